@@ -1,0 +1,81 @@
+"""Encoding in one pass, against two peers with the same model, prompts, batches and greedy decoding.
+
+``vs_generate``   plain ``model.generate()``: what writing the rationales alone costs; no embedding comes out of it
+``vs_two_pass``   generate, detokenise, tokenise the conversation again, a second forward for the hidden states, pool
+
+Both ratios are the peer's tokens per second turned round: our tokens/s over the peer's. All three produce the same rationale
+tokens (checked); the peers' batches are sorted by length as ours are.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import torch
+
+from grace_core.demo.corpus import beir
+from grace_core.model import GraceModel
+
+
+def run(model: str = "demo-base", *, texts: int = 64, runs: int = 5, batch_size: int = 32) -> dict:
+    """Medians of ``runs`` rounds over ``texts`` demo passages: ``{ratios, tokens_per_second, runs, model, texts, threads}``."""
+    grace = GraceModel.from_pretrained(model)
+    passages = [f"{row['title']}\n{row['text']}" for row in beir()[0]]
+    passages = passages[:: max(1, len(passages) // texts)][:texts]
+    prompts = sorted((grace.prompts.build(text) for text in passages), key=lambda prompt: -len(prompt.ids))
+    batches = [prompts[i : i + batch_size] for i in range(0, len(prompts), batch_size)]
+
+    def generate(batch) -> list[list[int]]:
+        ids, mask = grace.engine._pad_left([prompt.ids for prompt in batch])
+        out = grace.model.generate(
+            ids, attention_mask=torch.ones_like(ids) if mask is None else mask, do_sample=False,
+            max_new_tokens=grace.settings.max_new_tokens, pad_token_id=grace.engine.pad_id, eos_token_id=sorted(grace.engine.end_ids),
+        )  # fmt: skip
+        rows = []
+        for row in out[:, ids.shape[1] :].tolist():
+            end = next((i for i, token in enumerate(row) if token in grace.engine.end_ids), len(row))
+            rows.append(row[:end])
+        return rows
+
+    @torch.inference_mode()
+    def two_pass(batch) -> int:
+        rows = generate(batch)
+        conversations = [grace.tokenizer.decode(p.ids + row, skip_special_tokens=False) for p, row in zip(batch, rows, strict=True)]
+        again = grace.tokenizer(conversations, add_special_tokens=False, padding=True, return_tensors="pt").to(grace.engine.device)
+        states = grace.model(**again, output_hidden_states=True, use_cache=False).hidden_states[-1]
+        mask = again["attention_mask"].clone()
+        for i, prompt in enumerate(batch):
+            first = int((again["attention_mask"][i] == 0).sum())
+            mask[i, : first + prompt.start] = 0
+        torch.nn.functional.normalize((states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True), dim=-1)
+        return sum(map(len, rows))
+
+    contenders = {
+        "one_pass": lambda batch: sum(map(len, grace.engine.generate(batch, grace.settings.decoding).rationale_ids)),
+        "generate": lambda batch: sum(map(len, generate(batch))),
+        "two_pass": two_pass,
+    }
+    seconds = {name: [] for name in contenders}
+    tokens = {name: sum(work(batch) for batch in batches) for name, work in contenders.items()}  # the warm-up round counts the tokens
+    if len(set(tokens.values())) != 1:
+        raise RuntimeError(f"the contenders wrote different numbers of tokens: {tokens}")
+    for _ in range(runs):
+        for name, work in contenders.items():
+            started = time.perf_counter()
+            for batch in batches:
+                work(batch)
+            seconds[name].append(time.perf_counter() - started)
+    rates = {name: tokens[name] / statistics.median(values) for name, values in seconds.items()}
+    ratios = {f"vs_{peer}": round(rates["one_pass"] / rates[peer], 3) for peer in ("generate", "two_pass")}
+    return {
+        "ratios": ratios,
+        "tokens_per_second": {name: round(rate) for name, rate in rates.items()},
+        "runs": runs, "model": model, "texts": len(prompts), "tokens": tokens["one_pass"], "threads": torch.get_num_threads(),
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    import json
+
+    print(json.dumps(run(), indent=2))

@@ -1,0 +1,78 @@
+"""A cache of representations in one SQLite file, so that no rationale is generated twice.
+
+The key is a hash over the model's weights and tokenizer, its precision, the prompt's token ids and the decoding settings: whatever
+decides the result. SQLite gives atomic writes, several readers and writers, and no pickle.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+
+from grace_core.errors import GraceError
+
+Row = tuple[list[int], np.ndarray, np.ndarray, bool]  # rationale ids, part sums (3, d) fp32, part counts (3,), truncated
+
+
+def default_path() -> Path:
+    """``$GRACE_CACHE`` if set, else ``~/.cache/grace/representations.sqlite``."""
+    if path := os.environ.get("GRACE_CACHE"):
+        return Path(path)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "grace" / "representations.sqlite"
+
+
+class RepresentationCache:
+    """Get and put rows by key. Safe to share between threads and processes."""
+
+    def __init__(self, path: str | Path | None = None):
+        self.path = Path(path) if path is not None else default_path()
+        self._lock = Lock()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(self.path, timeout=60, check_same_thread=False, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS representations "
+                "(key TEXT PRIMARY KEY, ids BLOB, sums BLOB, counts BLOB, truncated INTEGER) WITHOUT ROWID"
+            )
+        except (OSError, sqlite3.Error) as error:
+            raise GraceError(f"the cache {self.path} cannot be used ({error}); remove the file, or set GRACE_CACHE to another") from error
+
+    def get(self, keys: list[str]) -> dict[str, Row]:
+        """The rows that are there, by key."""
+        found = {}
+        with self._lock:
+            for start in range(0, len(keys), 500):
+                some = keys[start : start + 500]
+                query = f"SELECT key, ids, sums, counts, truncated FROM representations WHERE key IN ({','.join('?' * len(some))})"
+                for key, ids, sums, counts, truncated in self._db.execute(query, some):
+                    found[key] = (
+                        np.frombuffer(ids, "<i4").tolist(),
+                        np.frombuffer(sums, "<f4").reshape(3, -1).copy(),
+                        np.frombuffer(counts, "<i8").copy(),
+                        bool(truncated),
+                    )
+        return found
+
+    def put(self, rows: dict[str, Row]) -> None:
+        """Store rows, all of them or none."""
+        values = [
+            (key, np.asarray(ids, "<i4").tobytes(), np.asarray(sums, "<f4").tobytes(), np.asarray(counts, "<i8").tobytes(), int(cut))
+            for key, (ids, sums, counts, cut) in rows.items()
+        ]
+        with self._lock, self._db:
+            self._db.execute("BEGIN")
+            self._db.executemany("INSERT OR REPLACE INTO representations VALUES (?, ?, ?, ?, ?)", values)
+
+    def __len__(self) -> int:
+        with self._lock:
+            return self._db.execute("SELECT COUNT(*) FROM representations").fetchone()[0]
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()

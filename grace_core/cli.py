@@ -1,0 +1,368 @@
+"""The ``grace`` command. Thin: parses, calls the library, prints. With ``--json`` one document on stdout, progress on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from grace_core.errors import GraceError
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help="GRACE Explorer.")
+index_app = typer.Typer(no_args_is_help=True, help="Build and check indexes.")
+eval_app = typer.Typer(no_args_is_help=True, help="Evaluate models.")
+bench_app = typer.Typer(no_args_is_help=True, help="Measure speed against peers, in one run.")
+demo_app = typer.Typer(no_args_is_help=True, help="Make again everything that ships.")
+app.add_typer(index_app, name="index")
+app.add_typer(eval_app, name="eval")
+app.add_typer(bench_app, name="bench")
+app.add_typer(demo_app, name="demo")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Model = Annotated[str, typer.Option("--model", "-m", help="demo-base, a local folder, or a Hugging Face id.")]
+Models = Annotated[list[str], typer.Option("--model", "-m", help="A model; may be given several times.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use the first N documents only.")]
+MaxNewTokens = Annotated[int | None, typer.Option("--max-new-tokens", min=1, help="Longest rationale, in tokens.")]
+MaxPromptTokens = Annotated[int | None, typer.Option("--max-prompt-tokens", min=1, help="Longest prompt; longer texts are cut.")]
+Temperature = Annotated[float | None, typer.Option("--temperature", min=0, max=10, help="0 is greedy.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="For sampling.")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 …; default CUDA where there is one.")]
+Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1)]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor write the cache of rationales.")]
+
+
+def show(value, as_json: bool, text: str) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=2) if as_json else text)
+
+
+def load(name: str, *, no_cache: bool = False, device: str | None = None, dtype: str | None = None, **settings):
+    """A model with the user's cache; settings that were not given keep the model's own."""
+    from grace_core.cache import RepresentationCache
+    from grace_core.model import GraceModel
+
+    given = {key: value for key, value in settings.items() if value is not None}
+    cache = None if no_cache else RepresentationCache()
+    return GraceModel.from_pretrained(name, device=device, dtype=dtype, cache=cache, **given)
+
+
+def bar(label: str):
+    """A rich progress bar on stderr, as a callback (done, all) and a function that closes it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    progress = Progress(*columns, console=Console(stderr=True))
+    task = progress.add_task(label, total=None)
+    progress.start()
+    return lambda done, total: progress.update(task, completed=done, total=total), progress.stop
+
+
+@app.command("app")
+def app_command(
+    collection: Annotated[str, typer.Option(help="The collection to open with.")] = "demo",
+    indexes: Annotated[Path, typer.Option(help="The folder of collections.")] = Path("indexes"),
+    host: str = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
+    browser: Annotated[bool, typer.Option(help="Open a browser window.")] = True,
+) -> None:
+    """Open the explorer in a browser."""
+    from app.__main__ import main as run  # the app stands above the library; only this command reaches up to it
+
+    run(collection=collection, indexes=indexes, host=host, port=port, open_browser=browser)
+
+
+@index_app.command("build")
+def index_build(
+    corpus: Annotated[str, typer.Argument(help="BEIR folder, JSONL, CSV, TSV, Parquet, text file, or a Hugging Face dataset id.")],
+    out: Annotated[Path, typer.Option("--out", help="The collection's folder, e.g. indexes/mine.")],
+    model: Models,
+    limit: Limit = None,
+    rationale: Annotated[bool, typer.Option(help="Without: embed the texts alone.")] = True,
+    batch_size: BatchSize = 32,
+    max_new_tokens: MaxNewTokens = None,
+    max_prompt_tokens: MaxPromptTokens = None,
+    temperature: Temperature = None,
+    seed: Seed = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    no_cache: NoCache = False,
+    id_column: Annotated[str | None, typer.Option(help="The column of ids, if it is not found by its name.")] = None,
+    title_column: Annotated[str | None, typer.Option(help="The column of titles.")] = None,
+    text_column: Annotated[str | None, typer.Option(help="The column of texts.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Encode a corpus with one or more models. Run again after an interruption, it goes on where it stopped."""
+    from grace_core.collection import Collection
+    from grace_core.index import build
+    from grace_core.readers import read_corpus
+
+    columns = {key: value for key, value in (("id", id_column), ("title", title_column), ("text", text_column)) if value}
+    read = read_corpus(corpus, limit=limit, columns=columns or None)
+    collection, built = None, {}
+    for name in model:
+        loaded = load(
+            name, device=device, dtype=dtype, no_cache=no_cache, max_new_tokens=max_new_tokens,
+            max_prompt_tokens=max_prompt_tokens, temperature=temperature, seed=seed,
+        )  # fmt: skip
+        collection = collection or Collection.create(read, out)  # after the first model is found, so that a typing error leaves nothing
+        progress, close = bar(loaded.name)
+        try:
+            made = build(collection, loaded, rationale=rationale, batch_size=batch_size, progress=progress)
+        finally:
+            close()
+        built[made.model_name] = made.manifest["counts"] | {"seconds": made.manifest["seconds"]}
+    lines = [f"{name}: {count['encoded']} documents encoded, {count['empty']} empty ones left out, "
+             f"{count['truncated_rationales']} rationales cut off" for name, count in built.items()]  # fmt: skip
+    show({"collection": str(out), "models": built}, as_json, "\n".join(lines))
+
+
+@index_app.command("info")
+def index_info(folder: Path, as_json: Json = False) -> None:
+    """What a collection holds."""
+    from grace_core.collection import Collection
+    from grace_core.files import read_json
+
+    collection = Collection(folder)
+    judgements = collection.judgements
+    info = {
+        "collection": collection.name,
+        "documents": len(collection.documents),
+        "fields": collection.corpus.fields,
+        "queries": len(judgements.queries) if judgements else 0,
+        "models": {name: read_json(folder / name / "manifest.json") for name in collection.models},
+        "unfinished": collection.unfinished,
+    }
+    fields = ", ".join(info["fields"]) or "none"
+    lines = [f"{info['collection']}: {info['documents']} documents, {info['queries']} queries, fields {fields}"]
+    for name, manifest in info["models"].items():
+        counts = manifest["counts"]
+        lines.append(f"  {name} ({manifest['model_id']}, {manifest['model']['sha256'][:12]}): {counts['encoded']} encoded, "
+                     f"{counts['rationale_tokens']} rationale tokens, {counts['truncated_rationales']} cut off")  # fmt: skip
+    lines += [f"  {name}: not finished; build again to go on" for name in info["unfinished"]]
+    show(info, as_json, "\n".join(lines))
+
+
+@index_app.command("verify")
+def index_verify(
+    folder: Path,
+    repair: Annotated[bool, typer.Option("--repair", help="Write a damaged index.faiss again from the vectors.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Check every file of a collection against its manifest. Exit status 1 if something is wrong."""
+    import warnings
+
+    from grace_core.collection import Collection
+    from grace_core.index import GraceIndex
+
+    collection = Collection(folder)
+    findings = []
+    for name in collection.models:
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                index = GraceIndex(collection, name)
+            if repair and not index.verify()["ok"]:
+                index.repair()
+            findings.append(index.verify())
+        except GraceError as error:
+            findings.append({"model": name, "ok": False, "error": str(error)})
+    ok = all(finding["ok"] for finding in findings)
+    lines = [f"{f['model']}: {'ok' if f['ok'] else f.get('error', 'index.faiss is damaged; --repair writes it again')}" for f in findings]
+    show({"collection": collection.name, "ok": ok, "models": findings}, as_json, "\n".join(lines) or "no index")
+    if not ok:
+        raise typer.Exit(1)
+
+
+@app.command("search")
+def search(
+    folder: Path,
+    query: str,
+    model: Model,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many documents.")] = 10,
+    rationale: Annotated[bool, typer.Option(help="Without: compare the texts alone.")] = True,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Search a collection with a query; the model writes a rationale for it first."""
+    from grace_core.cache import RepresentationCache
+    from grace_core.index import GraceIndex
+    from grace_core.pooling import Pooling
+
+    index = GraceIndex(folder, model)
+    loaded = index.load_model(device=device, cache=RepresentationCache())
+    pooling = index.default_pooling if rationale else Pooling.TEXT
+    made = loaded.represent([query], rationale=pooling is Pooling.FULL)
+    hits = [hit.as_dict() for hit in index.hits(made.embeddings(pooling)[0], k, pooling=pooling)]
+    lines = [f"query rationale: {made.rationales[0] or '(none)'}"]
+    lines += [f"{hit['rank']:3d}  {hit['score']:.4f}  {hit['id']}  {hit['title']}\n     {hit['rationale'][:150]}" for hit in hits]
+    show(hits, as_json, "\n".join(lines))
+
+
+@app.command("encode")
+def encode(
+    file: Annotated[str, typer.Argument(help="A corpus, as for `index build`.")],
+    model: Model,
+    out: Annotated[Path, typer.Option("--out", help="A Parquet file to write.")],
+    limit: Limit = None,
+    rationale: Annotated[bool, typer.Option(help="Without: embed the texts alone.")] = True,
+    batch_size: BatchSize = 32,
+    max_new_tokens: MaxNewTokens = None,
+    max_prompt_tokens: MaxPromptTokens = None,
+    temperature: Temperature = None,
+    seed: Seed = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    no_cache: NoCache = False,
+    as_json: Json = False,
+) -> None:
+    """Write ids, rationales and embeddings of a corpus to a Parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from grace_core.files import write_atomically
+    from grace_core.pooling import Pooling
+    from grace_core.readers import read_corpus
+
+    if not out.parent.is_dir():
+        raise GraceError(f"--out {out}: the folder {out.parent} does not exist; make it first")
+    documents = [document for document in read_corpus(file, limit=limit).documents if document.content]
+    loaded = load(
+        model, device=device, dtype=dtype, no_cache=no_cache, max_new_tokens=max_new_tokens,
+        max_prompt_tokens=max_prompt_tokens, temperature=temperature, seed=seed,
+    )  # fmt: skip
+    progress, close = bar(loaded.name)
+    try:
+        made = loaded.represent([d.content for d in documents], rationale=rationale, batch_size=batch_size, progress=progress)
+    finally:
+        close()
+    vectors = made.embeddings(Pooling.FULL if rationale else Pooling.TEXT)
+    table = pa.table({
+        "_id": [d.id for d in documents], "rationale": made.rationales, "truncated": made.truncated,
+        "text_truncated": made.text_truncated,
+        "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel(), pa.float32()), vectors.shape[1]),
+    })  # fmt: skip
+    write_atomically(out, lambda path: pq.write_table(table, path, compression="zstd"))
+    result = {"out": str(out), "documents": len(documents), "dim": int(vectors.shape[1]), "truncated_rationales": int(made.truncated.sum()),
+              "truncated_texts": int(made.text_truncated.sum())}  # fmt: skip
+    show(result, as_json, f"{out}: {result['documents']} embeddings of {result['dim']} dimensions")
+
+
+@eval_app.command("retrieval")
+def eval_retrieval(
+    dataset: Annotated[Path, typer.Argument(help="A collection folder with queries and judgements, with an index of each model.")],
+    model: Models,
+    split: Annotated[str | None, typer.Option(help="Queries of this split only, e.g. test.")] = None,
+    bm25: Annotated[bool, typer.Option("--bm25", help="Add the lexical baseline.")] = False,
+    temperature: Temperature = None,
+    seed: Seed = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """nDCG@10, Recall@10 and MRR@10 with 95 % intervals; each model with its rationale and, as "MODEL:text", without.
+
+    ``--temperature`` samples the queries' rationales; the documents' are those of the index.
+    """
+    from grace_core.cache import RepresentationCache
+    from grace_core.collection import Collection
+    from grace_core.evaluation import retrieval
+    from grace_core.index import GraceIndex
+    from grace_core.pooling import Pooling
+
+    collection = Collection(dataset)
+    queries = retrieval.judged_queries(collection.judgements, split)
+    results = {}
+    for name in model:
+        index = GraceIndex(collection, name)
+        given = {key: value for key, value in (("temperature", temperature), ("seed", seed)) if value is not None}
+        loaded = index.load_model(device=device, cache=RepresentationCache(), **given)
+        for pooling in (Pooling.TEXT, Pooling.FULL) if index.default_pooling is Pooling.FULL else (Pooling.TEXT,):
+            rankings = retrieval.evaluate_index(index, loaded, queries, pooling, progress=True)
+            key = name if pooling is Pooling.FULL else f"{name}:text"
+            results[key] = retrieval.summary(retrieval.per_query(rankings, collection.judgements.qrels))
+    if bm25:
+        results["bm25"] = retrieval.summary(retrieval.per_query(retrieval.bm25(collection.corpus, queries), collection.judgements.qrels))
+    lines = [f"{len(queries)} queries{f', split {split}' if split else ''}"]
+    for name, row in results.items():
+        cells = "  ".join(f"{m} {row[m]:.3f} [{row['ci95'][m][0]:.3f}, {row['ci95'][m][1]:.3f}]" for m in retrieval.METRICS)
+        lines.append(f"{name:24s} {cells}")
+    show(results, as_json, "\n".join(lines))
+
+
+@bench_app.command("encode")
+def bench_encode(
+    model: Model = "demo-base",
+    texts: Annotated[int, typer.Option(min=1, help="How many passages.")] = 64,
+    runs: Annotated[int, typer.Option(min=1)] = 5,
+    batch_size: BatchSize = 32,
+    as_json: Json = False,
+) -> None:
+    """One pass against plain generate() and against generate, detokenise, tokenise, second forward."""
+    from benchmarks.encode import run
+
+    result = run(model, texts=texts, runs=runs, batch_size=batch_size)
+    lines = [f"{name}: {value:.2f} ×" for name, value in result["ratios"].items()]
+    show(result, as_json, "\n".join(lines))
+
+
+@demo_app.command("corpus")
+def demo_corpus(as_json: Json = False) -> None:
+    """Write the demo corpus from the fact base."""
+    from grace_core.demo import corpus
+
+    counts = corpus.write()
+    line = f"{counts['documents']} passages, {counts['queries']} queries in {corpus.CORPUS_DIR}"
+    show({"folder": str(corpus.CORPUS_DIR), **counts}, as_json, line)
+
+
+@demo_app.command("pretrain")
+def demo_pretrain(
+    work: Annotated[Path, typer.Option(help="Checkpoints and log; a killed run goes on from here.")] = Path("runs/demo-base"),
+    out: Annotated[Path | None, typer.Option(help="Default: the place of the shipped model.")] = None,
+    tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to train on, for a shorter run.")] = None,
+) -> None:
+    """Pretrain demo-base from the fact base: about an hour on two cores."""
+    from dataclasses import replace
+
+    from grace_core.demo.pretrain import PretrainConfig, pretrain
+    from grace_core.model import DEMO_MODELS_DIR
+
+    config = PretrainConfig() if tokens is None else replace(PretrainConfig(), tokens=tokens)
+    pretrain(out or DEMO_MODELS_DIR / "demo-base", work, config, report=lambda line: print(line, file=sys.stderr))
+
+
+@demo_app.command("index")
+def demo_index(out: Annotated[Path, typer.Option(help="The collection's folder.")] = Path("indexes/demo"), as_json: Json = False) -> None:
+    """Build the demo collection with the demo models."""
+    from grace_core.demo.corpus import CORPUS_DIR
+
+    index_build(str(CORPUS_DIR), out, ["demo-base"], no_cache=True, as_json=as_json)
+
+
+@demo_app.command("all")
+def demo_all() -> None:
+    """Corpus, pretraining and index, one after the other."""
+    demo_corpus()
+    demo_pretrain()
+    demo_index()
+
+
+def main() -> None:
+    """Run the command; what a user must read comes as one line, with exit status 2."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        app()
+    except GraceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; what is finished is kept", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,299 @@
+"""Pretraining of ``demo-base``: a small Qwen2 that knows the demo world and writes rationales of mixed quality.
+
+Every sample is drawn afresh from the fact base:
+
+================  =====  ============================================================================================
+plain passage      30 %  any facts in any of their three wordings, by any plan
+rationale, query   36 %  representation prompt, a query, a rationale
+rationale, text    20 %  representation prompt, a passage, a rationale
+question, answer   14 %  no system prompt; a question answered by the name, or a name by a passage
+================  =====  ============================================================================================
+
+Rationales are such as an untuned small model writes: 15 % vague, 12 % wrong (a factual one about another thing of the kind),
+the rest topical or factual. Half of the things are *favourites*, told factually about twice as often as topically; for the
+other half it is the other way round. So greedy decoding names some things and not others, and training has something to teach.
+
+The hand-written queries of dev and test things never occur here, neither as queries nor in any other form; their facts do, as
+the facts of a language model's pretraining do. Hand-written queries of training things are among the query samples.
+
+The system prompt is the same in every rationale sample, so its keys and values are computed once a batch, with gradients, and
+shared by all rows. Matrices of the blocks are trained with Muon, all else with AdamW. Precision: bf16 autocast on fp32 weights.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from grace_core.demo import text
+from grace_core.demo.corpus import Entry, entries
+from grace_core.prompt import REPRESENTATION_PROMPT, PromptBuilder
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+POOL = 1024  # samples drawn together, then grouped by length
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """What decides the weights. ``tokens`` counts the tokens that carry a loss."""
+
+    tokens: int = 18_000_000
+    batch_tokens: int = 6144
+    learning_rate: float = 4e-3
+    warmup_steps: int = 100
+    weight_decay: float = 0.02
+    vocab_size: int = 6144
+    hidden_size: int = 192
+    layers: int = 4
+    heads: int = 3
+    kv_heads: int = 1
+    intermediate_size: int = 512
+    seed: int = 1
+
+
+def draw_mode(entry: Entry, rng: Random) -> str:
+    favourite = Random(f"favourite-{entry.slug}").random() < 0.5
+    factual, topical = (0.50, 0.23) if favourite else (0.25, 0.48)
+    return rng.choices(["vague", "wrong", "factual", "topical"], [0.15, 0.12, factual, topical])[0]
+
+
+def draw_passage(entry: Entry, rng: Random) -> tuple[str, list]:
+    facts = rng.sample(entry.thing.facts, rng.choice([2, 3, 4, 4, 5]))
+    return text.passage(entry.thing, entry.kind, [text.wording(fact, rng) for fact in facts], rng), facts
+
+
+class Sampler:
+    """Draws samples ``(user text, rationale)``, ``(question, answer)`` or ``(None, passage)``."""
+
+    def __init__(self, found: list[Entry]):
+        self.found = found
+        self.peers = {entry.slug: [e for e in found if e.kind is entry.kind and e is not entry] for entry in found}
+
+    def rationale(self, entry: Entry, told: list, asks: bool, rng: Random) -> str:
+        mode = draw_mode(entry, rng)
+        if mode == "wrong" and self.peers[entry.slug]:
+            entry = rng.choice(self.peers[entry.slug])
+            told, mode = rng.sample(entry.thing.facts, 2), "factual"
+        return text.rationale(mode, entry.thing, entry.kind, told, asks, rng)
+
+    def query_sample(self, rng: Random) -> tuple[str, str]:
+        entry = rng.choice(self.found)
+        thing = entry.thing
+        if entry.split == "train" and rng.random() < 0.3:
+            query = rng.choice(thing.queries)
+            asked, told = query.q, [thing.facts[n - 1] for n in query.facts]
+        else:
+            asked, told = text.generated_query(thing, entry.kind, rng)
+        return asked, self.rationale(entry, told, True, rng)
+
+    def text_sample(self, rng: Random) -> tuple[str, str]:
+        entry = rng.choice(self.found)
+        body, told = draw_passage(entry, rng)
+        if rng.random() < 0.8:
+            title = rng.choice(["{n}", "{n}", "About {s}", "{n} in brief", "Notes on {s}", "{n}, a sketch"])
+            body = f"{title.format(n=entry.thing.name, s=entry.thing.subject)}\n{body}"
+        return body, self.rationale(entry, told, False, rng)
+
+    def answer_sample(self, rng: Random) -> tuple[str, str]:
+        entry = rng.choice(self.found)
+        thing = entry.thing
+        if rng.random() < 0.2:
+            asked = rng.choice(["What is known about {s}?", "Tell me about {s}.", "Tell me more about {s}."])
+            return asked.format(s=thing.subject), draw_passage(entry, rng)[0]
+        asked = text.capital(f"{entry.kind.ask} {text.wording(rng.choice(thing.facts), rng)}?")
+        return asked, rng.choice(["{S}.", "{S}, {g}."]).format(S=text.capital(thing.subject), g=thing.gist)
+
+    def plain_sample(self, rng: Random) -> tuple[None, str]:
+        return None, draw_passage(rng.choice(self.found), rng)[0]
+
+
+def train_tokenizer(sampler: Sampler, vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE over samples of the demo world, with Qwen-style chat markup."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    rng = Random("tokenizer")
+    lines = [part for _ in range(12_000) for part in sampler.query_sample(rng)]
+    lines += [part for _ in range(12_000) for part in sampler.text_sample(rng)]
+    lines += [REPRESENTATION_PROMPT, "system user assistant"] * 50  # so that the prompt takes few tokens
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=SPECIALS, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    backend.train_from_iterator(lines, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token=SPECIALS[0], eos_token=SPECIALS[2], model_max_length=1024, padding_side="left"
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def batches(sampler: Sampler, tokenizer, config: PretrainConfig, pool: int):
+    """Batches of pool number ``pool``: ``(prefix ids, ids (b, t) padded on the right, loss mask (b, t))``.
+
+    Rationale samples share the prefix (system prompt); the other samples have only the end-of-text token for one.
+    """
+    rng = Random(f"{config.seed}-pool-{pool}")
+    with_system, without = PromptBuilder(tokenizer), PromptBuilder(tokenizer, system="")
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    rows: dict[bool, list[list[int]]] = {True: [], False: []}
+    shared = tokenizer(with_system.head, add_special_tokens=False)["input_ids"]
+    for _ in range(POOL):
+        form = rng.choices(["plain", "query", "text", "answer"], [0.30, 0.36, 0.20, 0.14])[0]
+        user, reply = getattr(sampler, f"{form}_sample")(rng)
+        ids = tokenizer(reply, add_special_tokens=False)["input_ids"]
+        if user is None:
+            rows[False].append([tokenizer.pad_token_id, *ids, tokenizer.pad_token_id])
+        elif form == "answer":
+            rows[False].append([*without.build(user).ids, *ids, end])
+        else:
+            prompt = with_system.build(user).ids
+            rows[True].append([*prompt[len(shared) :], *ids, end])
+    made = []
+    for has_prefix, group in rows.items():
+        group.sort(key=len)
+        while group:
+            size = max(1, config.batch_tokens // len(group[-1]))
+            made.append((shared if has_prefix else None, group[-size:]))
+            del group[-size:]
+    rng.shuffle(made)
+    for prefix, group in made:
+        width = max(map(len, group))
+        ids = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in group])
+        mask = torch.arange(width)[None, :] < torch.tensor([len(row) for row in group])[:, None]
+        yield prefix, ids, mask
+
+
+def batch_loss(model, prefix: list[int] | None, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """Mean next-token loss over the masked tokens, and how many there are."""
+    cache, begin = None, 0
+    if prefix is not None:
+        begin = len(prefix)
+        cache = model.model(torch.tensor([prefix]), use_cache=True).past_key_values
+        cache.batch_repeat_interleave(len(ids))
+    positions = torch.arange(begin, begin + ids.shape[1])[None, :]
+    states = model.model(ids, position_ids=positions, past_key_values=cache, use_cache=cache is not None).last_hidden_state
+    keep = mask[:, 1:]
+    logits = model.lm_head(states[:, :-1][keep])
+    return F.cross_entropy(logits.float(), ids[:, 1:][keep]), int(keep.sum())
+
+
+def make_optimizers(model, config: PretrainConfig) -> list[torch.optim.Optimizer]:
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
+    others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
+    muon = torch.optim.Muon(matrices, lr=config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
+    adam = torch.optim.AdamW(others, lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
+    return [muon, adam]
+
+
+def save_checkpoint(folder: Path, model, optimizers, progress: dict) -> None:
+    """One safetensors file with weights, optimizer state and progress, written beside and renamed."""
+    tensors = {f"model.{name}": p.detach() for name, p in model.named_parameters()}
+    for number, optimizer in enumerate(optimizers):
+        for key, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{key}.{name}": torch.as_tensor(value).clone() for name, value in state.items()}
+    temporary = folder / "checkpoint.safetensors.tmp"
+    save_file(tensors, temporary, metadata={"progress": json.dumps(progress)})
+    os.replace(temporary, folder / "checkpoint.safetensors")
+
+
+def load_checkpoint(path: Path, model, optimizers) -> dict:
+    with safe_open(path, "pt") as file:
+        progress = json.loads(file.metadata()["progress"])
+        weights, states = {}, [{} for _ in optimizers]
+        for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
+            head, rest = name.split(".", 1)
+            if head == "model":
+                weights[rest] = file.get_tensor(name)
+            else:
+                number, key, field = rest.split(".")
+                states[int(number)].setdefault(int(key), {})[field] = file.get_tensor(name)
+    model.load_state_dict(weights, strict=False)  # the tied output embedding is not stored twice
+    model.tie_weights()
+    for optimizer, state in zip(optimizers, states, strict=True):
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return progress
+
+
+def pretrain(out: Path, work: Path, config: PretrainConfig = PretrainConfig(), *, report=print) -> None:
+    """Train and write the model to ``out``; checkpoints and the log go to ``work``, from which a killed run goes on."""
+    work.mkdir(parents=True, exist_ok=True)
+    settings = work / "config.json"
+    if settings.exists() and json.loads(settings.read_text()) != asdict(config):
+        raise ValueError(f"{work} holds a run with other settings; remove the folder or name another")
+    settings.write_text(json.dumps(asdict(config), indent=1))
+    sampler = Sampler(entries())
+    tokenizer = train_tokenizer(sampler, config.vocab_size)
+    torch.manual_seed(config.seed)
+    model = Qwen2ForCausalLM(Qwen2Config(
+        vocab_size=len(tokenizer), hidden_size=config.hidden_size, num_hidden_layers=config.layers, num_attention_heads=config.heads,
+        num_key_value_heads=config.kv_heads, intermediate_size=config.intermediate_size, max_position_embeddings=2048,
+        tie_word_embeddings=True, bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    ))  # fmt: skip
+    optimizers = make_optimizers(model, config)
+    progress = {"pool": 0, "step": 0, "tokens": 0, "seconds": 0.0}
+    if (work / "checkpoint.safetensors").exists():
+        progress = load_checkpoint(work / "checkpoint.safetensors", model, optimizers)
+        report(f"going on at step {progress['step']}, {progress['tokens'] / 1e6:.1f} M tokens")
+    report(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, vocabulary {len(tokenizer)}")
+    model.train()
+    started, saved, losses = time.time() - progress["seconds"], time.time(), []
+    with open(work / "log.jsonl", "a", encoding="utf-8") as log:
+        while progress["tokens"] < config.tokens:
+            for prefix, ids, mask in batches(sampler, tokenizer, config, progress["pool"]):
+                done = progress["tokens"] / config.tokens
+                rate = config.learning_rate * min(1.0, (progress["step"] + 1) / config.warmup_steps) * max(0.0, 1 - done)
+                for optimizer in optimizers:
+                    for group in optimizer.param_groups:
+                        group["lr"] = rate
+                with torch.autocast("cpu", torch.bfloat16):
+                    loss, count = batch_loss(model, prefix, ids, mask)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                for optimizer in optimizers:
+                    optimizer.step()
+                    optimizer.zero_grad()
+                losses.append(loss.item())
+                progress["step"] += 1
+                progress["tokens"] += count
+                if progress["step"] % 50 == 0:
+                    seconds = time.time() - started
+                    left = seconds / max(done, 1e-9) * (1 - done)
+                    row = {"step": progress["step"], "tokens": progress["tokens"], "loss": round(sum(losses) / len(losses), 4),
+                           "tokens_per_s": round(progress["tokens"] / seconds), "minutes_left": round(left / 60, 1)}  # fmt: skip
+                    log.write(json.dumps(row) + "\n")
+                    log.flush()
+                    report(json.dumps(row))
+                    losses = []
+            progress["pool"] += 1
+            if time.time() - saved > 120:
+                saved = time.time()
+                save_checkpoint(work, model, optimizers, progress | {"seconds": saved - started})
+                export(model, tokenizer, work / "latest")
+    export(model, tokenizer, out)
+    report(f"wrote {out} after {(time.time() - started) / 60:.1f} minutes; perplexity {math.exp(row['loss']):.2f}")
+
+
+def export(model, tokenizer, folder: Path) -> None:
+    """Weights as fp16 safetensors, with tokenizer, template and generation settings."""
+    half = Qwen2ForCausalLM(model.config).to(torch.float16)
+    half.load_state_dict({name: value.to(torch.float16) for name, value in model.state_dict().items()})
+    half.generation_config.eos_token_id = tokenizer.eos_token_id
+    half.generation_config.pad_token_id = tokenizer.pad_token_id
+    half.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

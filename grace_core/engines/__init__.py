@@ -1,0 +1,1 @@
+"""Token ids in, rationales and pooled hidden states out."""

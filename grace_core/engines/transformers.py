@@ -1,0 +1,197 @@
+"""Generation and pooling in one pass with a transformers causal LM.
+
+Plain batched decoding with a key-value cache. The decoder's last hidden states, which every forward computes anyway, are caught
+by a hook and added to the part sums as they appear, so that no second forward over text and rationale is needed. The state of a
+token exists only once the token has been fed back; a rationale cut off at the limit therefore costs one more step.
+
+Why not ``generate()`` with a hook: rows that have ended leave the batch here, sampling noise belongs to the row and not to the
+batch (a text gets the same rationale whatever it is batched with), and tokens can be streamed and the run cancelled between steps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
+
+from grace_core.pooling import PARTS, RATIONALE, TEMPLATE, TEXT
+from grace_core.prompt import Prompt
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How rationales are decoded. ``temperature`` 0 is greedy; ``top_p`` keeps the smallest set of tokens with that mass."""
+
+    max_new_tokens: int = 512
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+        if not 0 <= self.temperature <= 10:
+            raise ValueError(f"temperature must lie in [0, 10], got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
+
+
+@dataclass
+class Pooled:
+    """What a batch of n prompts gave: part sums ``(n, 3, d)`` fp32, counts ``(n, 3)``, rationale ids, and who hit the limit."""
+
+    sums: torch.Tensor
+    counts: torch.Tensor
+    rationale_ids: list[list[int]] = field(default_factory=list)
+    truncated: list[bool] = field(default_factory=list)
+
+
+class TransformersEngine:
+    """Runs one ``transformers`` causal LM; ``end_ids`` are the tokens that end a rationale."""
+
+    def __init__(self, model, *, pad_id: int, end_ids: set[int]):
+        self.model = model.eval()
+        self.pad_id = pad_id
+        self.end_ids = end_ids
+        self._end = torch.tensor(sorted(end_ids), device=model.device)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @contextmanager
+    def _last_states(self):
+        """A one-element list that holds the decoder's newest last hidden states ``(b, t, d)``, after the final norm."""
+        caught = [None]
+
+        def hook(_module, _args, output):
+            caught[0] = output[0]
+
+        handle = self.model.get_decoder().register_forward_hook(hook)
+        try:
+            yield caught
+        finally:
+            handle.remove()
+
+    def _pad_left(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Ids ``(b, t)`` and attention mask, or None for the mask where no row is padded."""
+        width = max(map(len, rows))
+        ids = torch.tensor([[self.pad_id] * (width - len(row)) + row for row in rows], device=self.device)
+        if all(len(row) == width for row in rows):
+            return ids, None
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self.device)
+        return ids, mask
+
+    def _prefill_sums(self, states: torch.Tensor, prompts: list[Prompt], forced: list[list[int]] | None = None):
+        """Part sums and counts of left-padded states, row by row, so that they do not depend on the padding."""
+        n, width, d = states.shape
+        sums = torch.zeros(n, len(PARTS), d, device=self.device)
+        counts = torch.zeros(n, len(PARTS), dtype=torch.long)
+        for i, prompt in enumerate(prompts):
+            extra = len(forced[i]) if forced else 0
+            offset = width - len(prompt.ids) - extra
+            ends = (prompt.start, prompt.stop, len(prompt.ids), len(prompt.ids) + extra)
+            for part, (a, b) in zip((TEXT, TEMPLATE, RATIONALE), pairwise(ends), strict=True):
+                sums[i, part] = states[i, offset + a : offset + b].float().sum(0)
+                counts[i, part] = b - a
+        return sums, counts
+
+    @torch.inference_mode()
+    def pool(self, prompts: list[Prompt], forced: list[list[int]] | None = None) -> Pooled:
+        """One forward, no generation: pool the prompts, with the given rationale ids (one list a prompt) behind them if any."""
+        rows = [prompt.ids + (forced[i] if forced else []) for i, prompt in enumerate(prompts)]
+        ids, mask = self._pad_left(rows)
+        with self._last_states() as caught:
+            self.model(ids, attention_mask=mask, position_ids=_positions(mask), use_cache=False, logits_to_keep=1)
+            sums, counts = self._prefill_sums(caught[0], prompts, forced)
+        return Pooled(sums.cpu(), counts, [list(f) for f in forced] if forced else [[] for _ in prompts], [False] * len(prompts))
+
+    def generate(self, prompts: list[Prompt], decoding: Decoding) -> Pooled:
+        """Write a rationale for every prompt and pool text, template and rationale states on the way."""
+        steps = self.steps(prompts, decoding)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as stop:
+                return stop.value
+
+    @torch.inference_mode()
+    def steps(self, prompts: list[Prompt], decoding: Decoding) -> Iterator[list[tuple[int, int]]]:
+        """Decode step by step: yields the ``(row, token)`` pairs of each step and returns the Pooled result at the end."""
+        n = len(prompts)
+        ids, mask = self._pad_left([prompt.ids for prompt in prompts])
+        positions = _positions(mask)
+        noise = _row_noise(prompts, decoding) if decoding.temperature > 0 else None
+        result = Pooled(torch.empty(0), torch.empty(0), [[] for _ in range(n)], [False] * n)
+        rows = list(range(n))  # the batch's rows that are still running, in the order of the cache
+        index = torch.arange(n, device=self.device)
+        lengths = torch.tensor([len(prompt.ids) for prompt in prompts], device=self.device)
+        cache = None
+        for step in range(decoding.max_new_tokens + 1):
+            with self._last_states() as caught:
+                output = self.model(
+                    ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
+                )
+            cache = output.past_key_values
+            if step == 0:
+                result.sums, result.counts = self._prefill_sums(caught[0], prompts)
+            else:
+                result.sums[index, RATIONALE] += caught[0][:, -1].float()
+                result.counts[rows, RATIONALE] += 1
+            if step == decoding.max_new_tokens:
+                for row in rows:
+                    result.truncated[row] = True
+                break
+            tokens = _choose(output.logits[:, -1].float(), decoding, noise[index, step] if noise is not None else None)
+            ended = torch.isin(tokens, self._end)
+            listed = tokens.tolist()
+            new = [(row, token) for row, token in zip(rows, listed, strict=True) if token not in self.end_ids]
+            for row, token in new:
+                result.rationale_ids[row].append(token)
+            if new:
+                yield new
+            if len(new) < len(rows):
+                if not new:
+                    break
+                keep = torch.nonzero(~ended).flatten()
+                cache.batch_select_indices(keep)
+                index, tokens = index[keep], tokens[keep]
+                mask = mask[keep] if mask is not None else None
+                rows = [row for row, _ in new]
+            if mask is not None:
+                mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+            ids = tokens[:, None]
+            positions = (lengths[index] + step)[:, None]
+        result.sums = result.sums.cpu()
+        return result
+
+
+def _positions(mask: torch.Tensor | None) -> torch.Tensor | None:
+    return None if mask is None else (mask.cumsum(1) - 1).clamp(min=0)
+
+
+def _row_noise(prompts: list[Prompt], decoding: Decoding) -> torch.Tensor:
+    """Uniform numbers ``(n, max_new_tokens)``, seeded by the decoding seed and the prompt's own tokens."""
+    rows = []
+    for prompt in prompts:
+        digest = hashlib.sha256(f"{decoding.seed} {prompt.ids}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        rows.append(torch.rand(decoding.max_new_tokens, generator=generator))
+    return torch.stack(rows)
+
+
+def _choose(logits: torch.Tensor, decoding: Decoding, noise: torch.Tensor | None) -> torch.Tensor:
+    """Next tokens ``(b,)``: the most likely, or by inverse transform sampling with one uniform number a row."""
+    if noise is None:
+        return logits.argmax(-1)
+    probabilities, order = torch.softmax(logits / decoding.temperature, -1).sort(-1, descending=True)
+    mass = probabilities.cumsum(-1)
+    if decoding.top_p < 1:
+        probabilities = probabilities.masked_fill(mass - probabilities >= decoding.top_p, 0)
+        mass = probabilities.cumsum(-1)
+    place = torch.searchsorted(mass, noise.to(mass.device)[:, None] * mass[:, -1:]).clamp(max=mass.shape[1] - 1)
+    return order.gather(1, place)[:, 0]

@@ -1,0 +1,91 @@
+"""Retrieval quality on judged queries, with bootstrap intervals, and BM25 beside it.
+
+For a query with grades g, ranks r = 1, 2, … and cut-off 10 (linear gains, as trec_eval):
+
+    DCG@10 = sum over r <= 10 of g(r) / log2(r + 1)        nDCG@10 = DCG@10 / the best possible DCG@10
+    Recall@10 = relevant among the first 10 / relevant     MRR@10 = 1 / rank of the first relevant among the first 10, else 0
+
+A document is relevant if its grade is above 0. Intervals: 95 %, percentile bootstrap over queries.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from grace_core.errors import GraceError
+from grace_core.index import GraceIndex
+from grace_core.model import GraceModel
+from grace_core.pooling import Pooling
+from grace_core.readers import Corpus, Judgements
+
+CUTOFF = 10
+METRICS = ("ndcg@10", "recall@10", "mrr@10")
+RESAMPLES = 2000
+
+
+def per_query(rankings: dict[str, list[str]], qrels: dict[str, dict[str, int]]) -> dict[str, np.ndarray]:
+    """The three metrics of every query in ``rankings`` (ids, best first), each as an array in the order of ``rankings``."""
+    discounts = 1 / np.log2(np.arange(2, CUTOFF + 2))
+    values = {metric: np.zeros(len(rankings)) for metric in METRICS}
+    for i, (query_id, ranking) in enumerate(rankings.items()):
+        grades = {document: grade for document, grade in qrels[query_id].items() if grade > 0}
+        if not grades:
+            raise GraceError(f"query {query_id!r} has no relevant document, so its metrics are not defined; leave it out")
+        gains = np.array([grades.get(document, 0) for document in ranking[:CUTOFF]], dtype=float)
+        ideal = np.array(sorted(grades.values(), reverse=True)[:CUTOFF], dtype=float)
+        values["ndcg@10"][i] = gains @ discounts[: len(gains)] / (ideal @ discounts[: len(ideal)])
+        values["recall@10"][i] = (gains > 0).sum() / len(grades)
+        values["mrr@10"][i] = 1 / (np.argmax(gains > 0) + 1) if gains.any() else 0.0
+    return values
+
+
+def summary(values: dict[str, np.ndarray], *, seed: int = 0) -> dict:
+    """Means and their intervals: ``{metric: mean, …, "ci95": {metric: [low, high]}, "queries": n}``."""
+    number = len(next(iter(values.values())))
+    draws = np.random.default_rng(seed).integers(0, number, (RESAMPLES, number))
+    means = {metric: array[draws].mean(axis=1) for metric, array in values.items()}
+    return {
+        **{metric: round(float(array.mean()), 4) for metric, array in values.items()},
+        "ci95": {metric: [round(float(x), 4) for x in np.percentile(draw, [2.5, 97.5])] for metric, draw in means.items()},
+        "queries": number,
+    }
+
+
+def judged_queries(judgements: Judgements | None, split: str | None = None) -> dict[str, str]:
+    """Queries with at least one relevant document, of one split if given. Raises GraceError if there are none."""
+    if judgements is None:
+        raise GraceError("the dataset has no queries.jsonl and qrels, which an evaluation needs")
+    splits = set(judgements.splits.values())
+    if split and split not in splits:
+        raise GraceError(f"the dataset has no split {split!r}; it has {', '.join(sorted(splits)) or 'no splits'}")
+    chosen = {
+        query_id: text
+        for query_id, text in judgements.queries.items()
+        if any(grade > 0 for grade in judgements.qrels.get(query_id, {}).values())
+        and (not split or judgements.splits.get(query_id) == split)
+    }
+    if not chosen:
+        raise GraceError(f"no query{f' of split {split}' if split else ''} has a relevant document")
+    return chosen
+
+
+def evaluate_index(
+    index: GraceIndex, model: GraceModel, queries: dict[str, str], pooling: Pooling | None = None, *, progress=False
+) -> dict[str, list[str]]:
+    """Rankings of the first ten documents for every query: ``{query id: [document id, …]}``."""
+    pooling = index.default_pooling if pooling is None else pooling
+    made = model.represent(list(queries.values()), rationale=pooling is Pooling.FULL, progress=progress)
+    _, rows = index.search(made.embeddings(pooling), CUTOFF, pooling=pooling)
+    return {query_id: [index.ids[row] for row in found] for query_id, found in zip(queries, rows, strict=True)}
+
+
+def bm25(corpus: Corpus, queries: dict[str, str]) -> dict[str, list[str]]:
+    """Rankings by BM25 (bm25s; k1 1.5, b 0.75, its English stop words), the lexical baseline."""
+    import bm25s
+
+    documents = [document for document in corpus.documents if document.content]
+    retriever = bm25s.BM25()
+    retriever.index(bm25s.tokenize([document.content for document in documents], show_progress=False), show_progress=False)
+    tokens = bm25s.tokenize(list(queries.values()), show_progress=False)
+    rows, _ = retriever.retrieve(tokens, k=min(CUTOFF, len(documents)), show_progress=False)
+    return {query_id: [documents[row].id for row in found] for query_id, found in zip(queries, rows, strict=True)}

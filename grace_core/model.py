@@ -1,0 +1,364 @@
+"""GraceModel: a causal LM that writes a rationale for a text and embeds text and rationale together."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from grace_core.cache import RepresentationCache
+from grace_core.engines.transformers import Decoding, TransformersEngine
+from grace_core.errors import GraceError
+from grace_core.pooling import Pooling, embeddings
+from grace_core.prompt import REPRESENTATION_PROMPT, Prompt, PromptBuilder
+
+DEMO_MODELS_DIR = Path(__file__).parent / "demo" / "models"
+SETTINGS_FILE = "grace_config.json"
+# what a checkpoint needs: never .bin or .pt, which are pickles
+MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides a representation besides the weights. Stored with a saved model and with every index."""
+
+    system: str = REPRESENTATION_PROMPT
+    max_prompt_tokens: int = 1024
+    max_new_tokens: int = 512
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    @property
+    def decoding(self) -> Decoding:
+        return Decoding(self.max_new_tokens, self.temperature, self.top_p, self.seed)
+
+
+@dataclass
+class Representations:
+    """Rationales and pooled states of n texts.
+
+    ``sums`` (n, 3, d) fp32 and ``counts`` (n, 3) hold the parts of :data:`grace_core.pooling.PARTS`; ``truncated`` marks rationales
+    cut off at the token limit, ``text_truncated`` texts that were cut to fit the prompt. A rationale may be empty: the model
+    ended its turn at once; its count is then 0.
+    """
+
+    rationales: list[str]
+    rationale_ids: list[list[int]]
+    sums: np.ndarray
+    counts: np.ndarray
+    truncated: np.ndarray
+    text_truncated: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rationales)
+
+    def embeddings(self, pooling: Pooling = Pooling.FULL) -> np.ndarray:
+        """L2-normalised vectors ``(n, d)`` fp32."""
+        return embeddings(self.sums, self.counts, pooling)
+
+
+class GraceModel:
+    """A policy with its tokenizer, prompt and decoding settings.
+
+    Build one with :meth:`from_pretrained`; the constructor takes parts that are already in memory.
+    """
+
+    def __init__(self, model, tokenizer, settings: Settings = Settings(), *, name: str = "", cache: RepresentationCache | None = None):
+        if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
+            raise GraceError(f"the tokenizer of {name or tokenizer.name_or_path!r} has neither a padding nor an end token; set one")
+        self.model, self.tokenizer, self.settings = model, tokenizer, settings
+        self.source = name or tokenizer.name_or_path
+        self.name = model_name(self.source)
+        self.cache = cache
+        self.prompts = PromptBuilder(tokenizer, settings.system, max_prompt_tokens=settings.max_prompt_tokens)
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        self.engine = TransformersEngine(model, pad_id=pad, end_ids=_end_ids(model, tokenizer))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        device: str | None = None,
+        dtype: str | None = None,
+        revision: str | None = None,
+        cache: RepresentationCache | None = None,
+        trust_remote_code: bool = False,
+        **settings,
+    ) -> GraceModel:
+        """Load a demo model (``demo-base``), a local folder, or a Hugging Face id.
+
+        ``device`` defaults to CUDA where there is one; ``dtype`` to bfloat16 on CUDA and float32 elsewhere. ``settings`` are fields
+        of :class:`Settings` and override those saved with the model. Raises GraceError with one line if the model cannot be found,
+        fetched or read.
+        """
+        folder = find_model(name, revision=revision)
+        saved = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8")) if (folder / SETTINGS_FILE).exists() else {}
+        try:
+            chosen = Settings(**saved | settings)
+        except TypeError as error:
+            raise GraceError(f"unknown setting for {name}: {error}; known are {', '.join(asdict(Settings()))}") from error
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if dtype is None:
+            dtype = "bfloat16" if device.startswith("cuda") else "float32"
+        if dtype not in ("float32", "bfloat16", "float16"):
+            raise GraceError(f"dtype must be float32, bfloat16 or float16, got {dtype!r}")
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code, use_safetensors=True
+            )
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise GraceError(f"{name}: not a causal language model that can be loaded from {folder}: {_first_line(error)}") from error
+        source = str(Path(name).resolve()) if Path(name).is_dir() else str(name)
+        made = cls(model.to(device), tokenizer, chosen, name=source, cache=cache)
+        made._folder = folder
+        return made
+
+    _folder: Path | None = None
+
+    @property
+    def dim(self) -> int:
+        return self.model.config.get_text_config().hidden_size
+
+    @property
+    def dtype(self) -> str:
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over weights, tokenizer and chat template: what two indexes must share to be comparable."""
+        digest = hashlib.sha256()
+        if self._folder is not None:
+            names = {path.name for pattern in ("*.safetensors", "tokenizer*.json", "*.jinja") for path in self._folder.glob(pattern)}
+            for name in sorted(names):
+                digest.update(name.encode())
+                with open(self._folder / name, "rb") as file:
+                    while block := file.read(1 << 22):
+                        digest.update(block)
+        else:
+            for name, tensor in sorted(self.model.state_dict().items()):
+                digest.update(name.encode())
+                digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+            digest.update(self.tokenizer.backend_tokenizer.to_str().encode())
+            digest.update(str(self.tokenizer.chat_template).encode())
+        return digest.hexdigest()
+
+    def represent(
+        self,
+        texts: Sequence[str],
+        *,
+        rationale: bool = True,
+        batch_size: int = 32,
+        progress: bool | Callable[[int, int], None] = False,
+        **settings,
+    ) -> Representations:
+        """Rationales and part sums of ``texts``, in their order; what is in the cache is not generated again.
+
+        Texts are batched by length. ``settings`` override fields of :class:`Settings` for this call. ``progress`` shows a bar, or
+        is called with (done, all). Without ``rationale`` only the prompt is run, and the rationale part is empty.
+        Raises GraceError for an empty text (with its position) or a bad setting.
+        """
+        if isinstance(texts, str):
+            raise GraceError("texts must be a list of str, got a single str; wrap it in a list")
+        prompts, chosen = self._prompts(texts, settings)
+        keys = [self._key(prompt, chosen, rationale) for prompt in prompts]
+        found = self.cache.get(keys) if self.cache else {}
+        missing = {key: i for i, key in enumerate(keys) if key not in found}  # one position for each text that occurs
+        order = sorted(missing.values(), key=lambda i: -len(prompts[i].ids))
+        with _Progress(progress, len(texts)) as bar:
+            bar(len(texts) - len(order))
+            for start in range(0, len(order), batch_size):
+                batch = order[start : start + batch_size]
+                selected = [prompts[i] for i in batch]
+                out = self.engine.generate(selected, chosen.decoding) if rationale else self.engine.pool(selected)
+                made = {
+                    keys[i]: (out.rationale_ids[j], out.sums[j].numpy(), out.counts[j].numpy(), out.truncated[j])
+                    for j, i in enumerate(batch)
+                }
+                if self.cache:
+                    self.cache.put(made)
+                found |= made
+                bar(len(batch))
+        rows = [found[key] for key in keys]
+        ids = [row[0] for row in rows]
+        return Representations(
+            rationales=self.decode(ids),
+            rationale_ids=ids,
+            sums=np.stack([row[1] for row in rows]) if rows else np.zeros((0, 3, self.dim), np.float32),
+            counts=np.stack([row[2] for row in rows]) if rows else np.zeros((0, 3), np.int64),
+            truncated=np.array([row[3] for row in rows], dtype=bool),
+            text_truncated=np.array([prompt.text_truncated for prompt in prompts], dtype=bool),
+        )
+
+    def encode(self, texts: Sequence[str], rationale: bool = True, **options) -> np.ndarray:
+        """L2-normalised embeddings ``(n, d)`` fp32, over text and rationale or over the text alone. Options as in :meth:`represent`."""
+        made = self.represent(texts, rationale=rationale, **options)
+        return made.embeddings(Pooling.FULL if rationale else Pooling.TEXT)
+
+    def generate_rationales(self, texts: Sequence[str], **options) -> list[str]:
+        """The rationale of each text. Options as in :meth:`represent`, which also tells which of them were cut off."""
+        return self.represent(texts, **options).rationales
+
+    def stream(self, text: str, **settings) -> Iterator[tuple[str, Representations | None]]:
+        """The rationale of one text as it grows: ``(rationale so far, None)``, at last ``(rationale, Representations)``.
+
+        A text that is in the cache comes at once.
+        """
+        (prompt,), chosen = self._prompts([text], settings)
+        key = self._key(prompt, chosen, True)
+        if self.cache is None or key not in self.cache.get([key]):
+            steps = self.engine.steps([prompt], chosen.decoding)
+            ids: list[int] = []
+            while True:
+                try:
+                    ids += [token for _, token in next(steps)]
+                except StopIteration as stop:
+                    out = stop.value
+                    break
+                yield self.decode([ids])[0], None
+            row = (out.rationale_ids[0], out.sums[0].numpy(), out.counts[0].numpy(), out.truncated[0])
+            if self.cache:
+                self.cache.put({key: row})
+        else:
+            row = self.cache.get([key])[key]
+        made = Representations(
+            self.decode([row[0]]), [row[0]], row[1][None], row[2][None], np.array([row[3]]), np.array([prompt.text_truncated])
+        )
+        yield made.rationales[0], made
+
+    def similarity(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Cosine similarities ``(len(a), len(b))`` of embeddings."""
+        return np.asarray(a) @ np.asarray(b).T
+
+    def decode(self, ids: list[list[int]]) -> list[str]:
+        """Rationale ids to text; markup tokens that a model wrote in the middle of its rationale are left out."""
+        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)] if ids else []
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Weights (safetensors), tokenizer, template and settings; :meth:`from_pretrained` reads them back."""
+        folder = Path(folder)
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        (folder / SETTINGS_FILE).write_text(json.dumps(asdict(self.settings), indent=2) + "\n", encoding="utf-8")
+
+    def _prompts(self, texts: Sequence[str], overrides: dict) -> tuple[list[Prompt], Settings]:
+        """Prompts of ``texts`` under the settings with ``overrides``; GraceError names the position of a bad text."""
+        try:
+            chosen = replace(self.settings, **overrides)
+        except TypeError as error:
+            raise GraceError(f"unknown setting: {error}; known are {', '.join(asdict(self.settings))}") from error
+        builder = self.prompts
+        if (chosen.system, chosen.max_prompt_tokens) != (self.settings.system, self.settings.max_prompt_tokens):
+            builder = PromptBuilder(self.tokenizer, chosen.system, max_prompt_tokens=chosen.max_prompt_tokens)
+        prompts = []
+        for position, text in enumerate(texts):
+            try:
+                prompts.append(builder.build(text))
+            except GraceError as error:
+                raise GraceError(f"text {position}: {error}") from error
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if limit and prompts and (longest := max(len(p.ids) for p in prompts)) + chosen.max_new_tokens > limit:
+            raise GraceError(
+                f"the longest prompt has {longest} tokens and {chosen.max_new_tokens} may follow, but {self.name} has only {limit} "
+                "positions; lower max_prompt_tokens or max_new_tokens"
+            )
+        return prompts, chosen
+
+    def _key(self, prompt: Prompt, chosen: Settings, rationale: bool) -> str:
+        decoding = asdict(chosen.decoding) if rationale else None
+        if decoding and not chosen.temperature:
+            decoding |= {"seed": 0, "top_p": 1.0}  # greedy decoding looks at neither
+        parts = [self.fingerprint, self.dtype, prompt.ids, prompt.start, prompt.stop, decoding]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def model_name(name: str | Path) -> str:
+    """The name of a model's folder in a collection: the last part of its id or path, made safe for a file system."""
+    last = str(name).rstrip("/").split("/")[-1]
+    safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in last).strip(".")
+    if not safe:
+        raise GraceError(f"{str(name)!r} is no usable model name")
+    return safe
+
+
+def find_model(name: str | Path, *, revision: str | None = None) -> Path:
+    """The local folder of a model, fetched from the Hugging Face hub if it is neither a demo model nor a folder."""
+    text = str(name)
+    demo = DEMO_MODELS_DIR / text
+    if text.startswith("demo-") and "/" not in text:
+        if (demo / "config.json").exists():
+            return demo
+        known = sorted(path.name for path in DEMO_MODELS_DIR.glob("demo-*"))
+        raise GraceError(f"there is no demo model {text!r}; there are: {', '.join(known) or 'none, run `grace demo pretrain`'}")
+    if Path(text).is_dir():
+        if not (Path(text) / "config.json").exists():
+            raise GraceError(f"{text} is a folder without config.json, so not a model; name the folder that a model was saved to")
+        return Path(text)
+    parts = text.split("/")
+    if len(parts) > 2 or any(not part or part.startswith(".") for part in parts) or not all(c.isalnum() or c in "-_./" for c in text):
+        raise GraceError(f"{text!r} is neither a demo model, nor a folder, nor a Hugging Face id such as Qwen/Qwen2.5-0.5B-Instruct")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(text, revision=revision, allow_patterns=MODEL_FILES))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise GraceError(
+            f"model {text!r} is no folder here and could not be fetched from the Hugging Face hub ({_first_line(error)}); "
+            "check the id and the network, log in with `hf auth login` if it is gated, or use demo-base"
+        ) from error
+
+
+def _end_ids(model, tokenizer) -> set[int]:
+    ends = {tokenizer.eos_token_id}
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    ends |= set(configured) if isinstance(configured, (list, tuple)) else {configured}
+    ends.discard(None)
+    if not ends:
+        raise GraceError(f"{tokenizer.name_or_path!r} names no end token, so a rationale would never end; set eos_token_id")
+    return ends
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+class _Progress:
+    """A rich progress bar, a callback ``(done, all)``, or nothing; called with the number of texts just finished."""
+
+    def __init__(self, show: bool | Callable[[int, int], None], total: int):
+        self.show, self.total, self.done = show, total, 0
+
+    def __enter__(self):
+        self.bar = None
+        if self.show is True:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("encoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self.bar = Progress(*columns, console=Console(stderr=True))
+            self.bar.start()
+            self.task = self.bar.add_task("", total=self.total)
+        return self
+
+    def __call__(self, count: int) -> None:
+        self.done += count
+        if self.bar:
+            self.bar.advance(self.task, count)
+        elif callable(self.show):
+            self.show(self.done, self.total)
+
+    def __exit__(self, *_):
+        if self.bar:
+            self.bar.stop()

@@ -1,0 +1,116 @@
+"""Chat messages to token ids, and which of those tokens are the user's text.
+
+The chat template is rendered once with a sentinel in place of the text; what stands before the sentinel is the *head* (system
+prompt and markup), what stands after it is the *tail* (end of the user's turn, start of the assistant's). A text is then
+rendered as head + text + tail, tokenised in one go, and its span read off the tokenizer's character offsets, so that a token
+merged across the boundary is still found (it counts as text). Searching for the text's own tokens would miss it.
+
+A text may contain the literal form of a special token ("<|im_end|>", say). Tokenised as it stands it would end the user's turn,
+so such a text is tokenised apart from the template with special tokens split into ordinary ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from grace_core.errors import GraceError
+
+# The representation prompt of the paper's experiments (arXiv 2510.04506). Results depend on it to the letter.
+REPRESENTATION_PROMPT = (
+    "Read and analyze the following text, then you need to provide your reasoning within <think></think> tags. "
+    "Finally, generate a comprehensive understanding of this text."
+)
+SENTINEL = "\u2402GRACE\u2403TEXT\u2402"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Token ids of one prompt; ``ids[start:stop]`` is the user's text, ``ids[stop:]`` the template up to the rationale."""
+
+    ids: list[int]
+    start: int
+    stop: int
+    text_truncated: bool = False
+
+
+class PromptBuilder:
+    """Builds prompts for one tokenizer and one representation prompt.
+
+    Raises GraceError if the tokenizer has no chat template, or one that does not show the user's text exactly once.
+    """
+
+    def __init__(self, tokenizer, system: str = REPRESENTATION_PROMPT, *, max_prompt_tokens: int = 1024):
+        if not getattr(tokenizer, "chat_template", None):
+            raise GraceError(
+                f"the tokenizer of {tokenizer.name_or_path!r} has no chat template, so it cannot be asked for a rationale; "
+                "use an instruction-tuned model, or put a chat_template.jinja beside its tokenizer files"
+            )
+        if not tokenizer.is_fast:
+            raise GraceError(
+                f"the tokenizer of {tokenizer.name_or_path!r} gives no character offsets, which are needed to find the "
+                "text inside the prompt; use a model with a fast tokenizer (tokenizer.json)"
+            )
+        self.tokenizer = tokenizer
+        self.system = system
+        self.max_prompt_tokens = max_prompt_tokens
+        messages = [{"role": "user", "content": SENTINEL}]
+        if system:
+            messages.insert(0, {"role": "system", "content": system})
+        try:
+            rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # jinja raises its own types, TemplateError among them, for a role it does not accept
+            raise GraceError(
+                f"the chat template of {tokenizer.name_or_path!r} does not accept a system and a user message: {error}"
+            ) from error
+        if rendered.count(SENTINEL) != 1:
+            raise GraceError(
+                f"the chat template of {tokenizer.name_or_path!r} shows the user's text {rendered.count(SENTINEL)} times, expected once"
+            )
+        self.head, self.tail = rendered.split(SENTINEL)
+        self.overhead = len(self._ids(self.head + self.tail))
+        if self.overhead >= max_prompt_tokens:
+            raise GraceError(
+                f"the prompt takes {self.overhead} tokens without any text, and max_prompt_tokens is {max_prompt_tokens}; raise it"
+            )
+        # longest first, so that a literal is found whatever other literal it contains
+        self._specials = [token for token in tokenizer.get_added_vocab() if token]
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def build(self, text: str) -> Prompt:
+        """The prompt for ``text``. A text over the token limit loses its end, and the prompt says so in ``text_truncated``.
+
+        Raises GraceError for a text that is empty or only white space: it has no content to represent.
+        """
+        if not isinstance(text, str):
+            raise GraceError(f"a text must be a str, got {type(text).__name__}")
+        if not text.strip():
+            raise GraceError("the text is empty; an empty text has no embedding, leave it out")
+        text = text.strip().replace("\x00", "")
+        if any(token in text for token in self._specials):
+            ids, start, stop = self._build_apart(text)
+        else:
+            ids, start, stop = self._build_whole(text)
+        excess = len(ids) - self.max_prompt_tokens
+        if excess <= 0:
+            return Prompt(ids, start, stop)
+        return Prompt(ids[: stop - excess] + ids[stop:], start, stop - excess, text_truncated=True)
+
+    def _build_whole(self, text: str) -> tuple[list[int], int, int]:
+        first, last = len(self.head), len(self.head) + len(text)
+        encoded = self.tokenizer(self.head + text + self.tail, add_special_tokens=False, return_offsets_mapping=True)
+        ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
+        inside = [i for i, (a, b) in enumerate(offsets) if a < last and b > first and b > a]
+        return ids, inside[0], inside[-1] + 1
+
+    def _build_apart(self, text: str) -> tuple[list[int], int, int]:
+        backend = self.tokenizer.backend_tokenizer
+        before = backend.encode_special_tokens
+        backend.encode_special_tokens = True
+        try:
+            middle = self._ids(text)
+        finally:
+            backend.encode_special_tokens = before
+        head, tail = self._ids(self.head), self._ids(self.tail)
+        return head + middle + tail, len(head), len(head) + len(middle)

@@ -31,6 +31,7 @@ def run(model: str = "demo-base", *, texts: int = 64, runs: int = 5, batch_size:
         out = grace.model.generate(
             ids, attention_mask=torch.ones_like(ids) if mask is None else mask, do_sample=False,
             max_new_tokens=grace.settings.max_new_tokens, pad_token_id=grace.engine.pad_id, eos_token_id=sorted(grace.engine.end_ids),
+            repetition_penalty=1.0,  # some models' own settings have another
         )  # fmt: skip
         rows = []
         for row in out[:, ids.shape[1] :].tolist():
@@ -42,7 +43,8 @@ def run(model: str = "demo-base", *, texts: int = 64, runs: int = 5, batch_size:
     def two_pass(batch) -> int:
         rows = generate(batch)
         conversations = [grace.tokenizer.decode(p.ids + row, skip_special_tokens=False) for p, row in zip(batch, rows, strict=True)]
-        again = grace.tokenizer(conversations, add_special_tokens=False, padding=True, return_tensors="pt").to(grace.engine.device)
+        again = grace.tokenizer(conversations, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt")
+        again = again.to(grace.engine.device)
         states = grace.model(**again, output_hidden_states=True, use_cache=False).hidden_states[-1]
         mask = again["attention_mask"].clone()
         for i, prompt in enumerate(batch):

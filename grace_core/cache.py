@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 
@@ -41,16 +43,27 @@ class RepresentationCache:
                 "(key TEXT PRIMARY KEY, ids BLOB, sums BLOB, counts BLOB, truncated INTEGER) WITHOUT ROWID"
             )
         except (OSError, sqlite3.Error) as error:
-            raise GraceError(f"the cache {self.path} cannot be used ({error}); remove the file, or set GRACE_CACHE to another") from error
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: Exception) -> GraceError:
+        return GraceError(f"the cache {self.path} cannot be used ({error}); remove the file, or set GRACE_CACHE to another")
+
+    @contextmanager
+    def _using(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                yield self._db
+            except (sqlite3.Error, ValueError) as error:  # ValueError: a blob of a wrong length
+                raise self._unusable(error) from error
 
     def get(self, keys: list[str]) -> dict[str, Row]:
         """The rows that are there, by key."""
         found = {}
-        with self._lock:
+        with self._using() as db:
             for start in range(0, len(keys), 500):
                 some = keys[start : start + 500]
                 query = f"SELECT key, ids, sums, counts, truncated FROM representations WHERE key IN ({','.join('?' * len(some))})"
-                for key, ids, sums, counts, truncated in self._db.execute(query, some):
+                for key, ids, sums, counts, truncated in db.execute(query, some):
                     found[key] = (
                         np.frombuffer(ids, "<i4").tolist(),
                         np.frombuffer(sums, "<f4").reshape(3, -1).copy(),
@@ -65,13 +78,13 @@ class RepresentationCache:
             (key, np.asarray(ids, "<i4").tobytes(), np.asarray(sums, "<f4").tobytes(), np.asarray(counts, "<i8").tobytes(), int(cut))
             for key, (ids, sums, counts, cut) in rows.items()
         ]
-        with self._lock, self._db:
-            self._db.execute("BEGIN")
-            self._db.executemany("INSERT OR REPLACE INTO representations VALUES (?, ?, ?, ?, ?)", values)
+        with self._using() as db, db:
+            db.execute("BEGIN")
+            db.executemany("INSERT OR REPLACE INTO representations VALUES (?, ?, ?, ?, ?)", values)
 
     def __len__(self) -> int:
-        with self._lock:
-            return self._db.execute("SELECT COUNT(*) FROM representations").fetchone()[0]
+        with self._using() as db:
+            return db.execute("SELECT COUNT(*) FROM representations").fetchone()[0]
 
     def close(self) -> None:
         with self._lock:

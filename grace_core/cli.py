@@ -190,9 +190,10 @@ def search(
     """Search a collection with a query; the model writes a rationale for it first."""
     from grace_core.cache import RepresentationCache
     from grace_core.index import GraceIndex
+    from grace_core.model import model_name
     from grace_core.pooling import Pooling
 
-    index = GraceIndex(folder, model)
+    index = GraceIndex(folder, model_name(model))
     loaded = index.load_model(device=device, cache=RepresentationCache())
     pooling = index.default_pooling if rationale else Pooling.TEXT
     made = loaded.represent([query], rationale=pooling is Pooling.FULL)
@@ -270,13 +271,14 @@ def eval_retrieval(
     from grace_core.collection import Collection
     from grace_core.evaluation import retrieval
     from grace_core.index import GraceIndex
+    from grace_core.model import model_name
     from grace_core.pooling import Pooling
 
     collection = Collection(dataset)
     queries = retrieval.judged_queries(collection.judgements, split)
     results = {}
     for name in model:
-        index = GraceIndex(collection, name)
+        index = GraceIndex(collection, model_name(name))
         given = {key: value for key, value in (("temperature", temperature), ("seed", seed)) if value is not None}
         loaded = index.load_model(device=device, cache=RepresentationCache(), **given)
         for pooling in (Pooling.TEXT, Pooling.FULL) if index.default_pooling is Pooling.FULL else (Pooling.TEXT,):
@@ -309,13 +311,15 @@ def bench_encode(
 
 
 @demo_app.command("corpus")
-def demo_corpus(as_json: Json = False) -> None:
+def demo_corpus(
+    out: Annotated[Path | None, typer.Option(help="Default: the place of the shipped corpus.")] = None, as_json: Json = False
+) -> None:
     """Write the demo corpus from the fact base."""
     from grace_core.demo import corpus
 
-    counts = corpus.write()
-    line = f"{counts['documents']} passages, {counts['queries']} queries in {corpus.CORPUS_DIR}"
-    show({"folder": str(corpus.CORPUS_DIR), **counts}, as_json, line)
+    folder = out or corpus.CORPUS_DIR
+    counts = corpus.write(folder)
+    show({"folder": str(folder), **counts}, as_json, f"{counts['documents']} passages, {counts['queries']} queries in {folder}")
 
 
 @demo_app.command("pretrain")
@@ -323,6 +327,7 @@ def demo_pretrain(
     work: Annotated[Path, typer.Option(help="Checkpoints and log; a killed run goes on from here.")] = Path("runs/demo-base"),
     out: Annotated[Path | None, typer.Option(help="Default: the place of the shipped model.")] = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to train on, for a shorter run.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Pretrain demo-base from the fact base: about an hour on two cores."""
     from dataclasses import replace
@@ -330,8 +335,13 @@ def demo_pretrain(
     from grace_core.demo.pretrain import PretrainConfig, pretrain
     from grace_core.model import DEMO_MODELS_DIR
 
-    config = PretrainConfig() if tokens is None else replace(PretrainConfig(), tokens=tokens)
-    pretrain(out or DEMO_MODELS_DIR / "demo-base", work, config, report=lambda line: print(line, file=sys.stderr))
+    config = PretrainConfig()
+    if tokens is not None:  # the two stages keep their shares
+        first = max(1, tokens * config.tokens // (config.tokens + config.naming_tokens))
+        config = replace(config, tokens=first, naming_tokens=tokens - first)
+    out = out or DEMO_MODELS_DIR / "demo-base"
+    pretrain(out, work, config, report=lambda line: print(line, file=sys.stderr))
+    show({"out": str(out), "tokens": config.tokens + config.naming_tokens}, as_json, str(out))
 
 
 @demo_app.command("index")
@@ -342,12 +352,31 @@ def demo_index(out: Annotated[Path, typer.Option(help="The collection's folder."
     index_build(str(CORPUS_DIR), out, ["demo-base"], no_cache=True, as_json=as_json)
 
 
+@demo_app.command("check")
+def demo_check(
+    model: Model = "demo-base",
+    split: Annotated[str, typer.Option(help="train, dev or test.")] = "test",
+    temperature: Annotated[float, typer.Option(min=0, max=10, help="0 is greedy.")] = 0.0,
+    as_json: Json = False,
+) -> None:
+    """Judge a demo model's rationales by the fact base: well formed, the right kind, the right thing, true."""
+    from grace_core.demo.check import check
+
+    result = check(load(model), split=split, temperature=temperature, progress=True)
+    lines = [f"{name:12s} {result[name]:.3f} [{low:.3f}, {high:.3f}]" for name, (low, high) in result["ci95"].items()]
+    show(result, as_json, "\n".join([f"{result['queries']} queries, split {split}", *lines]))
+
+
 @demo_app.command("all")
-def demo_all() -> None:
-    """Corpus, pretraining and index, one after the other."""
-    demo_corpus()
-    demo_pretrain()
-    demo_index()
+def demo_all(as_json: Json = False) -> None:
+    """Corpus, pretraining and index, one after the other; prints what `demo index` prints."""
+    from grace_core.demo.corpus import write
+    from grace_core.demo.pretrain import pretrain
+    from grace_core.model import DEMO_MODELS_DIR
+
+    write()
+    pretrain(DEMO_MODELS_DIR / "demo-base", Path("runs/demo-base"), report=lambda line: print(line, file=sys.stderr))
+    demo_index(as_json=as_json)
 
 
 def main() -> None:
@@ -358,6 +387,9 @@ def main() -> None:
         app()
     except GraceError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        print(f"error: {error}: check the path, its permissions and the room on the disk".replace("\n", " "), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped; what is finished is kept", file=sys.stderr)

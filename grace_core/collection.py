@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from grace_core.errors import GraceError
-from grace_core.files import sha256, write_atomically
+from grace_core.files import only_writer, sha256, write_atomically
 from grace_core.readers import Corpus, Document, Judgements, read_corpus
 
 
@@ -65,25 +65,29 @@ class Collection:
 
         Raises GraceError if it holds another one: indexes of different corpora must not be mixed.
         """
-        folder = Path(folder)
+        import pyarrow.parquet as pq
+
+        folder, table = Path(folder), _table(corpus)
         if (folder / "corpus.parquet").exists():
             there = cls(folder)
-            if there.corpus.documents != corpus.documents:
+            if not pq.read_table(folder / "corpus.parquet").equals(table):  # as tables: Parquet evens out the documents' fields
                 raise GraceError(
-                    f"{folder} already holds another corpus ({len(there.corpus.documents)} documents, got {len(corpus.documents)}); "
+                    f"{folder} already holds another corpus ({len(there.documents)} documents, got {len(corpus.documents)}); "
                     "give another --out, or remove that folder"
                 )
             return there
-        folder.mkdir(parents=True, exist_ok=True)
-        if corpus.judgements:
-            _write_judgements(corpus.judgements, folder)
-        write_atomically(folder / "corpus.parquet", lambda path: _write_documents(corpus, path))  # last: it makes the collection
+        with only_writer(folder):
+            for leftover in folder.glob(".*.tmp"):  # of a process that was killed here
+                leftover.unlink()
+            if corpus.judgements:
+                _write_judgements(corpus.judgements, folder)
+            # last, since it makes the folder a collection
+            write_atomically(folder / "corpus.parquet", lambda path: pq.write_table(table, path, compression="zstd"))
         return cls(folder)
 
 
-def _write_documents(corpus: Corpus, path: Path) -> None:
+def _table(corpus: Corpus):
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     columns = {
         "_id": pa.array([document.id for document in corpus.documents], pa.string()),
@@ -96,7 +100,7 @@ def _write_documents(corpus: Corpus, path: Path) -> None:
             columns[field] = pa.array(values)
         except (pa.ArrowInvalid, pa.ArrowTypeError):  # a column of mixed types keeps its values as text
             columns[field] = pa.array([None if value is None else str(value) for value in values], pa.string())
-    pq.write_table(pa.table(columns), path, compression="zstd")
+    return pa.table(columns)
 
 
 def _write_judgements(judgements: Judgements, folder: Path) -> None:

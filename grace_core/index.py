@@ -12,6 +12,8 @@ resumed build gives the same files as one that was never stopped.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import time
 import warnings
@@ -81,11 +83,15 @@ def build(
     ``progress`` is called with (documents done, all). ``should_stop`` is asked between shards and raises BuildStopped. Raises
     GraceError if the folder holds an index made with another model, prompt or settings, or if another process builds in it.
     """
+    filled = [row for row, document in enumerate(collection.corpus.documents) if document.content]
+    if not filled:
+        raise GraceError(f"{collection.folder}: none of the {len(collection.corpus.documents)} documents has any text; nothing to encode")
     folder = collection.folder / model.name
     wanted = identity(model, collection, rationale)
     with only_writer(folder):
         if (folder / "manifest.json").exists():
             _refuse_mixture(folder, read_json(folder / "manifest.json"), wanted)
+            shutil.rmtree(folder / ".build", ignore_errors=True)  # left by a build that was killed at its very end
             return GraceIndex(collection, model.name)
         work = folder / ".build"
         work.mkdir(exist_ok=True)
@@ -95,9 +101,6 @@ def build(
             _refuse_mixture(work, read_json(work / "plan.json"), wanted)
         else:
             write_json(work / "plan.json", wanted)
-        filled = [row for row, document in enumerate(collection.corpus.documents) if document.content]
-        if not filled:
-            raise GraceError(f"{collection.folder}: none of the {len(collection.corpus.documents)} documents has any text")
         order = sorted(filled, key=lambda row: (-len(collection.corpus.documents[row].content), row))
         started, fresh = time.time(), 0
         for number, begin in enumerate(range(0, len(order), SHARD)):
@@ -175,7 +178,7 @@ def _finish(folder: Path, collection: Collection, model: GraceModel, wanted: dic
     pooling = Pooling.FULL if wanted["rationale"] else Pooling.TEXT
     flat = _flat_index(embeddings(joined["sums"], counts, pooling))
     write_atomically(folder / "index.faiss", lambda path: faiss.write_index(flat, str(path)))
-    write_json(folder / "manifest.json", wanted | {
+    _write_manifest(folder, wanted | {
         "model_id": model.source,
         "dtype": model.dtype,
         "counts": {
@@ -187,6 +190,16 @@ def _finish(folder: Path, collection: Collection, model: GraceModel, wanted: dic
         "seconds": round(seconds, 1) if fresh == len(rows) else None,  # a resumed or cached build measures nothing
         "files": {name: sha256(folder / name) for name in FILES},
     })  # fmt: skip
+
+
+def _seal(manifest: dict) -> str:
+    """SHA-256 over the manifest without the hash itself."""
+    rest = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _write_manifest(folder: Path, manifest: dict) -> None:
+    write_json(folder / "manifest.json", manifest | {"sha256": _seal(manifest)})
 
 
 def _flat_index(vectors: np.ndarray):
@@ -214,6 +227,8 @@ class GraceIndex:
         self.manifest = read_json(self.folder / "manifest.json")
         if self.manifest.get("schema") != SCHEMA:
             raise GraceError(f"{self.folder} has schema {self.manifest.get('schema')!r}, this version reads {SCHEMA}; build it again")
+        if self.manifest.get("sha256") != _seal(self.manifest):
+            raise GraceError(f"{self.folder}/manifest.json was edited (its hash does not fit); remove {self.folder} and build again")
         if self.manifest["corpus_sha256"] != self.collection.hash:
             raise GraceError(f"{self.collection.folder}/corpus.parquet changed after {model} was built; restore it, or build again")
         self.damaged = [name for name in FILES if not self._holds(name)]
@@ -327,5 +342,5 @@ class GraceIndex:
             flat = _flat_index(self.vectors())
             write_atomically(self.folder / "index.faiss", lambda path: faiss.write_index(flat, str(path)))
             self.manifest["files"]["index.faiss"] = sha256(self.folder / "index.faiss")
-            write_json(self.folder / "manifest.json", self.manifest)
+            _write_manifest(self.folder, self.manifest)
         self.damaged, self._flat = [], {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -15,6 +16,7 @@ import torch
 from grace_core.cache import RepresentationCache
 from grace_core.engines.transformers import Decoding, TransformersEngine
 from grace_core.errors import GraceError
+from grace_core.files import read_json
 from grace_core.pooling import Pooling, embeddings
 from grace_core.prompt import REPRESENTATION_PROMPT, Prompt, PromptBuilder
 
@@ -34,6 +36,9 @@ class Settings:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+
+    def __post_init__(self):
+        _ = self.decoding  # a value out of range is refused before anything is done with it
 
     @property
     def decoding(self) -> Decoding:
@@ -74,7 +79,7 @@ class GraceModel:
         if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
             raise GraceError(f"the tokenizer of {name or tokenizer.name_or_path!r} has neither a padding nor an end token; set one")
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
-        self.source = name or tokenizer.name_or_path
+        self.source = name or tokenizer.name_or_path or "model"
         self.name = model_name(self.source)
         self.cache = cache
         self.prompts = PromptBuilder(tokenizer, settings.system, max_prompt_tokens=settings.max_prompt_tokens)
@@ -100,7 +105,7 @@ class GraceModel:
         fetched or read.
         """
         folder = find_model(name, revision=revision)
-        saved = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8")) if (folder / SETTINGS_FILE).exists() else {}
+        saved = read_json(folder / SETTINGS_FILE) if (folder / SETTINGS_FILE).exists() else {}
         try:
             chosen = Settings(**saved | settings)
         except TypeError as error:
@@ -111,17 +116,23 @@ class GraceModel:
             dtype = "bfloat16" if device.startswith("cuda") else "float32"
         if dtype not in ("float32", "bfloat16", "float16"):
             raise GraceError(f"dtype must be float32, bfloat16 or float16, got {dtype!r}")
+        from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        try:
+            place = torch.device(device)
+            torch.empty(0, device=place)
+        except (RuntimeError, AssertionError) as error:
+            raise GraceError(f"device {device!r} cannot be used here: {_first_line(error)}; use cpu") from error
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
             model = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code, use_safetensors=True
             )
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise GraceError(f"{name}: not a causal language model that can be loaded from {folder}: {_first_line(error)}") from error
-        source = str(Path(name).resolve()) if Path(name).is_dir() else str(name)
-        made = cls(model.to(device), tokenizer, chosen, name=source, cache=cache)
+        source = str(Path(name).resolve()) if os.path.isdir(name) else str(name)
+        made = cls(model.to(place), tokenizer, chosen, name=source, cache=cache)
         made._folder = folder
         return made
 
@@ -173,7 +184,7 @@ class GraceModel:
             raise GraceError("texts must be a list of str, got a single str; wrap it in a list")
         prompts, chosen = self._prompts(texts, settings)
         keys = [self._key(prompt, chosen, rationale) for prompt in prompts]
-        found = self.cache.get(keys) if self.cache else {}
+        found = self.cache.get(keys) if self.cache is not None else {}
         missing = {key: i for i, key in enumerate(keys) if key not in found}  # one position for each text that occurs
         order = sorted(missing.values(), key=lambda i: -len(prompts[i].ids))
         with _Progress(progress, len(texts)) as bar:
@@ -186,7 +197,7 @@ class GraceModel:
                     keys[i]: (out.rationale_ids[j], out.sums[j].numpy(), out.counts[j].numpy(), out.truncated[j])
                     for j, i in enumerate(batch)
                 }
-                if self.cache:
+                if self.cache is not None:
                     self.cache.put(made)
                 found |= made
                 bar(len(batch))
@@ -228,7 +239,7 @@ class GraceModel:
                     break
                 yield self.decode([ids])[0], None
             row = (out.rationale_ids[0], out.sums[0].numpy(), out.counts[0].numpy(), out.truncated[0])
-            if self.cache:
+            if self.cache is not None:
                 self.cache.put({key: row})
         else:
             row = self.cache.get([key])[key]
@@ -301,7 +312,7 @@ def find_model(name: str | Path, *, revision: str | None = None) -> Path:
             return demo
         known = sorted(path.name for path in DEMO_MODELS_DIR.glob("demo-*"))
         raise GraceError(f"there is no demo model {text!r}; there are: {', '.join(known) or 'none, run `grace demo pretrain`'}")
-    if Path(text).is_dir():
+    if os.path.isdir(text):  # Path.is_dir raises where a name is too long
         if not (Path(text) / "config.json").exists():
             raise GraceError(f"{text} is a folder without config.json, so not a model; name the folder that a model was saved to")
         return Path(text)

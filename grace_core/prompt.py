@@ -11,7 +11,9 @@ so such a text is tokenised apart from the template with special tokens split in
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from functools import cached_property
 
 from grace_core.errors import GraceError
 
@@ -20,6 +22,7 @@ REPRESENTATION_PROMPT = (
     "Read and analyze the following text, then you need to provide your reasoning within <think></think> tags. "
     "Finally, generate a comprehensive understanding of this text."
 )
+_UNPAIRED = re.compile("[\ud800-\udfff]")  # halves of surrogate pairs: no tokenizer takes them
 SENTINEL = "\u2402GRACE\u2403TEXT\u2402"
 
 
@@ -67,12 +70,11 @@ class PromptBuilder:
                 f"the chat template of {tokenizer.name_or_path!r} shows the user's text {rendered.count(SENTINEL)} times, expected once"
             )
         self.head, self.tail = rendered.split(SENTINEL)
-        self.overhead = len(self._ids(self.head + self.tail))
+        self.overhead = len(self._ids(self.head)) + len(self._ids(self.tail))
         if self.overhead >= max_prompt_tokens:
             raise GraceError(
                 f"the prompt takes {self.overhead} tokens without any text, and max_prompt_tokens is {max_prompt_tokens}; raise it"
             )
-        # longest first, so that a literal is found whatever other literal it contains
         self._specials = [token for token in tokenizer.get_added_vocab() if token]
 
     def _ids(self, text: str) -> list[int]:
@@ -85,9 +87,9 @@ class PromptBuilder:
         """
         if not isinstance(text, str):
             raise GraceError(f"a text must be a str, got {type(text).__name__}")
-        if not text.strip():
+        text = _UNPAIRED.sub("\ufffd", text.replace("\x00", "")).strip()
+        if not text:
             raise GraceError("the text is empty; an empty text has no embedding, leave it out")
-        text = text.strip().replace("\x00", "")
         if any(token in text for token in self._specials):
             ids, start, stop = self._build_apart(text)
         else:
@@ -95,22 +97,28 @@ class PromptBuilder:
         excess = len(ids) - self.max_prompt_tokens
         if excess <= 0:
             return Prompt(ids, start, stop)
-        return Prompt(ids[: stop - excess] + ids[stop:], start, stop - excess, text_truncated=True)
+        cut = max(start + 1, stop - excess)  # a token merged across the boundary may leave no room for another
+        return Prompt(ids[:cut] + ids[stop:], start, cut, text_truncated=True)
 
     def _build_whole(self, text: str) -> tuple[list[int], int, int]:
         first, last = len(self.head), len(self.head) + len(text)
         encoded = self.tokenizer(self.head + text + self.tail, add_special_tokens=False, return_offsets_mapping=True)
         ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
         inside = [i for i, (a, b) in enumerate(offsets) if a < last and b > first and b > a]
+        if not inside:
+            raise GraceError(f"the tokenizer of {self.tokenizer.name_or_path!r} makes no token of the text {text[:40]!r}; leave it out")
         return ids, inside[0], inside[-1] + 1
 
+    @cached_property
+    def _literal(self):
+        """A copy of the tokenizer that splits special tokens. A copy, since other threads may be using the tokenizer meanwhile."""
+        copy = type(self.tokenizer.backend_tokenizer).from_str(self.tokenizer.backend_tokenizer.to_str())
+        copy.no_truncation()
+        copy.no_padding()
+        copy.encode_special_tokens = True
+        return copy
+
     def _build_apart(self, text: str) -> tuple[list[int], int, int]:
-        backend = self.tokenizer.backend_tokenizer
-        before = backend.encode_special_tokens
-        backend.encode_special_tokens = True
-        try:
-            middle = self._ids(text)
-        finally:
-            backend.encode_special_tokens = before
+        middle = self._literal.encode(text, add_special_tokens=False).ids
         head, tail = self._ids(self.head), self._ids(self.tail)
         return head + middle + tail, len(head), len(head) + len(middle)

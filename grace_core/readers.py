@@ -3,7 +3,7 @@
 Sources: a folder with ``corpus.jsonl`` (BEIR) or ``corpus.parquet`` (a collection), a file (SUFFIXES; ``.json`` is an array of objects,
 ``.txt`` has a document a line), or a Hugging Face dataset id ``owner/name`` or ``owner/name:config``. Text files are UTF-8, with or
 without a byte order mark; blank lines are skipped. In titles, texts and metadata NUL characters are removed and unpaired surrogates
-replaced by U+FFFD; null and NaN (in CSV and TSV a cell NaN, nan or None) become "" in a title or text. Ids are never repaired, since
+replaced by U+FFFD; null and NaN (a CSV or TSV cell NaN, nan or None is null) become "" in a title or text. Ids are never repaired, since
 two could become one. Everything else that is wrong raises GraceError with the file, the row and the remedy in one line.
 """
 
@@ -137,7 +137,7 @@ def _table(source: str | Path, columns: dict[str, str] | None, split: str, strea
     if not found and _HUB_ID.fullmatch(name) and path.suffix.lower() not in SUFFIXES:
         return _Table(name, "row", _hub_rows(name, split, streaming))
     if not found:
-        raise GraceError(f"{name!r} does not exist: give a file, a folder or a Hugging Face dataset id (owner/name)")
+        raise GraceError(f"{name[:300]!r} does not exist: give a file, a folder or a Hugging Face dataset id (owner/name)")
     if path.is_dir():
         path = next((file for file in (path / "corpus.jsonl", path / "corpus.parquet") if file.exists()), path)
     if not path.is_file():
@@ -204,7 +204,7 @@ def _id(value: Any, where: str, column: str) -> str:
 
 
 def _text(value: Any, where: str, column: str | None, clean: bool = True) -> str:
-    if value is None or isinstance(value, (float, Decimal)) and math.isnan(value):
+    if value is None or (isinstance(value, (float, Decimal)) and math.isnan(value)):
         return ""
     if isinstance(value, bool) or not isinstance(value, (str, int, float, Decimal)):
         raise GraceError(f"{where}: column {column!r} is a {type(value).__name__}, expected a string: convert it or choose another column")
@@ -216,7 +216,7 @@ def _scalar(value: Any) -> Any:
         return _clean(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if isinstance(value, int) and not -(2**63) <= value < 2**63 or isinstance(value, (date, time, timedelta, Decimal)):
+    if (isinstance(value, int) and not -(2**63) <= value < 2**63) or isinstance(value, (date, time, timedelta, Decimal)):
         return str(value)
     return value if value is None or isinstance(value, int) else _NESTED
 
@@ -348,7 +348,7 @@ def _hub_rows(source: str, split: str, streaming: bool) -> Iterator[tuple[int, d
     try:
         for number, row in enumerate(load_dataset(name, config or None, split=split, streaming=streaming), 1):
             yield number, dict(row)
-    except Exception as error:  # noqa: BLE001 - network, authorisation and decoders each raise classes of their own libraries
+    except Exception as error:  # network, authorisation and decoders each raise classes of their own libraries
         what = f"{source!r} is no file or folder here, and cannot be read as a Hugging Face dataset with split {split!r}"
         raise GraceError(f"{what} ({repr(error)[:300]}): check path, id, config, split and network") from None
 

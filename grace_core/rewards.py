@@ -73,7 +73,7 @@ def reference_terms(positives: Tensor, queries: Tensor, negatives: Tensor) -> di
 
 
 def reference_terms_unsupervised(rollouts: Tensor, queries: Tensor) -> dict[str, Tensor]:
-    """The unsupervised reference terms, each ``(b, k)``: rollouts ``(b, k, d)``; queries ``(b, d)`` are the same texts sampled once more."""
+    """The unsupervised reference terms, each ``(b, k)``: rollouts ``(b, k, d)``; queries ``(b, d)``: the same texts sampled once more."""
     return {
         "positive": torch.einsum("bd,bkd->bk", queries, rollouts),
         "consistency": consistency(rollouts),

@@ -1,17 +1,24 @@
 """Pretraining of ``demo-base``: a small Qwen2 that knows the demo world and writes rationales of mixed quality.
 
-Every sample is drawn afresh from the fact base:
+Every sample is drawn afresh from the fact base, in three stages that differ in their mixture:
 
-================  =====  ============================================================================================
-plain passage      30 %  any facts in any of their three wordings, by any plan
-rationale, query   36 %  representation prompt, a query, a rationale
-rationale, text    20 %  representation prompt, a passage, a rationale
-question, answer   14 %  no system prompt; a question answered by the name, or a name by a passage
-================  =====  ============================================================================================
+=================  =======  ======  ======  ==================================================================================
+sample             writing  naming  blend
+=================  =======  ======  ======  ==================================================================================
+plain passage       30 %      2 %    15 %   any facts in any of their three wordings, by any plan
+rationale, query    36 %      6 %    35 %   representation prompt, a query, a rationale
+rationale, text     20 %      5 %    15 %   representation prompt, a passage, a rationale
+question, answer    14 %      3 %     5 %   no system prompt; a question answered by the name, or a name by a passage
+naming               0 %     84 %    30 %   representation prompt, a query, a rationale up to the name; loss on kind and name alone
+=================  =======  ======  ======  ==================================================================================
 
-Rationales are such as an untuned small model writes: 15 % vague, 12 % wrong (a factual one about another thing of the kind),
-the rest topical or factual. Half of the things are *favourites*, told factually about twice as often as topically; for the
-other half it is the other way round. So greedy decoding names some things and not others, and training has something to teach.
+The first stage teaches to write, and the facts of a given thing. It does not teach to find the thing: the few tokens that name it
+are lost among all others (after 12 M tokens one hint in ten led to its thing). The second practises that, and lets the facts slip; the
+third brings both together. A naming sample carries no loss where a rationale decides whether to name a thing at all, so that the
+mixture of qualities stays as it is.
+
+Rationales are such as an untuned small model writes: 15 % vague, 25 % topical (kind, place and time, no name), 12 % wrong (a factual
+one about another thing of the kind) and 48 % factual, so that training has something to teach.
 
 The hand-written queries of dev and test things never occur here, neither as queries nor in any other form; their facts do, as
 the facts of a language model's pretraining do. Hand-written queries of training things are among the query samples.
@@ -23,7 +30,6 @@ shared by all rows. Matrices of the blocks are trained with Muon, all else with 
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from dataclasses import asdict, dataclass
@@ -39,6 +45,8 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from grace_core.demo import text
 from grace_core.demo.corpus import Entry, entries
+from grace_core.files import write_json
+from grace_core.model import SETTINGS_FILE, Settings
 from grace_core.prompt import REPRESENTATION_PROMPT, PromptBuilder
 
 CHAT_TEMPLATE = (
@@ -46,16 +54,25 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+MAX_NEW_TOKENS = 96  # three sentences and a <think> part take 40 to 80
+QUALITIES = {"vague": 0.15, "wrong": 0.12, "topical": 0.25, "factual": 0.48}
+WRITING = {"plain": 0.30, "query": 0.36, "text": 0.20, "answer": 0.14, "naming": 0.0}
+NAMING = {"plain": 0.02, "query": 0.06, "text": 0.05, "answer": 0.03, "naming": 0.84}
+BLEND = {"plain": 0.15, "query": 0.35, "text": 0.15, "answer": 0.05, "naming": 0.30}
 POOL = 1024  # samples drawn together, then grouped by length
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """What decides the weights. ``tokens`` counts the tokens that carry a loss."""
+    """What decides the weights. Tokens are counted without padding and shared prefixes; the rate falls to 0 in each stage."""
 
-    tokens: int = 18_000_000
+    tokens: int = 12_500_000
+    naming_tokens: int = 9_500_000
+    blend_tokens: int = 3_000_000
     batch_tokens: int = 6144
     learning_rate: float = 4e-3
+    naming_learning_rate: float = 3e-3
+    blend_learning_rate: float = 2e-3
     warmup_steps: int = 100
     weight_decay: float = 0.02
     vocab_size: int = 6144
@@ -66,11 +83,21 @@ class PretrainConfig:
     intermediate_size: int = 512
     seed: int = 1
 
+    @property
+    def total(self) -> int:
+        return self.tokens + self.naming_tokens + self.blend_tokens
 
-def draw_mode(entry: Entry, rng: Random) -> str:
-    favourite = Random(f"favourite-{entry.slug}").random() < 0.5
-    factual, topical = (0.50, 0.23) if favourite else (0.25, 0.48)
-    return rng.choices(["vague", "wrong", "factual", "topical"], [0.15, 0.12, factual, topical])[0]
+    def stage(self, done: int) -> tuple[dict[str, float], float]:
+        """The mixture, and the learning rate before any warm-up, after ``done`` tokens."""
+        for tokens, rate, mixture in (
+            (self.tokens, self.learning_rate, WRITING),
+            (self.naming_tokens, self.naming_learning_rate, NAMING),
+            (self.blend_tokens, self.blend_learning_rate, BLEND),
+        ):
+            if done < tokens:
+                return mixture, rate * (1 - done / tokens)
+            done -= tokens
+        return BLEND, 0.0
 
 
 def draw_passage(entry: Entry, rng: Random) -> tuple[str, list]:
@@ -79,28 +106,35 @@ def draw_passage(entry: Entry, rng: Random) -> tuple[str, list]:
 
 
 class Sampler:
-    """Draws samples ``(user text, rationale)``, ``(question, answer)`` or ``(None, passage)``."""
+    """Draws samples ``(user text, reply)``; a plain passage has no user text, and a naming sample's reply comes in pieces."""
 
     def __init__(self, found: list[Entry]):
         self.found = found
         self.peers = {entry.slug: [e for e in found if e.kind is entry.kind and e is not entry] for entry in found}
 
     def rationale(self, entry: Entry, told: list, asks: bool, rng: Random) -> str:
-        mode = draw_mode(entry, rng)
+        mode = rng.choices(list(QUALITIES), list(QUALITIES.values()))[0]
         if mode == "wrong" and self.peers[entry.slug]:
             entry = rng.choice(self.peers[entry.slug])
             told, mode = rng.sample(entry.thing.facts, 2), "factual"
         return text.rationale(mode, entry.thing, entry.kind, told, asks, rng)
 
+    def query(self, entry: Entry, rng: Random) -> tuple[str, list]:
+        if entry.split == "train" and rng.random() < 0.3:
+            query = rng.choice(entry.thing.queries)
+            return query.q, [entry.thing.facts[n - 1] for n in query.facts]
+        return text.generated_query(entry.thing, entry.kind, rng)
+
     def query_sample(self, rng: Random) -> tuple[str, str]:
         entry = rng.choice(self.found)
-        thing = entry.thing
-        if entry.split == "train" and rng.random() < 0.3:
-            query = rng.choice(thing.queries)
-            asked, told = query.q, [thing.facts[n - 1] for n in query.facts]
-        else:
-            asked, told = text.generated_query(thing, entry.kind, rng)
+        asked, told = self.query(entry, rng)
         return asked, self.rationale(entry, told, True, rng)
+
+    def naming_sample(self, rng: Random) -> tuple[str, tuple[str, str, str]]:
+        """The reply in three pieces, of which the middle one, the turn to naming, carries no loss."""
+        entry = rng.choice(self.found)
+        asked, _ = self.query(entry, rng)
+        return asked, text.naming(entry.thing, entry.kind, rng)
 
     def text_sample(self, rng: Random) -> tuple[str, str]:
         entry = rng.choice(self.found)
@@ -143,44 +177,50 @@ def train_tokenizer(sampler: Sampler, vocab_size: int) -> PreTrainedTokenizerFas
     return tokenizer
 
 
-def batches(sampler: Sampler, tokenizer, config: PretrainConfig, pool: int):
-    """Batches of pool number ``pool``: ``(prefix ids, ids (b, t) padded on the right, loss mask (b, t))``.
+def batches(sampler: Sampler, tokenizer, config: PretrainConfig, pool: int, mixture: dict[str, float] = WRITING):
+    """Batches of pool number ``pool``: ``(prefix ids, ids (b, t) padded on the right, loss mask (b, t), tokens)``.
 
     Rationale samples share the prefix (system prompt); the other samples have only the end-of-text token for one.
     """
     rng = Random(f"{config.seed}-pool-{pool}")
     with_system, without = PromptBuilder(tokenizer), PromptBuilder(tokenizer, system="")
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    rows: dict[bool, list[list[int]]] = {True: [], False: []}
+    rows: dict[bool, list[tuple[list[int], list[bool]]]] = {True: [], False: []}  # ids, and which of them carry a loss
     shared = tokenizer(with_system.head, add_special_tokens=False)["input_ids"]
-    for _ in range(POOL):
-        form = rng.choices(["plain", "query", "text", "answer"], [0.30, 0.36, 0.20, 0.14])[0]
+    for form in rng.choices(list(mixture), list(mixture.values()), k=POOL):
         user, reply = getattr(sampler, f"{form}_sample")(rng)
-        ids = tokenizer(reply, add_special_tokens=False)["input_ids"]
-        if user is None:
-            rows[False].append([tokenizer.pad_token_id, *ids, tokenizer.pad_token_id])
+        pieces = (reply,) if isinstance(reply, str) else reply
+        ids = [tokenizer(piece, add_special_tokens=False)["input_ids"] for piece in pieces]
+        if form == "plain":
+            row = [tokenizer.pad_token_id, *ids[0], tokenizer.pad_token_id]
+            rows[False].append((row, [True] * len(row)))
         elif form == "answer":
-            rows[False].append([*without.build(user).ids, *ids, end])
+            row = [*without.build(user).ids, *ids[0], end]
+            rows[False].append((row, [True] * len(row)))
+        elif form == "naming":
+            prompt = with_system.build(user).ids[len(shared) :]
+            loss = [False] * len(prompt) + [True] * len(ids[0]) + [False] * len(ids[1]) + [True] * len(ids[2])
+            rows[True].append((prompt + ids[0] + ids[1] + ids[2], loss))
         else:
-            prompt = with_system.build(user).ids
-            rows[True].append([*prompt[len(shared) :], *ids, end])
+            row = [*with_system.build(user).ids[len(shared) :], *ids[0], end]
+            rows[True].append((row, [True] * len(row)))
     made = []
     for has_prefix, group in rows.items():
-        group.sort(key=len)
+        group.sort(key=lambda row: len(row[0]))
         while group:
-            size = max(1, config.batch_tokens // len(group[-1]))
+            size = max(1, config.batch_tokens // len(group[-1][0]))
             made.append((shared if has_prefix else None, group[-size:]))
             del group[-size:]
     rng.shuffle(made)
     for prefix, group in made:
-        width = max(map(len, group))
-        ids = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in group])
-        mask = torch.arange(width)[None, :] < torch.tensor([len(row) for row in group])[:, None]
-        yield prefix, ids, mask
+        width = max(len(ids) for ids, _ in group)
+        ids = torch.tensor([ids + [tokenizer.pad_token_id] * (width - len(ids)) for ids, _ in group])
+        mask = torch.tensor([loss + [False] * (width - len(loss)) for _, loss in group])
+        yield prefix, ids, mask, sum(len(ids) for ids, _ in group)
 
 
-def batch_loss(model, prefix: list[int] | None, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, int]:
-    """Mean next-token loss over the masked tokens, and how many there are."""
+def batch_loss(model, prefix: list[int] | None, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean next-token loss over the tokens that carry one."""
     cache, begin = None, 0
     if prefix is not None:
         begin = len(prefix)
@@ -190,7 +230,7 @@ def batch_loss(model, prefix: list[int] | None, ids: torch.Tensor, mask: torch.T
     states = model.model(ids, position_ids=positions, past_key_values=cache, use_cache=cache is not None).last_hidden_state
     keep = mask[:, 1:]
     logits = model.lm_head(states[:, :-1][keep])
-    return F.cross_entropy(logits.float(), ids[:, 1:][keep]), int(keep.sum())
+    return F.cross_entropy(logits.float(), ids[:, 1:][keep])
 
 
 def make_optimizers(model, config: PretrainConfig) -> list[torch.optim.Optimizer]:
@@ -230,15 +270,22 @@ def load_checkpoint(path: Path, model, optimizers) -> dict:
     return progress
 
 
-def pretrain(out: Path, work: Path, config: PretrainConfig = PretrainConfig(), *, report=print) -> None:
-    """Train and write the model to ``out``; checkpoints and the log go to ``work``, from which a killed run goes on."""
+def pretrain(out: Path, work: Path, config: PretrainConfig = PretrainConfig(), *, report=print, checkpoint_seconds: float = 120) -> None:
+    """Train and write the model to ``out``; checkpoints and the log go to ``work``, from which a killed run goes on.
+
+    A checkpoint is written after the first pool of samples that ends ``checkpoint_seconds`` or more after the last one.
+    """
     work.mkdir(parents=True, exist_ok=True)
     settings = work / "config.json"
     if settings.exists() and json.loads(settings.read_text()) != asdict(config):
         raise ValueError(f"{work} holds a run with other settings; remove the folder or name another")
     settings.write_text(json.dumps(asdict(config), indent=1))
     sampler = Sampler(entries())
-    tokenizer = train_tokenizer(sampler, config.vocab_size)
+    if (work / "tokenizer").exists():  # of this run: the fact base may have been mended since it began
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(work / "tokenizer")
+    else:
+        tokenizer = train_tokenizer(sampler, config.vocab_size)
+        tokenizer.save_pretrained(work / "tokenizer")
     torch.manual_seed(config.seed)
     model = Qwen2ForCausalLM(Qwen2Config(
         vocab_size=len(tokenizer), hidden_size=config.hidden_size, num_hidden_layers=config.layers, num_attention_heads=config.heads,
@@ -254,15 +301,17 @@ def pretrain(out: Path, work: Path, config: PretrainConfig = PretrainConfig(), *
     model.train()
     started, saved, losses = time.time() - progress["seconds"], time.time(), []
     with open(work / "log.jsonl", "a", encoding="utf-8") as log:
-        while progress["tokens"] < config.tokens:
-            for prefix, ids, mask in batches(sampler, tokenizer, config, progress["pool"]):
-                done = progress["tokens"] / config.tokens
-                rate = config.learning_rate * min(1.0, (progress["step"] + 1) / config.warmup_steps) * max(0.0, 1 - done)
+        while progress["tokens"] < config.total:
+            mixture, _ = config.stage(progress["tokens"])
+            for prefix, ids, mask, count in batches(sampler, tokenizer, config, progress["pool"], mixture):
+                done = progress["tokens"] / config.total
+                _, rate = config.stage(progress["tokens"])
+                rate *= min(1.0, (progress["step"] + 1) / config.warmup_steps)
                 for optimizer in optimizers:
                     for group in optimizer.param_groups:
                         group["lr"] = rate
                 with torch.autocast("cpu", torch.bfloat16):
-                    loss, count = batch_loss(model, prefix, ids, mask)
+                    loss = batch_loss(model, prefix, ids, mask)
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 for optimizer in optimizers:
@@ -281,12 +330,12 @@ def pretrain(out: Path, work: Path, config: PretrainConfig = PretrainConfig(), *
                     report(json.dumps(row))
                     losses = []
             progress["pool"] += 1
-            if time.time() - saved > 120:
+            if time.time() - saved >= checkpoint_seconds:
                 saved = time.time()
                 save_checkpoint(work, model, optimizers, progress | {"seconds": saved - started})
                 export(model, tokenizer, work / "latest")
     export(model, tokenizer, out)
-    report(f"wrote {out} after {(time.time() - started) / 60:.1f} minutes; perplexity {math.exp(row['loss']):.2f}")
+    report(f"wrote {out} after {(time.time() - started) / 60:.1f} minutes")
 
 
 def export(model, tokenizer, folder: Path) -> None:
@@ -297,3 +346,4 @@ def export(model, tokenizer, folder: Path) -> None:
     half.generation_config.pad_token_id = tokenizer.pad_token_id
     half.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    write_json(folder / SETTINGS_FILE, asdict(Settings(max_new_tokens=MAX_NEW_TOKENS)))

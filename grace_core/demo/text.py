@@ -52,6 +52,7 @@ CLOSINGS = [
     "{K} {f}.",
     "",
 ]
+NAMING = ("This fits", "That is", "It points to")  # how a rationale turns to the name
 PEOPLE = {"he", "she"}
 REGIONS = {
     "Worldwide": "many parts of the world",
@@ -194,7 +195,7 @@ def rationale(mode: str, thing: Thing, kind: Kind, told: list[Fact], asks: bool,
             "Some details are given about it.",
         )
         return f"<think>{think}</think> {rest}"
-    think += " " + _pick(rng, "This fits {s}.", "That is {s}.", "It points to {s}.").format(s=thing.subject)
+    think += f" {rng.choice(NAMING)} {thing.subject}."
     first = rng.choice(told)
     others = [fact for fact in thing.facts if fact is not first]
     more = rng.sample(others, rng.choice([1, 2, 2]))
@@ -203,3 +204,8 @@ def rationale(mode: str, thing: Thing, kind: Kind, told: list[Fact], asks: bool,
     for fact in more:
         rest += f" {capital(thing.pronoun)} {wording(fact, rng)}."
     return f"<think>{think}</think> {rest}"
+
+
+def naming(thing: Thing, kind: Kind, rng: Random) -> tuple[str, str, str]:
+    """The beginning of a factual rationale for a query, in three pieces: the kind, the turn to the name, the name."""
+    return f"<think>The text asks about {article(kind.kind)}.", f" {rng.choice(NAMING)}", f" {thing.subject}.</think>"

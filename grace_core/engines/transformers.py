@@ -4,20 +4,28 @@ Plain batched decoding with a key-value cache. The decoder's last hidden states,
 by a hook and added to the part sums as they appear, so that no second forward over text and rationale is needed. The state of a
 token exists only once the token has been fed back; a rationale cut off at the limit therefore costs one more step.
 
+The system prompt stands first in every prompt. Its keys and values are computed once and shared by all batches; the padding of
+the shorter texts then stands between the shared prefix and the text, masked, and positions are counted without it.
+
 Why not ``generate()`` with a hook: rows that have ended leave the batch here, sampling noise belongs to the row and not to the
 batch (a text gets the same rationale whatever it is batched with), and tokens can be streamed and the run cancelled between steps.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
+from threading import Lock
 
 import torch
+from transformers.cache_utils import DynamicLayer
 
+from grace_core.errors import GraceError
 from grace_core.pooling import PARTS, RATIONALE, TEMPLATE, TEXT
 from grace_core.prompt import Prompt
 
@@ -33,11 +41,11 @@ class Decoding:
 
     def __post_init__(self):
         if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+            raise GraceError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
         if not 0 <= self.temperature <= 10:
-            raise ValueError(f"temperature must lie in [0, 10], got {self.temperature}")
+            raise GraceError(f"temperature must lie in [0, 10], got {self.temperature}")
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
+            raise GraceError(f"top_p must lie in (0, 1], got {self.top_p}")
 
 
 @dataclass
@@ -58,6 +66,8 @@ class TransformersEngine:
         self.pad_id = pad_id
         self.end_ids = end_ids
         self._end = torch.tensor(sorted(end_ids), device=model.device)
+        self._lock = Lock()
+        self._prefix: tuple[list[int], object] = ([], None)
 
     @property
     def device(self) -> torch.device:
@@ -65,17 +75,21 @@ class TransformersEngine:
 
     @contextmanager
     def _last_states(self):
-        """A one-element list that holds the decoder's newest last hidden states ``(b, t, d)``, after the final norm."""
+        """A one-element list that holds the decoder's newest last hidden states ``(b, t, d)``, after the final norm.
+
+        Under a lock, held for one forward: the hook of one thread would catch the states of another.
+        """
         caught = [None]
 
         def hook(_module, _args, output):
             caught[0] = output[0]
 
-        handle = self.model.get_decoder().register_forward_hook(hook)
-        try:
-            yield caught
-        finally:
-            handle.remove()
+        with self._lock:
+            handle = self.model.get_decoder().register_forward_hook(hook)
+            try:
+                yield caught
+            finally:
+                handle.remove()
 
     def _pad_left(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Ids ``(b, t)`` and attention mask, or None for the mask where no row is padded."""
@@ -85,6 +99,27 @@ class TransformersEngine:
             return ids, None
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self.device)
         return ids, mask
+
+    def _shared_prefix(self, prompts: list[Prompt]) -> tuple[int, object]:
+        """Length of the tokens that all prompts share before their text, and a cache for the batch that holds them.
+
+        (0, None) where the cache is not a plain one: a sliding window or a recurrent state would count the padding behind the prefix.
+        """
+        head = os.path.commonprefix([prompt.ids[: prompt.start] for prompt in prompts])  # noqa: RUF071 - it takes any sequences
+        known, cache = self._prefix
+        if head != known:
+            cache = None
+            if head:
+                with self._lock:
+                    cache = self.model(torch.tensor([head], device=self.device), use_cache=True, logits_to_keep=1).past_key_values
+                if not all(type(layer) is DynamicLayer for layer in getattr(cache, "layers", [None])):
+                    cache = None
+            self._prefix = (head, cache)
+        if cache is None:
+            return 0, None
+        cache = copy.deepcopy(cache)
+        cache.batch_repeat_interleave(len(prompts))
+        return len(head), cache
 
     def _prefill_sums(self, states: torch.Tensor, prompts: list[Prompt], forced: list[list[int]] | None = None):
         """Part sums and counts of left-padded states, row by row, so that they do not depend on the padding."""
@@ -123,14 +158,16 @@ class TransformersEngine:
     def steps(self, prompts: list[Prompt], decoding: Decoding) -> Iterator[list[tuple[int, int]]]:
         """Decode step by step: yields the ``(row, token)`` pairs of each step and returns the Pooled result at the end."""
         n = len(prompts)
-        ids, mask = self._pad_left([prompt.ids for prompt in prompts])
-        positions = _positions(mask)
+        shared, cache = self._shared_prefix(prompts)
+        ids, mask = self._pad_left([prompt.ids[shared:] for prompt in prompts])
+        if shared and mask is not None:
+            mask = torch.cat([mask.new_ones(n, shared), mask], dim=1)
+        positions = None if mask is None else _positions(mask)[:, shared:]
         noise = _row_noise(prompts, decoding) if decoding.temperature > 0 else None
         result = Pooled(torch.empty(0), torch.empty(0), [[] for _ in range(n)], [False] * n)
         rows = list(range(n))  # the batch's rows that are still running, in the order of the cache
         index = torch.arange(n, device=self.device)
         lengths = torch.tensor([len(prompt.ids) for prompt in prompts], device=self.device)
-        cache = None
         for step in range(decoding.max_new_tokens + 1):
             with self._last_states() as caught:
                 output = self.model(

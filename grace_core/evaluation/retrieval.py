@@ -51,6 +51,18 @@ def summary(values: dict[str, np.ndarray], *, seed: int = 0) -> dict:
     }
 
 
+def summary_of_shares(rows: list[dict[str, float]], *, seed: int = 0) -> dict:
+    """As :func:`summary`, for marks that not every row has: each mean and interval is over the rows that have the mark."""
+    values = {}
+    for name in dict.fromkeys(key for row in rows for key in row):
+        values |= {name: summary({name: np.array([row[name] for row in rows if name in row])}, seed=seed)}
+    return {
+        **{name: value[name] for name, value in values.items()},
+        "ci95": {name: value["ci95"][name] for name, value in values.items()},
+        "queries": len(rows),
+    }
+
+
 def judged_queries(judgements: Judgements | None, split: str | None = None) -> dict[str, str]:
     """Queries with at least one relevant document, of one split if given. Raises GraceError if there are none."""
     if judgements is None:

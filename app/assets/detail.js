@@ -1,0 +1,36 @@
+// The opened document: a modal dialog. Closing needs no server.
+const overlay = () => element.querySelector('.g-overlay');
+
+const close = () => {
+  if (!overlay()) return;
+  const id = overlay().dataset.doc;
+  props.value = '';
+  requestAnimationFrame(() => {
+    settle();
+    const hits = [...document.querySelectorAll('.g-results .g-open')].filter((button) => button.dataset.doc === id);
+    const back = hits.includes(window.graceOpener) ? window.graceOpener : hits[0];
+    if (back) back.focus({ preventScroll: true });
+  });
+};
+
+const settle = () => {
+  const open = overlay();
+  document.body.classList.toggle('g-locked', !!open);
+  document.querySelectorAll('.g-opening').forEach((card) => card.classList.remove('g-opening'));
+  window.graceSync && window.graceSync();
+  if (open && !open.contains(document.activeElement)) open.querySelector('.g-close').focus({ preventScroll: true });
+};
+watch('value', () => requestAnimationFrame(settle));
+
+element.addEventListener('click', (event) => {
+  if (event.target.closest('.g-close') || event.target.classList.contains('g-overlay')) close();
+});
+document.addEventListener('keydown', (event) => {
+  const open = overlay();
+  if (!open) return;
+  if (event.key === 'Escape') { event.preventDefault(); close(); }
+  if (event.key !== 'Tab') return;
+  // the close button is the dialog's only control, so that is where the focus stays
+  event.preventDefault();
+  open.querySelector('.g-close').focus();
+});

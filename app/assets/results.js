@@ -1,0 +1,50 @@
+// The results: opening a hit, lighting up its twin, and keeping the address in step with what is shown.
+// One address for the page: results tell the search, the opened document adds itself.
+const KEYS = ['collection', 'a', 'b', 'k', 'q', 'doc'];
+const LONGEST = 2000;
+
+window.graceSync = () => {
+  const root = document.querySelector('.g-results');
+  if (!root || root.hasAttribute('data-keep') || !root.dataset.view) return;
+  let view;
+  try { view = JSON.parse(root.dataset.view); } catch { return; }
+  const address = new URLSearchParams(location.search);
+  KEYS.forEach((key) => address.delete(key));
+  if (view.q && [...view.q].length <= LONGEST) {
+    KEYS.forEach((key) => { if (view[key]) address.set(key, view[key]); });
+    const open = document.querySelector('.g-overlay');
+    if (open) address.set('doc', open.dataset.doc);
+  }
+  const query = address.toString();
+  history.replaceState(history.state, '', location.pathname + (query ? '?' + query : ''));
+};
+
+const follow = () => {
+  window.graceSync();
+  element.querySelectorAll('.g-rationale').forEach((box) => {
+    const text = box.querySelector('.g-rationale-text');
+    if (box.dataset.state === 'writing') text.scrollTop = text.scrollHeight;
+    else if (box.graceState === 'writing') text.scrollTop = 0;
+    box.graceState = box.dataset.state;
+  });
+};
+watch('value', () => requestAnimationFrame(follow));
+
+element.addEventListener('click', (event) => {
+  const card = event.target.closest('.g-hit[data-hit]');
+  if (!card || String(getSelection()).length) return;
+  const root = element.querySelector('.g-results');
+  window.graceOpener = card.querySelector('.g-open');
+  card.classList.add('g-opening');
+  trigger('select', { view: root.dataset.view, doc: card.dataset.hit });
+});
+
+const twins = (event, on) => {
+  const card = event.target.closest && event.target.closest('.g-hit[data-hit]');
+  if (!card) return;
+  element.querySelectorAll('.g-hit[data-hit]').forEach((other) => {
+    other.classList.toggle('g-twin', on && other !== card && other.dataset.hit === card.dataset.hit);
+  });
+};
+['mouseover', 'focusin'].forEach((name) => element.addEventListener(name, (event) => twins(event, true)));
+['mouseout', 'focusout'].forEach((name) => element.addEventListener(name, (event) => twins(event, false)));

@@ -1,0 +1,88 @@
+"""The app as a whole: header, tabs, API, theme; building it and serving it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from pathlib import Path
+
+import gradio as gr
+
+from app import api
+from app.components.html import tag
+from app.state import Workspace
+from app.tabs import Shell, corpus, explore, html
+from app.theme import make_theme
+
+STYLE = Path(__file__).parent / "style.css"
+TITLE = "GRACE Explorer"
+TAGLINE = "Why was this document retrieved? See what each model wrote, and what it found."
+TABS = {"explore": explore, "corpus": corpus}
+MAX_UPLOAD = "2gb"
+
+
+def build_app(indexes_root: str | Path = "indexes", *, collection: str | None = None, cache_path: str | Path | None = None) -> gr.Blocks:
+    """The app over the collections in ``indexes_root``; ``collection`` is the one shown first. Nothing heavy is imported yet."""
+    workspace = Workspace(indexes_root, preferred=collection, cache_path=cache_path)
+    with gr.Blocks(title=TITLE, fill_width=True, analytics_enabled=False, delete_cache=(3600, 7 * 86400)) as demo:
+        html(value=str(_header()), elem_id="g-header")
+        with gr.Tabs(selected="explore", elem_id="g-tabs") as tabs:
+            shell = Shell(workspace, tabs)
+            for name, module in TABS.items():
+                shell.built[name] = module.build(shell)
+        api.add(workspace)
+        warmed = threading.Event()
+
+        def opened(request: gr.Request):
+            yield from explore.open_page(shell.built["explore"], request)
+            if not warmed.is_set():  # only now, as its imports would hold up the first page
+                warmed.set()
+                threading.Thread(target=workspace.warm_up, daemon=True).start()
+
+        demo.load(
+            opened,
+            None,
+            shell.built["explore"].everything,
+            show_progress="hidden",
+            api_visibility="private",
+            concurrency_limit=explore.SAME_TIME,
+            concurrency_id="search",
+        )
+        demo.load(shell.built["corpus"].show_builds, None, shell.built["corpus"].watched, show_progress="hidden", api_visibility="private")
+    demo.workspace = workspace
+    return demo
+
+
+def launch(demo: gr.Blocks, *, host: str = "127.0.0.1", port: int | None = 7860, open_browser: bool = False) -> str:
+    """Serve the app in the background and return its address; port 0 takes a free one. Raises OSError if the port is taken."""
+    if port == 0:
+        with socket.socket() as probe:
+            probe.bind((host, 0))
+            port = probe.getsockname()[1]
+    _app, url, _ = demo.queue(max_size=200).launch(
+        server_name=host,
+        server_port=port,
+        inbrowser=open_browser,
+        prevent_thread_lock=True,
+        quiet=True,
+        share=False,
+        ssr_mode=False,
+        show_error=False,
+        footer_links=["api"],
+        run_history=False,
+        max_file_size=MAX_UPLOAD,
+        enable_monitoring=False,
+        pwa=False,
+        theme=make_theme(),
+        css=STYLE.read_text(encoding="utf-8"),
+    )
+    return url
+
+
+def _header():
+    return tag(
+        "header",
+        tag("h1", "GRACE", tag("span", " Explorer")),
+        tag("p", TAGLINE),
+        class_="g-header",
+    )

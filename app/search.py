@@ -1,0 +1,175 @@
+"""Searching both columns of a view, as a stream of snapshots that a page can show one after another."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from app.view import Column, View
+from grace_core.errors import GraceError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from grace_core.index import GraceIndex, Hit
+    from grace_core.model import Representations
+    from grace_core.readers import Document
+
+FRAME = 0.08  # seconds between two snapshots while a rationale is written
+
+
+@dataclass
+class Side:
+    """One column: what was written about the query so far, and, once known, the neighbours."""
+
+    column: Column
+    rationale: str = ""
+    status: str = ""
+    written: bool = False
+    truncated: bool = False
+    text_truncated: bool = False
+    hits: list[Hit] | None = None
+    average: float = 0.0  # cosine of the query with a document, on average over the collection
+
+
+@dataclass
+class Snapshot:
+    """A moment of a search. ``grades`` is None unless the judgements know the query."""
+
+    view: View
+    a: Side
+    b: Side
+    documents: int = 0
+    seconds: float = 0.0
+    done: bool = False
+    grades: dict[str, int] | None = None
+    notice: str = ""
+
+    @property
+    def sides(self) -> tuple[Side, Side]:
+        return self.a, self.b
+
+
+@dataclass
+class Place:
+    """Where a document stands in one column."""
+
+    column: Column
+    rank: int
+    score: float
+    rationale: str
+    truncated: bool
+    text_truncated: bool
+    empty: bool
+
+
+@dataclass
+class Opened:
+    """A document in both columns. ``queries`` are the query's rationales, "" where a column uses none."""
+
+    view: View
+    document: Document
+    places: tuple[Place, Place]
+    queries: tuple[str, str]
+    documents: int
+    grade: int | None = None
+    grades: dict[str, int] | None = field(default=None)
+
+
+def search(workspace, view: View) -> Iterator[Snapshot]:
+    """Snapshots of a search; the last is done. A query is represented once per model and way, and comes from the cache if known.
+
+    Columns of the text alone are filled first, as they wait for no rationale. Raises GraceError.
+    """
+    started = time.monotonic()
+    shot = Snapshot(view, Side(view.a), Side(view.b))
+    for side in shot.sides:
+        side.status = "opening"
+    yield shot
+    indexes = [workspace.index(view.collection, side.column.model) for side in shot.sides]
+    shot.documents = len(indexes[0])
+    shot.grades = workspace.grades(view.collection, view.query)
+    order = sorted((0, 1), key=lambda number: shot.sides[number].column.rationale)
+    filled: dict[Column, int] = {}
+    for number in order:
+        side, index = shot.sides[number], indexes[number]
+        if side.column in filled:
+            _copy(shot.sides[filled[side.column]], side)
+            continue
+        model = workspace.model_of(index)
+        side.status = "writing" if side.column.rationale else "reading"
+        twins = [other for other in shot.sides if other.column == side.column]
+        if side.column.rationale:
+            shown = 0.0
+            for rationale, made in model.stream(view.query):
+                for twin in twins:
+                    twin.rationale, twin.status = rationale, "writing"
+                if made is None and time.monotonic() - shown >= FRAME:
+                    shown = time.monotonic()
+                    yield shot
+        else:
+            yield shot
+            made = model.represent([view.query], rationale=False)
+        _fill(workspace, side, index, made, view.k)
+        filled[side.column] = number
+        yield shot
+    shot.seconds = time.monotonic() - started
+    shot.done = True
+    yield shot
+
+
+def _fill(workspace, side: Side, index: GraceIndex, made: Representations, k: int) -> None:
+    vector = made.embeddings(side.column.pooling)[0]
+    side.hits = index.hits(vector, k, pooling=side.column.pooling)
+    side.average = float(vector @ workspace.average(index, side.column))
+    side.rationale = made.rationales[0]
+    side.truncated, side.text_truncated = bool(made.truncated[0]), bool(made.text_truncated[0])
+    side.written, side.status = True, ""
+
+
+def _copy(source: Side, target: Side) -> None:
+    for name in ("rationale", "status", "written", "truncated", "text_truncated", "hits", "average"):
+        setattr(target, name, getattr(source, name))
+
+
+def open_document(workspace, view: View) -> Opened:
+    """Rank, score and rationale of ``view.doc`` in both columns, whether or not it is among the first k. Raises GraceError."""
+    document = workspace.collection(view.collection).documents.get(view.doc)
+    if document is None:
+        raise GraceError(f"{view.collection} has no document {view.doc[:100]!r}")
+    places, queries = [], []
+    for column in (view.a, view.b):
+        index = workspace.index(view.collection, column.model)
+        if view.doc not in index.row:
+            raise GraceError(f"{view.doc[:100]!r} has no text, so {column.model} has no vector of it and no score")
+        made = workspace.model_of(index).represent([view.query], rationale=column.rationale)
+        places.append(_place(index, column, made.embeddings(column.pooling)[0], view.doc))
+        queries.append(made.rationales[0] if column.rationale else "")
+    grades = workspace.grades(view.collection, view.query)
+    return Opened(view, document, tuple(places), tuple(queries), len(index), (grades or {}).get(view.doc), grades)
+
+
+def _place(index: GraceIndex, column: Column, query: np.ndarray, document: str) -> Place:
+    """Rank among all documents, by the same search that ranks the neighbours, so that ties fall the same way."""
+    row = index.row[document]
+    scores, rows = index.search(query[None], len(index), pooling=column.pooling)
+    rank = int((rows[0] == row).argmax())
+    cut = text_truncated(index)[row]
+    return Place(column, rank + 1, float(scores[0][rank]), index.rationales[row], index.truncated[row], cut, int(index.counts[row, 2]) == 0)
+
+
+def text_truncated(index: GraceIndex) -> list[bool]:
+    """For every row whether the document was cut to fit the prompt, read from the index's files once."""
+    if not hasattr(index, "_app_text_truncated"):
+        import pyarrow.parquet as pq
+
+        index._app_text_truncated = pq.read_table(index.folder / "rationales.parquet", columns=["text_truncated"])[0].to_pylist()
+    return index._app_text_truncated
+
+
+def movements(mine: list[str], other: list[str]) -> list[int | None]:
+    """For every id of ``mine`` by how many places it stands higher than in ``other`` (negative: lower), None if only here."""
+    there = {document: rank for rank, document in enumerate(other)}
+    return [there[document] - rank if document in there else None for rank, document in enumerate(mine)]

@@ -1,0 +1,127 @@
+"""One model in memory for all: searches of several people and a build at the same time.
+
+A model runs one forward at a time, and takes its turns in the order they were asked for, a decoding step each. So a search during a
+build is slowed down by the build's steps, but never waits for a whole batch; a plain lock would let the build take every turn.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import contextmanager
+
+from grace_core.cache import RepresentationCache
+from grace_core.engines.transformers import TransformersEngine
+from grace_core.model import GraceModel
+
+log = logging.getLogger("app")
+
+
+class Turns:
+    """A lock that is given to waiting threads in the order in which they came."""
+
+    def __init__(self):
+        self._changed = threading.Condition()
+        self._next = self._serving = 0
+
+    def __enter__(self) -> None:
+        with self._changed:
+            mine = self._next
+            self._next += 1
+            while mine != self._serving:
+                self._changed.wait()
+
+    def __exit__(self, *_) -> None:
+        with self._changed:
+            self._serving += 1
+            self._changed.notify_all()
+
+
+class SharedEngine(TransformersEngine):
+    """An engine that several threads may use; each may be told to stop between two decoding steps."""
+
+    def __init__(self, engine: TransformersEngine):
+        super().__init__(engine.model, pad_id=engine.pad_id, end_ids=engine.end_ids)
+        self._turns = Turns()
+        self._thread = threading.local()
+
+    @contextmanager
+    def interrupted_by(self, check: Callable[[], None]):
+        """Within this block ``check`` is called before every step of this thread; it may raise to end the run."""
+        self._thread.check = check
+        try:
+            yield
+        finally:
+            del self._thread.check
+
+    def pool(self, prompts, forced=None):
+        with self._turns:
+            return super().pool(prompts, forced)
+
+    def steps(self, prompts, decoding):
+        running = super().steps(prompts, decoding)
+        while True:
+            if check := getattr(self._thread, "check", None):
+                check()
+            with self._turns:
+                try:
+                    new = next(running)
+                except StopIteration as stop:
+                    return stop.value
+            yield new
+
+
+class SharedPrompts:
+    """A prompt builder that several threads may use: tokenizing text with literal special tokens switches the tokenizer over."""
+
+    def __init__(self, builder):
+        self._builder, self._lock = builder, threading.Lock()
+
+    def build(self, text: str):
+        with self._lock:
+            return self._builder.build(text)
+
+
+def share(model: GraceModel) -> GraceModel:
+    """Make ``model`` safe to use from several threads, with its own settings."""
+    model.engine = SharedEngine(model.engine)
+    model.prompts = SharedPrompts(model.prompts)
+    return model
+
+
+class QueryCache:
+    """The newest representations in memory, in front of the cache on disk if that can be used. A broken disk cache is let go."""
+
+    def __init__(self, disk: RepresentationCache | None, *, size: int = 1000):
+        self.disk, self.size = disk, size
+        self._rows: OrderedDict = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, keys: list[str]) -> dict:
+        with self._lock:
+            found = {key: self._rows[key] for key in keys if key in self._rows}
+        missing = [key for key in keys if key not in found]
+        if missing and self.disk is not None:  # an empty cache is false
+            try:
+                found |= self.disk.get(missing)
+            except sqlite3.Error as error:
+                self._let_go(error)
+        return found
+
+    def put(self, rows: dict) -> None:
+        with self._lock:
+            self._rows |= rows
+            while len(self._rows) > self.size:
+                self._rows.popitem(last=False)
+        if self.disk is not None:
+            try:
+                self.disk.put(rows)
+            except sqlite3.Error as error:
+                self._let_go(error)
+
+    def _let_go(self, error: Exception) -> None:
+        log.warning("the cache %s cannot be used any more (%s); going on without it", self.disk.path, error)
+        self.disk = None

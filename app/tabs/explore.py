@@ -1,0 +1,228 @@
+"""The Explore tab: one query, two columns, and what each retrieved."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import gradio as gr
+
+from app.components.detail import render_detail
+from app.components.html import banner
+from app.components.results import render_empty, render_examples, render_failure, render_note, render_results
+from app.messages import message_of
+from app.search import open_document, search
+from app.tabs import Shell, html
+from app.view import SIZES, View, check_query, default_view, read_view
+from grace_core.errors import GraceError
+
+SAME_TIME = 8  # searches that may be under way together; a model's steps are taken in turns
+
+
+class Latest:
+    """The number of the newest search of every page, so that an older one can see that it is no longer wanted."""
+
+    def __init__(self, size: int = 10_000):
+        self._numbers: OrderedDict[str, int] = OrderedDict()
+        self._size, self._lock = size, threading.Lock()
+
+    def start(self, page: str) -> int:
+        with self._lock:
+            self._numbers[page] = self._numbers.pop(page, 0) + 1
+            while len(self._numbers) > self._size:
+                self._numbers.popitem(last=False)
+            return self._numbers[page]
+
+    def is_current(self, page: str, number: int) -> bool:
+        with self._lock:
+            return self._numbers.get(page, number) == number
+
+
+@dataclass
+class ExploreTab:
+    """The parts of the tab that others may set: see :meth:`show_collection`."""
+
+    shell: Shell
+    page: gr.Tab
+    collection: gr.Dropdown
+    a: gr.Dropdown
+    b: gr.Dropdown
+    k: gr.Radio
+    query: gr.Textbox
+    button: gr.Button
+    examples: gr.HTML
+    note: gr.HTML
+    results: gr.HTML
+    detail: gr.HTML
+    latest: Latest
+
+    @property
+    def controls(self) -> list:
+        return [self.collection, self.a, self.b, self.k, self.query, self.examples, self.note]
+
+    @property
+    def everything(self) -> list:
+        return [*self.controls, self.results, self.detail]
+
+    def show_controls(self, view: View | None) -> list:
+        """Values for :attr:`controls`; without a view the collections can still be chosen from."""
+        workspace = self.shell.workspace
+        if view is None:
+            nothing = gr.update(choices=[], value=None)
+            return [gr.update(choices=workspace.collections(), value=None), nothing, nothing, gr.skip(), gr.skip(), "", ""]
+        choices = [(column.label, column.id) for column in workspace.columns(view.collection)]
+        return [
+            gr.update(choices=workspace.collections(), value=view.collection),
+            gr.update(choices=choices, value=view.a.id),
+            gr.update(choices=choices, value=view.b.id),
+            view.k,
+            view.query,
+            str(render_examples(workspace.examples(view.collection))),
+            str(render_note(workspace.collection(view.collection).models)),
+        ]
+
+    def show_collection(self, name: str | None, message: str = "") -> list:
+        """Values for :attr:`everything`: a collection to be asked, nothing asked yet."""
+        workspace = self.shell.workspace
+        if not workspace.collections():
+            return [*self.show_controls(None), str(render_empty(message=message)), ""]
+        try:
+            view = default_view(workspace, name)
+            documents = len(workspace.collection(view.collection).corpus.documents)
+        except Exception as error:
+            return [*self.show_controls(None), str(render_empty(message=message or message_of(error))), ""]
+        return [*self.show_controls(view), str(render_empty(documents=documents, collection=view.collection, message=message)), ""]
+
+
+def build(shell: Shell) -> ExploreTab:
+    """Lay out the tab and wire it."""
+    with gr.Tab("Explore", id="explore") as page:
+        with gr.Column(elem_classes="g-page"):
+            with gr.Row(elem_classes="g-ask", equal_height=True):
+                query = gr.Textbox(
+                    show_label=False,
+                    container=False,
+                    placeholder="Ask about something the documents may tell …",
+                    lines=1,
+                    max_lines=4,
+                    autofocus=True,
+                    elem_id="g-query",
+                    scale=1,
+                )
+                button = gr.Button("Search", variant="primary", elem_id="g-search", scale=0, min_width=110)
+            with gr.Row(elem_classes="g-controls"):
+                collection = gr.Dropdown([], label="Collection", filterable=False, elem_id="g-collection", min_width=150)
+                a = gr.Dropdown([], label="Column A", filterable=False, elem_id="g-a", min_width=200)
+                b = gr.Dropdown([], label="Column B", filterable=False, elem_id="g-b", min_width=200)
+                k = gr.Radio(list(SIZES), value=10, label="Neighbours", elem_id="g-k", min_width=150)
+            examples = html(js="examples", elem_id="g-examples")
+            results = html(js="results", elem_id="g-results")
+            note = html(elem_id="g-note")
+        detail = html(js="detail", elem_id="g-detail")
+    tab = ExploreTab(shell, page, collection, a, b, k, query, button, examples, note, results, detail, Latest())
+    _wire(tab)
+    return tab
+
+
+def _wire(tab: ExploreTab) -> None:
+    quiet = {"show_progress": "hidden", "api_visibility": "private"}
+    asking = quiet | {"trigger_mode": "multiple", "concurrency_limit": SAME_TIME, "concurrency_id": "search"}
+    inputs = [tab.collection, tab.a, tab.b, tab.k, tab.query]
+
+    def ask(collection, a, b, k, query, request: gr.Request):
+        asked = {"collection": collection, "a": a, "b": b, "k": k, "q": query}
+        yield from ((shown, "") for shown in run(tab, asked, request.session_hash))
+
+    def ask_again(collection, a, b, k, query, request: gr.Request):
+        if query and query.strip():
+            yield from ask(collection, a, b, k, query, request)
+        else:
+            yield gr.skip(), gr.skip()
+
+    def ask_example(event: gr.EventData, collection, a, b, k, request: gr.Request):
+        query = event._data.get("query") if isinstance(event._data, dict) else None
+        query = query if isinstance(query, str) else ""
+        for shown, closed in ask(collection, a, b, k, query, request):
+            yield query, shown, closed
+
+    def choose(collection, request: gr.Request):
+        tab.latest.start(request.session_hash)
+        changed = tab.show_collection(collection)
+        changed[len(inputs) - 1] = gr.skip()  # what is typed stays
+        return changed
+
+    def visited(collection):
+        names = tab.shell.workspace.collections()
+        if collection not in names:
+            return tab.show_collection(None)
+        return [gr.update(choices=names), *[gr.skip()] * (len(tab.everything) - 1)]
+
+    def clicked(event: gr.EventData):
+        return open_hit(tab, event)
+
+    gr.on([tab.button.click, tab.query.submit], ask, inputs, [tab.results, tab.detail], **asking)
+    gr.on([tab.a.input, tab.b.input, tab.k.input], ask_again, inputs, [tab.results, tab.detail], **asking)
+    tab.examples.select(ask_example, inputs[:-1], [tab.query, tab.results, tab.detail], **asking)
+    tab.page.select(visited, tab.collection, tab.everything, **quiet)
+    tab.collection.input(choose, tab.collection, tab.everything, **quiet)
+    tab.results.select(clicked, None, tab.detail, **quiet | {"trigger_mode": "multiple"})
+
+
+def run(tab: ExploreTab, asked: dict, page: str) -> Iterator[str]:
+    """The results of one search as they grow; stops when the page has asked for another. An error takes their place."""
+    number = tab.latest.start(page)
+    view = None
+    try:
+        check_query(asked.get("q"))
+        view, _ = read_view(tab.shell.workspace, asked, strict=True)
+        for shot in search(tab.shell.workspace, view):
+            if not tab.latest.is_current(page, number):
+                return
+            yield str(render_results(shot))
+    except Exception as error:
+        if tab.latest.is_current(page, number):
+            yield str(render_failure(view.json() if view else None, message_of(error)))
+
+
+def open_hit(tab: ExploreTab, event: gr.EventData) -> str:
+    """The opened document of a click, from what the page says it shows."""
+    try:
+        data = event._data if isinstance(event._data, dict) else {}
+        try:
+            asked = json.loads(data.get("view") or "")
+        except (ValueError, TypeError):
+            asked = None
+        if not isinstance(asked, dict) or not isinstance(data.get("doc"), str):
+            raise GraceError("the page sent an event that does not fit; reload the page")
+        view, _ = read_view(tab.shell.workspace, asked | {"doc": data["doc"]}, strict=True)
+        return str(render_detail(open_document(tab.shell.workspace, view)))
+    except Exception as error:
+        return str(banner(message_of(error), kind="error floating"))
+
+
+def open_page(tab: ExploreTab, request: gr.Request) -> Iterator[list]:
+    """What a page shows when it is opened: the state in its address, the search and the document included."""
+    params = dict(request.query_params)
+    try:
+        view, problems = read_view(tab.shell.workspace, params)
+    except Exception as error:
+        yield tab.show_collection(None, "" if isinstance(error, GraceError) else message_of(error))
+        return
+    if problems or not view.query:
+        shown = tab.show_collection(view.collection, "; ".join(problems))
+        shown[:7] = tab.show_controls(view)
+        yield shown
+        return
+    same = [gr.skip()] * len(tab.controls)
+    first = True
+    for shown in run(tab, view.asked(), request.session_hash):
+        yield [*(tab.show_controls(view) if first else same), shown, ""]
+        first = False
+    if view.doc:
+        try:
+            yield [*same, gr.skip(), str(render_detail(open_document(tab.shell.workspace, view)))]
+        except Exception as error:
+            yield [*same, str(banner(message_of(error))) + shown, ""]

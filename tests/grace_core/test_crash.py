@@ -1,0 +1,52 @@
+"""A build that is killed at any moment goes on to the same files as one that was left alone."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from grace_core.index import GraceIndex
+from grace_core.model import GraceModel
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """All files of a collection but the locks; in the manifest, what the clock decides is left out."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock"]
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+    manifest = json.loads(files.pop("tiny/manifest.json"))
+    return files | {"manifest": {key: value for key, value in manifest.items() if key not in ("seconds", "sha256")}}
+
+
+@pytest.mark.slow
+def test_twenty_killed_builds_resume_to_identical_files(python, tiny_folder, sentences, tmp_path, root):
+    model = tmp_path / "tiny"
+    GraceModel.from_pretrained(tiny_folder, max_new_tokens=4).save_pretrained(model)
+    rows = [{"_id": f"d{i}", "title": f"Number {i}", "text": sentences[i % len(sentences)]} for i in range(600)]
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    (corpus / "corpus.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (corpus / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": "river"}))
+    (corpus / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq\td1\t1\n")
+    run = python(root / "tests" / "grace_core" / "killed_builds.py", corpus, tmp_path / "out", model)
+    assert run.returncode == 0, run.stderr[-2000:]
+    attempts = [json.loads(line) for line in run.stdout.splitlines()]
+    assert len(attempts) == 20
+    whole = content(tmp_path / "out" / "whole")
+    for attempt in attempts:
+        folder = Path(attempt["folder"])
+        assert content(folder) == whole, attempt["moment"]
+        ids = pq.read_table(folder / "tiny" / "rationales.parquet")["_id"].to_pylist()
+        assert ids == [row["_id"] for row in rows]
+    index = GraceIndex(tmp_path / "out" / "killed-19", "tiny")
+    assert index.verify()["ok"]
+    stages = Counter(
+        "finished" if "tiny/manifest.json" in left else "finishing" if "tiny/rationales.parquet" in left
+        else "shards" if any(name.startswith("tiny/.build/0") for name in left) else "before"
+        for left in (attempt["left"] for attempt in attempts)
+    )  # fmt: skip
+    assert stages["shards"] >= 2, stages
+    assert stages["finishing"] >= 2, stages

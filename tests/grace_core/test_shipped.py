@@ -1,0 +1,73 @@
+"""What ships: the demo model and the collection built with it."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+
+from grace_core.demo.corpus import CORPUS_DIR
+from grace_core.evaluation.retrieval import evaluate_index, judged_queries, per_query
+from grace_core.index import GraceIndex
+from grace_core.pooling import Pooling
+from grace_core.readers import read_corpus
+
+
+@pytest.fixture(scope="module")
+def index(demo_collection):
+    with warnings.catch_warnings(action="error"):
+        return GraceIndex(demo_collection, "demo-base")
+
+
+def test_the_model_is_small_and_writes_rationales(demo_base):
+    assert demo_base.model.num_parameters() < 10_000_000
+    made = demo_base.represent(["which river rises in the alps and flows to the north sea", "deepest lake in the world"])
+    assert all("<think>" in rationale and "</think>" in rationale for rationale in made.rationales)
+    assert not made.truncated.any()
+
+
+def test_the_model_s_representations_do_not_depend_on_the_batch(demo_base, demo_entries):
+    texts = [query.q for entry in demo_entries[::20] for query in entry.thing.queries[:1]][:24]
+    together = demo_base.represent(texts, batch_size=24)
+    alone = [demo_base.represent([text]) for text in texts[:8]]
+    assert [one.rationale_ids[0] for one in alone] == together.rationale_ids[:8]
+    vectors = np.concatenate([one.embeddings() for one in alone])
+    assert (vectors * together.embeddings()[:8]).sum(1).min() >= 0.99999
+
+
+def test_the_collection_is_sound_and_belongs_to_the_model(index, demo_base):
+    assert index.verify()["ok"]
+    assert index.manifest["model"]["sha256"] == demo_base.fingerprint
+    assert index.manifest["model_id"] == "demo-base"
+    assert index.settings == demo_base.settings
+    assert "/" not in json.dumps(index.manifest["model_id"])
+
+
+def test_the_collection_holds_the_demo_corpus(index):
+    shipped = read_corpus(CORPUS_DIR)
+    assert index.collection.corpus.documents == shipped.documents
+    assert index.collection.judgements == shipped.judgements
+    assert len(index) == len(shipped.documents)
+
+
+def test_most_rationales_of_the_collection_end_by_themselves(index):
+    assert np.mean(index.truncated) < 0.2
+    assert len(set(index.rationales)) > 0.3 * len(index)
+
+
+def test_stored_vectors_are_those_of_the_model(index, demo_base):
+    ids = index.ids[:: len(index) // 6][:6]
+    made = demo_base.represent([index.collection.documents[i].content for i in ids])
+    rows = [index.row[i] for i in ids]
+    assert made.rationales == [index.rationales[row] for row in rows]
+    assert (made.embeddings() * index.vectors()[rows]).sum(1).min() > 0.9999
+
+
+@pytest.mark.slow
+def test_the_rationale_helps_to_retrieve(index, demo_base):
+    queries = dict(list(judged_queries(index.collection.judgements, "test").items())[::5])
+    qrels = index.collection.judgements.qrels
+    scores = {pooling: per_query(evaluate_index(index, demo_base, queries, pooling), qrels)["ndcg@10"].mean() for pooling in Pooling}
+    assert scores[Pooling.FULL] > scores[Pooling.TEXT]

@@ -33,22 +33,28 @@ def build_app(indexes_root: str | Path = "indexes", *, collection: str | None = 
         api.add(workspace)
         warmed = threading.Event()
 
+        first = shell.built["explore"]
+
         def opened(request: gr.Request):
-            yield from explore.open_page(shell.built["explore"], request)
+            return explore.open_page(first, request)
+
+        def opened_further(asked: dict | None, request: gr.Request):
+            yield from explore.go_on(first, asked, request)
             if not warmed.is_set():  # only now, as its imports would hold up the first page
                 warmed.set()
                 threading.Thread(target=workspace.warm_up, daemon=True).start()
 
-        demo.load(
-            opened,
-            None,
-            shell.built["explore"].everything,
-            show_progress="hidden",
-            api_visibility="private",
+        quiet = {"show_progress": "hidden", "api_visibility": "private"}
+        loaded = first.results.ready(opened, None, [*first.everything, first.opened], concurrency_limit=None, **quiet)
+        loaded.then(
+            opened_further,
+            first.opened,
+            [first.results, first.detail],
             concurrency_limit=explore.SAME_TIME,
             concurrency_id="search",
+            **quiet,
         )
-        demo.load(shell.built["corpus"].show_builds, None, shell.built["corpus"].watched, show_progress="hidden", api_visibility="private")
+        demo.load(shell.built["corpus"].show_builds, None, shell.built["corpus"].watched, **quiet)
     demo.workspace = workspace
     return demo
 

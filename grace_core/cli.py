@@ -329,19 +329,14 @@ def demo_pretrain(
     tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to train on, for a shorter run.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Pretrain demo-base from the fact base: about an hour on two cores."""
-    from dataclasses import replace
-
+    """Pretrain demo-base from the fact base: a good hour and a half on two cores."""
     from grace_core.demo.pretrain import PretrainConfig, pretrain
     from grace_core.model import DEMO_MODELS_DIR
 
-    config = PretrainConfig()
-    if tokens is not None:  # the two stages keep their shares
-        first = max(1, tokens * config.tokens // (config.tokens + config.naming_tokens))
-        config = replace(config, tokens=first, naming_tokens=tokens - first)
+    config = PretrainConfig() if tokens is None else PretrainConfig().shortened(tokens)
     out = out or DEMO_MODELS_DIR / "demo-base"
     pretrain(out, work, config, report=lambda line: print(line, file=sys.stderr))
-    show({"out": str(out), "tokens": config.tokens + config.naming_tokens}, as_json, str(out))
+    show({"out": str(out), "tokens": config.total}, as_json, str(out))
 
 
 @demo_app.command("index")

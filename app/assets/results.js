@@ -35,8 +35,9 @@ element.addEventListener('click', (event) => {
   if (!card || String(getSelection()).length) return;
   const root = element.querySelector('.g-results');
   window.graceOpener = card.querySelector('.g-open');
+  window.graceTicket = (window.graceTicket || 0) + 1;
   card.classList.add('g-opening');
-  trigger('select', { view: root.dataset.view, doc: card.dataset.hit });
+  trigger('select', { view: root.dataset.view, doc: card.dataset.hit, ticket: window.graceTicket });
 });
 
 const twins = (event, on) => {
@@ -48,3 +49,11 @@ const twins = (event, on) => {
 };
 ['mouseover', 'focusin'].forEach((name) => element.addEventListener(name, (event) => twins(event, true)));
 ['mouseout', 'focusout'].forEach((name) => element.addEventListener(name, (event) => twins(event, false)));
+
+// The page is opened only once its controls are drawn: what Gradio is told of a control before that may be lost.
+const controls = ['#g-query textarea', '#g-collection input', '#g-a input', '#g-b input', '#g-k input', '#g-examples', '#g-note', '#g-detail'];
+const whenDrawn = () => {
+  if (controls.every((control) => document.querySelector(control))) setTimeout(() => trigger('ready', {}), 0);
+  else setTimeout(whenDrawn, 20);
+};
+requestAnimationFrame(whenDrawn);

@@ -10,8 +10,11 @@ from app.search import Opened, Place
 SHOWN = 20_000  # characters of a text that are put into the page
 
 
-def render_detail(opened: Opened) -> Safe:
-    """The dialog. Marked words are those shared with the query's side; with two rationales, also those that both share."""
+def render_detail(opened: Opened, *, ticket: int = 0) -> Safe:
+    """The dialog, with the number of the click that asked for it.
+
+    Marked words are those shared with the query's side; with two rationales, also those that both share.
+    """
     document = opened.document
     asked = content_words(opened.view.query)
     title = tag("h2", document.title or document.id, id="g-detail-title", dir="auto")
@@ -53,6 +56,7 @@ def render_detail(opened: Opened) -> Safe:
         ),
         class_="g-overlay",
         data_doc=document.id,
+        data_ticket=ticket,
     )
 
 

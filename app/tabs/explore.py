@@ -14,11 +14,12 @@ from app.components.detail import render_detail
 from app.components.html import banner
 from app.components.results import render_empty, render_examples, render_failure, render_note, render_results
 from app.messages import message_of
-from app.search import open_document, search
+from app.search import Side, Snapshot, open_document, search
 from app.tabs import Shell, html
 from app.view import SIZES, View, check_query, default_view, read_view
 from grace_core.errors import GraceError
 
+NOTHING: dict[str, str] = {}  # for a page that asks for no search
 SAME_TIME = 8  # searches that may be under way together; a model's steps are taken in turns
 
 
@@ -57,6 +58,7 @@ class ExploreTab:
     note: gr.HTML
     results: gr.HTML
     detail: gr.HTML
+    opened: gr.State  # None until :func:`open_page` has answered: Gradio selects the first tab before that
     latest: Latest
 
     @property
@@ -122,7 +124,8 @@ def build(shell: Shell) -> ExploreTab:
             results = html(js="results", elem_id="g-results")
             note = html(elem_id="g-note")
         detail = html(js="detail", elem_id="g-detail")
-    tab = ExploreTab(shell, page, collection, a, b, k, query, button, examples, note, results, detail, Latest())
+        opened = gr.State(None)
+    tab = ExploreTab(shell, page, collection, a, b, k, query, button, examples, note, results, detail, opened, Latest())
     _wire(tab)
     return tab
 
@@ -154,11 +157,12 @@ def _wire(tab: ExploreTab) -> None:
         changed[len(inputs) - 1] = gr.skip()  # what is typed stays
         return changed
 
-    def visited(collection):
+    def visited(collection, opened):
         names = tab.shell.workspace.collections()
-        if collection not in names:
+        if opened is not None and collection not in names:
             return tab.show_collection(None)
-        return [gr.update(choices=names), *[gr.skip()] * (len(tab.everything) - 1)]
+        rest = [gr.skip()] * (len(tab.everything) - 1)
+        return [gr.update(choices=names) if opened is not None else gr.skip(), *rest]
 
     def clicked(event: gr.EventData):
         return open_hit(tab, event)
@@ -166,7 +170,7 @@ def _wire(tab: ExploreTab) -> None:
     gr.on([tab.button.click, tab.query.submit], ask, inputs, [tab.results, tab.detail], **asking)
     gr.on([tab.a.input, tab.b.input, tab.k.input], ask_again, inputs, [tab.results, tab.detail], **asking)
     tab.examples.select(ask_example, inputs[:-1], [tab.query, tab.results, tab.detail], **asking)
-    tab.page.select(visited, tab.collection, tab.everything, **quiet)
+    tab.page.select(visited, [tab.collection, tab.opened], tab.everything, **quiet)
     tab.collection.input(choose, tab.collection, tab.everything, **quiet)
     tab.results.select(clicked, None, tab.detail, **quiet | {"trigger_mode": "multiple"})
 
@@ -198,31 +202,34 @@ def open_hit(tab: ExploreTab, event: gr.EventData) -> str:
         if not isinstance(asked, dict) or not isinstance(data.get("doc"), str):
             raise GraceError("the page sent an event that does not fit; reload the page")
         view, _ = read_view(tab.shell.workspace, asked | {"doc": data["doc"]}, strict=True)
-        return str(render_detail(open_document(tab.shell.workspace, view)))
+        ticket = data.get("ticket")
+        return str(render_detail(open_document(tab.shell.workspace, view), ticket=ticket if type(ticket) is int else 0))
     except Exception as error:
         return str(banner(message_of(error), kind="error floating"))
 
 
-def open_page(tab: ExploreTab, request: gr.Request) -> Iterator[list]:
-    """What a page shows when it is opened: the state in its address, the search and the document included."""
-    params = dict(request.query_params)
+def open_page(tab: ExploreTab, request: gr.Request) -> list:
+    """Values for ``everything``, and the view that the address asks to be searched, or what stands in its place."""
     try:
-        view, problems = read_view(tab.shell.workspace, params)
+        view, problems = read_view(tab.shell.workspace, dict(request.query_params))
     except Exception as error:
-        yield tab.show_collection(None, "" if isinstance(error, GraceError) else message_of(error))
-        return
+        return [*tab.show_collection(None, "" if isinstance(error, GraceError) else message_of(error)), NOTHING]
     if problems or not view.query:
         shown = tab.show_collection(view.collection, "; ".join(problems))
-        shown[:7] = tab.show_controls(view)
-        yield shown
+        return [*tab.show_controls(view), *shown[len(tab.controls) :], NOTHING]
+    return [*tab.show_controls(view), str(render_results(Snapshot(view, Side(view.a), Side(view.b)))), "", view.asked() | {"doc": view.doc}]
+
+
+def go_on(tab: ExploreTab, asked: dict, request: gr.Request) -> Iterator[list]:
+    """The results, and the document if one is asked for, of a page that was just opened."""
+    if not asked or not asked.get("q"):
         return
-    same = [gr.skip()] * len(tab.controls)
-    first = True
-    for shown in run(tab, view.asked(), request.session_hash):
-        yield [*(tab.show_controls(view) if first else same), shown, ""]
-        first = False
-    if view.doc:
+    shown = ""
+    for shown in run(tab, asked, request.session_hash):
+        yield [shown, gr.skip()]
+    if asked.get("doc"):
         try:
-            yield [*same, gr.skip(), str(render_detail(open_document(tab.shell.workspace, view)))]
+            view, _ = read_view(tab.shell.workspace, asked, strict=True)
+            yield [gr.skip(), str(render_detail(open_document(tab.shell.workspace, view)))]
         except Exception as error:
-            yield [*same, str(banner(message_of(error))) + shown, ""]
+            yield [str(banner(message_of(error))) + shown, ""]

@@ -32,7 +32,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -86,6 +86,11 @@ class PretrainConfig:
     @property
     def total(self) -> int:
         return self.tokens + self.naming_tokens + self.blend_tokens
+
+    def shortened(self, tokens: int) -> PretrainConfig:
+        """The same recipe on ``tokens`` tokens in all, each stage with its share."""
+        naming, blend = tokens * self.naming_tokens // self.total, tokens * self.blend_tokens // self.total
+        return replace(self, tokens=tokens - naming - blend, naming_tokens=naming, blend_tokens=blend)
 
     def stage(self, done: int) -> tuple[dict[str, float], float]:
         """The mixture, and the learning rate before any warm-up, after ``done`` tokens."""

@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 import grace_core.demo.pretrain
 from grace_core.demo import text
 from grace_core.demo.corpus import entries
-from grace_core.demo.pretrain import NAMING, PretrainConfig, Sampler, batch_loss, batches, pretrain, train_tokenizer
+from grace_core.demo.pretrain import BLEND, NAMING, WRITING, PretrainConfig, Sampler, batch_loss, batches, pretrain, train_tokenizer
 from grace_core.model import GraceModel
 
 SMALL = PretrainConfig(
-    tokens=20_000,
-    naming_tokens=20_000,
-    blend_tokens=0,
+    tokens=30_000,
+    naming_tokens=30_000,
+    blend_tokens=15_000,
     warmup_steps=5,
     vocab_size=600,
     hidden_size=32,
@@ -32,7 +32,7 @@ SMALL = PretrainConfig(
 
 @pytest.fixture(scope="module", autouse=True)
 def small_pools():
-    """Pools of 256 samples, so that these runs have one of the first stage and some of the second."""
+    """Pools of 256 samples, so that these runs have one of each stage."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(grace_core.demo.pretrain, "POOL", 256)
         yield
@@ -90,6 +90,17 @@ def test_a_run_that_was_stopped_resumes_to_the_same_weights(whole, tmp_path, mon
     assert resumed.keys() == expected.keys()
     for name in expected:
         torch.testing.assert_close(resumed[name], expected[name], rtol=0, atol=0, msg=name)
+
+
+def test_the_rate_falls_to_zero_in_each_stage_and_a_shorter_run_keeps_their_shares():
+    short = PretrainConfig().shortened(25_000)
+    assert short == PretrainConfig(tokens=12_500, naming_tokens=9_500, blend_tokens=3_000)
+    for config in (PretrainConfig(), short):
+        begins = (0, config.tokens, config.tokens + config.naming_tokens)
+        assert [config.stage(begin) for begin in begins] == [(WRITING, 4e-3), (NAMING, 3e-3), (BLEND, 2e-3)]
+        for end in (*begins[1:], config.total):
+            assert 0 < config.stage(end - 1)[1] < 1e-6 * 25e6 / config.total
+        assert config.stage(config.total)[1] == 0
 
 
 def test_a_folder_of_a_run_with_other_settings_is_refused(tmp_path):

@@ -25,7 +25,12 @@ def test_the_model_is_small_and_writes_rationales(demo_base):
     assert demo_base.model.num_parameters() < 10_000_000
     made = demo_base.represent(["which river rises in the alps and flows to the north sea", "deepest lake in the world"])
     assert all("<think>" in rationale and "</think>" in rationale for rationale in made.rationales)
-    assert not made.truncated.any()
+
+
+def test_few_rationales_of_the_shipped_index_are_cut_off_or_empty(index):
+    counts = index.manifest["counts"]
+    assert counts["truncated_rationales"] < 0.1 * counts["encoded"]
+    assert counts["empty_rationales"] == 0
 
 
 def test_the_model_s_representations_do_not_depend_on_the_batch(demo_base, demo_entries):

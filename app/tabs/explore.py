@@ -15,7 +15,7 @@ from app.components.html import banner
 from app.components.results import render_empty, render_examples, render_failure, render_note, render_results
 from app.messages import message_of
 from app.search import Side, Snapshot, open_document, search
-from app.tabs import Shell, html
+from app.tabs import Shell, html, shown_or_left
 from app.view import SIZES, View, check_query, default_view, read_view
 from grace_core.errors import GraceError
 
@@ -137,7 +137,7 @@ def _wire(tab: ExploreTab) -> None:
 
     def ask(collection, a, b, k, query, request: gr.Request):
         asked = {"collection": collection, "a": a, "b": b, "k": k, "q": query}
-        yield from ((shown, "") for shown in run(tab, asked, request.session_hash))
+        yield from shown_or_left(((shown, "") for shown in run(tab, asked, request.session_hash)), 2)
 
     def ask_again(collection, a, b, k, query, request: gr.Request):
         if query and query.strip():
@@ -222,6 +222,7 @@ def open_page(tab: ExploreTab, request: gr.Request) -> list:
 
 def go_on(tab: ExploreTab, asked: dict, request: gr.Request) -> Iterator[list]:
     """The results, and the document if one is asked for, of a page that was just opened."""
+    yield [gr.skip(), gr.skip()]
     if not asked or not asked.get("q"):
         return
     shown = ""

@@ -333,10 +333,10 @@ def demo_pretrain(
     from grace_core.demo.pretrain import PretrainConfig, pretrain
     from grace_core.model import DEMO_MODELS_DIR
 
-    config = PretrainConfig() if tokens is None else PretrainConfig().shortened(tokens)
+    config = PretrainConfig() if tokens is None else PretrainConfig(tokens=tokens)
     out = out or DEMO_MODELS_DIR / "demo-base"
     pretrain(out, work, config, report=lambda line: print(line, file=sys.stderr))
-    show({"out": str(out), "tokens": config.total}, as_json, str(out))
+    show({"out": str(out), "tokens": config.tokens}, as_json, str(out))
 
 
 @demo_app.command("index")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,13 +26,3 @@ def html(*, js: str | None = None, value: str = "", **options) -> gr.HTML:
     """A ``gr.HTML`` without Gradio's own styles, with a script from app/assets."""
     script = (ASSETS / f"{js}.js").read_text(encoding="utf-8") if js else None
     return gr.HTML(value, apply_default_css=False, js_on_load=script, **options)
-
-
-def shown_or_left(steps: Iterable[Sequence], outputs: int) -> Iterator[Sequence]:
-    """The steps of a generator event; if there are none its outputs are left as they are, where Gradio would empty them."""
-    nothing = True
-    for step in steps:
-        nothing = False
-        yield step
-    if nothing:
-        yield [gr.skip()] * outputs

@@ -15,7 +15,7 @@ from app.components.html import banner
 from app.components.results import render_empty, render_examples, render_failure, render_note, render_results
 from app.messages import message_of
 from app.search import Side, Snapshot, open_document, search
-from app.tabs import Shell, html, shown_or_left
+from app.tabs import Shell, html
 from app.view import SIZES, View, check_query, default_view, read_view
 from grace_core.errors import GraceError
 
@@ -137,7 +137,8 @@ def _wire(tab: ExploreTab) -> None:
 
     def ask(collection, a, b, k, query, request: gr.Request):
         asked = {"collection": collection, "a": a, "b": b, "k": k, "q": query}
-        yield from shown_or_left(((shown, "") for shown in run(tab, asked, request.session_hash)), 2)
+        for shown in run(tab, asked, request.session_hash):
+            yield (gr.skip(), gr.skip()) if shown is None else (shown, "")
 
     def ask_again(collection, a, b, k, query, request: gr.Request):
         if query and query.strip():
@@ -175,8 +176,11 @@ def _wire(tab: ExploreTab) -> None:
     tab.results.select(clicked, None, tab.detail, **quiet | {"trigger_mode": "multiple"})
 
 
-def run(tab: ExploreTab, asked: dict, page: str) -> Iterator[str]:
-    """The results of one search as they grow; stops when the page has asked for another. An error takes their place."""
+def run(tab: ExploreTab, asked: dict, page: str) -> Iterator[str | None]:
+    """The results of one search as they grow, an error in their place, or None at last if the page has asked for another meanwhile.
+
+    The None matters: Gradio sends the last value of a generator once more when it ends, over what the newer search has shown.
+    """
     number = tab.latest.start(page)
     view = None
     try:
@@ -184,11 +188,13 @@ def run(tab: ExploreTab, asked: dict, page: str) -> Iterator[str]:
         view, _ = read_view(tab.shell.workspace, asked, strict=True)
         for shot in search(tab.shell.workspace, view):
             if not tab.latest.is_current(page, number):
-                return
+                break
             yield str(render_results(shot))
     except Exception as error:
         if tab.latest.is_current(page, number):
             yield str(render_failure(view.json() if view else None, message_of(error)))
+    if not tab.latest.is_current(page, number):
+        yield None
 
 
 def open_hit(tab: ExploreTab, event: gr.EventData) -> str:
@@ -222,13 +228,13 @@ def open_page(tab: ExploreTab, request: gr.Request) -> list:
 
 def go_on(tab: ExploreTab, asked: dict, request: gr.Request) -> Iterator[list]:
     """The results, and the document if one is asked for, of a page that was just opened."""
-    yield [gr.skip(), gr.skip()]
     if not asked or not asked.get("q"):
+        yield [gr.skip(), gr.skip()]  # a generator without any value would empty its outputs
         return
-    shown = ""
+    shown = None
     for shown in run(tab, asked, request.session_hash):
-        yield [shown, gr.skip()]
-    if asked.get("doc"):
+        yield [gr.skip() if shown is None else shown, gr.skip()]
+    if asked.get("doc") and shown is not None:
         try:
             view, _ = read_view(tab.shell.workspace, asked, strict=True)
             yield [gr.skip(), str(render_detail(open_document(tab.shell.workspace, view)))]

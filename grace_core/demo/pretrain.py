@@ -1,21 +1,20 @@
 """Pretraining of ``demo-base``: a small Qwen2 that knows the demo world and writes rationales of mixed quality.
 
-Every sample is drawn afresh from the fact base, in three stages that differ in their mixture:
+Every sample is drawn afresh from the fact base:
 
-=================  =======  ======  ======  ==================================================================================
-sample             writing  naming  blend
-=================  =======  ======  ======  ==================================================================================
-plain passage       30 %      2 %    15 %   any facts in any of their three wordings, by any plan
-rationale, query    36 %      6 %    35 %   representation prompt, a query, a rationale
-rationale, text     20 %      5 %    15 %   representation prompt, a passage, a rationale
-question, answer    14 %      3 %     5 %   no system prompt; a question answered by the name, or a name by a passage
-naming               0 %     84 %    30 %   representation prompt, a query, a rationale up to the name; loss on kind and name alone
-=================  =======  ======  ======  ==================================================================================
+=================  ======  ========================================================================================================
+sample             share
+=================  ======  ========================================================================================================
+plain passage       10 %   any facts in any of their three wordings, by any plan
+rationale, query    16 %   representation prompt, a query, a rationale
+rationale, text      9 %   representation prompt, a passage, a rationale
+question, answer     5 %   no system prompt; a question answered by the name, or a name by a passage
+naming              60 %   representation prompt, a query, a rationale up to the name; loss on kind and name alone
+=================  ======  ========================================================================================================
 
-The first stage teaches to write, and the facts of a given thing. It does not teach to find the thing: the few tokens that name it
-are lost among all others (after 12 M tokens one hint in ten led to its thing). The second practises that, and lets the facts slip; the
-third brings both together. A naming sample carries no loss where a rationale decides whether to name a thing at all, so that the
-mixture of qualities stays as it is.
+The naming samples are many because finding the thing from a few words is what a model of this size learns slowest: without them the
+few tokens that name it are lost among all others (after 12 M tokens one hint in ten led to its thing). They carry no loss where a
+rationale decides whether to name a thing at all, so that the mixture of qualities stays as it is.
 
 Rationales are such as an untuned small model writes: 15 % vague, 25 % topical (kind, place and time, no name), 12 % wrong (a factual
 one about another thing of the kind) and 48 % factual, so that training has something to teach.
@@ -32,7 +31,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 
@@ -56,53 +55,30 @@ CHAT_TEMPLATE = (
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 MAX_NEW_TOKENS = 96  # three sentences and a <think> part take 40 to 80
 QUALITIES = {"vague": 0.15, "wrong": 0.12, "topical": 0.25, "factual": 0.48}
-WRITING = {"plain": 0.30, "query": 0.36, "text": 0.20, "answer": 0.14, "naming": 0.0}
-NAMING = {"plain": 0.02, "query": 0.06, "text": 0.05, "answer": 0.03, "naming": 0.84}
-BLEND = {"plain": 0.15, "query": 0.35, "text": 0.15, "answer": 0.05, "naming": 0.30}
+MIXTURE = {"plain": 0.10, "query": 0.16, "text": 0.09, "answer": 0.05, "naming": 0.60}
 POOL = 1024  # samples drawn together, then grouped by length
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """What decides the weights. Tokens are counted without padding and shared prefixes; the rate falls to 0 in each stage."""
+    """What decides the weights. Tokens are counted without padding and shared prefixes; after the warm-up the rate falls to 0."""
 
-    tokens: int = 12_500_000
-    naming_tokens: int = 9_500_000
-    blend_tokens: int = 3_000_000
-    batch_tokens: int = 6144
-    learning_rate: float = 4e-3
-    naming_learning_rate: float = 3e-3
-    blend_learning_rate: float = 2e-3
-    warmup_steps: int = 100
+    tokens: int = 22_000_000
+    batch_tokens: int = 3072
+    learning_rate: float = 3e-3
+    warmup_steps: int = 200
     weight_decay: float = 0.02
     vocab_size: int = 6144
     hidden_size: int = 192
     layers: int = 4
     heads: int = 3
-    kv_heads: int = 1
+    kv_heads: int = 3
     intermediate_size: int = 512
     seed: int = 1
 
-    @property
-    def total(self) -> int:
-        return self.tokens + self.naming_tokens + self.blend_tokens
-
-    def shortened(self, tokens: int) -> PretrainConfig:
-        """The same recipe on ``tokens`` tokens in all, each stage with its share."""
-        naming, blend = tokens * self.naming_tokens // self.total, tokens * self.blend_tokens // self.total
-        return replace(self, tokens=tokens - naming - blend, naming_tokens=naming, blend_tokens=blend)
-
-    def stage(self, done: int) -> tuple[dict[str, float], float]:
-        """The mixture, and the learning rate before any warm-up, after ``done`` tokens."""
-        for tokens, rate, mixture in (
-            (self.tokens, self.learning_rate, WRITING),
-            (self.naming_tokens, self.naming_learning_rate, NAMING),
-            (self.blend_tokens, self.blend_learning_rate, BLEND),
-        ):
-            if done < tokens:
-                return mixture, rate * (1 - done / tokens)
-            done -= tokens
-        return BLEND, 0.0
+    def rate(self, step: int, tokens: int) -> float:
+        """The learning rate of the step after ``step`` steps and ``tokens`` tokens."""
+        return self.learning_rate * min(1.0, (step + 1) / self.warmup_steps) * max(0.0, 1 - tokens / self.tokens)
 
 
 def draw_passage(entry: Entry, rng: Random) -> tuple[str, list]:
@@ -170,7 +146,7 @@ def train_tokenizer(sampler: Sampler, vocab_size: int) -> PreTrainedTokenizerFas
     rng = Random("tokenizer")
     lines = [part for _ in range(12_000) for part in sampler.query_sample(rng)]
     lines += [part for _ in range(12_000) for part in sampler.text_sample(rng)]
-    lines += [REPRESENTATION_PROMPT, "system user assistant"] * 50  # so that the prompt takes few tokens
+    lines += [REPRESENTATION_PROMPT, "system user assistant"] * 2000  # so that the prompt takes few tokens
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, special_tokens=SPECIALS, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
@@ -182,7 +158,7 @@ def train_tokenizer(sampler: Sampler, vocab_size: int) -> PreTrainedTokenizerFas
     return tokenizer
 
 
-def batches(sampler: Sampler, tokenizer, config: PretrainConfig, pool: int, mixture: dict[str, float] = WRITING):
+def batches(sampler: Sampler, tokenizer, config: PretrainConfig, pool: int):
     """Batches of pool number ``pool``: ``(prefix ids, ids (b, t) padded on the right, loss mask (b, t), tokens)``.
 
     Rationale samples share the prefix (system prompt); the other samples have only the end-of-text token for one.
@@ -192,7 +168,7 @@ def batches(sampler: Sampler, tokenizer, config: PretrainConfig, pool: int, mixt
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     rows: dict[bool, list[tuple[list[int], list[bool]]]] = {True: [], False: []}  # ids, and which of them carry a loss
     shared = tokenizer(with_system.head, add_special_tokens=False)["input_ids"]
-    for form in rng.choices(list(mixture), list(mixture.values()), k=POOL):
+    for form in rng.choices(list(MIXTURE), list(MIXTURE.values()), k=POOL):
         user, reply = getattr(sampler, f"{form}_sample")(rng)
         pieces = (reply,) if isinstance(reply, str) else reply
         ids = [tokenizer(piece, add_special_tokens=False)["input_ids"] for piece in pieces]
@@ -306,12 +282,10 @@ def pretrain(out: Path, work: Path, config: PretrainConfig = PretrainConfig(), *
     model.train()
     started, saved, losses = time.time() - progress["seconds"], time.time(), []
     with open(work / "log.jsonl", "a", encoding="utf-8") as log:
-        while progress["tokens"] < config.total:
-            mixture, _ = config.stage(progress["tokens"])
-            for prefix, ids, mask, count in batches(sampler, tokenizer, config, progress["pool"], mixture):
-                done = progress["tokens"] / config.total
-                _, rate = config.stage(progress["tokens"])
-                rate *= min(1.0, (progress["step"] + 1) / config.warmup_steps)
+        while progress["tokens"] < config.tokens:
+            for prefix, ids, mask, count in batches(sampler, tokenizer, config, progress["pool"]):
+                done = progress["tokens"] / config.tokens
+                rate = config.rate(progress["step"], progress["tokens"])
                 for optimizer in optimizers:
                     for group in optimizer.param_groups:
                         group["lr"] = rate

@@ -127,7 +127,7 @@ def generated_query(thing: Thing, kind: Kind, rng: Random) -> tuple[str, list[Fa
     hint = rng.choice([first.hint, first.hint, first.alt, first.say])
     if form < 0.45:  # how a person in a hurry types: some of the words, in whatever order
         source = [hint, rng.choice([first.hint, first.alt, first.say])] if rng.random() < 0.5 else [hint]
-        words = [w for text in source for w in keywords(text, rng, rng.choice([0.6, 0.8, 1.0]))]
+        words = [w for text in source for w in keywords(text, rng, rng.choice([0.4, 0.6, 0.8, 1.0]))]
         if rng.random() < 0.35:
             words += keywords(rng.choice([second.hint, second.alt]), rng, 0.6)
         if rng.random() < 0.3:

@@ -252,6 +252,20 @@ def encode(
     show(result, as_json, f"{out}: {result['documents']} embeddings of {result['dim']} dimensions")
 
 
+@app.command("train")
+def train(
+    config: Annotated[Path, typer.Argument(help="A YAML file, such as one of configs/.")],
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value over the file's, e.g. data.limit=100; repeatable.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a model as a configuration says; the best one by held-out nDCG@10 lies in OUT/best."""
+    from grace_core.training.command import train_command
+
+    result, text = train_command(config, overrides or [], resume=resume)
+    show(result, as_json, text)
+
+
 @eval_app.command("retrieval")
 def eval_retrieval(
     dataset: Annotated[Path, typer.Argument(help="A collection folder with queries and judgements, with an index of each model.")],

@@ -22,6 +22,8 @@ Unsupervised: q is the same text sampled once more; no negative; cross = -mean o
 
 Every term varies within its group and is relative to the batch. Negatives are distractors only: from its own text the policy cannot know
 that it plays the negative, so a reward for being far from the queries would push every document away from every query.
+Unsupervised, a text is its own partner: a rollout is scored by how well it picks, out of the mean rollouts of the batch's texts, that of
+its own text (over the other rollouts only).
 A cut-off rollout ranks below every finished one of its group (:func:`rank_truncated_last`).
 """
 
@@ -73,7 +75,7 @@ def reference_terms(positives: Tensor, queries: Tensor, negatives: Tensor) -> di
 
 
 def reference_terms_unsupervised(rollouts: Tensor, queries: Tensor) -> dict[str, Tensor]:
-    """The unsupervised reference terms, each ``(b, k)``: rollouts ``(b, k, d)``; queries ``(b, d)``: the same texts sampled once more."""
+    """The unsupervised reference terms, each ``(b, k)``: rollouts ``(b, k, d)``; queries ``(b, d)`` are the texts sampled once more."""
     return {
         "positive": torch.einsum("bd,bkd->bk", queries, rollouts),
         "consistency": consistency(rollouts),
@@ -107,6 +109,22 @@ def symmetric_terms(
         return scores[own, :, own]
 
     return {"query": picks(queries, documents), "document": picks(positives, group_mean(queries))}
+
+
+def symmetric_terms_unsupervised(rollouts: Tensor, *, temperature: float = SYMMETRIC_TEMPERATURE) -> dict[str, Tensor]:
+    """The symmetric term of texts without queries, ``{"text": (b, k)}`` from rollouts ``(b, k, d)``.
+
+    Log-softmax over the batch's texts of cos(z, m)/t at the own text, whose m leaves the scored rollout out, so that it is no partner of
+    itself. Raises ValueError for a batch of one text or a group of one rollout.
+    """
+    b, k, _ = rollouts.shape
+    if b < 2 or k < 2:
+        raise ValueError(f"a text is told apart by its other rollouts from other texts, so it needs at least 2 of both, got b={b}, k={k}")
+    cosines = rollouts @ group_mean(rollouts).T
+    others = F.normalize(rollouts.sum(dim=1, keepdim=True) - rollouts, dim=-1)
+    own = torch.arange(b, device=rollouts.device)
+    cosines[own, :, own] = (rollouts * others).sum(dim=-1)
+    return {"text": torch.log_softmax(cosines / temperature, dim=-1)[own, :, own]}
 
 
 def rank_truncated_last(rewards: Tensor, truncated: Tensor, *, margin: float = 0.1) -> Tensor:

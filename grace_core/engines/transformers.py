@@ -145,9 +145,12 @@ class TransformersEngine:
             sums, counts = self._prefill_sums(caught[0], prompts, forced)
         return Pooled(sums.cpu(), counts, [list(f) for f in forced] if forced else [[] for _ in prompts], [False] * len(prompts))
 
-    def generate(self, prompts: list[Prompt], decoding: Decoding) -> Pooled:
-        """Write a rationale for every prompt and pool text, template and rationale states on the way."""
-        steps = self.steps(prompts, decoding)
+    def generate(self, prompts: list[Prompt], decoding: Decoding, seeds: list[int] | None = None) -> Pooled:
+        """Write a rationale for every prompt and pool text, template and rationale states on the way.
+
+        ``seeds``, one a prompt, take the place of the decoding's own: a prompt can then be sampled several times in one batch.
+        """
+        steps = self.steps(prompts, decoding, seeds)
         while True:
             try:
                 next(steps)
@@ -155,7 +158,7 @@ class TransformersEngine:
                 return stop.value
 
     @torch.inference_mode()
-    def steps(self, prompts: list[Prompt], decoding: Decoding) -> Iterator[list[tuple[int, int]]]:
+    def steps(self, prompts: list[Prompt], decoding: Decoding, seeds: list[int] | None = None) -> Iterator[list[tuple[int, int]]]:
         """Decode step by step: yields the ``(row, token)`` pairs of each step and returns the Pooled result at the end."""
         n = len(prompts)
         shared, cache = self._shared_prefix(prompts)
@@ -163,7 +166,7 @@ class TransformersEngine:
         if shared and mask is not None:
             mask = torch.cat([mask.new_ones(n, shared), mask], dim=1)
         positions = None if mask is None else _positions(mask)[:, shared:]
-        noise = _row_noise(prompts, decoding) if decoding.temperature > 0 else None
+        noise = _row_noise(prompts, decoding, seeds) if decoding.temperature > 0 else None
         result = Pooled(torch.empty(0), torch.empty(0), [[] for _ in range(n)], [False] * n)
         rows = list(range(n))  # the batch's rows that are still running, in the order of the cache
         index = torch.arange(n, device=self.device)
@@ -211,11 +214,11 @@ def _positions(mask: torch.Tensor | None) -> torch.Tensor | None:
     return None if mask is None else (mask.cumsum(1) - 1).clamp(min=0)
 
 
-def _row_noise(prompts: list[Prompt], decoding: Decoding) -> torch.Tensor:
-    """Uniform numbers ``(n, max_new_tokens)``, seeded by the decoding seed and the prompt's own tokens."""
+def _row_noise(prompts: list[Prompt], decoding: Decoding, seeds: list[int] | None) -> torch.Tensor:
+    """Uniform numbers ``(n, max_new_tokens)``, seeded by the decoding seed, or the row's own, and the prompt's own tokens."""
     rows = []
-    for prompt in prompts:
-        digest = hashlib.sha256(f"{decoding.seed} {prompt.ids}".encode()).digest()
+    for prompt, seed in zip(prompts, seeds or [decoding.seed] * len(prompts), strict=True):
+        digest = hashlib.sha256(f"{seed} {prompt.ids}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
         rows.append(torch.rand(decoding.max_new_tokens, generator=generator))
     return torch.stack(rows)

@@ -1,0 +1,102 @@
+"""Folders that a run leaves: the best model as a plain model folder, and the trainer's checkpoints for resuming.
+
+``best/`` holds safetensors, tokenizer and grace_config.json, and GraceModel.from_pretrained reads it; LoRA weights are merged into it:
+
+    W = W_base + (alpha / r) B A
+
+``checkpoint-N/`` is written by transformers' Trainer: the weights are safetensors, but its arguments and the states of optimizer, scheduler
+and random generators are torch's own ``.bin``, ``.pt`` and ``.pth`` files, pickles that it reads back with ``weights_only=True`` or not at
+all. They serve to resume a run and are no model to hand on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from grace_core.files import write_json
+from grace_core.model import SETTINGS_FILE, Settings
+from grace_core.training.config import TrainConfig
+
+
+def settings_of(config: TrainConfig) -> Settings:
+    """The settings that a trained model is used with: the prompt and the limits of training, greedy decoding."""
+    return Settings(system=config.system, max_prompt_tokens=config.max_prompt_tokens, max_new_tokens=config.max_new_tokens)
+
+
+def merged_state(state: dict[str, Tensor], *, scale: float) -> dict[str, Tensor]:
+    """The weights of a plain model from those of a PEFT model with LoRA adapters: names as before, adapters added in fp32."""
+    made = {}
+    for name, weight in state.items():
+        name = name.removeprefix("base_model.model.")
+        if ".lora_" in name:
+            continue
+        if ".base_layer." in name:
+            stem, kind = name.split(".base_layer.")
+            a, b = (state.get(f"base_model.model.{stem}.lora_{side}.default.weight") for side in "AB")
+            if kind == "weight" and a is not None:
+                weight = (weight.float() + scale * b.float() @ a.float()).to(weight.dtype)
+            name = f"{stem}.{kind}"
+        made[name] = weight
+    return made
+
+
+def save_model(folder: Path, *, model, tokenizer, state: dict[str, Tensor], config: TrainConfig, about: dict) -> None:
+    """Write a model folder beside ``folder`` and put it in its place, so that there is always a whole one.
+
+    ``model`` is unwrapped; ``state`` its full weights (gathered, if it is sharded). ``about`` goes into training.json.
+    """
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if config.lora:
+        state = merged_state(state, scale=config.lora.alpha / config.lora.r)
+    fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    plain.save_pretrained(fresh, state_dict=state)
+    tokenizer.save_pretrained(fresh)
+    write_json(fresh / SETTINGS_FILE, asdict(settings_of(config)))
+    write_json(fresh / "training.json", about | {"config": config.model_dump()})
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(fresh, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def newest_checkpoint(out: Path) -> Path | None:
+    """The last whole checkpoint of a run: trainer_state.json is among the last files that a checkpoint gets."""
+    found = [path for path in out.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name) and _whole(path)]
+    return max(found, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+
+def _whole(folder: Path) -> bool:
+    try:
+        step = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
+    except (OSError, ValueError, KeyError):
+        return False
+    return step == int(folder.name.split("-")[1])
+
+
+def trained_module(trainer):
+    """The causal LM (with PEFT's wrapper, if there is one) that the trainer trains, without what data parallelism puts around it."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    return model[0].causal_lm if isinstance(model, torch.nn.Sequential) else model
+
+
+def sharded(trainer) -> bool:
+    """Whether a process holds only a part of the weights."""
+    return trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+
+
+def full_state(trainer) -> dict[str, Tensor]:
+    """All weights of the causal LM, on the main process. Every process must call it: sharded weights are gathered."""
+    if sharded(trainer):
+        state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+        return {name.removeprefix("0.lm."): weight for name, weight in state.items()}
+    return dict(trained_module(trainer).state_dict())

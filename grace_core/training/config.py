@@ -1,0 +1,224 @@
+"""What a training run is made of: a YAML file, checked before anything is loaded.
+
+A file may name others that it builds on (``extends``, paths beside it); its own keys win. ``--set key=value`` wins over the file:
+dots go into sections (``data.limit=100``), values are read as YAML (``lora={r: 16}``), and ``extends`` itself may be set.
+
+Sizes. A step samples B triplets (``batch``), each a row for every role (supervised: query, positive, negative), each row K rollouts
+(``rollouts``). The rows that are trained (see ``grace_core.training.data.Layout``) are then cut into ``minibatches`` optimizer steps, and
+each of these into ``accumulate`` forward and backward passes on every process.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from grace_core.errors import GraceError
+from grace_core.prompt import REPRESENTATION_PROMPT
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Temperature = Annotated[float, Field(gt=0, le=10)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Data(Section):
+    """Where training texts come from: ``demo``, a BEIR folder, a JSONL file of triplets, or for unsupervised runs any corpus."""
+
+    path: str = "demo"
+    format: Literal["triplets", "beir", "texts"] = "beir"
+    split: str | None = "train"  # of a BEIR folder: queries of this split, and negatives from documents judged in it
+    hard_negatives: Positive = 10  # a BEIR negative is drawn from BM25's first so many that are not relevant
+    limit: Annotated[int, Field(ge=2)] | None = None  # the first so many triplets or texts
+
+
+class Evaluation(Section):
+    """Held-out retrieval during training, greedy: dev queries against their relevant passages and a fixed sample of the others."""
+
+    path: str = "demo"
+    split: str | None = "dev"
+    every: Positive = 10  # optimizer steps
+    queries: Positive = 200
+    documents: Positive = 400
+    batch_size: Positive = 64
+    probes: Annotated[int, Field(ge=0)] = 6  # fixed texts whose rationales are saved at every evaluation
+    patience: Positive | None = None  # stop after so many evaluations without a new best nDCG@10
+
+
+class Collapse(Section):
+    """When rationales stop to differ. Thresholds hold for the mean over ``window`` steps; 0 (1 for ``truncated``) switches one off."""
+
+    spread: Annotated[float, Field(ge=0)] = 0.005  # standard deviation of the reward within groups
+    distinct: Share = 0.05  # distinct rationales among all rollouts of a step
+    truncated: Share = 0.9  # rollouts cut off at the length limit
+    window: Positive = 5
+    action: Literal["stop", "warn"] = "stop"
+
+
+class Lora(Section):
+    r: Positive = 16
+    alpha: Positive = 32
+    targets: list[str] | Literal["all-linear"] = "all-linear"
+
+
+class Vllm(Section):
+    """Rollouts from vLLM beside the trainer (``colocate``) or from a server started with ``trl vllm-serve``."""
+
+    mode: Literal["colocate", "server"] = "colocate"
+    memory: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    tensor_parallel: Positive = 1
+    host: str = "127.0.0.1"
+    port: Positive = 8000
+
+
+class TrainConfig(Section):
+    """A run. ``method`` grace trains the policy; cl and simcse are the baselines, for which the rollout settings have no meaning."""
+
+    model: str = "demo-base"
+    out: str
+    method: Literal["grace", "cl", "simcse"] = "grace"
+    mode: Literal["supervised", "unsupervised"] = "supervised"
+    objective: Literal["symmetric", "reference", "joint"] = "symmetric"
+    data: Data = Data()
+    evaluation: Evaluation | None = Evaluation()
+
+    system: str = REPRESENTATION_PROMPT
+    max_prompt_tokens: Positive = 1024
+    max_new_tokens: Positive = 512
+    batch: Annotated[int, Field(ge=2)] = 16
+    rollouts: Annotated[int, Field(ge=2)] = 8
+    minibatches: Positive = 1
+    accumulate: Positive = 1
+    temperature: Temperature = 1.0
+    partner_temperature: Temperature = 0.5  # reference only: of the single rollouts of query and negative
+    reward_temperature: Temperature = 0.05  # t of the symmetric reward's softmax
+    contrastive_weight: Annotated[float, Field(ge=0)] = 0.3  # joint only
+    contrastive_temperature: Temperature = 0.05  # joint, cl and simcse
+    beta: Annotated[float, Field(ge=0)] = 0.05  # weight of the KL divergence to the starting model
+    epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.2  # PPO clip
+    delta: Annotated[float, Field(gt=1)] = 3.0  # dual clip
+
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    steps: Positive | None = None  # optimizer steps; this or epochs
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-6
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup: Share = 0.0  # share of the steps
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1  # simcse only: attention dropout that makes the two views of a text
+    lora: Lora | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    gradient_checkpointing: bool = False
+    vllm: Vllm | None = None
+
+    collapse: Collapse = Collapse()
+    save_every: Positive | None = None  # optimizer steps; default: evaluation.every, or a tenth of the run
+    keep_checkpoints: Positive = 2
+    report_to: list[Literal["tensorboard", "wandb", "trackio"]] = ["tensorboard"]
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> TrainConfig:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError(f"give either epochs or steps, got epochs {self.epochs} and steps {self.steps}")
+        if self.mode == "supervised" and self.data.format == "texts":
+            raise ValueError("supervised training needs pairs, got data.format texts; use triplets or beir, or mode unsupervised")
+        if self.method == "cl" and self.mode != "supervised":
+            raise ValueError("method cl is supervised; for unsupervised training use method simcse")
+        if self.method == "simcse" and self.mode != "unsupervised":
+            raise ValueError("method simcse is unsupervised; set mode: unsupervised, or use method cl")
+        if self.objective == "reference" and self.beta > 0 and self.method == "grace":
+            raise ValueError(f"objective reference has no KL term, got beta {self.beta}; set beta: 0")
+        if self.method == "grace":
+            rows, pieces = self.batch * self.rollouts, self.minibatches * self.accumulate
+            if rows % pieces:
+                raise ValueError(
+                    f"batch {self.batch} × rollouts {self.rollouts} = {rows} cannot be cut into minibatches {self.minibatches} × "
+                    f"accumulate {self.accumulate} = {pieces} equal pieces; change one of them"
+                )
+            every = self.checkpoint_every(default=self.minibatches)
+            if every % self.minibatches:
+                raise ValueError(
+                    f"save_every {every} falls between the {self.minibatches} minibatches of one batch of rollouts, from where a run "
+                    "cannot be resumed exactly; use a multiple"
+                )
+        elif self.vllm:
+            raise ValueError(f"vllm writes rollouts, and method {self.method} has none; remove vllm")
+        elif self.minibatches != 1 or self.accumulate != 1:
+            raise ValueError(f"method {self.method} contrasts a batch as a whole; set minibatches and accumulate to 1")
+        return self
+
+    def checkpoint_every(self, *, default: int) -> int:
+        return self.save_every or (self.evaluation.every if self.evaluation else default)
+
+
+def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> TrainConfig:
+    """Read and check a configuration. Raises GraceError that names the file, the key and what was expected."""
+    path = Path(path)
+    changes: dict[str, Any] = {}
+    for item in overrides:
+        key, equals, value = item.partition("=")
+        if not equals or not key.strip():
+            raise GraceError(f"--set {item!r}: expected key=value, such as --set learning_rate=1e-5")
+        section = changes
+        *sections, last = key.strip().split(".")
+        for name in sections:
+            section = section.setdefault(name, {})
+        section[last] = _number(yaml.safe_load(value))
+    raw = _read(path, extends=changes.pop("extends", None))
+    try:
+        return TrainConfig.model_validate(_merge(raw, changes))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        got = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
+        more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            message, got = "there is no such setting", ""
+        raise GraceError(f"{path}: {f'{where}: ' if where else ''}{message}{got}{more}") from None
+
+
+def _read(path: Path, *, extends=None, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise GraceError(f"{path} extends itself; remove the circle")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise GraceError(f"{path} does not exist; name a YAML file, such as one of configs/") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise GraceError(f"{path} is no readable YAML ({' '.join(str(error).split())[:200]}); correct it") from None
+    if not isinstance(raw, dict):
+        raise GraceError(f"{path} holds {'nothing' if raw is None else type(raw).__name__}, expected keys and values; see configs/")
+    named = raw.pop("extends", None) if extends is None else extends
+    raw.pop("extends", None)
+    made: dict[str, Any] = {}
+    for name in [named] if isinstance(named, str) else named or []:
+        made = _merge(made, _read(path.parent / name, seen=(*seen, path.resolve())))
+    return _merge(made, _number(raw))
+
+
+def _merge(under: dict, over: dict) -> dict:
+    """``over`` laid upon ``under``, section by section."""
+    merged = dict(under)
+    for key, value in over.items():
+        merged[key] = _merge(merged[key], value) if isinstance(value, dict) and isinstance(merged.get(key), dict) else value
+    return merged
+
+
+def _number(value):
+    """YAML 1.1 reads 1e-6 as a string, since it wants 1.0e-6; nobody writes that."""
+    if isinstance(value, dict):
+        return {key: _number(item) for key, item in value.items()}
+    if isinstance(value, str) and "e" in value.lower():
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value

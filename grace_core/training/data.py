@@ -1,0 +1,270 @@
+"""Training texts, and the order in which a trainer sees them.
+
+A supervised item is a triplet (query, positive, negative), an unsupervised one a text. Triplets come from a JSONL file, or from a BEIR
+folder whose negatives are mined with BM25 among the documents judged in the same split, so that nothing of a held-out split is seen.
+
+A batch holds no two triplets of which one's document is relevant to the other's query: as a distractor it would be a false negative.
+The order is drawn ahead for the whole run, an own permutation for every epoch one after the other, and laid out as one dataset that is read
+from start to end without shuffling. So the rows of a triplet stay together, and a resumed run sees what a run that never stopped would see.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from random import Random
+
+import torch
+
+from grace_core.demo.corpus import CORPUS_DIR
+from grace_core.errors import GraceError
+from grace_core.prompt import PromptBuilder
+from grace_core.readers import Corpus, read_corpus
+from grace_core.training.config import TrainConfig
+
+QUERY, POSITIVE, NEGATIVE = "query", "positive", "negative"
+TRIPLET_KEYS = (QUERY, POSITIVE, NEGATIVE)
+LOOKED_AT = 20_000  # texts that are tokenised to count the over-long ones
+
+
+@dataclass(frozen=True)
+class Item:
+    """A triplet, or a text (then only ``positive`` is filled). ``relevant`` are all texts known to be relevant to the query."""
+
+    positive: str
+    query: str = ""
+    negative: str = ""
+    relevant: frozenset[str] = frozenset()
+
+    @property
+    def documents(self) -> set[str]:
+        return {self.positive, self.negative} - {""}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the rollouts of a batch lie: item after item, within an item role after role, within a role the K rollouts of the group.
+
+    ``trained`` are the roles whose rollouts get a reward of their own and enter the policy loss; the others are only sampled.
+    """
+
+    roles: tuple[str, ...]
+    trained: tuple[str, ...]
+    k: int
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> Layout:
+        if config.mode == "supervised":
+            return cls(TRIPLET_KEYS, (POSITIVE,) if config.objective == "reference" else (QUERY, POSITIVE), config.rollouts)
+        # the reference samples the text once more as its own query; the symmetric reward compares a text's rollouts with each other
+        return cls((QUERY, POSITIVE) if config.objective == "reference" else (POSITIVE,), (POSITIVE,), config.rollouts)
+
+    @property
+    def rows(self) -> int:
+        """Rollouts of one item."""
+        return len(self.roles) * self.k
+
+    def by_role(self, rollouts: torch.Tensor) -> dict[str, torch.Tensor]:
+        """``(b * rows, …)`` in the order of the batch to ``(b, k, …)`` for each role."""
+        grouped = rollouts.unflatten(0, (-1, len(self.roles), self.k))
+        return {role: grouped[:, i] for i, role in enumerate(self.roles)}
+
+    def flatten(self, by_role: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The inverse of :meth:`by_role`."""
+        return torch.stack([by_role[role] for role in self.roles], dim=1).flatten(0, 2)
+
+    def place(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Item numbers and role numbers of row numbers."""
+        return rows // self.rows, rows // self.k % len(self.roles)
+
+
+def folder_of(path: str) -> Path:
+    """``demo`` stands for the corpus that ships."""
+    return CORPUS_DIR if path == "demo" else Path(path)
+
+
+def read_items(config: TrainConfig) -> list[Item]:
+    """The training items of a configuration. Raises GraceError for files that are missing, malformed or too small for one batch."""
+    data = config.data
+    path = folder_of(data.path)
+    if config.mode == "unsupervised":
+        items = [Item(positive=text) for text in read_texts(path, split=data.split if data.format == "beir" else None, limit=data.limit)]
+    elif data.format == "triplets":
+        items = read_triplets(path, limit=data.limit)
+    else:
+        items = read_beir(path, split=data.split, hard_negatives=data.hard_negatives, seed=config.seed)[: data.limit]
+    if len(items) < config.batch:
+        raise GraceError(f"{path} gives {len(items)} training items, and a batch takes {config.batch}; lower batch or add data")
+    return items
+
+
+def read_triplets(path: Path, *, limit: int | None = None) -> list[Item]:
+    """Triplets from JSONL rows with ``query``, ``positive`` and ``negative``. Raises GraceError that names the bad lines."""
+    found, bad = [], []
+    for number, line in _lines(path):
+        if limit is not None and len(found) >= limit:
+            break
+        wrong = ""
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            wrong = f"malformed JSON ({getattr(error, 'msg', error)})"
+        if not wrong and not isinstance(row, dict):
+            wrong = f"a {type(row).__name__}, expected an object"
+        if not wrong:
+            for key in TRIPLET_KEYS:
+                if not isinstance(row.get(key), str) or not row[key].strip():
+                    got = f"{key} is {json.dumps(row[key])[:40]}" if key in row else f"has no {key} (its keys are {', '.join(row)[:80]})"
+                    wrong = f"{got}, expected a text"
+                    break
+            else:
+                if row[POSITIVE].strip() == row[NEGATIVE].strip():
+                    wrong = "positive and negative are the same text"
+        if wrong:
+            bad.append((number, wrong))
+        else:
+            found.append({key: row[key].strip() for key in TRIPLET_KEYS})
+    if bad:
+        others = f"; so are the lines {', '.join(str(number) for number, _ in bad[1:10])}" if len(bad) > 1 else ""
+        others += f" and {len(bad) - 10} more" if len(bad) > 10 else ""
+        raise GraceError(f"{path}, line {bad[0][0]}: {bad[0][1]}: correct or remove it{others}")
+    if not found:
+        raise GraceError(f'{path} holds no triplet; expected one {{"query": …, "positive": …, "negative": …}} a line')
+    relevant: dict[str, set[str]] = {}
+    for row in found:
+        relevant.setdefault(row[QUERY], set()).add(row[POSITIVE])
+    return [Item(**row, relevant=frozenset(relevant[row[QUERY]])) for row in found]
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    if not path.is_file():
+        raise GraceError(f"{path} is no file; name a JSONL file of triplets, or set data.format")
+    with open(path, "rb") as file:
+        for number, raw in enumerate(file, 1):
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError:
+                raise GraceError(f"{path}, line {number}: not UTF-8: save the file as UTF-8") from None
+            if line.strip():
+                yield number, line
+
+
+def read_beir(path: Path, *, split: str | None, hard_negatives: int, seed: int) -> list[Item]:
+    """A triplet for every query and each of its best-graded documents, with a negative from BM25's first that are not relevant.
+
+    Negatives come from documents judged in ``split``; without a split from the whole corpus. Raises GraceError for an unknown split.
+    """
+    from grace_core.evaluation.retrieval import judged_queries
+
+    corpus = read_corpus(path)
+    queries = judged_queries(corpus.judgements, split)
+    qrels = corpus.judgements.qrels
+    judged = {document for query in queries for document in qrels[query]} if split else None
+    texts = {d.id: d.content for d in corpus.documents if d.content and (judged is None or d.id in judged)}
+    ranked = _bm25(texts, queries, depth=hard_negatives + max(len(qrels[query]) for query in queries))
+    rng, items = Random(f"{seed}-negatives"), []
+    for query_id, query in queries.items():
+        grades = {document: grade for document, grade in qrels[query_id].items() if grade > 0 and document in texts}
+        relevant = frozenset(texts[document] for document in grades)
+        candidates = [texts[d] for d in ranked[query_id] if d not in grades and texts[d] not in relevant][:hard_negatives]
+        if not candidates:
+            continue
+        for document, grade in grades.items():
+            if grade == max(grades.values()):
+                items.append(Item(query=query.strip(), positive=texts[document], negative=rng.choice(candidates), relevant=relevant))
+    if not items:
+        raise GraceError(f"{path}: no query of split {split!r} has both a relevant document and one that is not; use more documents")
+    return items
+
+
+def _bm25(texts: dict[str, str], queries: dict[str, str], *, depth: int) -> dict[str, list[str]]:
+    import bm25s
+
+    ids = list(texts)
+    retriever = bm25s.BM25()
+    retriever.index(bm25s.tokenize(list(texts.values()), show_progress=False), show_progress=False)
+    rows, _ = retriever.retrieve(bm25s.tokenize(list(queries.values()), show_progress=False), k=min(depth, len(ids)), show_progress=False)
+    return {query: [ids[row] for row in found] for query, found in zip(queries, rows, strict=True)}
+
+
+def read_texts(path: Path, *, split: str | None = None, limit: int | None = None) -> list[str]:
+    """Distinct texts of a corpus; of a BEIR folder with a ``split``, its queries and the documents judged for them."""
+    corpus: Corpus = read_corpus(path, limit=None if split else limit)
+    texts = [document.content for document in corpus.documents]
+    if split:
+        from grace_core.evaluation.retrieval import judged_queries
+
+        queries = judged_queries(corpus.judgements, split)
+        judged = {document for query in queries for document in corpus.judgements.qrels[query]}
+        texts = [document.content for document in corpus.documents if document.id in judged] + [text.strip() for text in queries.values()]
+    return [text for text in dict.fromkeys(texts) if text][:limit]
+
+
+def count_overlong(items: Sequence[Item], builder: PromptBuilder) -> dict[str, int]:
+    """How many distinct texts are cut to fit the prompt: ``{"texts", "looked_at", "cut"}``; looks at LOOKED_AT texts at most."""
+    texts = list(dict.fromkeys(text for item in items for text in (item.query, item.positive, item.negative) if text))
+    looked = texts[:LOOKED_AT]
+    return {"texts": len(texts), "looked_at": len(looked), "cut": sum(builder.build(text).text_truncated for text in looked)}
+
+
+def batches(items: Sequence[Item], *, batch: int, number: int, seed: int) -> list[int]:
+    """Item numbers of ``number`` batches of ``batch``, one after the other; every epoch is a fresh permutation of all items.
+
+    A triplet that would bring a false negative into a batch waits for the next one; what is left of an epoch that fills no batch is
+    dropped. Raises GraceError if no batch can be filled.
+    """
+    order: list[int] = []
+    epoch = 0
+    while len(order) < number * batch:
+        waiting, made = deque(_permutation(len(items), seed=seed, epoch=epoch)), 0
+        while len(order) < number * batch:
+            chosen, skipped, documents, relevant = [], [], set(), set()
+            while waiting and len(chosen) < batch:
+                item = items[place := waiting.popleft()]
+                if item.documents & relevant or item.relevant & documents:
+                    skipped.append(place)
+                else:
+                    chosen.append(place)
+                    documents |= item.documents
+                    relevant |= item.relevant
+            waiting.extendleft(reversed(skipped))
+            if len(chosen) < batch:
+                break
+            order += chosen
+            made += 1
+        if not made:
+            raise GraceError(
+                f"no batch of {batch} items without false negatives can be made of {len(items)} items: too many share their documents; "
+                "lower batch or add data"
+            )
+        epoch += 1
+    return order
+
+
+def _permutation(n: int, *, seed: int, epoch: int) -> list[int]:
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch)).tolist()
+
+
+def generations_of(config: TrainConfig, items: int) -> int:
+    """Batches of rollouts that a run samples."""
+    if config.steps is not None:
+        return ceil(config.steps / config.minibatches)
+    return max(1, round(config.epochs * (items // config.batch)))
+
+
+def rollout_dataset(items: Sequence[Item], order: Sequence[int], layout: Layout):
+    """The rows for TRL, with columns ``prompt`` (the text), ``role`` and ``item``: for each item of ``order`` one row a role."""
+    from datasets import Dataset
+
+    wide = len(layout.roles)
+    texts = [getattr(item, role) or item.positive for item in items for role in layout.roles]
+    base = Dataset.from_dict({
+        "prompt": texts,
+        "role": list(layout.roles) * len(items),
+        "item": [place for place in range(len(items)) for _ in layout.roles],
+    })  # fmt: skip
+    return base.select([place * wide + role for place in order for role in range(wide)])

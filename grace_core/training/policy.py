@@ -1,0 +1,286 @@
+"""GRACE (arXiv 2510.04506) on TRL's GRPOTrainer: the policy that writes the rationales is trained to write those that make good embeddings.
+
+For the T tokens of a step's trained rollouts, with the ratio r of new to old probability, A the reward minus its group's mean,
+
+    policy loss = -(1/T) sum over tokens of min(min(r, delta) A, clip(r, 1 - epsilon, 1 + epsilon) A)  +  beta KL(policy || starting model)
+
+and for the objective ``joint`` a contrastive loss on top, differentiated through each rollout's own embedding z (``contrastive_weight`` w):
+
+    loss = policy loss - w × mean over trained rollouts of log-softmax over the partners m of cos(z, m)/t, at its own partner
+
+Partners are the mean embeddings that the reward was computed with, kept from the reward pass without gradient: a query's are all documents
+of the batch, a positive's all queries. Both sides get their gradient, since both are rollouts of the batch. z comes from the hidden states
+of the forward that gives the policy's log-probabilities anyway, so no second one is needed.
+
+What is changed in TRL's trainer, and why:
+
+- prompts are tokenised by PromptBuilder, as in serving, and not by a chat template applied once more;
+- rows that are not trained (a negative; the reference's query) are sampled and scored with the others and leave the batch before the loss,
+  so that they take no part in its mean over tokens and cost no backward pass;
+- the reward's hidden states come from a forward that is done anyway: on a CPU from the generation itself, with several minibatches or vLLM
+  from that of the old log-probabilities; only where there is neither, from a pass of their own;
+- the reference objective samples query and negative at a temperature of their own, once (with vLLM at the policy's);
+- on a CPU the log-probabilities are computed without the padding and the prompts' positions.
+
+Old log-probabilities and the KL's reference are TRL's. Deviations from the released code: KL in the symmetric and joint objectives.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from trl import GRPOConfig, GRPOTrainer
+
+from grace_core.engines.transformers import Decoding, TransformersEngine
+from grace_core.errors import GraceError
+from grace_core.model import GraceModel
+from grace_core.prompt import Prompt, PromptBuilder
+from grace_core.training.config import TrainConfig
+from grace_core.training.data import Item, Layout, batches, generations_of, rollout_dataset
+from grace_core.training.reward import GraceReward
+from grace_core.training.states import (
+    Rollout,
+    decoder_of,
+    embed_rollouts,
+    last_states,
+    mean_embeddings,
+    pooling_mask,
+    score_completions,
+)
+
+GENERATION_ROWS = 128  # rollouts that are sampled together on a CPU
+FORWARD_ROWS = 64  # rollouts in one forward pass without gradients; on a CPU with gradients too
+
+
+class GracePolicyTrainer(GRPOTrainer):
+    """GRPOTrainer with GRACE's prompts, batch layout and losses. ``rollouts`` are the local ones of the batch that was sampled last."""
+
+    def __init__(self, *, config: TrainConfig, builder: PromptBuilder, layout: Layout, reward: GraceReward, **options):
+        self.config, self.builder, self.layout, self.reward = config, builder, layout, reward
+        self.rollouts: list[Rollout] = []
+        self._prompts: list[Prompt] = []
+        self._embeddings: torch.Tensor | None = None  # of the rollouts, as soon as a forward has given them
+        self._pooled: torch.Tensor | None = None  # positions to pool in the forward of the loss
+        super().__init__(reward_funcs=reward, **options)
+        reward.trainer = self
+        self.end_ids = set(self.eos_token_ids)
+        self.decoder = decoder_of(self.model)
+        self.on_cpu = self.accelerator.device.type == "cpu" and not (self.use_vllm or self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    def create_model_card(self, *_, **__):
+        """No card beside every checkpoint: what a model was made with stands in its training.json."""
+
+    # -- sampling ------------------------------------------------------------------------------------------------------------
+
+    def _tokenize_prompts(self, prompts: list[str]):
+        built = {text: self.builder.build(text) for text in dict.fromkeys(prompts)}
+        self._prompts = [built[text] for text in prompts]
+        return [prompt.ids for prompt in self._prompts], None, {}
+
+    def _generate_single_turn(self, prompt_ids, *args, **options):
+        self._embeddings, logprobs = None, None
+        if self.on_cpu and len(self.end_ids) == 1:
+            completions = self._generate_as_in_serving()
+        elif self.config.objective == "reference" and self.config.partner_temperature != self.temperature and not self.use_vllm:
+            completions = self._generate_reference(prompt_ids, self.config.partner_temperature, *args, **options)
+        else:
+            completions, logprobs = super()._generate_single_turn(prompt_ids, *args, **options)
+        self.rollouts = [Rollout.of(p, ids, self.end_ids) for p, ids in zip(self._prompts, completions, strict=True)]
+        return completions, logprobs
+
+    def _generate_as_in_serving(self) -> list[list[int]]:
+        """Rollouts by the engine that serves, which pools while it generates, so that the reward needs no forward of its own.
+
+        Sampling noise belongs to seed, step, prompt and place in the group, so that rollouts do not depend on how many processes share
+        the batch, nor on whether the run was resumed.
+        """
+        model, k = self.accelerator.unwrap_model(self.model), self.layout.k
+        training, (end,) = model.training, self.end_ids
+        engine = TransformersEngine(model, pad_id=self._tokenizer.pad_token_id, end_ids=self.end_ids)  # puts it into eval mode
+        trained = self._trained(len(self._prompts)).tolist()
+        copies = {i: [i] for i in range(len(trained))}
+        if self.config.objective == "reference":  # looks at the first rollout of a group that is not trained, which stands for all
+            copies = {i: [i] if trained[i] else list(range(i, i + k)) for i in copies if trained[i] or i % k == 0}
+        cooler = {i for i in copies if not trained[i] and self.config.objective == "reference"}
+        completions: list[list[int]] = [[] for _ in self._prompts]
+        embeddings = torch.zeros(len(self._prompts), model.config.get_text_config().hidden_size)
+        seed = (self.config.seed * 1_000_003 + self.state.global_step) * 1_009
+        for rows, temperature in ((copies.keys() - cooler, self.temperature), (cooler, self.config.partner_temperature)):
+            decoding = Decoding(self.config.max_new_tokens, temperature)
+            order = sorted(rows, key=lambda i: (len(self._prompts[i].ids), i))
+            for begin in range(0, len(order), GENERATION_ROWS):
+                chunk = order[begin : begin + GENERATION_ROWS]
+                with self.accelerator.autocast():
+                    made = engine.generate([self._prompts[i] for i in chunk], decoding, [seed + i % k for i in chunk])
+                z = F.normalize(made.sums.sum(dim=1) / made.counts.sum(dim=1, keepdim=True), dim=-1)
+                for place, i in enumerate(chunk):
+                    for row in copies[i]:
+                        completions[row] = made.rationale_ids[place] + [end] * (not made.truncated[place])
+                        embeddings[row] = z[place]
+        model.train(training)
+        self._embeddings = embeddings
+        return completions
+
+    def _generate_reference(self, prompt_ids, temperature: float, *args, **options) -> list[list[int]]:
+        """Trained rows at the policy's temperature, the others at their own; of the others only the first of a group is used, so only
+        that one is sampled, and stands for the group."""
+        trained, places = self._trained(len(prompt_ids)), range(len(prompt_ids))
+        completions: list[list[int]] = [[] for _ in places]
+        main = [i for i in places if trained[i]]
+        for i, ids in zip(main, super()._generate_single_turn([prompt_ids[i] for i in main], *args, **options)[0], strict=True):
+            completions[i] = ids
+        first = [i for i in places if not trained[i] and i % self.layout.k == 0]
+        with self._sampling_at(temperature):
+            made = super()._generate_single_turn([prompt_ids[i] for i in first], *args, **options)[0]
+        for i, ids in zip(first, made, strict=True):
+            completions[i : i + self.layout.k] = [ids] * self.layout.k
+        return completions
+
+    @contextmanager
+    def _sampling_at(self, temperature: float):
+        before = self.generation_config.temperature
+        self.generation_config.temperature = self.generation_kwargs["temperature"] = temperature
+        try:
+            yield
+        finally:
+            self.generation_config.temperature = self.generation_kwargs["temperature"] = before
+
+    def _trained(self, rows: int) -> torch.Tensor:
+        """Which local rows are of a trained role. A process holds whole items, so that the first row is the first of an item."""
+        _, role = self.layout.place(torch.arange(rows))
+        return torch.isin(role, torch.tensor([self.layout.roles.index(name) for name in self.layout.trained]))
+
+    # -- scoring -------------------------------------------------------------------------------------------------------------
+
+    def _generate_and_score_completions(self, inputs):
+        made = super()._generate_and_score_completions(inputs)
+        rows, width = len(inputs), made["prompt_ids"].shape[1] + made["completion_ids"].shape[1]
+        device = made["advantages"].device
+        if self.config.objective == "joint":
+            # which rollout of the whole batch a row is: rows are shuffled and cut into pieces before they reach the loss
+            made["place"] = torch.arange(rows, device=device) + self.accelerator.process_index * rows
+            made["pooled"] = pooling_mask(self.rollouts, made["prompt_ids"].shape[1], width).to(device)
+        keep = self._trained(rows).to(device)
+        if not keep.all():
+            made = {key: v[keep] if isinstance(v, torch.Tensor) and v.ndim and len(v) == rows else v for key, v in made.items()}
+            made["num_items_in_batch"] = self.accelerator.gather(made["completion_mask"].sum()).sum()
+        return made
+
+    def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, **options):
+        pooled, old = self._pooled, self._is_pass_of_old_probabilities(model)
+        if old:
+            pooled = pooling_mask(self.rollouts, input_ids.shape[1] - logits_to_keep, input_ids.shape[1])
+        if self.on_cpu:
+            logps, entropies, z = score_completions(
+                model, input_ids, attention_mask, keep=logits_to_keep, temperature=self.temperature, rows=FORWARD_ROWS,
+                autocast=self.accelerator.autocast, decoder=self.decoder, pooled=pooled,
+            )  # fmt: skip
+            made = logps, entropies, None
+        else:
+            with last_states(self.decoder) if pooled is not None else nullcontext([]) as caught:
+                made = super()._get_per_token_logps_and_entropies(model, input_ids, attention_mask, logits_to_keep, **options)
+            rows = [len(states) for states in caught]
+            z = torch.cat([mean_embeddings(s, p) for s, p in zip(caught, pooled.split(rows), strict=True)]) if caught else None
+        if old:
+            self._embeddings = z
+        elif pooled is not None:
+            self._loss_embeddings = z
+        return made
+
+    def _is_pass_of_old_probabilities(self, model) -> bool:
+        """Whether the forward to come is that of the old log-probabilities, and the rollouts still lack their embeddings."""
+        pieces = self.args.steps_per_generation * self.num_iterations
+        wanted = self.args.gradient_accumulation_steps % pieces != 0 or (self.use_vllm and self.vllm_importance_sampling_correction)
+        return wanted and not torch.is_grad_enabled() and model is self.model and self._embeddings is None
+
+    def rollout_embeddings(self) -> torch.Tensor:
+        """Embeddings ``(n, d)`` of the local rollouts."""
+        if self._embeddings is None:
+            self._embeddings = embed_rollouts(
+                self.model, self.rollouts, pad_id=self._tokenizer.pad_token_id, rows=FORWARD_ROWS,
+                device=self.accelerator.device, autocast=self.accelerator.autocast, decoder=self.decoder,
+            )  # fmt: skip
+        return self._embeddings.to(self.accelerator.device)
+
+    # -- loss ----------------------------------------------------------------------------------------------------------------
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if self.config.objective != "joint":
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        self._pooled = inputs["pooled"]
+        try:
+            loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        finally:
+            self._pooled = None
+        item, role = self.layout.place(inputs["place"])
+        losses = []
+        for name in self.layout.trained:
+            chosen = role == self.layout.roles.index(name)
+            scores = self._loss_embeddings[chosen] @ self.reward.last.partners[name].T / self.config.contrastive_temperature
+            losses.append(F.cross_entropy(scores, item[chosen], reduction="none"))
+        contrastive = torch.cat(losses).mean()
+        self._loss_embeddings = None
+        self._metrics["train"]["contrastive"].append(self.accelerator.gather(contrastive.detach()).mean().item())
+        # the policy loss is a sum over the pieces of a step, so each piece's mean counts for its share
+        return loss + self.config.contrastive_weight * contrastive / self.current_gradient_accumulation_steps
+
+
+def trl_arguments(config: TrainConfig, layout: Layout, *, out: Path, steps: int, processes: int) -> GRPOConfig:
+    """TRL's settings for a run. Raises GraceError for a batch that cannot be shared out to the processes."""
+    if config.batch % processes:
+        raise GraceError(f"batch {config.batch} cannot be shared out to {processes} processes in whole items; use a multiple")
+    local, pieces = config.batch // processes * layout.rows, config.minibatches * config.accumulate
+    trained = local // len(layout.roles) * len(layout.trained)
+    if local % pieces or trained % pieces:
+        raise GraceError(
+            f"a process has {trained} rollouts to train on ({local} with those that are only sampled), which minibatches "
+            f"{config.minibatches} × accumulate {config.accumulate} = {pieces} do not divide; change batch, rollouts or one of these"
+        )
+    every = config.checkpoint_every(default=max(config.minibatches, steps // 10 // config.minibatches * config.minibatches))
+    vllm = {}
+    if config.vllm:
+        vllm = {
+            "use_vllm": True, "vllm_mode": config.vllm.mode, "vllm_gpu_memory_utilization": config.vllm.memory,
+            "vllm_tensor_parallel_size": config.vllm.tensor_parallel, "vllm_server_host": config.vllm.host,
+            "vllm_server_port": config.vllm.port,
+        }  # fmt: skip
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(out / "tensorboard")
+    return GRPOConfig(
+        output_dir=str(out), use_cpu=not torch.cuda.is_available(), max_steps=steps, num_train_epochs=1,
+        shuffle_dataset=False, remove_unused_columns=False,
+        per_device_train_batch_size=local // pieces, gradient_accumulation_steps=config.accumulate, steps_per_generation=pieces,
+        num_generations=config.rollouts, num_iterations=1, max_completion_length=config.max_new_tokens, temperature=config.temperature,
+        top_p=1.0, top_k=0, beta=config.beta, epsilon=config.epsilon, delta=config.delta, loss_type="dapo", scale_rewards="none",
+        disable_dropout=True, learning_rate=config.learning_rate, lr_scheduler_type=scheduler(config),
+        warmup_steps=round(config.warmup * steps), weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm,
+        optim="adamw_torch", bf16=config.precision == "bfloat16", gradient_checkpointing=config.gradient_checkpointing,
+        logging_steps=1, logging_first_step=True, logging_nan_inf_filter=False, report_to=list(config.report_to) or "none",
+        save_strategy="steps", save_steps=every, save_total_limit=config.keep_checkpoints, eval_strategy="no",
+        disable_tqdm=True, dataloader_pin_memory=torch.cuda.is_available(), seed=config.seed, data_seed=config.seed, **vllm,
+    )  # fmt: skip
+
+
+def scheduler(config: TrainConfig) -> str:
+    return "constant_with_warmup" if config.schedule == "constant" else config.schedule
+
+
+def make_trainer(config: TrainConfig, model: GraceModel, items: list[Item], *, out: Path, processes: int = 1) -> GracePolicyTrainer:
+    """A trainer over the whole run's rollouts, in their order."""
+    layout = Layout.of(config)
+    number = generations_of(config, len(items))
+    steps = config.steps or number * config.minibatches
+    arguments = trl_arguments(config, layout, out=out, steps=steps, processes=processes)
+    peft = None
+    if config.lora:
+        from peft import LoraConfig
+
+        peft = LoraConfig(r=config.lora.r, lora_alpha=config.lora.alpha, target_modules=config.lora.targets, task_type="CAUSAL_LM")
+    order = batches(items, batch=config.batch, number=number, seed=config.seed)
+    return GracePolicyTrainer(
+        config=config, builder=model.prompts, layout=layout, reward=GraceReward(config, layout), model=model.model, args=arguments,
+        train_dataset=rollout_dataset(items, order, layout), processing_class=model.tokenizer, peft_config=peft,
+    )  # fmt: skip

@@ -1,0 +1,106 @@
+"""The reward of a batch of rollouts: embeddings gathered from all processes, scored by :mod:`grace_core.rewards`, given back row by row.
+
+TRL calls the reward object on every process with the local rows. The rows of all processes, one process after the other, are the batch in
+the order of the dataset; the rewards of the whole batch are computed everywhere, and each process returns its slice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from grace_core import rewards
+from grace_core.training.config import TrainConfig
+from grace_core.training.data import NEGATIVE, POSITIVE, QUERY, Layout
+
+
+@dataclass
+class Scored:
+    """What a batch of n rollouts gave. ``rewards`` ``(n,)`` are 0 in roles that are not trained; a term is ``(b, k)``.
+
+    ``partners`` holds, for each trained role, the normalised mean embeddings ``(m, d)`` among which its rollouts have to find their own,
+    which for item i is row i.
+    """
+
+    embeddings: Tensor
+    truncated: Tensor
+    rewards: Tensor
+    terms: dict[str, Tensor]
+    partners: dict[str, Tensor]
+
+
+def score(embeddings: Tensor, truncated: Tensor, *, layout: Layout, config: TrainConfig) -> Scored:
+    """Rewards of a whole batch from embeddings ``(n, d)`` and cut-off marks ``(n,)`` in the order of ``layout``."""
+    z, cut = layout.by_role(embeddings), layout.by_role(truncated)
+    partners: dict[str, Tensor] = {}
+    if config.objective == "reference":
+        # one rationale of query and negative, as released: the first of the group, whose other rollouts are not looked at
+        first = {role: z[role][:, 0] for role in layout.roles if role != POSITIVE}
+        if config.mode == "supervised":
+            terms = rewards.reference_terms(z[POSITIVE], first[QUERY], first[NEGATIVE])
+        else:
+            terms = rewards.reference_terms_unsupervised(z[POSITIVE], first[QUERY])
+        earned = {POSITIVE: rewards.reference_reward(terms, cut[POSITIVE])}
+    elif config.mode == "supervised":
+        terms = rewards.symmetric_terms(z[QUERY], z[POSITIVE], z[NEGATIVE], temperature=config.reward_temperature)
+        earned = {
+            QUERY: rewards.rank_truncated_last(terms["query"], cut[QUERY]),
+            POSITIVE: rewards.rank_truncated_last(terms["document"], cut[POSITIVE]),
+        }
+        means = {role: rewards.group_mean(z[role]) for role in layout.roles}
+        partners = {QUERY: torch.cat([means[POSITIVE], means[NEGATIVE]]), POSITIVE: means[QUERY]}
+    else:
+        terms = rewards.symmetric_terms_unsupervised(z[POSITIVE], temperature=config.reward_temperature)
+        earned = {POSITIVE: rewards.rank_truncated_last(terms["text"], cut[POSITIVE])}
+        partners = {POSITIVE: rewards.group_mean(z[POSITIVE])}
+    nothing = torch.zeros_like(next(iter(earned.values())))  # a constant: its advantage is 0
+    given = layout.flatten({role: earned.get(role, nothing) for role in layout.roles})
+    return Scored(embeddings, truncated, given, terms, partners)
+
+
+def measures(scored: Scored, lengths: Tensor, keys: Tensor, *, layout: Layout) -> dict[str, float]:
+    """What is logged of a batch's trained rollouts: rewards and terms, their spread within groups, lengths, truncation, distinct ones."""
+
+    def of_trained(values: Tensor) -> Tensor:
+        by_role = layout.by_role(values)
+        return torch.stack([by_role[role] for role in layout.trained])
+
+    trained, keys = of_trained(scored.rewards), of_trained(keys)
+    advantage = trained - trained.mean(dim=-1, keepdim=True)
+    made = {
+        "reward": trained.mean(),
+        "reward_spread": trained.std(dim=-1).mean(),
+        "advantage_std": advantage.std(),
+        "truncated": of_trained(scored.truncated.float()).mean(),
+        "rationale_tokens": of_trained(lengths.float()).mean(),
+        "distinct": torch.tensor(keys.unique().numel() / keys.numel()),
+    }
+    for name, term in scored.terms.items():
+        made |= {f"term/{name}": term.mean(), f"term/{name}_spread": term.std(dim=-1).mean()}
+    return {name: float(value) for name, value in made.items()}
+
+
+class GraceReward:
+    """The reward function that TRL calls; the trainer binds itself to it, since embeddings come from the trainer's model."""
+
+    __name__ = "grace"
+
+    def __init__(self, config: TrainConfig, layout: Layout):
+        self.config, self.layout = config, layout
+        self.trainer = None
+        self.last: Scored | None = None
+
+    def __call__(self, completion_ids: list[list[int]], log_metric, **_) -> list[float]:
+        gather = self.trainer.accelerator.gather
+        rollouts = self.trainer.rollouts
+        device = self.trainer.accelerator.device
+        local = self.trainer.rollout_embeddings()
+        numbers = torch.tensor([[r.truncated, len(r.ids), r.key] for r in rollouts], dtype=torch.long, device=device)
+        numbers = gather(numbers)
+        self.last = score(gather(local), numbers[:, 0].bool(), layout=self.layout, config=self.config)
+        for name, value in measures(self.last, numbers[:, 1], numbers[:, 2], layout=self.layout).items():
+            log_metric(name, value)
+        begin = self.trainer.accelerator.process_index * len(rollouts)
+        return self.last.rewards[begin : begin + len(rollouts)].tolist()

@@ -1,0 +1,196 @@
+"""One training run from a configuration to a model folder: checks, trainer, evaluations, files, resuming."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from transformers import PrinterCallback
+
+from grace_core.errors import GraceError
+from grace_core.files import only_writer
+from grace_core.model import GraceModel, Representations
+from grace_core.training.callbacks import HeldOutEvaluation, Recorder, RunFiles, TrainingCollapsed
+from grace_core.training.checkpoints import (
+    full_state,
+    merged_state,
+    newest_checkpoint,
+    save_model,
+    settings_of,
+    sharded,
+    trained_module,
+)
+from grace_core.training.config import TrainConfig
+from grace_core.training.data import count_overlong, read_items
+from grace_core.training.heldout import HeldOut
+
+
+def print_progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def train(config: TrainConfig, *, resume: bool = False, report: Callable[[str], None] = print_progress) -> dict:
+    """Train and return ``{"out", "model", "state", "steps", "best": {"step", "ndcg@10", …}, "seconds", …}``.
+
+    The best model by held-out nDCG@10 (without an evaluation, the last) lies in ``out/best``. With ``resume`` the run goes on from its
+    newest checkpoint, or from the start if it has none. Raises GraceError for bad input before anything is trained, and
+    TrainingCollapsed if the collapse alarm stops the run; the best model so far is there all the same.
+    """
+    import torch
+    from accelerate import PartialState
+
+    processes = PartialState(cpu=not torch.cuda.is_available())  # without it, processes on CPUs do not see each other
+    main = processes.is_main_process
+    out = Path(config.out)
+    if not main:
+        report = _silent
+    if not resume and any(out.glob("checkpoint-*")):
+        raise GraceError(f"{out} holds a run already; give --resume to go on with it, another out, or remove the folder")
+    items = read_items(config)
+    heldout = HeldOut.read(config.evaluation) if config.evaluation else None
+    model = load_for_training(config)
+    overlong = count_overlong(items, model.prompts)
+    if overlong["cut"]:
+        report(f"{overlong['cut']} of {overlong['looked_at']} texts are cut to fit max_prompt_tokens {config.max_prompt_tokens}")
+    if config.method == "grace":
+        from grace_core.training.policy import make_trainer
+    else:
+        from grace_core.training.contrastive import make_trainer
+    trainer = make_trainer(config, model, items, out=out, processes=processes.num_processes)
+    checkpoint = newest_checkpoint(out) if resume else None
+    done = int(checkpoint.name.split("-")[1]) if checkpoint else 0
+    if main:
+        with only_writer(out):
+            return _run(config, trainer, model, heldout, out, checkpoint, done, {"items": len(items), "texts": overlong}, report)
+    return _run(config, trainer, model, heldout, out, checkpoint, done, {}, report)
+
+
+def _silent(_line: str) -> None:
+    """Only the main process reports."""
+
+
+def load_for_training(config: TrainConfig) -> GraceModel:
+    """The starting model on the CPU; the trainer moves it. Weights are fp32 (bf16 is autocast), except below LoRA.
+
+    Weights of which every step changes a millionth would not change at all in bf16.
+    """
+    frozen_in_bf16 = config.lora is not None and config.precision == "bfloat16"
+    settings = {"system": config.system, "max_prompt_tokens": config.max_prompt_tokens, "max_new_tokens": config.max_new_tokens}
+    model = GraceModel.from_pretrained(config.model, device="cpu", dtype="bfloat16" if frozen_in_bf16 else "float32", **settings)
+    limit = getattr(model.model.config.get_text_config(), "max_position_embeddings", None)
+    if limit and config.max_prompt_tokens + config.max_new_tokens > limit and config.method == "grace":
+        raise GraceError(
+            f"max_prompt_tokens {config.max_prompt_tokens} + max_new_tokens {config.max_new_tokens} do not fit into the {limit} positions "
+            f"of {config.model}; lower one of them"
+        )
+    return model
+
+
+def _run(config, trainer, model, heldout, out: Path, checkpoint: Path | None, done: int, counts: dict, report) -> dict:
+    tokenizer, steps, rationale = model.tokenizer, trainer.args.max_steps, config.method == "grace"
+    files = RunFiles(out, main=trainer.accelerator.is_main_process)
+    evaluations = files.start({"config": config.model_dump(), "steps": steps, **counts}, step=done)
+    recorder = Recorder(files, config.collapse if rationale else None, report=report)
+
+    def save(scores: dict) -> None:
+        state = full_state(trainer)
+        if trainer.accelerator.is_main_process:
+            about = {"step": trainer.state.global_step, "eval": scores, "base": config.model}
+            save_model(out / "best", model=trained_module(trainer), tokenizer=tokenizer, state=state, config=config, about=about)
+        trainer.accelerator.wait_for_everyone()
+
+    def evaluate() -> tuple[dict[str, float], list[dict]]:
+        with live_model(trainer, config, tokenizer) as live:
+            made = represent(trainer, live, heldout.texts, rationale=rationale, batch_size=config.evaluation.batch_size)
+        return heldout.evaluate(made, rationale=rationale)
+
+    def announce(scores: dict[str, float]) -> None:
+        pending = trainer.control.should_log  # which on_log takes for done
+        trainer.callback_handler.on_log(trainer.args, trainer.state, trainer.control, scores)
+        trainer.control.should_log = pending
+
+    watcher = None
+    if heldout:
+        watcher = HeldOutEvaluation(
+            files, recorder, every=config.evaluation.every, patience=config.evaluation.patience,
+            evaluate=evaluate, save=save, announce=announce, report=report,
+        )  # fmt: skip
+        watcher.recall(evaluations)
+        trainer.add_callback(watcher)
+    trainer.add_callback(recorder)
+    trainer.remove_callback(PrinterCallback)  # prints every row as a dict; the recorder reports
+    if checkpoint:
+        report(f"going on from {checkpoint}, step {done} of {steps}")
+    began = time.time()
+    if done < steps:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    state = "collapsed" if recorder.alarm else "stopped early" if watcher and watcher.stopped_early else "finished"
+    if not watcher and state == "finished" and done < steps:
+        save({})
+    result = {
+        "out": str(out), "model": str(out / "best"), "state": state, "steps": trainer.state.global_step or done,
+        "best": watcher.best if watcher else None, "seconds": round(time.time() - began, 1), **counts,
+    }  # fmt: skip
+    files.state(state, result=result)
+    if recorder.alarm:
+        raise TrainingCollapsed(f"{recorder.alarm} (best model so far: {out / 'best'})")
+    return result
+
+
+@contextmanager
+def live_model(trainer, config: TrainConfig, tokenizer):
+    """A GraceModel around the model as it is now, in eval mode; None on the other processes where the weights are sharded.
+
+    A sharded model cannot run on one process alone, nor can processes that generate texts of different lengths stay in step, so its
+    weights are gathered into a plain copy on the main process.
+    """
+    module = trained_module(trainer)
+    if sharded(trainer):
+        from transformers import AutoModelForCausalLM
+
+        state = full_state(trainer)
+        if not trainer.accelerator.is_main_process:
+            yield None
+            return
+        if config.lora:
+            state = merged_state(state, scale=config.lora.alpha / config.lora.r)
+        plain = AutoModelForCausalLM.from_config(module.config)
+        plain.load_state_dict(state, strict=False)  # a tied output embedding is not stored twice
+        plain.tie_weights()
+        yield _live(plain.to(trainer.accelerator.device), tokenizer, config)
+        return
+    training = module.training
+    try:
+        yield _live(module, tokenizer, config)
+    finally:
+        module.train(training)
+
+
+def _live(module, tokenizer, config: TrainConfig) -> GraceModel:
+    model = GraceModel(module, tokenizer, settings_of(config), name="live")
+    model.fingerprint = "live"  # a hash over all weights would be asked for, and nothing is cached
+    return model
+
+
+def represent(trainer, live: GraceModel | None, texts: list[str], *, rationale: bool, batch_size: int) -> Representations:
+    """Representations of ``texts`` on every process. The texts are shared out, unless only the main process has a model."""
+    from accelerate.utils import broadcast_object_list, gather_object
+
+    accelerator = trainer.accelerator
+    if accelerator.num_processes == 1:
+        return live.represent(texts, rationale=rationale, batch_size=batch_size)
+    if sharded(trainer):
+        shared = [live.represent(texts, rationale=rationale, batch_size=batch_size) if live else None]
+        broadcast_object_list(shared)
+        return shared[0]
+    rank, n = accelerator.process_index, accelerator.num_processes
+    parts = gather_object([live.represent(texts[rank::n], rationale=rationale, batch_size=batch_size)])
+    back = np.argsort(np.concatenate([np.arange(len(texts))[part::n] for part in range(n)]), kind="stable")
+    arrays = ("sums", "counts", "truncated", "text_truncated")
+    arrays = {name: np.concatenate([getattr(part, name) for part in parts])[back] for name in arrays}
+    lists = {name: [value for part in parts for value in getattr(part, name)] for name in ("rationales", "rationale_ids")}
+    return Representations(**{name: [values[i] for i in back] for name, values in lists.items()}, **arrays)

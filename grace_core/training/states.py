@@ -1,0 +1,140 @@
+"""Embeddings of rollouts during training: the pooling rule of serving on the states of the trainer's own model.
+
+A rollout is the prompt's ids followed by the rationale's ids. Its embedding is the L2-normalised mean, in fp32, of the last hidden states
+(after the final norm) from the first token of the user's text to the last token of the rationale, template tokens between them included,
+the end token left out: the same positions as in :mod:`grace_core.pooling`. The states are caught by a hook on the decoder, so that
+every forward through the root module gives them, whatever it is wrapped in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from grace_core.prompt import Prompt
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A sampled rationale behind its prompt. ``ids`` are without the end token; ``truncated``: there was none."""
+
+    prompt: Prompt
+    ids: list[int]
+    truncated: bool
+
+    @classmethod
+    def of(cls, prompt: Prompt, completion: Sequence[int], end_ids: set[int]) -> Rollout:
+        end = next((place for place, token in enumerate(completion) if token in end_ids), None)
+        return cls(prompt, list(completion[:end]), end is None)
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """Pooled positions in prompt + rationale."""
+        return self.prompt.start, len(self.prompt.ids) + len(self.ids)
+
+    @property
+    def key(self) -> int:
+        """A number that stands for the rationale: equal for equal ids, on every machine."""
+        digest = hashlib.sha256(b" ".join(b"%d" % token for token in self.ids)).digest()
+        return int.from_bytes(digest[:7], "big")
+
+
+def decoder_of(model):
+    """The stack below the LM head, whose output the hook catches; found below PEFT too."""
+    return (model.get_base_model() if hasattr(model, "get_base_model") else model).get_decoder()
+
+
+@contextmanager
+def last_states(decoder) -> Iterator[list[Tensor]]:
+    """A list that gets the last hidden states ``(b, t, d)`` of every forward inside the block."""
+    caught: list[Tensor] = []
+    handle = decoder.register_forward_hook(lambda _module, _args, output: caught.append(output[0]))
+    try:
+        yield caught
+    finally:
+        handle.remove()
+
+
+def mean_embeddings(states: Tensor, mask: Tensor) -> Tensor:
+    """Normalised means ``(b, d)`` in fp32 of states ``(b, t, d)`` over the positions of ``mask`` ``(b, t)``."""
+    mask = mask.to(states.device)
+    sums = torch.einsum("bt,btd->bd", mask.float(), states.float())
+    return F.normalize(sums / mask.sum(dim=1, keepdim=True), dim=-1)
+
+
+def pooling_mask(rollouts: Sequence[Rollout], prompt_width: int, width: int) -> Tensor:
+    """Pooled positions ``(b, width)`` where prompts are padded on the left to ``prompt_width`` and rationales follow, as in TRL."""
+    mask = torch.zeros(len(rollouts), width, dtype=torch.bool)
+    for row, rollout in enumerate(rollouts):
+        start, stop = rollout.span
+        shift = prompt_width - len(rollout.prompt.ids)
+        mask[row, shift + start : shift + stop] = True
+    return mask
+
+
+@torch.no_grad()
+def embed_rollouts(model, rollouts: Sequence[Rollout], *, decoder, pad_id: int, rows: int, device, autocast) -> Tensor:
+    """Embeddings ``(n, d)`` fp32 by forward passes of at most ``rows`` rollouts through ``model``, the root module, in eval mode.
+
+    Rollouts are taken by length and padded on the right: under a causal mask what stands behind a token does not change its state. The
+    number of passes depends on the number of rollouts alone, so that processes which share a sharded model stay in step.
+    """
+    order = sorted(range(len(rollouts)), key=lambda i: -rollouts[i].span[1])
+    found: list[Tensor] = []
+    training = model.training
+    model.eval()
+    try:
+        with last_states(decoder) as caught:
+            for begin in range(0, len(order), rows):
+                chunk = [rollouts[i] for i in order[begin : begin + rows]]
+                width = chunk[0].span[1]
+                ids = torch.full((len(chunk), width), pad_id)
+                mask = torch.zeros(len(chunk), width, dtype=torch.bool)
+                for row, rollout in enumerate(chunk):
+                    start, stop = rollout.span
+                    ids[row, :stop] = torch.tensor(rollout.prompt.ids + rollout.ids)
+                    mask[row, start:stop] = True
+                with autocast():
+                    model(input_ids=ids.to(device), use_cache=False, logits_to_keep=1)
+                found.append(mean_embeddings(caught.pop(), mask))
+    finally:
+        model.train(training)
+    back = torch.empty(len(order), dtype=torch.long)
+    back[torch.tensor(order)] = torch.arange(len(order))
+    return torch.cat(found)[back.to(device)]
+
+
+def score_completions(
+    model, ids: Tensor, attention: Tensor, *, keep: int, temperature: float, rows: int, autocast, decoder=None, pooled: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Log-probabilities and entropies ``(n, keep)`` of the last ``keep`` columns of ``ids`` ``(n, t)``, and embeddings ``(n, d)``.
+
+    Rows are taken by length, ``rows`` at a time, without the columns that are padding in all of them, and only the completions' positions
+    go through the LM head: on a CPU, and with a small model whose head is a large part of it, this halves the cost of a step. Embeddings
+    are over the positions of ``pooled`` ``(n, t)``, with gradient; None without it.
+    """
+    width = ids.shape[1]
+    order = attention.sum(dim=1).argsort()
+    logps, entropies, embeddings = [], [], []
+    with last_states(decoder) if pooled is not None else nullcontext([]) as caught:
+        for chunk in order.split(rows):
+            used = attention[chunk].any(dim=0).nonzero().flatten()
+            left, right = int(used[0]), max(int(used[-1]) + 1, width - keep + 1)
+            inside, count = ids[chunk, left:right], right - (width - keep)
+            with autocast():
+                made = model(input_ids=inside, attention_mask=attention[chunk, left:right], use_cache=False, logits_to_keep=count + 1)
+            scores = torch.log_softmax(made.logits[:, :-1].float() / temperature, dim=-1)
+            missing = (0, width - right)
+            logps.append(F.pad(scores.gather(2, inside[:, -count:, None])[:, :, 0], missing))
+            with torch.no_grad():
+                entropies.append(F.pad(-(scores.exp() * scores).sum(dim=-1), missing))
+            if pooled is not None:
+                embeddings.append(mean_embeddings(caught.pop(), pooled[chunk, left:right]))
+    back = order.argsort()
+    return torch.cat(logps)[back], torch.cat(entropies)[back], torch.cat(embeddings)[back] if embeddings else None

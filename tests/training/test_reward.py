@@ -1,0 +1,75 @@
+"""Scores of whole batches: which rows get a reward, and the unsupervised symmetric term against plain loops."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from grace_core import rewards
+from grace_core.training.data import Layout
+from grace_core.training.reward import measures, score
+
+
+def batch(layout: Layout, items: int = 5, width: int = 7):
+    torch.manual_seed(1)
+    n = items * layout.rows
+    return F.normalize(torch.randn(n, width), dim=-1), torch.rand(n) < 0.2
+
+
+def test_the_unsupervised_term_against_loops():
+    torch.manual_seed(0)
+    z = F.normalize(torch.randn(4, 3, 6), dim=-1)
+    found = rewards.symmetric_terms_unsupervised(z, temperature=0.1)["text"]
+    for i in range(4):
+        for k in range(3):
+            scores = []
+            for j in range(4):
+                mine = [z[j, m] for m in range(3) if not (j == i and m == k)]
+                mean = sum(mine) / len(mine)
+                scores.append(float(z[i, k] @ mean / mean.norm()) / 0.1)
+            expected = scores[i] - math.log(sum(math.exp(s) for s in scores))
+            assert found[i, k] == pytest.approx(expected, abs=1e-4)
+    for bad in (z[:1], z[:, :1]):
+        with pytest.raises(ValueError, match="at least 2 of both"):
+            rewards.symmetric_terms_unsupervised(bad)
+
+
+@pytest.mark.parametrize("objective", ["symmetric", "reference", "joint"])
+@pytest.mark.parametrize("mode", ["supervised", "unsupervised"])
+def test_only_trained_roles_differ_within_a_group(make_config, unsupervised, tmp_path, objective, mode):
+    changes = unsupervised if mode == "unsupervised" else {}
+    config = make_config(tmp_path, objective=objective, **changes)
+    layout = Layout.of(config)
+    z, cut = batch(layout)
+    scored = score(z, cut, layout=layout, config=config)
+    for role, values in layout.by_role(scored.rewards).items():
+        spread = rewards.advantages(values).abs().amax(dim=1)
+        assert bool((spread > 1e-3).all()) == (role in layout.trained)
+    assert set(scored.partners) == (set(layout.trained) if objective != "reference" else set())
+
+
+def test_cut_off_rollouts_rank_last(make_config, tmp_path):
+    config = make_config(tmp_path)
+    layout = Layout.of(config)
+    z, cut = batch(layout)
+    scored = score(z, cut, layout=layout, config=config)
+    for role in layout.trained:
+        values, marks = layout.by_role(scored.rewards)[role], layout.by_role(cut)[role]
+        for group, mark in zip(values, marks, strict=True):
+            if mark.any() and not mark.all():
+                assert group[mark].max() < group[~mark].min()
+
+
+def test_measures_see_a_constant_policy(make_config, tmp_path):
+    config = make_config(tmp_path)
+    layout = Layout.of(config)
+    n = 5 * layout.rows
+    z = F.normalize(torch.ones(n, 6), dim=-1)
+    scored = score(z, torch.zeros(n, dtype=torch.bool), layout=layout, config=config)
+    found = measures(scored, torch.full((n,), 3), torch.full((n,), 12345), layout=layout)
+    assert found["reward_spread"] == pytest.approx(0, abs=1e-6)
+    assert found["distinct"] == pytest.approx(1 / (5 * 2 * config.rollouts))
+    assert found["rationale_tokens"] == 3

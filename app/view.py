@@ -1,4 +1,4 @@
-"""What the explorer shows, as it stands in the address: ``?collection=&a=&b=&k=&q=&doc=``.
+"""What the explorer shows, as it stands in the address: ``?collection=&a=&b=&k=&q=&doc=``, and ``?tab=training&run=&of=&probe=&from=&step=``.
 
 Whatever comes back from a browser (an address, an event) is read here and nowhere else.
 """
@@ -17,6 +17,7 @@ SIZES = (5, 10, 20)
 MAX_QUERY = 20_000  # characters
 MAX_QUERY_IN_ADDRESS = 2_000  # servers cut off longer addresses
 MAX_ID = 512
+COMPARED = 6  # training runs in the same curves, each in a colour of its own
 _UNPAIRED = re.compile("[\ud800-\udfff]")
 
 
@@ -121,6 +122,86 @@ def read_view(workspace, params: Mapping[str, object], *, strict: bool = False) 
     if strict and problems:
         raise GraceError(problems[0])
     return view, problems
+
+
+@dataclass(frozen=True)
+class TrainingView:
+    """Ticked runs, each in the place of its colour ("" is a free one), and the two evaluations of one of them that stand side by side.
+
+    Without ``step`` the right one is the best, also when another becomes the best; without ``start`` the left one is the first.
+    """
+
+    runs: tuple[str, ...] = ()
+    of: str = ""
+    probe: int = 0
+    start: int | None = None
+    step: int | None = None
+
+    @property
+    def ticked(self) -> list[str]:
+        return [name for name in self.runs if name]
+
+    def params(self) -> dict[str, str]:
+        """The parameters of the address. Names of folders hold no slash, so that one stands between them."""
+        asked = {"tab": "training", "run": "/".join(self.runs)}
+        asked |= {"of": self.of} if self.of != next(iter(self.ticked), "") else {}
+        asked |= {"probe": str(self.probe + 1)} if self.probe else {}
+        asked |= {key: str(value) for key, value in (("from", self.start), ("step", self.step)) if value is not None}
+        return asked
+
+
+def read_training(names: list[str], params: Mapping[str, object]) -> tuple[TrainingView, list[str]]:
+    """The training view that the address asks for among the runs ``names``, the first of which is the default; and what is wrong."""
+    asked = {key: _plain(params.get(key)) for key in ("run", "of", "probe", "from", "step")}
+    wanted = asked["run"].split("/")[:COMPARED] if asked["run"] else []
+    problems = [f"there is no run {_short(name)} here" for name in wanted if name and name not in names]
+    runs = tuple(name if name in names and name not in wanted[:i] else "" for i, name in enumerate(wanted))
+    numbers = {}
+    for key in ("probe", "from", "step"):
+        if asked[key].isascii() and asked[key].isdigit() and len(asked[key]) < 10:
+            numbers[key] = int(asked[key])
+        elif asked[key]:
+            problems.append(f"{key} is {_short(asked[key])}, expected a whole number")
+    view = TrainingView(runs, asked["of"], max(0, numbers.get("probe", 1) - 1), numbers.get("from"), numbers.get("step"))
+    return settle(view if view.ticked else replace(view, runs=tuple(names[:1])), names), problems
+
+
+def change_training(view: TrainingView, names: list[str], data: object) -> TrainingView:
+    """The view after an event of the page, ``{"set": …, "value": …}``. Raises GraceError if it does not fit."""
+    data = data if isinstance(data, dict) else {}
+    what, value = data.get("set"), data.get("value")
+    if not isinstance(value, str) or what not in ("run", "of", "probe", "from", "step"):
+        raise GraceError("the page sent an event that does not fit; reload the page")
+    if what in ("run", "of"):
+        if value not in names:
+            raise GraceError(f"there is no run {_short(value)} here any more")
+        return settle(_tick(view, value) if what == "run" else replace(view, of=value, probe=0, start=None, step=None), names)
+    if not (value.isascii() and value.isdigit() and len(value) < 10):
+        raise GraceError(f"{what} is {_short(value)}, expected a whole number")
+    return replace(view, **{{"from": "start"}.get(what, what): int(value)})
+
+
+def _tick(view: TrainingView, name: str) -> TrainingView:
+    """``name`` taken in or out; a run that stays keeps its place, which is its colour."""
+    if name in view.runs:
+        return replace(view, runs=tuple("" if run == name else run for run in view.runs))
+    if len(view.ticked) == COMPARED:
+        raise GraceError(f"at most {COMPARED} runs are compared: untick one first")
+    places = list(view.runs) + [""] * (len(view.runs) < COMPARED)
+    places[places.index("")] = name
+    return replace(view, runs=tuple(places))
+
+
+def settle(view: TrainingView, names: list[str]) -> TrainingView:
+    """The view without runs that are gone; another run than before begins with its first probe, and its first and best evaluation."""
+    runs = [name if name in names else "" for name in view.runs]
+    while runs and not runs[-1]:
+        runs.pop()
+    ticked = [name for name in runs if name]
+    if view.of in ticked:
+        return replace(view, runs=tuple(runs))
+    changed = {"probe": 0, "start": None, "step": None} if view.of else {}
+    return replace(view, runs=tuple(runs), of=ticked[0] if ticked else "", **changed)
 
 
 def _plain(value: object) -> str:

@@ -255,7 +255,7 @@ def encode(
 @app.command("train")
 def train(
     config: Annotated[Path, typer.Argument(help="A YAML file, such as one of configs/.")],
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value over the file's, e.g. data.limit=100; repeatable.")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value over the file's, e.g. data.limit=100.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -353,12 +353,52 @@ def demo_pretrain(
     show({"out": str(out), "tokens": config.tokens}, as_json, str(out))
 
 
+@demo_app.command("train")
+def demo_train(
+    names: Annotated[list[str] | None, typer.Argument(help="demo-cl, demo-grace, demo-grace-unsup; default all.")] = None,
+    runs: Annotated[Path, typer.Option(help="Where the runs are kept; a killed one goes on from here.")] = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Train the demo models that ship from demo-base, under an hour each on two cores."""
+    from grace_core.demo.train import SHIPPED, train_shipped
+
+    if unknown := set(names or ()) - set(SHIPPED):
+        raise GraceError(f"no recipe for {', '.join(sorted(unknown))}; there are {', '.join(SHIPPED)}")
+    made = {name: train_shipped(name, runs=runs, report=lambda line: print(line, file=sys.stderr)) for name in names or SHIPPED}
+    lines = [f"{name}: {row['state']}, best held-out nDCG@10 {row['best']['ndcg@10']:.4f}" for name, row in made.items()]
+    show(made, as_json, "\n".join(lines))
+
+
+@demo_app.command("study")
+def demo_study(
+    way: Annotated[list[str] | None, typer.Option("--way", help="A way to train, e.g. symmetric; repeatable; default all.")] = None,
+    seed: Annotated[list[int] | None, typer.Option("--seed", help="Repeatable; default 0, 1, 2.")] = None,
+    runs: Annotated[Path, typer.Option(help="Where the runs are kept; what is measured is not done again.")] = Path("runs/study"),
+    table: Annotated[bool, typer.Option("--table", help="Train nothing; only print the tables of what is measured.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train and measure ways to train, with seeds, and print the tables. Can be stopped and gone on with; runs may share a machine."""
+    from grace_core.demo.report import markdown
+    from grace_core.demo.report import table as tables
+    from grace_core.demo.study import WAYS, one
+
+    if unknown := set(way or ()) - set(WAYS):
+        raise GraceError(f"there is no way {', '.join(sorted(unknown))}; there are {', '.join(WAYS)}")
+    if not table:
+        for number in seed or (0, 1, 2):
+            for name in way or WAYS:
+                one(name, number, runs, report=lambda line: print(line, file=sys.stderr, flush=True))
+    made = tables(runs)
+    show(made, as_json, markdown(made))
+
+
 @demo_app.command("index")
 def demo_index(out: Annotated[Path, typer.Option(help="The collection's folder.")] = Path("indexes/demo"), as_json: Json = False) -> None:
     """Build the demo collection with the demo models."""
     from grace_core.demo.corpus import CORPUS_DIR
+    from grace_core.model import demo_models
 
-    index_build(str(CORPUS_DIR), out, ["demo-base"], no_cache=True, as_json=as_json)
+    index_build(str(CORPUS_DIR), out, demo_models(), no_cache=True, as_json=as_json)
 
 
 @demo_app.command("check")
@@ -378,13 +418,19 @@ def demo_check(
 
 @demo_app.command("all")
 def demo_all(as_json: Json = False) -> None:
-    """Corpus, pretraining and index, one after the other; prints what `demo index` prints."""
+    """Corpus, pretraining, training and index, one after the other; prints what `demo index` prints."""
     from grace_core.demo.corpus import write
     from grace_core.demo.pretrain import pretrain
+    from grace_core.demo.train import SHIPPED, train_shipped
     from grace_core.model import DEMO_MODELS_DIR
 
+    def report(line: str) -> None:
+        print(line, file=sys.stderr)
+
     write()
-    pretrain(DEMO_MODELS_DIR / "demo-base", Path("runs/demo-base"), report=lambda line: print(line, file=sys.stderr))
+    pretrain(DEMO_MODELS_DIR / "demo-base", Path("runs/demo-base"), report=report)
+    for name in SHIPPED:
+        train_shipped(name, runs=Path("runs"), report=report)
     demo_index(as_json=as_json)
 
 

@@ -148,10 +148,11 @@ class GraceModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over weights, tokenizer and chat template: what two indexes must share to be comparable."""
+        """SHA-256 over weights, configuration, tokenizer and chat template: what two indexes must share to be comparable."""
         digest = hashlib.sha256()
         if self._folder is not None:
-            names = {path.name for pattern in ("*.safetensors", "tokenizer*.json", "*.jinja") for path in self._folder.glob(pattern)}
+            patterns = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*.json", "*.jinja")
+            names = {path.name for pattern in patterns for path in self._folder.glob(pattern)}
             for name in sorted(names):
                 digest.update(name.encode())
                 with open(self._folder / name, "rb") as file:
@@ -211,6 +212,27 @@ class GraceModel:
             truncated=np.array([row[3] for row in rows], dtype=bool),
             text_truncated=np.array([prompt.text_truncated for prompt in prompts], dtype=bool),
         )
+
+    def represent_given(
+        self, texts: Sequence[str], rationales: Sequence[str | Sequence[int]], *, batch_size: int = 32, **settings
+    ) -> Representations:
+        """Representations of ``texts`` with the given rationales, as text or as token ids, instead of ones of the model's own.
+
+        One forward pass a batch, nothing is generated and nothing cached. Raises GraceError for lists of different lengths.
+        """
+        if len(texts) != len(rationales):
+            raise GraceError(f"every text needs its rationale, got {len(texts)} texts and {len(rationales)} rationales")
+        ids = [self.tokenizer(r, add_special_tokens=False)["input_ids"] if isinstance(r, str) else list(r) for r in rationales]
+        longest = max((len(row) for row in ids), default=0)
+        prompts, _ = self._prompts(texts, settings | {"max_new_tokens": max(longest, 1)})
+        sums, counts = np.zeros((len(texts), 3, self.dim), np.float32), np.zeros((len(texts), 3), np.int64)
+        order = sorted(range(len(texts)), key=lambda i: -len(prompts[i].ids) - len(ids[i]))
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            out = self.engine.pool([prompts[i] for i in batch], [ids[i] for i in batch])
+            sums[batch], counts[batch] = out.sums.numpy(), out.counts.numpy()
+        cut = np.array([prompt.text_truncated for prompt in prompts], dtype=bool)
+        return Representations(self.decode(ids), ids, sums, counts, np.zeros(len(texts), dtype=bool), cut)
 
     def encode(self, texts: Sequence[str], rationale: bool = True, **options) -> np.ndarray:
         """L2-normalised embeddings ``(n, d)`` fp32, over text and rationale or over the text alone. Options as in :meth:`represent`."""
@@ -303,6 +325,11 @@ def model_name(name: str | Path) -> str:
     return safe
 
 
+def demo_models() -> list[str]:
+    """The names of the models that ship, demo-base first."""
+    return sorted(path.name for path in DEMO_MODELS_DIR.glob("demo-*") if (path / "config.json").exists())
+
+
 def find_model(name: str | Path, *, revision: str | None = None) -> Path:
     """The local folder of a model, fetched from the Hugging Face hub if it is neither a demo model nor a folder."""
     text = str(name)
@@ -310,8 +337,7 @@ def find_model(name: str | Path, *, revision: str | None = None) -> Path:
     if text.startswith("demo-") and "/" not in text:
         if (demo / "config.json").exists():
             return demo
-        known = sorted(path.name for path in DEMO_MODELS_DIR.glob("demo-*"))
-        raise GraceError(f"there is no demo model {text!r}; there are: {', '.join(known) or 'none, run `grace demo pretrain`'}")
+        raise GraceError(f"there is no demo model {text!r}; there are: {', '.join(demo_models()) or 'none, run `grace demo pretrain`'}")
     if os.path.isdir(text):  # Path.is_dir raises where a name is too long
         if not (Path(text) / "config.json").exists():
             raise GraceError(f"{text} is a folder without config.json, so not a model; name the folder that a model was saved to")

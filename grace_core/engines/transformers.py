@@ -178,6 +178,7 @@ class TransformersEngine:
                 )
             cache = output.past_key_values
             if step == 0:
+                _RoomyLayer.replace_in(cache)
                 result.sums, result.counts = self._prefill_sums(caught[0], prompts)
             else:
                 result.sums[index, RATIONALE] += caught[0][:, -1].float()
@@ -208,6 +209,46 @@ class TransformersEngine:
             positions = (lengths[index] + step)[:, None]
         result.sums = result.sums.cpu()
         return result
+
+
+class _RoomyLayer(DynamicLayer):
+    """Keys and values with room to grow in, where DynamicLayer copies all of them for every new token."""
+
+    ROOM = 64  # tokens
+
+    def __init__(self, layer: DynamicLayer):
+        super().__init__()
+        self.dtype, self.device, self.is_initialized = layer.dtype, layer.device, True
+        self._settle(layer.keys, layer.values)
+
+    @classmethod
+    def replace_in(cls, cache) -> None:
+        """Take the place of the cache's layers, unless one of them is of another kind."""
+        if all(type(layer) is DynamicLayer for layer in getattr(cache, "layers", [None])):
+            cache.layers = [cls(layer) for layer in cache.layers]
+
+    def _settle(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Move into buffers of the right batch size, with room behind."""
+        b, heads, length, _ = keys.shape
+        self._buffers = [held.new_empty(b, heads, length + self.ROOM, held.shape[3]) for held in (keys, values)]
+        for buffer, held in zip(self._buffers, (keys, values), strict=True):
+            buffer[:, :, :length] = held
+        self.keys, self.values = (buffer[:, :, :length] for buffer in self._buffers)
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_, **__) -> tuple[torch.Tensor, torch.Tensor]:
+        begin = self.keys.shape[2]
+        end = begin + key_states.shape[2]
+        if end > self._buffers[0].shape[2]:
+            self._settle(self.keys, self.values)
+        for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[:, :, begin:end] = new
+        self.keys, self.values = (buffer[:, :, :end] for buffer in self._buffers)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        length = self.keys.shape[2]
+        self._buffers = [buffer[indices] for buffer in self._buffers]
+        self.keys, self.values = (buffer[:, :, :length] for buffer in self._buffers)
 
 
 def _positions(mask: torch.Tensor | None) -> torch.Tensor | None:

@@ -98,6 +98,8 @@ class TrainConfig(Section):
     temperature: Temperature = 1.0
     partner_temperature: Temperature = 0.5  # reference only: of the single rollouts of query and negative
     reward_temperature: Temperature = 0.05  # t of the symmetric reward's softmax
+    without: list[str] = []  # ablation: reward terms that are logged but do not count
+    rank_truncated_last: bool = True  # symmetric and joint; the reference has its flat -1
     contrastive_weight: Annotated[float, Field(ge=0)] = 0.3  # joint only
     contrastive_temperature: Temperature = 0.05  # joint, cl and simcse
     beta: Annotated[float, Field(ge=0)] = 0.05  # weight of the KL divergence to the starting model
@@ -135,6 +137,13 @@ class TrainConfig(Section):
             raise ValueError("method simcse is unsupervised; set mode: unsupervised, or use method cl")
         if self.objective == "reference" and self.beta > 0 and self.method == "grace":
             raise ValueError(f"objective reference has no KL term, got beta {self.beta}; set beta: 0")
+        terms = {"reference": ("positive", "negative", "consistency", "cross")}.get(self.objective, ("query", "document"))
+        if self.mode == "unsupervised":
+            terms = ("positive", "consistency", "cross") if self.objective == "reference" else ("text",)
+        if unknown := set(self.without) - set(terms):
+            raise ValueError(f"without names {', '.join(sorted(unknown))}; {self.objective}, {self.mode} has {', '.join(terms)}")
+        if set(self.without) == set(terms):
+            raise ValueError(f"without names all terms ({', '.join(terms)}), so there is no reward; leave one")
         if self.method == "grace":
             rows, pieces = self.batch * self.rollouts, self.minibatches * self.accumulate
             if rows % pieces:

@@ -74,13 +74,18 @@ class HeldOut:
         probes = [{"text": text, "rationale": words} for text, words in zip(self.probes, made.rationales[m + n :], strict=True)]
         return scores, probes
 
+    def per_query(self, queries: np.ndarray, documents: np.ndarray) -> dict[str, np.ndarray]:
+        """Retrieval metrics of every query from normalised embeddings, in the order of the ids."""
+        ids = list(self.documents)
+        best = np.argsort(-(queries @ documents.T), axis=1, kind="stable")[:, :CUTOFF]
+        rankings = {query: [ids[row] for row in rows] for query, rows in zip(self.queries, best, strict=True)}
+        return per_query(rankings, self.qrels)
+
     def scores(self, queries: np.ndarray, documents: np.ndarray) -> dict[str, float]:
-        """Retrieval metrics, alignment and uniformity from normalised embeddings, in the order of the ids."""
+        """Mean retrieval metrics, alignment and uniformity from normalised embeddings, in the order of the ids."""
         ids = list(self.documents)
         cosines = queries @ documents.T
-        best = np.argsort(-cosines, axis=1, kind="stable")[:, :CUTOFF]
-        rankings = {query: [ids[row] for row in rows] for query, rows in zip(self.queries, best, strict=True)}
-        values = per_query(rankings, self.qrels)
+        values = self.per_query(queries, documents)
         row = {document: place for place, document in enumerate(ids)}
         relevant = [cosines[i, row[document]] for i, query in enumerate(self.queries) for document in self.qrels[query]]
         pairs = np.triu_indices(len(documents), k=1)

@@ -42,19 +42,19 @@ def score(embeddings: Tensor, truncated: Tensor, *, layout: Layout, config: Trai
             terms = rewards.reference_terms(z[POSITIVE], first[QUERY], first[NEGATIVE])
         else:
             terms = rewards.reference_terms_unsupervised(z[POSITIVE], first[QUERY])
-        earned = {POSITIVE: rewards.reference_reward(terms, cut[POSITIVE])}
+        counted = {name: term for name, term in terms.items() if name not in config.without}
+        earned = {POSITIVE: rewards.reference_reward(counted, cut[POSITIVE])}
     elif config.mode == "supervised":
         terms = rewards.symmetric_terms(z[QUERY], z[POSITIVE], z[NEGATIVE], temperature=config.reward_temperature)
-        earned = {
-            QUERY: rewards.rank_truncated_last(terms["query"], cut[QUERY]),
-            POSITIVE: rewards.rank_truncated_last(terms["document"], cut[POSITIVE]),
-        }
+        earned = {role: terms[name] for role, name in ((QUERY, "query"), (POSITIVE, "document")) if name not in config.without}
         means = {role: rewards.group_mean(z[role]) for role in layout.roles}
         partners = {QUERY: torch.cat([means[POSITIVE], means[NEGATIVE]]), POSITIVE: means[QUERY]}
     else:
         terms = rewards.symmetric_terms_unsupervised(z[POSITIVE], temperature=config.reward_temperature)
-        earned = {POSITIVE: rewards.rank_truncated_last(terms["text"], cut[POSITIVE])}
+        earned = {POSITIVE: terms["text"]}
         partners = {POSITIVE: rewards.group_mean(z[POSITIVE])}
+    if config.objective != "reference" and config.rank_truncated_last:
+        earned = {role: rewards.rank_truncated_last(values, cut[role]) for role, values in earned.items()}
     nothing = torch.zeros_like(next(iter(earned.values())))  # a constant: its advantage is 0
     given = layout.flatten({role: earned.get(role, nothing) for role in layout.roles})
     return Scored(embeddings, truncated, given, terms, partners)

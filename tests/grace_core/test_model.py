@@ -46,6 +46,20 @@ def test_settings_given_override_those_saved(tiny_folder):
     assert loaded.settings.max_prompt_tokens == 1024
 
 
+def test_given_rationales_are_pooled_as_if_written(tiny, sentences):
+    texts = sentences[:12]
+    written = tiny.represent(texts)
+    given = tiny.represent_given(texts, written.rationale_ids, batch_size=5)
+    assert given.rationales == written.rationales
+    np.testing.assert_array_equal(given.counts, written.counts)
+    np.testing.assert_allclose(given.sums, written.sums, atol=1e-4)
+    other = tiny.represent_given(texts, ["wine and bread"] * 12)
+    assert other.rationales == ["wine and bread"] * 12
+    assert np.abs(other.embeddings() - written.embeddings()).max() > 1e-3
+    with pytest.raises(GraceError, match="12 texts and 1 rationales"):
+        tiny.represent_given(texts, ["one"])
+
+
 def test_a_call_s_settings_hold_for_that_call_only(tiny, sentences):
     before = tiny.represent(sentences[:4])
     short = tiny.represent(sentences[:4], max_new_tokens=2, system="Be brief.", max_prompt_tokens=400)

@@ -12,13 +12,11 @@ from safetensors.torch import load_file
 import grace_core.demo.pretrain
 from grace_core.demo import text
 from grace_core.demo.corpus import entries
-from grace_core.demo.pretrain import BLEND, NAMING, WRITING, PretrainConfig, Sampler, batch_loss, batches, pretrain, train_tokenizer
+from grace_core.demo.pretrain import MIXTURE, PretrainConfig, Sampler, batch_loss, batches, pretrain, train_tokenizer
 from grace_core.model import GraceModel
 
 SMALL = PretrainConfig(
-    tokens=30_000,
-    naming_tokens=30_000,
-    blend_tokens=15_000,
+    tokens=60_000,
     warmup_steps=5,
     vocab_size=600,
     hidden_size=32,
@@ -32,7 +30,7 @@ SMALL = PretrainConfig(
 
 @pytest.fixture(scope="module", autouse=True)
 def small_pools():
-    """Pools of 256 samples, so that these runs have one of each stage."""
+    """Pools of 256 samples, so that these runs have several."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(grace_core.demo.pretrain, "POOL", 256)
         yield
@@ -71,9 +69,9 @@ def test_a_short_run_exports_a_model_that_can_be_loaded_and_used(whole):
 
 @pytest.mark.slow
 def test_a_run_that_was_stopped_resumes_to_the_same_weights(whole, tmp_path, monkeypatch):
-    def stopping(sampler, tokenizer, config, pool, mixture):
-        for place, batch in enumerate(batches(sampler, tokenizer, config, pool, mixture)):
-            if (pool, place) == (1, 1):  # in the second stage
+    def stopping(sampler, tokenizer, config, pool):
+        for place, batch in enumerate(batches(sampler, tokenizer, config, pool)):
+            if (pool, place) == (1, 1):  # after the first checkpoint
                 raise KeyboardInterrupt
             yield batch
 
@@ -92,15 +90,13 @@ def test_a_run_that_was_stopped_resumes_to_the_same_weights(whole, tmp_path, mon
         torch.testing.assert_close(resumed[name], expected[name], rtol=0, atol=0, msg=name)
 
 
-def test_the_rate_falls_to_zero_in_each_stage_and_a_shorter_run_keeps_their_shares():
-    short = PretrainConfig().shortened(25_000)
-    assert short == PretrainConfig(tokens=12_500, naming_tokens=9_500, blend_tokens=3_000)
-    for config in (PretrainConfig(), short):
-        begins = (0, config.tokens, config.tokens + config.naming_tokens)
-        assert [config.stage(begin) for begin in begins] == [(WRITING, 4e-3), (NAMING, 3e-3), (BLEND, 2e-3)]
-        for end in (*begins[1:], config.total):
-            assert 0 < config.stage(end - 1)[1] < 1e-6 * 25e6 / config.total
-        assert config.stage(config.total)[1] == 0
+def test_the_rate_warms_up_and_falls_to_zero():
+    config = PretrainConfig()
+    assert config.rate(0, 0) == config.learning_rate / config.warmup_steps
+    rates = [config.rate(10**6, tokens) for tokens in range(0, config.tokens + 1, config.tokens // 10)]
+    assert rates[0] == config.learning_rate
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] == config.rate(10**6, config.tokens + 1) == 0
 
 
 def test_a_folder_of_a_run_with_other_settings_is_refused(tmp_path):
@@ -130,9 +126,9 @@ def test_the_loss_with_a_shared_prefix_equals_that_of_whole_rows(sampler, tokeni
     assert loss.item() == pytest.approx(total / tokens, rel=1e-5)
 
 
-def test_naming_samples_carry_a_loss_on_kind_and_name_alone(sampler, tokenizer):
-    mixture = dict.fromkeys(NAMING, 0.0) | {"naming": 1.0}
-    prefix, ids, mask, tokens = next(batches(sampler, tokenizer, SMALL, 0, mixture))
+def test_naming_samples_carry_a_loss_on_kind_and_name_alone(sampler, tokenizer, monkeypatch):
+    monkeypatch.setattr(grace_core.demo.pretrain, "MIXTURE", dict.fromkeys(MIXTURE, 0.0) | {"naming": 1.0})
+    prefix, ids, mask, tokens = next(batches(sampler, tokenizer, SMALL, 0))
     assert prefix is not None
     assert mask.sum() < tokens <= ids.numel()
     for row, keep in zip(ids[:8], mask[:8], strict=True):

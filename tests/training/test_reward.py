@@ -73,3 +73,35 @@ def test_measures_see_a_constant_policy(make_config, tmp_path):
     assert found["reward_spread"] == pytest.approx(0, abs=1e-6)
     assert found["distinct"] == pytest.approx(1 / (5 * 2 * config.rollouts))
     assert found["rationale_tokens"] == 3
+
+
+@pytest.mark.parametrize(("objective", "without"), [("symmetric", ["document"]), ("symmetric", ["query"]), ("reference", ["consistency"])])
+def test_a_term_that_is_left_out_is_logged_and_does_not_count(make_config, tmp_path, objective, without):
+    config = make_config(tmp_path, objective=objective, without=without)
+    layout = Layout.of(config)
+    z, _ = batch(layout)
+    finished = torch.zeros(len(z), dtype=torch.bool)
+    scored = score(z, finished, layout=layout, config=config)
+    assert set(without) < set(scored.terms)
+    given = layout.by_role(scored.rewards)
+    if objective == "reference":
+        counted = {name: term for name, term in scored.terms.items() if name not in without}
+        torch.testing.assert_close(given["positive"], rewards.reference_reward(counted, layout.by_role(finished)["positive"]))
+    else:
+        left, kept = ("positive", "query") if without == ["document"] else ("query", "positive")
+        assert given[left].abs().max() == 0
+        assert given[kept].abs().max() > 0
+
+
+def test_ranking_cut_off_rollouts_last_can_be_left_out(make_config, tmp_path):
+    config = make_config(tmp_path, rank_truncated_last=False)
+    layout = Layout.of(config)
+    z, cut = batch(layout)
+    scored = score(z, cut, layout=layout, config=config)
+    torch.testing.assert_close(layout.by_role(scored.rewards)["query"], scored.terms["query"])
+
+
+@pytest.mark.parametrize("without", [["positive"], ["query", "document"]])
+def test_terms_that_do_not_exist_or_leave_nothing_are_refused(make_config, tmp_path, without):
+    with pytest.raises(ValueError, match="without names"):
+        make_config(tmp_path, without=without)

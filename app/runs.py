@@ -1,0 +1,307 @@
+"""The training runs on disk, read as they grow. What a run writes is described in :mod:`grace_core.training.callbacks`.
+
+A run may be writing while it is read, may have been killed in the middle of a line, or edited by hand. So nothing here raises because of
+what a file holds: what cannot be read is left out and said in one line among :attr:`Run.problems`. Names that come from a browser are
+looked up among the folders that were found; no path is made from them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import median
+
+from grace_core.errors import GraceError
+
+STATES = ("running", "finished", "stopped early", "collapsed")
+SILENT_AFTER = 300.0  # seconds without a new row before a run that says it is running is doubted, or five of its slowest recent steps
+RECENT = 20  # steps that the time left is estimated from
+MAX_BYTES = 16 << 20  # of one file: some 30,000 steps
+MAX_STEP = 10**9
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as it stood when it was read. Rows are in the order of their steps, one for each; values that are not finite are None."""
+
+    name: str
+    state: str  # one of STATES, or "unknown"
+    silent: str | None = None  # how long nothing was written, if the run says it is running
+    method: str = ""
+    mode: str = ""
+    objective: str = ""
+    model: str = ""
+    planned: int | None = None  # steps
+    reached: int = 0
+    seconds_left: float | None = None
+    alarm: str | None = None
+    changed: float = 0.0  # when run.json was last written, seconds since 1970
+    problems: tuple[str, ...] = ()
+    steps: tuple[dict, ...] = field(default=(), repr=False)
+    evaluations: tuple[dict, ...] = field(default=(), repr=False)
+    probes: tuple[dict, ...] = field(default=(), repr=False)
+    stamp: tuple = field(default=(), repr=False)
+
+    @property
+    def running(self) -> bool:
+        return self.state == "running" and self.silent is None
+
+    @property
+    def kind(self) -> str:
+        """Method, or for GRACE its objective, and mode, in words."""
+        method = {"cl": "contrastive baseline", "simcse": "SimCSE baseline"}.get(self.method)
+        named = [method] if method else [f"{self.objective} objective" if self.objective else self.method, self.mode]
+        return ", ".join(part for part in named if part)
+
+    @property
+    def scored(self) -> list[dict]:
+        return [row for row in self.evaluations if row.get("ndcg@10") is not None]
+
+    @property
+    def best(self) -> dict | None:
+        """The evaluation with the highest held-out nDCG@10, the first of equals: the one whose model is kept."""
+        return max(self.scored, key=lambda row: row["ndcg@10"], default=None)
+
+    @property
+    def base(self) -> float | None:
+        """Held-out nDCG@10 before the first step."""
+        return next((row["ndcg@10"] for row in self.scored if row["step"] == 0), None)
+
+    def summary(self) -> dict:
+        best = self.best
+        return {
+            "name": self.name, "state": self.state, "silent": self.silent, "method": self.method, "mode": self.mode,
+            "objective": self.objective, "model": self.model, "steps": self.reached, "planned_steps": self.planned,
+            "seconds_left": self.seconds_left, "best": {"step": best["step"], "ndcg@10": best["ndcg@10"]} if best else None,
+            "base_ndcg@10": self.base, "alarm": self.alarm, "problems": list(self.problems),
+        }  # fmt: skip
+
+
+class Runs:
+    """The runs in the folders of ``root``. Any thread may ask; only what was appended since the last time is read."""
+
+    def __init__(self, root: str | Path):
+        self.root = Path(root)
+        self._known: dict[str, _Folder] = {}
+        self._lock = threading.Lock()
+
+    def all(self) -> list[Run]:
+        """The newest first: by when a run was started or, once it has ended, when it ended."""
+        with self._lock:
+            try:
+                names = [path.name for path in self.root.iterdir() if _is_run(path)]
+            except OSError:  # not there yet
+                names = []
+            self._known = {name: self._known.get(name) or _Folder(self.root / name) for name in names}
+            found = [folder.read() for folder in self._known.values()]
+        return sorted(found, key=lambda run: (-run.changed, run.name))
+
+    def get(self, name: object) -> Run:
+        """A run by its name. Raises GraceError if none has it."""
+        runs = self.all()
+        for run in runs:
+            if run.name == name:
+                return run
+        there = ", ".join(run.name for run in runs[:20]) or "none"
+        raise GraceError(f"there is no run {str(name)[:100]!r} in {self.root}; there are: {there}")
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "run.json").is_file() or (path / "metrics.jsonl").is_file()
+
+
+class _Folder:
+    """A run's folder, with what was read of it so far."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.metrics, self.probes = _Rows(path / "metrics.jsonl"), _Rows(path / "probes.jsonl")
+        self._made: Run | None = None
+
+    def read(self) -> Run:
+        self.metrics.refresh()
+        self.probes.refresh()
+        about_stamp = _stamp(self.path / "run.json")
+        written = max((stamp[2] for stamp in (about_stamp, self.metrics.stamp, self.probes.stamp) if stamp), default=0) / 1e9
+        stamp = (about_stamp, self.metrics.stamp, self.probes.stamp)
+        if self._made is None or self._made.stamp[:3] != stamp:
+            self._made = self._make(about_stamp, stamp)
+        silent = None
+        if self._made.state == "running":
+            slowest = max((row.get("seconds") or 0 for row in self._made.steps[-RECENT:]), default=0)
+            seconds = time.time() - written
+            silent = quiet_for(seconds) if seconds > max(SILENT_AFTER, 5 * slowest) else None
+        if silent != self._made.silent or len(self._made.stamp) == 3:
+            self._made = replace(self._made, silent=silent, stamp=(*stamp, silent))
+        return self._made
+
+    def _make(self, about_stamp: tuple | None, stamp: tuple) -> Run:
+        about, problem = _read_about(self.path / "run.json", about_stamp)
+        config = about.get("config") if isinstance(about.get("config"), dict) else {}
+        named = {key: value if isinstance(value := config.get(key), str) else "" for key in ("method", "mode", "objective", "model")}
+        if named["method"] in ("cl", "simcse"):
+            named["objective"] = ""  # it has one in its configuration, which means nothing to it
+        steps, evaluations = _by_step(self.metrics.rows, "eval", without=True), _by_step(self.metrics.rows, "eval")
+        reached = max((row["step"] for row in (*steps, *evaluations)), default=0)
+        planned = about.get("steps") if _is_step(about.get("steps")) else None
+        state = about.get("state") if about.get("state") in STATES else "unknown"
+        seconds = [row["seconds"] for row in steps[-RECENT:] if row.get("seconds")]
+        left = median(seconds) * (planned - reached) if seconds and planned and state == "running" and planned >= reached else None
+        changed = _number(about.get("time"))
+        alarm = about.get("alarm") if isinstance(about.get("alarm"), str) else None
+        if state == "collapsed" and not alarm:
+            alarm = f"the collapse alarm stopped it at step {reached}"
+        return Run(
+            name=self.path.name, state=state, planned=planned, reached=reached, seconds_left=left, alarm=alarm, **named,
+            changed=changed if changed is not None else max((part[2] for part in stamp if part), default=0) / 1e9,
+            problems=tuple(line for line in (problem, self.metrics.problem, self.probes.problem) if line),
+            steps=steps, evaluations=evaluations, probes=_probes(self.probes.rows), stamp=stamp,
+        )  # fmt: skip
+
+
+class _Rows:
+    """The objects in a JSONL file that grows. A file that was written anew, as by a resumed run, is read from its start."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._forget()
+
+    def _forget(self) -> None:
+        self.rows: list[dict] = []
+        self.stamp: tuple | None = None
+        self._end, self._line, self._bad, self._first_bad, self._failed = 0, 0, 0, 0, ""
+
+    @property
+    def problem(self) -> str | None:
+        if self._failed:
+            return f"{self.path.name} cannot be read: {self._failed}"
+        if self._end >= MAX_BYTES:
+            return f"{self.path.name} is longer than {MAX_BYTES >> 20} MiB: the rest of it is not shown"
+        if self._bad:
+            lines = "a line that holds no row was" if self._bad == 1 else f"{self._bad} lines that hold no row were"
+            return f"{self.path.name}: {lines} left out (line {self._first_bad})"
+        return None
+
+    def refresh(self) -> None:
+        now = _stamp(self.path)
+        if now == self.stamp:
+            return
+        if now is None or self.stamp is None or now[0] != self.stamp[0] or now[1] <= self._end:
+            self._forget()
+        self.stamp = now
+        if now is None or self._end >= MAX_BYTES:
+            return
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(self._end)
+                new = file.read(MAX_BYTES - self._end)
+        except OSError as error:
+            self._failed = error.strerror or type(error).__name__
+            return
+        self._failed = ""
+        *lines, last = new.split(b"\n")
+        for line in lines:
+            self._take(line)
+            self._line += 1
+        self._end += len(new) - len(last)
+        if self._end + len(last) >= MAX_BYTES:
+            self._end = MAX_BYTES
+        elif last and self._take(last, complete=False):  # no newline at the end, yet the row is whole: half of an object is none
+            self._end += len(last)
+
+    def _take(self, line: bytes, *, complete: bool = True) -> bool:
+        """Add the row of a line. One that is not complete may become a row, so nothing is said against it."""
+        if not line.strip():
+            return False
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if isinstance(row, dict) and _is_step(row.get("step")):
+            self.rows.append(row)
+            return True
+        if complete:
+            self._bad += 1
+            self._first_bad = self._first_bad or self._line + 1
+        return False
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """What changes when a regular file does: which one it is, its size, when it was written (ns). None if there is none."""
+    try:
+        if not path.is_file():
+            return None
+        about = path.stat()
+    except OSError:
+        return None
+    return about.st_ino, about.st_size, about.st_mtime_ns
+
+
+def _read_about(path: Path, stamp: tuple | None) -> tuple[dict, str | None]:
+    if stamp is None:
+        return {}, "run.json is missing, so its state and configuration are not known"
+    if stamp[1] > MAX_BYTES:
+        return {}, f"run.json is longer than {MAX_BYTES >> 20} MiB"
+    try:
+        about = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}, "run.json is damaged, so its state and configuration are not known"
+    if not isinstance(about, dict):
+        return {}, f"run.json holds a {type(about).__name__}, expected an object"
+    return about, None
+
+
+def _is_step(value: object) -> bool:
+    return type(value) is int and 0 <= value <= MAX_STEP
+
+
+def _number(value: object) -> float | None:
+    """A finite number that a chart can hold, else None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        value = float(value)
+    except OverflowError:
+        return None
+    return value if math.isfinite(value) and abs(value) < 1e100 else None
+
+
+def _by_step(rows: list[dict], key: str, *, without: bool = False) -> tuple[dict, ...]:
+    """Numbers of the rows with ``key``, which are those below it, or of the rows without it; the last of a step counts."""
+    found = {}
+    for row in rows:
+        values = row if without else row.get(key)
+        if (key in row) == without or not isinstance(values, dict):
+            continue
+        numbers = {name: _number(value) for name, value in values.items() if isinstance(value, (int, float)) and name != "step"}
+        found[row["step"]] = {"step": row["step"], **numbers}
+    return tuple(found[step] for step in sorted(found))
+
+
+def _probes(rows: list[dict]) -> tuple[dict, ...]:
+    """``{"step", "ndcg@10", "probes": [{"text", "rationale"}]}`` of every evaluation; probes that are no two texts are left out."""
+    found = {}
+    for row in rows:
+        listed = row.get("probes") if isinstance(row.get("probes"), list) else []
+        kept = [
+            {"text": probe["text"], "rationale": probe["rationale"]}
+            for probe in listed
+            if isinstance(probe, dict) and isinstance(probe.get("text"), str) and isinstance(probe.get("rationale"), str)
+        ]
+        if kept:
+            found[row["step"]] = {"step": row["step"], "ndcg@10": _number(row.get("ndcg@10")), "probes": kept}
+    return tuple(found[step] for step in sorted(found))
+
+
+def quiet_for(seconds: float) -> str:
+    """A stretch of silence in words, coarse, so that it does not change all the time."""
+    minutes = int(seconds // 60)
+    for size, unit in ((1440, "day"), (60, "hour"), (1, "minute")):
+        if minutes >= size:
+            many = minutes // size
+            return f"{many} {unit}{'' if many == 1 else 's'}"
+    return "a moment"

@@ -1,0 +1,110 @@
+"""Tables of the study, from whatever runs are measured: means with intervals over seeds and queries, and paired differences.
+
+A way's values are an array ``(seeds, queries)``. Intervals: 95 %, percentile bootstrap that draws seeds and queries anew, both with
+replacement; for a difference of two ways the same queries on both sides (they are the same questions) and seeds for each of its own.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from grace_core.demo.study import WAYS
+from grace_core.errors import GraceError
+from grace_core.evaluation.retrieval import METRICS, RESAMPLES
+from grace_core.files import read_json
+
+DECODINGS = ("text", "greedy", "sampled")
+
+
+def read(runs: Path) -> dict[str, list[dict]]:
+    """Measured runs by way, in the order of seeds. Raises GraceError if there are none."""
+    found = {}
+    for way in WAYS:
+        made = [read_json(path) for path in runs.glob(f"{way}-seed*/measured.json")]
+        if made:
+            found[way] = sorted(made, key=lambda row: row["seed"])
+    if not found:
+        raise GraceError(f"{runs} holds no measured run; make one with `grace demo study --way base`")
+    return found
+
+
+def values(rows: list[dict], decoding: str, metric: str) -> np.ndarray:
+    """``(seeds, queries)``; greedy and text-only values of the untrained model repeat for every seed."""
+    return np.array([row["decodings"][decoding][metric] for row in rows])
+
+
+def draws(arrays: list[np.ndarray], *, seed: int = 0) -> list[np.ndarray]:
+    """Bootstrap means ``(RESAMPLES,)`` of each array ``(seeds, queries)``; the arrays share their queries' draws."""
+    rng = np.random.default_rng(seed)
+    n = arrays[0].shape[1]
+    weights = np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(RESAMPLES)]) / n
+    made = []
+    for array in arrays:
+        of_seeds = rng.integers(0, len(array), (RESAMPLES, len(array)))
+        by_seed = weights @ array.T  # (resamples, seeds)
+        made.append(np.take_along_axis(by_seed, of_seeds, axis=1).mean(axis=1))
+    return made
+
+
+def interval(sample: np.ndarray) -> list[float]:
+    return [round(float(x), 4) for x in np.percentile(sample, [2.5, 97.5])]
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> dict:
+    """Mean of a minus mean of b, with its interval."""
+    first, second = draws([a, b])
+    return {"difference": round(float(a.mean() - b.mean()), 4), "ci95": interval(first - second)}
+
+
+def table(runs: Path) -> dict:
+    """All rows: ``{"rows": [{way, decoding, seeds, metrics, ci95, tokens}], "abilities": {…}, "differences": {…}}``."""
+    found = read(runs)
+    rows, cells = [], {}
+    for way, made in found.items():
+        for decoding in DECODINGS:
+            if decoding not in made[0]["decodings"]:
+                continue
+            arrays = {metric: values(made, decoding, metric) for metric in METRICS}
+            cells[way, decoding] = arrays["ndcg@10"]
+            tokens = [row["decodings"][decoding].get("query_tokens", 0.0) for row in made]
+            rows.append({
+                "way": way, "decoding": decoding, "seeds": len(made),
+                **{metric: round(float(array.mean()), 4) for metric, array in arrays.items()},
+                "ci95": {metric: interval(draws([array])[0]) for metric, array in arrays.items()},
+                "query_tokens": round(float(np.mean(tokens)), 1),
+            })  # fmt: skip
+    differences = {}
+    for (way, decoding), array in cells.items():
+        if way in ("base", "cl", "simcse"):
+            continue
+        for other in (("base", "text"), ("base", decoding), ("cl", "text")):
+            if other in cells and other != (way, decoding):
+                differences[f"{way} {decoding} - {' '.join(other)}"] = difference(array, cells[other])
+    kept = {
+        way: {name: [round(row["abilities"][name], 4) for row in made] for name in ("perplexity", "fact_accuracy")}
+        for way, made in found.items()
+    }  # fmt: skip
+    return {"rows": rows, "abilities": kept, "differences": differences}
+
+
+def markdown(made: dict) -> str:
+    """The tables for the documentation."""
+    lines = ["| way | decoding | seeds | nDCG@10 | Recall@10 | MRR@10 | tokens a query's rationale |", "|---|---|---|---|---|---|---|"]
+    for row in made["rows"]:
+        cells = [f"{row[m]:.3f} [{row['ci95'][m][0]:.3f}, {row['ci95'][m][1]:.3f}]" for m in METRICS]
+        lines.append(f"| {row['way']} | {row['decoding']} | {row['seeds']} | {' | '.join(cells)} | {row['query_tokens']:.0f} |")
+    lines += ["", "| way | perplexity | against base | fact accuracy | against base |", "|---|---|---|---|---|"]
+    base = made["abilities"].get("base")
+    for way, kept in made["abilities"].items():
+        cells = []
+        for name, digits in (("perplexity", 2), ("fact_accuracy", 3)):
+            mean = float(np.mean(kept[name]))
+            change = f"{100 * (mean / np.mean(base[name]) - 1):+.1f} %" if base else ""
+            cells += [f"{mean:.{digits}f}", change]
+        lines.append(f"| {way} | {' | '.join(cells)} |")
+    lines += ["", "| nDCG@10 | difference |", "|---|---|"]
+    for name, row in made["differences"].items():
+        lines.append(f"| {name.replace(' - ', ' − ')} | {row['difference']:+.3f} [{row['ci95'][0]:+.3f}, {row['ci95'][1]:+.3f}] |")
+    return "\n".join(lines)

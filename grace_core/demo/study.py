@@ -1,0 +1,149 @@
+"""The study: every way to train on the demo world, with seeds, measured alike. Made in pieces, since all of it takes hours.
+
+A *run* is one way with one seed, and has a folder of its own, ``<runs>/<way>-seed<n>``: the training run's files, and beside them
+``measured.json`` once its best model has been measured. A run that was stopped goes on where it was; one that is measured is left alone.
+``base`` is a way too, whose model is the one that all others start from.
+
+A model is measured on the test queries against all passages, in every decoding:
+
+``text``      no rationale
+``greedy``    greedy rationales of queries and passages
+``sampled``   rationales at temperature 1, the run's seed: a fresh draw for every seed
+
+and then on what it has kept: perplexity on plain passages about test things, and the share of facts that it prefers to three
+facts about other things of the kind. Passages and facts are of the world that it was pretrained on; none is in a training triplet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import numpy as np
+
+from grace_core.demo.corpus import Entry, beir, entries
+from grace_core.demo.train import CONFIGS
+from grace_core.errors import GraceError
+from grace_core.evaluation.retention import Choice, choices_right, perplexity
+from grace_core.files import only_writer, read_json, write_json
+from grace_core.model import GraceModel
+from grace_core.pooling import Pooling
+from grace_core.training.config import Evaluation
+from grace_core.training.heldout import HeldOut
+
+# way: (configuration, what is set over it). Ablations change one thing of the symmetric objective.
+WAYS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "base": ("", ()),
+    "cl": ("demo-cl.yaml", ()),
+    "simcse": ("demo-simcse.yaml", ()),
+    "reference": ("demo-reference.yaml", ()),
+    "reference-unsup": ("demo-reference.yaml", ("mode=unsupervised", "batch=32")),
+    "symmetric": ("demo-grace.yaml", ()),
+    "symmetric-unsup": ("demo-grace-unsup.yaml", ()),
+    "joint": ("demo-grace-joint.yaml", ()),
+    "reference-no-cancelled": ("demo-reference.yaml", ("without=[negative, cross]",)),
+    "symmetric-no-kl": ("demo-grace.yaml", ("beta=0", "collapse.action=warn")),
+    "symmetric-kl-0.2": ("demo-grace.yaml", ("beta=0.2",)),
+    "symmetric-k4": ("demo-grace.yaml", ("rollouts=4", "batch=32")),
+    "symmetric-t-0.1": ("demo-grace.yaml", ("reward_temperature=0.1",)),
+    "symmetric-query-only": ("demo-grace.yaml", ("without=[document]",)),
+    "symmetric-document-only": ("demo-grace.yaml", ("without=[query]",)),
+    "symmetric-truncated-free": ("demo-grace.yaml", ("rank_truncated_last=false",)),
+    "joint-w-0.1": ("demo-grace-joint.yaml", ("contrastive_weight=0.1",)),
+    "joint-w-1": ("demo-grace-joint.yaml", ("contrastive_weight=1.0",)),
+    "joint-kl-0.05": ("demo-grace-joint.yaml", ("beta=0.05",)),
+    "joint-kl-1": ("demo-grace-joint.yaml", ("beta=1.0",)),
+}
+TEXT_ONLY = ("cl", "simcse")  # ways whose models are used without a rationale
+
+
+def run_name(way: str, seed: int) -> str:
+    return f"{way}-seed{seed}"
+
+
+def one(way: str, seed: int, runs: Path, *, report: Callable[[str], None]) -> dict:
+    """Train (unless that is done) and measure (unless that is done) one run; returns what ``measured.json`` holds."""
+    from grace_core.training.callbacks import TrainingCollapsed
+    from grace_core.training.config import load_config
+    from grace_core.training.run import train
+
+    folder = runs / run_name(way, seed)
+    if (folder / "measured.json").exists():
+        return read_json(folder / "measured.json")
+    file, overrides = WAYS[way]
+    model = "demo-base"
+    if file:
+        config = load_config(CONFIGS / file, [*overrides, f"seed={seed}", f"out={folder}"])
+        model = str(folder / "best")
+        state = read_json(folder / "run.json")["state"] if (folder / "run.json").exists() else ""
+        if state in ("", "running"):
+            try:
+                train(config, resume=True, report=lambda line: report(f"{folder.name}: {line}"))
+            except TrainingCollapsed as error:  # a finding, not a fault: the best model so far is measured
+                report(f"{folder.name}: {error}")
+    report(f"{folder.name}: measuring")
+    made = measure(GraceModel.from_pretrained(model), seed=seed, rationale=way not in TEXT_ONLY)
+    folder.mkdir(parents=True, exist_ok=True)
+    with only_writer(folder):
+        write_json(folder / "measured.json", {"way": way, "seed": seed, **made})
+    return made
+
+
+def test_set() -> HeldOut:
+    """All test queries and all passages."""
+    return HeldOut.read(Evaluation(path="demo", split="test", queries=10**6, documents=10**6, probes=0))
+
+
+def measure(model: GraceModel, *, seed: int, rationale: bool = True) -> dict:
+    """Test metrics of every query in every decoding, and abilities: see the module's text."""
+    test = test_set()
+    decodings: dict[str, dict] = {}
+
+    def keep(name: str, vectors: np.ndarray, **more) -> None:
+        values = test.per_query(vectors[: len(test.queries)], vectors[len(test.queries) :])
+        decodings[name] = {metric: [round(float(v), 5) for v in row] for metric, row in values.items()} | more
+
+    keep("text", model.represent(test.texts, rationale=False).embeddings(Pooling.TEXT))
+    if rationale:
+        for name, temperature in (("greedy", 0.0), ("sampled", 1.0)):
+            made = model.represent(test.texts, temperature=temperature, seed=seed, batch_size=64)
+            tokens = made.counts[:, 2]
+            keep(
+                name, made.embeddings(), query_tokens=float(tokens[: len(test.queries)].mean()),
+                passage_tokens=float(tokens[len(test.queries) :].mean()),
+                truncated=float(made.truncated.mean()), distinct=len(set(made.rationales)) / len(test.texts),
+            )  # fmt: skip
+    return {"queries": list(test.queries), "decodings": decodings, "abilities": abilities(model, entries())}
+
+
+def abilities(model: GraceModel, found: list[Entry]) -> dict[str, float]:
+    """Perplexity on passages about test things, and the share of facts preferred to three of other things of the kind."""
+    test = {entry.slug for entry in found if entry.split == "test"}
+    plain = [row["text"] for row in beir(found)[0] if row["_id"].rsplit("-", 1)[0] in test]
+    rng, choices = Random("facts"), []
+    for entry in found:
+        peers = [other for other in found if other.kind is entry.kind and other is not entry]
+        fact = rng.choice(entry.thing.facts)
+        options = [f" {fact.say}.", *(f" {rng.choice(peer.thing.facts).say}." for peer in rng.sample(peers, min(3, len(peers))))]
+        subject = entry.thing.subject
+        choices.append(Choice(subject[:1].upper() + subject[1:], tuple(options), 0))
+    return {"perplexity": round(perplexity(model, plain), 4), "fact_accuracy": round(float(choices_right(model, choices).mean()), 4)}
+
+
+def words_and_geometry(base: GraceModel, trained: GraceModel) -> dict[str, dict[str, list[float]]]:
+    """nDCG@10 of every test query for greedy rationales of one model in the vectors of the other, ``{words: {geometry: [...]}}``."""
+    test = test_set()
+    models = {"base": base, "trained": trained}
+    if base.tokenizer.get_vocab() != trained.tokenizer.get_vocab():
+        raise GraceError(f"{trained.name} has another tokenizer than {base.name}, so one cannot read the other's rationale tokens")
+    table: dict[str, dict[str, list[float]]] = {}
+    for words, writer in models.items():
+        written = writer.represent(test.texts, batch_size=64)
+        table[words] = {}
+        for geometry, reader in models.items():
+            made = written if reader is writer else reader.represent_given(test.texts, written.rationale_ids, batch_size=64)
+            z = made.embeddings()
+            values = test.per_query(z[: len(test.queries)], z[len(test.queries) :])
+            table[words][geometry] = values["ndcg@10"].tolist()
+    return table

@@ -11,7 +11,12 @@ DEMO = "demo"
 
 
 def main(
-    collection: str | None = DEMO, indexes: str | Path = "indexes", host: str = "127.0.0.1", port: int = 7860, open_browser: bool = True
+    collection: str | None = DEMO,
+    indexes: str | Path = "indexes",
+    runs: str | Path = "runs",
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    open_browser: bool = True,
 ) -> None:
     """Serve the explorer until it is interrupted. Raises GraceError if the collection or the port is not to be had."""
     from app.main import build_app, launch
@@ -21,7 +26,7 @@ def main(
     there = find_collections(indexes)
     if collection and collection != DEMO and collection not in there:
         raise GraceError(f"there is no collection {collection!r} in {indexes}; there are: {', '.join(there) or 'none'}")
-    demo = build_app(indexes, collection=collection)
+    demo = build_app(indexes, runs, collection=collection)
     try:
         url = launch(demo, host=host, port=port, open_browser=open_browser)
     except OSError as error:
@@ -34,6 +39,7 @@ def run(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m app", description="Start the GRACE Explorer.")
     parser.add_argument("--collection", default=DEMO, help="the collection shown first (default: %(default)s)")
     parser.add_argument("--indexes", default="indexes", help="the folder of the collections (default: %(default)s)")
+    parser.add_argument("--runs", default="runs", help="the folder of the training runs (default: %(default)s)")
     parser.add_argument("--host", default="127.0.0.1", help="the address to serve at (default: %(default)s)")
     parser.add_argument("--port", type=int, default=7860, help="the port to serve at (default: %(default)s)")
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
@@ -42,7 +48,7 @@ def run(arguments: list[str] | None = None) -> int:
     from grace_core.errors import GraceError
 
     try:
-        main(given.collection, given.indexes, given.host, given.port, not given.no_browser)
+        main(given.collection, given.indexes, given.runs, given.host, given.port, not given.no_browser)
     except GraceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""Named endpoints for programs: ``/search`` and ``/encode``, for ``gradio_client`` and plain HTTP."""
+"""Named endpoints for programs: ``/search``, ``/encode``, ``/runs`` and ``/run``, for ``gradio_client`` and plain HTTP."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from app.messages import message_of
+from app.runs import Runs
 from app.search import search
 from app.state import Workspace
 from app.view import Column, View, check_query
@@ -17,7 +18,7 @@ MAX_TEXTS = 64
 MAX_CHARACTERS = 20_000
 
 
-def add(workspace: Workspace) -> None:
+def add(workspace: Workspace, runs: Runs) -> None:
     """Add the endpoints to the app that is being built. Models are those of known collections and the demo models, no others."""
 
     def search_endpoint(query: str, collection: str, model: str, rationale: bool = True, k: int = 10) -> dict[str, Any]:
@@ -28,8 +29,18 @@ def add(workspace: Workspace) -> None:
         """L2-normalised embeddings of up to 64 texts (or of one), and the rationales they were made with."""
         return answered(encode_api, workspace, texts, model, rationale)
 
+    def runs_endpoint() -> list[dict[str, Any]]:
+        """The training runs, newest first: state, steps, best held-out nDCG@10 and what is wrong with their files."""
+        return answered(lambda: [run.summary() for run in runs.all()])
+
+    def run_endpoint(name: str) -> dict[str, Any]:
+        """One training run: its summary, the metrics of its steps and evaluations, and the rationales of its probe texts."""
+        return answered(run_api, runs, name)
+
     gr.api(search_endpoint, api_name="search", concurrency_limit=4, concurrency_id="api")
     gr.api(encode_endpoint, api_name="encode", concurrency_limit=4, concurrency_id="api")
+    gr.api(runs_endpoint, api_name="runs", concurrency_limit=4, concurrency_id="api")
+    gr.api(run_endpoint, api_name="run", concurrency_limit=4, concurrency_id="api")
 
 
 def answered(function, *arguments):
@@ -71,6 +82,11 @@ def encode_api(workspace: Workspace, texts: object, model: object, rationale: ob
     made = loaded.represent([check_query(text) for text in texts], rationale=rationale, batch_size=16)
     vectors = made.embeddings(Column(loaded.name, rationale).pooling)
     return {"model": loaded.name, "dim": loaded.dim, "rationales": made.rationales, "embeddings": vectors.tolist()}
+
+
+def run_api(runs: Runs, name: object) -> dict[str, Any]:
+    run = runs.get(_name("name", name))
+    return run.summary() | {"metrics": list(run.steps), "evaluations": list(run.evaluations), "probes": list(run.probes)}
 
 
 def _name(what: str, value: object) -> str:

@@ -10,33 +10,47 @@ import gradio as gr
 
 from app import api
 from app.components.html import tag
+from app.runs import Runs
 from app.state import Workspace
-from app.tabs import Shell, corpus, explore, html
+from app.tabs import Shell, corpus, explore, html, training
 from app.theme import make_theme
 
 STYLE = Path(__file__).parent / "style.css"
 TITLE = "GRACE Explorer"
 TAGLINE = "Why was this document retrieved? See what each model wrote, and what it found."
-TABS = {"explore": explore, "corpus": corpus}
+TABS = {"explore": explore, "corpus": corpus, "training": training}
 MAX_UPLOAD = "2gb"
 
 
-def build_app(indexes_root: str | Path = "indexes", *, collection: str | None = None, cache_path: str | Path | None = None) -> gr.Blocks:
-    """The app over the collections in ``indexes_root``; ``collection`` is the one shown first. Nothing heavy is imported yet."""
-    workspace = Workspace(indexes_root, preferred=collection, cache_path=cache_path)
+def build_app(
+    indexes_root: str | Path = "indexes",
+    runs_root: str | Path = "runs",
+    *,
+    collection: str | None = None,
+    cache_path: str | Path | None = None,
+) -> gr.Blocks:
+    """The app over the collections in ``indexes_root`` and the training runs in ``runs_root``; ``collection`` is the one shown first.
+
+    Nothing heavy is imported yet.
+    """
+    workspace, runs = Workspace(indexes_root, preferred=collection, cache_path=cache_path), Runs(runs_root)
     with gr.Blocks(title=TITLE, fill_width=True, analytics_enabled=False, delete_cache=(3600, 7 * 86400)) as demo:
         html(value=str(_header()), elem_id="g-header")
         with gr.Tabs(selected="explore", elem_id="g-tabs") as tabs:
-            shell = Shell(workspace, tabs)
+            shell = Shell(workspace, runs, tabs)
             for name, module in TABS.items():
                 shell.built[name] = module.build(shell)
-        api.add(workspace)
+        api.add(workspace, runs)
         warmed = threading.Event()
 
         first = shell.built["explore"]
 
         def opened(request: gr.Request):
             return explore.open_page(first, request)
+
+        def asked_tab(request: gr.Request):
+            asked = dict(request.query_params).get("tab")
+            return gr.Tabs(selected=asked) if asked in TABS else gr.skip()
 
         def opened_further(asked: dict | None, request: gr.Request):
             yield from explore.go_on(first, asked, request)
@@ -46,6 +60,7 @@ def build_app(indexes_root: str | Path = "indexes", *, collection: str | None = 
 
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
         loaded = first.results.ready(opened, None, [*first.everything, first.opened], concurrency_limit=None, **quiet)
+        first.results.ready(asked_tab, None, tabs, **quiet)
         loaded.then(
             opened_further,
             first.opened,

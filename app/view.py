@@ -1,4 +1,5 @@
-"""What the explorer shows, as it stands in the address: ``?collection=&a=&b=&k=&q=&doc=``, and ``?tab=training&run=&of=&probe=&from=&step=``.
+"""What the explorer shows, as it stands in the address: ``?collection=&a=&b=&k=&q=&doc=`` for the Explore tab,
+``?tab=training&run=&of=&probe=&from=&step=`` for the Training tab.
 
 Whatever comes back from a browser (an address, an event) is read here and nowhere else.
 """

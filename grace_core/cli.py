@@ -66,6 +66,7 @@ def bar(label: str):
 def app_command(
     collection: Annotated[str, typer.Option(help="The collection to open with.")] = "demo",
     indexes: Annotated[Path, typer.Option(help="The folder of collections.")] = Path("indexes"),
+    runs: Annotated[Path, typer.Option(help="The folder of training runs.")] = Path("runs"),
     host: str = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
     browser: Annotated[bool, typer.Option(help="Open a browser window.")] = True,
@@ -73,7 +74,7 @@ def app_command(
     """Open the explorer in a browser."""
     from app.__main__ import main as run  # the app stands above the library; only this command reaches up to it
 
-    run(collection=collection, indexes=indexes, host=host, port=port, open_browser=browser)
+    run(collection=collection, indexes=indexes, runs=runs, host=host, port=port, open_browser=browser)
 
 
 @index_app.command("build")
@@ -360,7 +361,7 @@ def demo_train(
     as_json: Json = False,
 ) -> None:
     """Train the demo models that ship from demo-base, under an hour each on two cores."""
-    from grace_core.demo.train import SHIPPED, train_shipped
+    from grace_core.demo.ship import SHIPPED, train_shipped
 
     if unknown := set(names or ()) - set(SHIPPED):
         raise GraceError(f"no recipe for {', '.join(sorted(unknown))}; there are {', '.join(SHIPPED)}")
@@ -394,11 +395,13 @@ def demo_study(
 
 @demo_app.command("index")
 def demo_index(out: Annotated[Path, typer.Option(help="The collection's folder.")] = Path("indexes/demo"), as_json: Json = False) -> None:
-    """Build the demo collection with the demo models."""
-    from grace_core.demo.corpus import CORPUS_DIR
-    from grace_core.model import demo_models
+    """Build the demo collection with the demo models, again where a model has other weights than its index."""
+    from grace_core.demo.ship import build_collection
 
-    index_build(str(CORPUS_DIR), out, demo_models(), no_cache=True, as_json=as_json)
+    made = build_collection(out, report=lambda line: print(line, file=sys.stderr))
+    built = {name: index.manifest["counts"] | {"seconds": index.manifest["seconds"]} for name, index in made.items()}
+    lines = [f"{name}: {count['encoded']} documents, {count['truncated_rationales']} rationales cut off" for name, count in built.items()]
+    show({"collection": str(out), "models": built}, as_json, "\n".join(lines))
 
 
 @demo_app.command("check")
@@ -421,7 +424,7 @@ def demo_all(as_json: Json = False) -> None:
     """Corpus, pretraining, training and index, one after the other; prints what `demo index` prints."""
     from grace_core.demo.corpus import write
     from grace_core.demo.pretrain import pretrain
-    from grace_core.demo.train import SHIPPED, train_shipped
+    from grace_core.demo.ship import SHIPPED, train_shipped
     from grace_core.model import DEMO_MODELS_DIR
 
     def report(line: str) -> None:

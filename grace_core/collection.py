@@ -61,7 +61,7 @@ class Collection:
 
     @classmethod
     def create(cls, corpus: Corpus, folder: str | Path) -> Collection:
-        """Write ``corpus`` to ``folder``, or open the folder if it holds the same corpus already.
+        """Write ``corpus`` to ``folder``, or open the folder if it holds the same corpus already; new queries and judgements replace old.
 
         Raises GraceError if it holds another one: indexes of different corpora must not be mixed.
         """
@@ -75,6 +75,10 @@ class Collection:
                     f"{folder} already holds another corpus ({len(there.documents)} documents, got {len(corpus.documents)}); "
                     "give another --out, or remove that folder"
                 )
+            if corpus.judgements and corpus.judgements != there.judgements:  # no vector depends on them
+                with only_writer(folder):
+                    _write_judgements(corpus.judgements, folder)
+                return cls(folder)
             return there
         with only_writer(folder):
             for leftover in folder.glob(".*.tmp"):  # of a process that was killed here

@@ -1,7 +1,7 @@
 """The curves of training runs, as what app/assets/curves.js draws: lines, axes and their ticks, titles, all in one JSON document.
 
-Drawn as SVG by a script of our own and not with plotly: fifteen small line charts need no 5 MB of script before the first of them is there, and
-take their colours from style.css, so that light and dark need no second drawing.
+Drawn as SVG by a script of our own and not with plotly: fifteen small line charts need no 5 MB of script before the first of them is there,
+and take their colours from style.css, so that light and dark need no second drawing.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from app.components.html import tag
 from app.runs import Run
 from app.view import TrainingView
 
+CANVAS = str(tag("div", class_="g-curves"))
 POINTS = 400  # of a line, more than its chart has pixels to tell apart
+NOISY = 80  # steps from which on a line is drawn thin, and a mean over its neighbourhood on top of it
 STEPS = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
 
 
@@ -28,7 +31,7 @@ class Measure:
     room: tuple[float, ...] = ()
 
 
-HELD_OUT = Measure("ndcg@10", "Held-out nDCG@10", "Retrieval by the model as it is at that step. Dashed: before training. Ring: the best, which is kept.")
+HELD_OUT = Measure("ndcg@10", "Held-out nDCG@10", "Dashed: before training. Ring: the best, whose model is kept.")
 REWARD = (
     Measure("reward", "Reward", "mean of all rollouts"),
     Measure("reward_spread", "Reward spread", "within groups; near 0 nothing can be learned", (0.0,)),
@@ -42,7 +45,6 @@ REST = (
     Measure("contrastive", "Contrastive loss", "through the rollouts’ embeddings"),
     Measure("loss", "Loss", "as the optimizer sees it"),
 )  # fmt: skip
-TERMS = {"query": "Query reward", "document": "Document reward", "text": "Text reward"}
 
 
 def measures(runs: Sequence[Run]) -> list[Measure]:
@@ -51,9 +53,8 @@ def measures(runs: Sequence[Run]) -> list[Measure]:
     terms = sorted(key for key in there if key.startswith("term/") and not key.endswith("_spread"))
     made = list(REWARD)
     for key in terms:
-        name = key.removeprefix("term/")
-        title = TERMS.get(name, f"Term: {name.replace('_', ' ')}")
-        made += [Measure(key, title, "mean before truncated ones are ranked last"), Measure(f"{key}_spread", f"{title}, spread", "within groups", (0.0,))]
+        title = f"Reward term: {key.removeprefix('term/')}"
+        made += [Measure(key, title, "mean of all rollouts"), Measure(f"{key}_spread", f"{title}, spread", "within groups", (0.0,))]
     made += REST
     return [measure for measure in made if measure.key in there]
 
@@ -82,12 +83,16 @@ def curves(runs: Sequence[Run], view: TrainingView) -> str:
 def chart(measure: Measure, rows: Sequence[tuple[int, Run, Sequence[dict]]], *, held_out: bool = False) -> dict:
     lines = []
     for place, run, values in rows:
-        points = thin([(row["step"], row.get(measure.key)) for row in values if measure.key in row], POINTS)
+        points = [(row["step"], row[measure.key]) for row in values if measure.key in row]
         if not any(value is not None for _, value in points):
             continue
-        line = {"place": place, "name": run.name, "x": [step for step, _ in points], "y": [_short(value) for _, value in points]}
+        kept = thin([value for _, value in points], POINTS)
+        line = {"place": place, "name": run.name, "x": [points[i][0] for i in kept], "y": [_short(points[i][1]) for i in kept]}
         if held_out:
             line |= {"base": _short(run.base), "best": run.best["step"]}
+        elif len(points) > NOISY:
+            mean = smooth([value for _, value in points], max(5, len(points) // 25))
+            line["mean"] = [_short(mean[i]) for i in kept]
         lines.append(line)
     seen = [value for line in lines for value in (*line["y"], line.get("base")) if value is not None]
     low, high = span([*seen, *measure.room], fixed=measure.room == (0.0, 1.0) and all(0 <= value <= 1 for value in seen))
@@ -98,13 +103,11 @@ def chart(measure: Measure, rows: Sequence[tuple[int, Run, Sequence[dict]]], *, 
 
 
 def reach_of(reached: int, planned: int) -> int:
-    """Where the axis of steps ends: a round number, so that it stands still while a run goes on, but never behind the planned end."""
+    """Where the axis of steps ends: while a run goes on (``planned`` steps, else 0) at a round number, so as to stand still for a while."""
     if reached <= 0:
         return planned or 1
     size = 10 ** math.floor(math.log10(reached))
     rounded = next(math.ceil(step * size) for step in STEPS if step * size >= reached)
-    if not planned:
-        return reached
     return max(reached, min(rounded, planned))
 
 
@@ -125,24 +128,39 @@ def ticks(low: float, high: float, wanted: int) -> list[float]:
         return [low]
     raw = (high - low) / wanted
     size = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor * size for factor in (1, 2, 5, 10) if factor * size >= raw * 0.999)
+    step = next(factor * size for factor in (1, 2, 2.5, 5, 10) if factor * size >= raw * 0.999)
     first = math.ceil(low / step - 1e-9)
     count = math.floor(high / step + 1e-9) - first + 1
     return [float(f"{(first + i) * step:.12g}") for i in range(min(count, 20))]
 
 
-def thin(points: Sequence[tuple[int, float | None]], limit: int) -> list[tuple[int, float | None]]:
-    """At most some ``limit`` points that look the same: the lowest and the highest of every stretch, and both ends."""
-    if len(points) <= limit:
-        return list(points)
-    kept = {0, len(points) - 1}
-    stretches = limit // 2
+def thin(values: Sequence[float | None], limit: int) -> list[int]:
+    """Places of at most some ``limit`` values that look the same: the lowest and the highest of every stretch, gaps, and both ends."""
+    if len(values) <= limit:
+        return list(range(len(values)))
+    kept = {0, len(values) - 1}
+    stretches = limit // 3
     for i in range(stretches):
-        part = range(i * len(points) // stretches, (i + 1) * len(points) // stretches)
-        known = [place for place in part if points[place][1] is not None]
+        part = range(i * len(values) // stretches, (i + 1) * len(values) // stretches)
+        known = [place for place in part if values[place] is not None]
         if known:
-            kept |= {min(known, key=lambda place: points[place][1]), max(known, key=lambda place: points[place][1])}
-    return [points[place] for place in sorted(kept)]
+            kept |= {min(known, key=lambda place: values[place]), max(known, key=lambda place: values[place])}
+        kept |= set([place for place in part if values[place] is None][:1])
+    return sorted(kept)
+
+
+def smooth(values: Sequence[float | None], width: int) -> list[float | None]:
+    """The mean of up to ``width`` values on either side of each, at the ends of as many as there are on both sides; gaps stay gaps."""
+    sums, counts = [0.0], [0]
+    for value in values:
+        sums.append(sums[-1] + (value or 0.0))
+        counts.append(counts[-1] + (value is not None))
+    made: list[float | None] = []
+    for i, value in enumerate(values):
+        reach = min(width, i, len(values) - 1 - i)
+        first, end = i - reach, i + reach + 1
+        made.append(None if value is None else (sums[end] - sums[first]) / (counts[end] - counts[first]))
+    return made
 
 
 def _short(value: float | None) -> float | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from app.runs import Runs
 from app.state import Workspace
 
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -15,9 +16,10 @@ ASSETS = Path(__file__).parent.parent / "assets"
 
 @dataclass
 class Shell:
-    """What tabs share: the workspace, the row of tabs, and each other by name, as far as they are built."""
+    """What tabs share: the workspace, the training runs, the row of tabs, and each other by name, as far as they are built."""
 
     workspace: Workspace
+    runs: Runs
     tabs: gr.Tabs
     built: dict[str, Any] = field(default_factory=dict)
 

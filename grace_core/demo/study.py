@@ -23,7 +23,7 @@ from random import Random
 import numpy as np
 
 from grace_core.demo.corpus import Entry, beir, entries
-from grace_core.demo.train import CONFIGS
+from grace_core.demo.ship import CONFIGS
 from grace_core.errors import GraceError
 from grace_core.evaluation.retention import Choice, choices_right, perplexity
 from grace_core.files import only_writer, read_json, write_json

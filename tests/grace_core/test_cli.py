@@ -183,13 +183,38 @@ def test_demo_pretrain_writes_a_model(grace, monkeypatch, tmp_path):
     assert GraceModel.from_pretrained(tmp_path / "model").dim == 192
 
 
-def test_demo_index_builds_with_the_demo_model(grace, dataset, model, monkeypatch, tmp_path):
+def test_demo_index_encodes_with_every_demo_model_and_again_with_new_weights(grace, dataset, model, other_folder, monkeypatch, tmp_path):
     shutil.copytree(model, tmp_path / "models" / "demo-base")
+    shutil.copytree(model, tmp_path / "models" / "demo-cl")
     monkeypatch.setattr("grace_core.model.DEMO_MODELS_DIR", tmp_path / "models")
-    monkeypatch.setattr("grace_core.demo.corpus.CORPUS_DIR", dataset)
+    monkeypatch.setattr("grace_core.demo.ship.CORPUS_DIR", dataset)
     status, out, err = grace("demo", "index", "--out", tmp_path / "demo", "--json")
     assert status == 0, err
-    assert json.loads(out)["models"]["demo-base"]["encoded"] == 29
+    assert {name: counts["encoded"] for name, counts in json.loads(out)["models"].items()} == {"demo-base": 29, "demo-cl": 29}
+    manifests = {name: json.loads((tmp_path / "demo" / name / "manifest.json").read_text()) for name in ("demo-base", "demo-cl")}
+    assert [manifests[name]["rationale"] for name in manifests] == [True, False]
+
+    shutil.rmtree(tmp_path / "models" / "demo-cl")
+    shutil.copytree(other_folder, tmp_path / "models" / "demo-cl")
+    status, _, err = grace("demo", "index", "--out", tmp_path / "demo", "--json")
+    assert status == 0, err
+    after = {name: json.loads((tmp_path / "demo" / name / "manifest.json").read_text()) for name in manifests}
+    assert after["demo-base"] == manifests["demo-base"]
+    assert after["demo-cl"]["model"] != manifests["demo-cl"]["model"]
+
+
+def test_demo_study_prints_what_is_measured(grace, tmp_path):
+    (tmp_path / "base-seed0").mkdir()
+    scores = dict.fromkeys(("ndcg@10", "recall@10", "mrr@10"), [0.5, 1.0])
+    made = {"way": "base", "seed": 0, "decodings": {"text": scores}, "abilities": {"perplexity": 3.0, "fact_accuracy": 0.5}}
+    (tmp_path / "base-seed0" / "measured.json").write_text(json.dumps(made))
+    status, out, err = grace("demo", "study", "--runs", tmp_path, "--table")
+    assert status == 0, err
+    assert "| base | text | 1 | 0.750 [" in out
+    status, out, _ = grace("demo", "study", "--runs", tmp_path, "--table", "--json")
+    assert json.loads(out)["rows"][0]["ndcg@10"] == 0.75
+    assert "there is no way nonsense" in refusal(grace("demo", "study", "--way", "nonsense"))
+    assert "no recipe for nonsense" in refusal(grace("demo", "train", "nonsense"))
 
 
 @pytest.mark.parametrize("arguments", [("index", "info"), ("index", "verify"), ("search", "river"), ("eval", "retrieval")], ids=" ".join)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -104,6 +105,14 @@ def test_manifest_tells_what_the_index_was_made_from(built, model):
     assert manifest["counts"]["empty"] == 2
     assert manifest["counts"]["rationale_tokens"] == int(built.counts[:, 2].sum())
     assert built.settings == model.settings
+
+
+def test_new_judgements_replace_old_ones(corpus, tmp_path):
+    Collection.create(corpus, tmp_path / "c")
+    changed = replace(corpus, judgements=replace(corpus.judgements, queries={"q1": "stream", "q2": "snow"}))
+    assert Collection.create(changed, tmp_path / "c").judgements.queries["q1"] == "stream"
+    without = Collection.create(replace(corpus, judgements=None), tmp_path / "c")
+    assert without.judgements.queries["q1"] == "stream"
 
 
 def test_a_collection_keeps_corpus_queries_and_judgements(built, corpus):

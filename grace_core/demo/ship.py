@@ -1,21 +1,28 @@
-"""The trained demo models: from their configurations to the folders that ship."""
+"""What ships besides demo-base: the models trained from it, and the demo collection encoded with all of them."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from grace_core.collection import Collection
+from grace_core.demo.corpus import CORPUS_DIR
 from grace_core.files import read_json, write_json
-from grace_core.model import DEMO_MODELS_DIR, GraceModel
+from grace_core.index import GraceIndex, build
+from grace_core.model import DEMO_MODELS_DIR, GraceModel, demo_models
+from grace_core.readers import read_corpus
 from grace_core.training.config import load_config
-from grace_core.training.run import train
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SHIPPED = {"demo-cl": "demo-cl.yaml", "demo-grace": "demo-grace.yaml", "demo-grace-unsup": "demo-grace-unsup.yaml"}
+TEXT_ONLY = ("demo-cl",)  # trained on the text's vector alone
 
 
 def train_shipped(name: str, *, runs: Path, out: Path = DEMO_MODELS_DIR, report: Callable[[str], None]) -> dict:
     """Train one of SHIPPED, or go on with its run, and write its best model to ``out``/name; returns what the run returned."""
+    from grace_core.training.run import train
+
     folder = runs / name
     result = train(load_config(CONFIGS / SHIPPED[name], [f"out={folder}"]), resume=True, report=lambda line: report(f"{name}: {line}"))
     export(folder / "best", out / name)
@@ -29,3 +36,17 @@ def export(best: Path, folder: Path) -> None:
     about = read_json(best / "training.json")
     about["config"]["out"] = Path(about["config"]["out"]).name  # not where somebody's runs lie
     write_json(folder / "training.json", about)
+
+
+def build_collection(out: Path, *, report: Callable[[str], None]) -> dict[str, GraceIndex]:
+    """Encode the demo corpus with every model that ships; an index of weights that are no longer those is made again."""
+    collection = Collection.create(read_corpus(CORPUS_DIR), out)
+    made = {}
+    for name in demo_models():
+        model = GraceModel.from_pretrained(name)
+        manifest = out / name / "manifest.json"
+        if manifest.exists() and read_json(manifest)["model"]["sha256"] != model.fingerprint:
+            shutil.rmtree(out / name)
+        report(f"{name}: encoding {len(collection.documents)} passages")
+        made[name] = build(collection, model, rationale=name not in TEXT_ONLY)
+    return made

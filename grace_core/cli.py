@@ -325,6 +325,20 @@ def bench_encode(
     show(result, as_json, "\n".join(lines))
 
 
+@bench_app.command("train")
+def bench_train(
+    model: Model = "demo-base",
+    objective: Annotated[str, typer.Option(help="symmetric, joint or reference.")] = "symmetric",
+    runs: Annotated[int, typer.Option(min=1, help="Timed steps of each.")] = 5,
+    as_json: Json = False,
+) -> None:
+    """A training step against a plain GRPO step of TRL with a constant reward."""
+    from benchmarks.train import run
+
+    result = run(model, objective=objective, runs=runs)
+    show(result, as_json, "\n".join(f"{name}: {value:.2f} ×" for name, value in result["ratios"].items()))
+
+
 @demo_app.command("corpus")
 def demo_corpus(
     out: Annotated[Path | None, typer.Option(help="Default: the place of the shipped corpus.")] = None, as_json: Json = False

@@ -28,7 +28,7 @@ def _no_runs(root: Path) -> Safe:
     return tag(
         "div",
         tag("p", "There is no training run yet", class_="g-empty-title"),
-        tag("p", "Start one with ", _code("grace train configs/demo-grace.yaml"), ": it shows up here while it goes on."),
+        tag("p", "Start one with ", _code("grace train configs/demo-grace.yaml"), "; it shows up here."),
         tag("p", "Runs are looked for in the folder ", _code(str(root)), "; ", _code("--runs"), " names another."),
         class_="g-empty",
     )  # fmt: skip

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from threading import Lock
 
+import numpy as np
 import torch
 from transformers.cache_utils import DynamicLayer
 
@@ -144,6 +145,17 @@ class TransformersEngine:
             self.model(ids, attention_mask=mask, position_ids=_positions(mask), use_cache=False, logits_to_keep=1)
             sums, counts = self._prefill_sums(caught[0], prompts, forced)
         return Pooled(sums.cpu(), counts, [list(f) for f in forced] if forced else [[] for _ in prompts], [False] * len(prompts))
+
+    @torch.inference_mode()
+    def states(self, prompts: list[Prompt], forced: list[list[int]]) -> list[np.ndarray]:
+        """Last hidden states ``(t, d)`` fp32 of the pooled positions of every prompt with its rationale ids, by one forward."""
+        ids, mask = self._pad_left([prompt.ids + rationale for prompt, rationale in zip(prompts, forced, strict=True)])
+        with self._last_states() as caught:
+            self.model(ids, attention_mask=mask, position_ids=_positions(mask), use_cache=False, logits_to_keep=1)
+            found = caught[0].float().cpu().numpy()
+        width = ids.shape[1]
+        starts = [width - len(prompt.ids) - len(rationale) + prompt.start for prompt, rationale in zip(prompts, forced, strict=True)]
+        return [found[i, start:].copy() for i, start in enumerate(starts)]
 
     def generate(self, prompts: list[Prompt], decoding: Decoding, seeds: list[int] | None = None) -> Pooled:
         """Write a rationale for every prompt and pool text, template and rationale states on the way.

@@ -27,7 +27,7 @@ from grace_core.training.config import Collapse
 # TRL's names and ours; its "reward" counts the rows that are not trained, ours does not
 RENAMED = {
     "clip_ratio/region_mean": "clip_fraction", "kl": "kl", "entropy": "entropy", "loss": "loss", "grad_norm": "grad_norm",
-    "learning_rate": "learning_rate", "contrastive": "contrastive",
+    "learning_rate": "learning_rate", "contrastive": "contrastive", "retain": "retain",
 }  # fmt: skip
 OURS = ("reward", "reward_spread", "advantage_std", "truncated", "rationale_tokens", "distinct")
 

@@ -103,6 +103,8 @@ class TrainConfig(Section):
     contrastive_weight: Annotated[float, Field(ge=0)] = 0.3  # joint only
     contrastive_temperature: Temperature = 0.05  # joint, cl and simcse
     beta: Annotated[float, Field(ge=0)] = 0.05  # weight of the KL divergence to the starting model
+    retain_weight: Annotated[float, Field(ge=0)] = 0.0  # of the KL divergence to the starting model on plain training texts
+    retain_texts: Positive = 16  # so many a step on every process, their first 128 tokens
     epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.2  # PPO clip
     delta: Annotated[float, Field(gt=1)] = 3.0  # dual clip
 
@@ -137,6 +139,8 @@ class TrainConfig(Section):
             raise ValueError("method simcse is unsupervised; set mode: unsupervised, or use method cl")
         if self.objective == "reference" and self.beta > 0 and self.method == "grace":
             raise ValueError(f"objective reference has no KL term, got beta {self.beta}; set beta: 0")
+        if self.retain_weight and not self.beta:
+            raise ValueError("retain_weight compares with the starting model, which is kept for beta > 0 only, got beta 0; set both")
         terms = {"reference": ("positive", "negative", "consistency", "cross")}.get(self.objective, ("query", "document"))
         if self.mode == "unsupervised":
             terms = ("positive", "consistency", "cross") if self.objective == "reference" else ("text",)

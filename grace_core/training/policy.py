@@ -12,6 +12,12 @@ Partners are the mean embeddings that the reward was computed with, kept from th
 of the batch, a positive's all queries. Both sides get their gradient, since both are rollouts of the batch. z comes from the hidden states
 of the forward that gives the policy's log-probabilities anyway, so no second one is needed.
 
+With ``retain_weight`` v, for either of them, the starting model is imitated on plain texts too (training documents without chat template):
+
+    loss = … + v × mean over their tokens of KL(starting model || policy)
+
+since the KL of the policy loss sees the model only where it writes rationales, and what it can do elsewhere would wear off unseen.
+
 What is changed in TRL's trainer, and why:
 
 - prompts are tokenised by PromptBuilder, as in serving, and not by a chat template applied once more;
@@ -30,6 +36,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from random import Random
 
 import torch
 import torch.nn.functional as F
@@ -53,14 +60,17 @@ from grace_core.training.states import (
 )
 
 GENERATION_ROWS = 128  # rollouts that are sampled together on a CPU
+RETAINED_TOKENS = 128
 FORWARD_ROWS = 64  # rollouts in one forward pass without gradients; on a CPU with gradients too
 
 
 class GracePolicyTrainer(GRPOTrainer):
     """GRPOTrainer with GRACE's prompts, batch layout and losses. ``rollouts`` are the local ones of the batch that was sampled last."""
 
-    def __init__(self, *, config: TrainConfig, builder: PromptBuilder, layout: Layout, reward: GraceReward, **options):
-        self.config, self.builder, self.layout, self.reward = config, builder, layout, reward
+    def __init__(
+        self, *, config: TrainConfig, builder: PromptBuilder, layout: Layout, reward: GraceReward, plain_texts: list[str], **options
+    ):
+        self.config, self.builder, self.layout, self.reward, self.plain_texts = config, builder, layout, reward, plain_texts
         self.rollouts: list[Rollout] = []
         self._prompts: list[Prompt] = []
         self._embeddings: torch.Tensor | None = None  # of the rollouts, as soon as a forward has given them
@@ -209,8 +219,38 @@ class GracePolicyTrainer(GRPOTrainer):
     # -- loss ----------------------------------------------------------------------------------------------------------------
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        if self.config.objective != "joint":
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if self.config.objective == "joint":
+            loss = self._joint_loss(model, inputs, return_outputs, num_items_in_batch)
+        else:
+            loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if self.config.retain_weight:
+            retained = self._retention_loss(model)
+            self._metrics["train"]["retain"].append(self.accelerator.gather(retained.detach()).mean().item())
+            loss = loss + self.config.retain_weight * retained / self.current_gradient_accumulation_steps
+        return loss
+
+    def _retention_loss(self, model) -> torch.Tensor:
+        """KL(starting model || policy), mean over the tokens of a few plain texts, others at every step."""
+        piece = self._step % self.current_gradient_accumulation_steps
+        rng = Random(f"{self.config.seed} {self.state.global_step} {piece} {self.accelerator.process_index}")
+        tokenizer, texts = self._tokenizer, rng.sample(self.plain_texts, min(self.config.retain_texts, len(self.plain_texts)))
+        begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.pad_token_id
+        rows = [[begin, *tokenizer(text, add_special_tokens=False)["input_ids"][:RETAINED_TOKENS]] for text in texts]
+        width = max(map(len, rows))
+        ids = torch.tensor([row + [begin] * (width - len(row)) for row in rows], device=self.accelerator.device)
+        mask = torch.tensor([[True] * len(row) + [False] * (width - len(row)) for row in rows], device=ids.device)
+        with torch.no_grad(), self.accelerator.autocast():
+            if self.ref_model is not None:
+                before = self.ref_model(input_ids=ids, use_cache=False).logits
+            else:  # LoRA: the starting model is what lies below the adapters
+                with self.accelerator.unwrap_model(model).disable_adapter():
+                    before = model(input_ids=ids, use_cache=False).logits
+        with self.accelerator.autocast():
+            now = model(input_ids=ids, use_cache=False).logits
+        now, before = (logits[mask].float().log_softmax(-1) for logits in (now, before))
+        return F.kl_div(now, before, log_target=True, reduction="batchmean")
+
+    def _joint_loss(self, model, inputs, return_outputs, num_items_in_batch):
         self._pooled = inputs["pooled"]
         try:
             loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -280,7 +320,8 @@ def make_trainer(config: TrainConfig, model: GraceModel, items: list[Item], *, o
 
         peft = LoraConfig(r=config.lora.r, lora_alpha=config.lora.alpha, target_modules=config.lora.targets, task_type="CAUSAL_LM")
     order = batches(items, batch=config.batch, number=number, seed=config.seed)
+    plain = sorted({item.positive for item in items})
     return GracePolicyTrainer(
-        config=config, builder=model.prompts, layout=layout, reward=GraceReward(config, layout), model=model.model, args=arguments,
-        train_dataset=rollout_dataset(items, order, layout), processing_class=model.tokenizer, peft_config=peft,
+        config=config, plain_texts=plain, builder=model.prompts, layout=layout, reward=GraceReward(config, layout), model=model.model,
+        args=arguments, train_dataset=rollout_dataset(items, order, layout), processing_class=model.tokenizer, peft_config=peft,
     )  # fmt: skip

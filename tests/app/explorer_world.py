@@ -1,4 +1,4 @@
-"""A small world for the explorer's tests: two tiny real models, collections made with them, files to upload, and the app served."""
+"""A small world for the explorer's tests: two tiny real models, collections made with them, files to upload, runs, and the app served."""
 
 from __future__ import annotations
 
@@ -30,6 +30,10 @@ class World:
     @property
     def indexes(self) -> Path:
         return self.root / "indexes"
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
 
     @property
     def files(self) -> Path:
@@ -82,6 +86,26 @@ def _write_files(folder: Path, sentences: list[str]) -> None:
     (folder / "broken.jsonl").write_text('{"_id": "1", "text": "fine"}\n{"_id": "2", "text": \n', encoding="utf-8")
 
 
+def write_run(folder: Path, *, state: str = "finished", steps: int = 6, planned: int = 6, probes: list | None = None, **about) -> Path:
+    """The files of a run as a trainer writes them, without one; an evaluation every second step, the best at step 4."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"method": "grace", "mode": "supervised", "objective": "symmetric", "model": "tiny"}
+    (folder / "run.json").write_text(json.dumps({"config": config, "steps": planned, "state": state, "time": time.time(), **about}))
+    metrics, told = [], []
+    for step in range(steps + 1):
+        if step:
+            values = {"reward": -2 + step / 10, "reward_spread": 0.2, "kl": step / 1000, "loss": 0.01, "seconds": 2.0}
+            metrics.append({"step": step, **values, "term/query": -1 + step / 10, "term/query_spread": 0.1})
+        if step % 2 == 0:
+            score = 0.5 - abs(step - 4) / 20
+            metrics.append({"step": step, "eval": {"ndcg@10": score}})
+            rows = probes or [{"text": f"probe text {i}", "rationale": f"words that stay and number{step} of {i}"} for i in range(3)]
+            told.append({"step": step, "ndcg@10": score, "probes": rows})
+    for name, rows in (("metrics", metrics), ("probes", told)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return folder
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -100,7 +124,8 @@ def serving(world: World, *extra: str):
     }
     log = world.root / f"served-{port}.log"
     with open(log, "w") as out:
-        command = [sys.executable, "-m", "app", "--indexes", str(world.indexes), "--port", str(port), "--no-browser", *extra]
+        command = [sys.executable, "-m", "app", "--indexes", str(world.indexes), "--runs", str(world.runs)]
+        command += ["--port", str(port), "--no-browser", *extra]
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT)
     url = f"http://127.0.0.1:{port}/"
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from explorer_world import QUERY
+from explorer_world import QUERY, write_run
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
@@ -17,7 +17,7 @@ def client(url):
 
 
 def test_only_the_named_endpoints_are_offered(client):
-    assert set(client.view_api(return_format="dict", print_info=False)["named_endpoints"]) == {"/search", "/encode"}
+    assert set(client.view_api(return_format="dict", print_info=False)["named_endpoints"]) == {"/search", "/encode", "/runs", "/run"}
 
 
 @pytest.mark.parametrize("rationale", [True, False])
@@ -88,3 +88,15 @@ def test_bad_searches_are_refused_in_a_sentence(client, arguments, said):
 def test_bad_texts_are_refused_in_a_sentence(client, arguments, said):
     with pytest.raises(AppError, match=said):
         client.predict(*arguments, api_name="/encode")
+
+
+def test_training_runs_are_told(client, world):
+    write_run(world.runs / "told")
+    (listed,) = [run for run in client.predict(api_name="/runs") if run["name"] == "told"]
+    assert (listed["state"], listed["steps"], listed["best"]) == ("finished", 6, {"step": 4, "ndcg@10": 0.5})
+    run = client.predict("told", api_name="/run")
+    assert [row["step"] for row in run["metrics"]] == [1, 2, 3, 4, 5, 6]
+    assert run["evaluations"][0] == {"step": 0, "ndcg@10": 0.3}
+    assert run["probes"][0]["probes"][0]["text"] == "probe text 0"
+    with pytest.raises(AppError, match=r"there is no run '\.\./indexes'"):
+        client.predict("../indexes", api_name="/run")

@@ -205,7 +205,7 @@ def test_demo_index_encodes_with_every_demo_model_and_again_with_new_weights(gra
 
 def test_demo_study_prints_what_is_measured(grace, tmp_path):
     (tmp_path / "base-seed0").mkdir()
-    scores = dict.fromkeys(("ndcg@10", "recall@10", "mrr@10"), [0.5, 1.0])
+    scores = {key: [0.5, 1.0] for key in ("ndcg@10", "recall@10", "mrr@10")}
     made = {"way": "base", "seed": 0, "decodings": {"text": scores}, "abilities": {"perplexity": 3.0, "fact_accuracy": 0.5}}
     (tmp_path / "base-seed0" / "measured.json").write_text(json.dumps(made))
     status, out, err = grace("demo", "study", "--runs", tmp_path, "--table")

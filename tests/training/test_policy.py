@@ -179,6 +179,18 @@ def test_joint_adds_its_contrastive_gradient(make_config, tmp_path):
     torch.testing.assert_close(twice - none, 2 * added, atol=1e-4, rtol=1e-2)
 
 
+@pytest.mark.parametrize("lora", [None, {"r": 4, "alpha": 8}], ids=["full", "lora"])
+def test_the_retention_loss_holds_the_model_back(make_config, tmp_path, lora):
+    drift = {}
+    for weight in (1e-6, 10.0):
+        config = make_config(tmp_path / str(weight), steps=6, evaluation=None, lora=lora, learning_rate=3e-3, retain_weight=weight)
+        run.train(config, report=quiet)
+        rows = [json.loads(line) for line in (tmp_path / str(weight) / "metrics.jsonl").read_text().splitlines()]
+        assert rows[0]["retain"] == pytest.approx(0, abs=1e-4)  # before the first step it is the starting model
+        drift[weight] = rows[-1]["retain"]
+    assert 0 < drift[10.0] < 0.7 * drift[1e-6]
+
+
 def interrupted(config, *, after: int, monkeypatch) -> None:
     """Run until the rewards of step ``after`` + 1 are to be computed, and die there."""
     score = policy.GraceReward.__call__

@@ -358,7 +358,7 @@ def demo_pretrain(
     tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to train on, for a shorter run.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Pretrain demo-base from the fact base: a good hour and a half on two cores."""
+    """Pretrain demo-base from the fact base: a good hour on two cores."""
     from grace_core.demo.pretrain import PretrainConfig, pretrain
     from grace_core.model import DEMO_MODELS_DIR
 

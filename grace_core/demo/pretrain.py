@@ -63,7 +63,7 @@ POOL = 1024  # samples drawn together, then grouped by length
 class PretrainConfig:
     """What decides the weights. Tokens are counted without padding and shared prefixes; after the warm-up the rate falls to 0."""
 
-    tokens: int = 22_000_000
+    tokens: int = 20_000_000
     batch_tokens: int = 3072
     learning_rate: float = 3e-3
     warmup_steps: int = 200
@@ -103,7 +103,8 @@ class Sampler:
     def query(self, entry: Entry, rng: Random) -> tuple[str, list]:
         if entry.split == "train" and rng.random() < 0.3:
             query = rng.choice(entry.thing.queries)
-            return query.q, [entry.thing.facts[n - 1] for n in query.facts]
+            asked = query.q if rng.random() < 0.5 else " ".join(text.keywords(query.q, rng, rng.choice([0.6, 0.8])))
+            return asked, [entry.thing.facts[n - 1] for n in query.facts]
         return text.generated_query(entry.thing, entry.kind, rng)
 
     def query_sample(self, rng: Random) -> tuple[str, str]:

@@ -118,37 +118,43 @@ def keywords(text: str, rng: Random, keep: float) -> list[str]:
 
 
 def generated_query(thing: Thing, kind: Kind, rng: Random) -> tuple[str, list[Fact]]:
-    """A query made by a pattern, and the facts it asks by. Used for pretraining only; evaluation uses queries written by hand."""
+    """A query made by a pattern, and the facts it asks by. Used for pretraining only; evaluation uses queries written by hand.
+
+    Few of them name the kind, as people seldom do: what kind of thing is meant has to be read off the other words.
+    """
     first, second = rng.sample(thing.facts, 2)
     form = rng.random()
-    if form < 0.06:
+    if form < 0.04:
         name = rng.choice([thing.name, thing.subject, *thing.aka])
         return _case(rng.choice(["{n}", "what is {n}", "tell me about {n}", "{n} facts"]).format(n=name), rng), [first, second]
-    hint = rng.choice([first.hint, first.hint, first.alt, first.say])
-    if form < 0.45:  # how a person in a hurry types: some of the words, in whatever order
-        source = [hint, rng.choice([first.hint, first.alt, first.say])] if rng.random() < 0.5 else [hint]
-        words = [w for text in source for w in keywords(text, rng, rng.choice([0.4, 0.6, 0.8, 1.0]))]
-        if rng.random() < 0.35:
-            words += keywords(rng.choice([second.hint, second.alt]), rng, 0.6)
+    if form < 0.70:  # how a person in a hurry types: some of the words, in whatever order
+        source = rng.sample([first.hint, first.alt, first.say], rng.choice([1, 1, 2]))
+        words = [w for text in source for w in keywords(text, rng, rng.choice([0.5, 0.7, 0.9, 1.0]))]
         if rng.random() < 0.3:
+            words += keywords(rng.choice([second.hint, second.alt, second.say]), rng, 0.5)
+        if rng.random() < 0.25:
+            words += keywords(thing.gist, rng, 0.5)
+        if rng.random() < 0.35:
             rng.shuffle(words)
         words = list(dict.fromkeys(words))[:12]
-        if rng.random() < 0.6:
+        if rng.random() < 0.15:
             words.insert(rng.choice([0, len(words)]), kind.kind)
-        return _case(" ".join(words), rng), [first]
+        asks = rng.choice(["what", "which", "who", "where", "what is", "name of"]) if rng.random() < 0.25 else ""
+        return _case(f"{asks} {' '.join(words)}".strip(), rng), [first]
     patterns = [
-        "{ask} {h}", "{ask} {h}", "{kind} that {h}", "the {kind} that {h}", "name of the {kind} which {h}", "what {kind} {h}",
-        "that {kind} which {h}", "{h}", "looking for the {kind} that {h}", "{ask} {h} and {h2}", "{kind} that {h} and {h2}",
+        "{h}", "{h}", "what {h}", "what {h}", "what is it that {h}", "something that {h}", "the one that {h}", "{h} and {h2}",
+        "what {h} and {h2}", "{ask} {h}", "{kind} that {h}", "the {kind} which {h} and {h2}",
     ]  # fmt: skip
     if thing.pronoun in PEOPLE:
-        patterns += ["who {h}", "who {h} and {h2}", "the person who {h}"]
+        patterns = [pattern.replace("what", "who").replace("something", "somebody") for pattern in patterns]
     pattern = rng.choice(patterns)
+    hint = rng.choice([first.hint, first.hint, first.alt, first.say])
     text = pattern.format(ask=kind.ask, kind=kind.kind, h=hint, h2=second.hint)
     return _case(text + ("?" if rng.random() < 0.3 else ""), rng), [first, second] if "{h2}" in pattern else [first]
 
 
 def _case(text: str, rng: Random) -> str:
-    return text.lower() if rng.random() < 0.6 else capital(text)
+    return text.lower() if rng.random() < 0.8 else capital(text)
 
 
 def wording(fact: Fact, rng: Random) -> str:

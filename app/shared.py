@@ -61,8 +61,12 @@ class SharedEngine(TransformersEngine):
         with self._turns:
             return super().pool(prompts, forced)
 
-    def steps(self, prompts, decoding):
-        running = super().steps(prompts, decoding)
+    def states(self, prompts, forced):
+        with self._turns:
+            return super().states(prompts, forced)
+
+    def steps(self, prompts, decoding, seeds=None):
+        running = super().steps(prompts, decoding, seeds)
         while True:
             if check := getattr(self._thread, "check", None):
                 check()
@@ -74,21 +78,9 @@ class SharedEngine(TransformersEngine):
             yield new
 
 
-class SharedPrompts:
-    """A prompt builder that several threads may use: tokenizing text with literal special tokens switches the tokenizer over."""
-
-    def __init__(self, builder):
-        self._builder, self._lock = builder, threading.Lock()
-
-    def build(self, text: str):
-        with self._lock:
-            return self._builder.build(text)
-
-
 def share(model: GraceModel) -> GraceModel:
     """Make ``model`` safe to use from several threads, with its own settings."""
     model.engine = SharedEngine(model.engine)
-    model.prompts = SharedPrompts(model.prompts)
     return model
 
 

@@ -129,7 +129,7 @@ def read_view(workspace, params: Mapping[str, object], *, strict: bool = False) 
 class TrainingView:
     """Ticked runs, each in the place of its colour ("" is a free one), and the two evaluations of one of them that stand side by side.
 
-    Without ``step`` the right one is the best, also when another becomes the best; without ``start`` the left one is the first.
+    Without ``start`` the left one is the first; without ``step`` the right one is the best so far, or the last if none is better.
     """
 
     runs: tuple[str, ...] = ()

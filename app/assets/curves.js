@@ -22,7 +22,7 @@ const shown = (value) => {
   if (value === null || value === undefined) return '–';
   const size = Math.abs(value);
   if (size >= 1e6 || (size && size < 5e-4)) return value.toExponential(1);
-  return size >= 100 ? value.toFixed(1) : size >= 1 ? value.toFixed(3) : value.toFixed(4);
+  return size >= 1e4 ? value.toFixed(0) : size >= 1 ? value.toPrecision(4) : value.toFixed(4);
 };
 const short = (value) => {
   const size = Math.abs(value);

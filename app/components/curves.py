@@ -43,6 +43,7 @@ REST = (
     Measure("truncated", "Truncation rate", "rationales cut off at the limit", (0.0, 1.0)),
     Measure("distinct", "Distinct share", "different rationales among the rollouts", (0.0, 1.0)),
     Measure("contrastive", "Contrastive loss", "through the rollouts’ embeddings"),
+    Measure("retain", "Retention loss", "KL from the starting model on plain texts", (0.0,)),
     Measure("loss", "Loss", "as the optimizer sees it"),
 )  # fmt: skip
 
@@ -53,8 +54,9 @@ def measures(runs: Sequence[Run]) -> list[Measure]:
     terms = sorted(key for key in there if key.startswith("term/") and not key.endswith("_spread"))
     made = list(REWARD)
     for key in terms:
-        title = f"Reward term: {key.removeprefix('term/')}"
-        made += [Measure(key, title, "mean of all rollouts"), Measure(f"{key}_spread", f"{title}, spread", "within groups", (0.0,))]
+        title = f"Term: {key.removeprefix('term/')}"
+        made.append(Measure(key, title, "of the reward, mean of all rollouts"))
+        made.append(Measure(f"{key}_spread", f"{title}, spread", "within groups", (0.0,)))
     made += REST
     return [measure for measure in made if measure.key in there]
 

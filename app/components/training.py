@@ -202,8 +202,9 @@ def chosen(run: Run, view: TrainingView) -> tuple[dict, dict]:
     def nearest(step: int) -> dict:
         return min(run.probes, key=lambda row: abs(row["step"] - step))
 
-    best = run.best["step"] if run.best else run.probes[-1]["step"]
-    return nearest(view.start if view.start is not None else 0), nearest(view.step if view.step is not None else best)
+    first, last = run.probes[0]["step"], run.probes[-1]["step"]
+    best = run.best["step"] if run.best and run.best["step"] != first else last  # a best that is the first says nothing new
+    return nearest(first if view.start is None else view.start), nearest(best if view.step is None else view.step)
 
 
 def _timeline(run: Run, first: int, second: int) -> Safe:

@@ -135,7 +135,7 @@ def _run(config, trainer, model, heldout, out: Path, checkpoint: Path | None, do
         "out": str(out), "model": str(out / "best"), "state": state, "steps": trainer.state.global_step or done,
         "best": watcher.best if watcher else None, "seconds": round(time.time() - began, 1), **counts,
     }  # fmt: skip
-    files.state(state, result=result)
+    files.state(state, result=result, **({"alarm": recorder.alarm} if recorder.alarm else {}))
     if recorder.alarm:
         raise TrainingCollapsed(f"{recorder.alarm} (best model so far: {out / 'best'})")
     return result

@@ -239,6 +239,11 @@ def test_the_best_is_compared_with_the_first_until_something_else_is_chosen(runs
     write_run(runs.root / "a")
     run, view = runs.get("a"), ticked(runs)
     assert [row["step"] for row in chosen(run, view)] == [0, 4]
+    write_run(runs.root / "worse", steps=2)
+    with open(runs.root / "worse" / "metrics.jsonl", "a") as file:
+        file.write('{"step": 0, "eval": {"ndcg@10": 0.9}}\n')
+    assert runs.get("worse").best["step"] == 0
+    assert [row["step"] for row in chosen(runs.get("worse"), view)] == [0, 2]
     view = change_training(view, ["a"], {"set": "from", "value": "2"})
     view = change_training(view, ["a"], {"set": "step", "value": "6"})
     assert [row["step"] for row in chosen(run, view)] == [2, 6]
@@ -260,7 +265,7 @@ def test_markup_stays_text_wherever_it_stands(runs):
     assert "<script" not in page
     assert "<img" not in page
     assert "&lt;script&gt;window.pwned = 1&lt;/script&gt;" in page
-    assert f"Reward term: {nasty}" in [chart["title"] for chart in json.loads(curves(found, view))["charts"]]  # set as text by the script
+    assert f"Term: {nasty}" in [chart["title"] for chart in json.loads(curves(found, view))["charts"]]  # set as text by the script
 
 
 def test_nothing_is_sent_when_nothing_changed(runs):

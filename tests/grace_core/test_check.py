@@ -38,6 +38,6 @@ def test_the_shipped_model_is_on_topic_more_often_than_not():
     result = check(GraceModel.from_pretrained("demo-base"), split="dev")
     assert result["queries"] == 396
     assert result["well_formed"] > 0.5
-    assert result["right_kind"] > 0.4  # a weak spot, see docs/results.md
+    assert result["right_kind"] > 0.5
     low, high = result["ci95"]["right_thing"]
     assert low <= result["right_thing"] <= high

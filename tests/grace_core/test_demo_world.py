@@ -200,6 +200,21 @@ def test_the_corpus_is_read_back_with_its_judgements(beir, tmp_path):
 # --- samples ----------------------------------------------------------------------------------------------------------------
 
 
+def test_no_hand_written_query_of_dev_or_test_stands_in_full_in_a_fact(demo_entries):
+    """A generated query is words of a fact, behind a question word: with all of them it must not be one that is held out."""
+    held_out = {words_of(query.q) for entry in demo_entries if entry.split != "train" for query in entry.thing.queries}
+    sizes = {len(query) for query in held_out}
+    for entry in demo_entries:
+        for fact in entry.thing.facts:
+            for predicate in (fact.say, fact.alt, fact.hint):
+                content = " ".join(word for word in re.findall(r"[\w'-]+", predicate) if word.lower() not in text.STOPWORDS)
+                for asks in ("what", "who", "which", "where", "what is", "name of", entry.kind.ask):
+                    for line in (f"{asks} {predicate}", f"{asks} {content} {entry.kind.kind}"):
+                        words = words_of(line)
+                        found = {words[i : i + size] for size in sizes for i in range(len(words) - size + 1)} & held_out
+                        assert not found, f"{line!r} holds {found}"
+
+
 def test_no_sample_holds_a_hand_written_query_of_dev_or_test(demo_entries, samples):
     held_out = {words_of(query.q): query.q for entry in demo_entries if entry.split != "train" for query in entry.thing.queries}
     sizes = {len(query) for query in held_out}

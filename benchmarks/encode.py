@@ -18,7 +18,7 @@ from grace_core.demo.corpus import beir
 from grace_core.model import GraceModel
 
 
-def run(model: str = "demo-base", *, texts: int = 64, runs: int = 5, batch_size: int = 32) -> dict:
+def run(model: str = "demo-base", *, texts: int = 128, runs: int = 5, batch_size: int = 64) -> dict:
     """Medians of ``runs`` rounds over ``texts`` demo passages: ``{ratios, tokens_per_second, runs, model, texts, threads}``."""
     grace = GraceModel.from_pretrained(model)
     passages = [f"{row['title']}\n{row['text']}" for row in beir()[0]]

@@ -84,7 +84,7 @@ def index_build(
     model: Models,
     limit: Limit = None,
     rationale: Annotated[bool, typer.Option(help="Without: embed the texts alone.")] = True,
-    batch_size: BatchSize = 32,
+    batch_size: BatchSize = 64,
     max_new_tokens: MaxNewTokens = None,
     max_prompt_tokens: MaxPromptTokens = None,
     temperature: Temperature = None,
@@ -211,7 +211,7 @@ def encode(
     out: Annotated[Path, typer.Option("--out", help="A Parquet file to write.")],
     limit: Limit = None,
     rationale: Annotated[bool, typer.Option(help="Without: embed the texts alone.")] = True,
-    batch_size: BatchSize = 32,
+    batch_size: BatchSize = 64,
     max_new_tokens: MaxNewTokens = None,
     max_prompt_tokens: MaxPromptTokens = None,
     temperature: Temperature = None,
@@ -312,9 +312,9 @@ def eval_retrieval(
 @bench_app.command("encode")
 def bench_encode(
     model: Model = "demo-base",
-    texts: Annotated[int, typer.Option(min=1, help="How many passages.")] = 64,
+    texts: Annotated[int, typer.Option(min=1, help="How many passages.")] = 128,
     runs: Annotated[int, typer.Option(min=1)] = 5,
-    batch_size: BatchSize = 32,
+    batch_size: BatchSize = 64,
     as_json: Json = False,
 ) -> None:
     """One pass against plain generate() and against generate, detokenise, tokenise, second forward."""

@@ -74,7 +74,7 @@ def build(
     model: GraceModel,
     *,
     rationale: bool = True,
-    batch_size: int = 32,
+    batch_size: int = 64,
     progress: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> GraceIndex:

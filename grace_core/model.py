@@ -171,7 +171,7 @@ class GraceModel:
         texts: Sequence[str],
         *,
         rationale: bool = True,
-        batch_size: int = 32,
+        batch_size: int = 64,
         progress: bool | Callable[[int, int], None] = False,
         **settings,
     ) -> Representations:

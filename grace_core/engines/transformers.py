@@ -259,7 +259,7 @@ class _RoomyLayer(DynamicLayer):
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         length = self.keys.shape[2]
-        self._buffers = [buffer[indices] for buffer in self._buffers]
+        self._buffers = [buffer.index_select(0, indices) for buffer in self._buffers]
         self.keys, self.values = (buffer[:, :, :length] for buffer in self._buffers)
 
 

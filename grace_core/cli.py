@@ -40,6 +40,11 @@ def show(value, as_json: bool, text: str) -> None:
     print(json.dumps(value, ensure_ascii=False, indent=2) if as_json else text)
 
 
+def tell(line: str) -> None:
+    """A line of progress."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def load(name: str, *, no_cache: bool = False, device: str | None = None, dtype: str | None = None, **settings):
     """A model with the user's cache; settings that were not given keep the model's own."""
     from grace_core.cache import RepresentationCache
@@ -60,21 +65,6 @@ def bar(label: str):
     task = progress.add_task(label, total=None)
     progress.start()
     return lambda done, total: progress.update(task, completed=done, total=total), progress.stop
-
-
-@app.command("app")
-def app_command(
-    collection: Annotated[str, typer.Option(help="The collection to open with.")] = "demo",
-    indexes: Annotated[Path, typer.Option(help="The folder of collections.")] = Path("indexes"),
-    runs: Annotated[Path, typer.Option(help="The folder of training runs.")] = Path("runs"),
-    host: str = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
-    browser: Annotated[bool, typer.Option(help="Open a browser window.")] = True,
-) -> None:
-    """Open the explorer in a browser."""
-    from app.__main__ import main as run  # the app stands above the library; only this command reaches up to it
-
-    run(collection=collection, indexes=indexes, runs=runs, host=host, port=port, open_browser=browser)
 
 
 @index_app.command("build")
@@ -364,7 +354,7 @@ def demo_pretrain(
 
     config = PretrainConfig() if tokens is None else PretrainConfig(tokens=tokens)
     out = out or DEMO_MODELS_DIR / "demo-base"
-    pretrain(out, work, config, report=lambda line: print(line, file=sys.stderr))
+    pretrain(out, work, config, report=tell)
     show({"out": str(out), "tokens": config.tokens}, as_json, str(out))
 
 
@@ -379,7 +369,7 @@ def demo_train(
 
     if unknown := set(names or ()) - set(SHIPPED):
         raise GraceError(f"no recipe for {', '.join(sorted(unknown))}; there are {', '.join(SHIPPED)}")
-    made = {name: train_shipped(name, runs=runs, report=lambda line: print(line, file=sys.stderr)) for name in names or SHIPPED}
+    made = {name: train_shipped(name, runs=runs, report=tell) for name in names or SHIPPED}
     lines = [f"{name}: {row['state']}, best held-out nDCG@10 {row['best']['ndcg@10']:.4f}" for name, row in made.items()]
     show(made, as_json, "\n".join(lines))
 
@@ -402,7 +392,7 @@ def demo_study(
     if not table:
         for number in seed or (0, 1, 2):
             for name in way or WAYS:
-                one(name, number, runs, report=lambda line: print(line, file=sys.stderr, flush=True))
+                one(name, number, runs, report=tell)
     made = tables(runs)
     show(made, as_json, markdown(made))
 
@@ -412,7 +402,7 @@ def demo_index(out: Annotated[Path, typer.Option(help="The collection's folder."
     """Build the demo collection with the demo models, again where a model has other weights than its index."""
     from grace_core.demo.ship import build_collection
 
-    made = build_collection(out, report=lambda line: print(line, file=sys.stderr))
+    made = build_collection(out, report=tell)
     built = {name: index.manifest["counts"] | {"seconds": index.manifest["seconds"]} for name, index in made.items()}
     lines = [f"{name}: {count['encoded']} documents, {count['truncated_rationales']} rationales cut off" for name, count in built.items()]
     show({"collection": str(out), "models": built}, as_json, "\n".join(lines))
@@ -441,13 +431,10 @@ def demo_all(as_json: Json = False) -> None:
     from grace_core.demo.ship import SHIPPED, train_shipped
     from grace_core.model import DEMO_MODELS_DIR
 
-    def report(line: str) -> None:
-        print(line, file=sys.stderr)
-
     write()
-    pretrain(DEMO_MODELS_DIR / "demo-base", Path("runs/demo-base"), report=report)
+    pretrain(DEMO_MODELS_DIR / "demo-base", Path("runs/demo-base"), report=tell)
     for name in SHIPPED:
-        train_shipped(name, runs=Path("runs"), report=report)
+        train_shipped(name, runs=Path("runs"), report=tell)
     demo_index(as_json=as_json)
 
 

@@ -156,17 +156,8 @@ def _place(index: GraceIndex, column: Column, query: np.ndarray, document: str) 
     row = index.row[document]
     scores, rows = index.search(query[None], len(index), pooling=column.pooling)
     rank = int((rows[0] == row).argmax())
-    cut = text_truncated(index)[row]
+    cut = index.text_truncated[row]
     return Place(column, rank + 1, float(scores[0][rank]), index.rationales[row], index.truncated[row], cut, int(index.counts[row, 2]) == 0)
-
-
-def text_truncated(index: GraceIndex) -> list[bool]:
-    """For every row whether the document was cut to fit the prompt, read from the index's files once."""
-    if not hasattr(index, "_app_text_truncated"):
-        import pyarrow.parquet as pq
-
-        index._app_text_truncated = pq.read_table(index.folder / "rationales.parquet", columns=["text_truncated"])[0].to_pylist()
-    return index._app_text_truncated
 
 
 def movements(mine: list[str], other: list[str]) -> list[int | None]:

@@ -26,7 +26,6 @@ from itertools import pairwise
 import numpy as np
 from tokenizers.decoders import DecodeStream
 
-from grace_core.errors import GraceError
 from grace_core.model import GraceModel
 from grace_core.pooling import PARTS, RATIONALE, TEMPLATE, TEXT, Pooling
 
@@ -94,15 +93,10 @@ def token_states(
     model: GraceModel, texts: Sequence[str], rationale_ids: Sequence[Sequence[int]], *, batch_size: int = 32, **settings
 ) -> list[TokenStates]:
     """States of every pooled token of ``texts`` with the given rationales, by one forward pass a batch. Settings as for represent."""
-    if len(texts) != len(rationale_ids):
-        raise GraceError(f"every text needs its rationale, got {len(texts)} texts and {len(rationale_ids)} rationales")
-    longest = max((len(ids) for ids in rationale_ids), default=0)
-    prompts, _ = model._prompts(texts, settings | {"max_new_tokens": max(longest, 1)})
     forced = [list(ids) for ids in rationale_ids]
-    order = sorted(range(len(texts)), key=lambda i: -len(prompts[i].ids) - len(forced[i]))
+    prompts, batches = model.with_rationales(texts, forced, batch_size=batch_size, **settings)
     found: list[TokenStates | None] = [None] * len(texts)
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
+    for batch in batches:
         for i, states in zip(batch, model.engine.states([prompts[i] for i in batch], [forced[i] for i in batch]), strict=True):
             prompt = prompts[i]
             spans = (prompt.ids[prompt.start : prompt.stop], prompt.ids[prompt.stop :], forced[i])

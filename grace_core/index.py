@@ -245,6 +245,7 @@ class GraceIndex:
         self.ids: list[str] = table["_id"].to_pylist()
         self.rationales: list[str] = table["rationale"].to_pylist()
         self.truncated: list[bool] = table["truncated"].to_pylist()
+        self.text_truncated: list[bool] = table["text_truncated"].to_pylist()
         vectors = load_file(self.folder / "vectors.safetensors")
         self.sums, self.counts = vectors["sums"], vectors["counts"]
         self.row = {document_id: row for row, document_id in enumerate(self.ids)}

@@ -220,19 +220,25 @@ class GraceModel:
 
         One forward pass a batch, nothing is generated and nothing cached. Raises GraceError for lists of different lengths.
         """
-        if len(texts) != len(rationales):
-            raise GraceError(f"every text needs its rationale, got {len(texts)} texts and {len(rationales)} rationales")
         ids = [self.tokenizer(r, add_special_tokens=False)["input_ids"] if isinstance(r, str) else list(r) for r in rationales]
-        longest = max((len(row) for row in ids), default=0)
-        prompts, _ = self._prompts(texts, settings | {"max_new_tokens": max(longest, 1)})
+        prompts, batches = self.with_rationales(texts, ids, batch_size=batch_size, **settings)
         sums, counts = np.zeros((len(texts), 3, self.dim), np.float32), np.zeros((len(texts), 3), np.int64)
-        order = sorted(range(len(texts)), key=lambda i: -len(prompts[i].ids) - len(ids[i]))
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
+        for batch in batches:
             out = self.engine.pool([prompts[i] for i in batch], [ids[i] for i in batch])
             sums[batch], counts[batch] = out.sums.numpy(), out.counts.numpy()
         cut = np.array([prompt.text_truncated for prompt in prompts], dtype=bool)
         return Representations(self.decode(ids), ids, sums, counts, np.zeros(len(texts), dtype=bool), cut)
+
+    def with_rationales(
+        self, texts: Sequence[str], rationale_ids: Sequence[Sequence[int]], *, batch_size: int, **settings
+    ) -> tuple[list[Prompt], list[list[int]]]:
+        """Prompts of ``texts``, and batches of their positions by length with the rationale that is to stand behind each."""
+        if len(texts) != len(rationale_ids):
+            raise GraceError(f"every text needs its rationale, got {len(texts)} texts and {len(rationale_ids)} rationales")
+        longest = max(map(len, rationale_ids), default=0)
+        prompts, _ = self._prompts(texts, settings | {"max_new_tokens": max(longest, 1)})
+        order = sorted(range(len(texts)), key=lambda i: -len(prompts[i].ids) - len(rationale_ids[i]))
+        return prompts, [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
     def encode(self, texts: Sequence[str], rationale: bool = True, **options) -> np.ndarray:
         """L2-normalised embeddings ``(n, d)`` fp32, over text and rationale or over the text alone. Options as in :meth:`represent`."""

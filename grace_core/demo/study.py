@@ -55,7 +55,6 @@ WAYS: dict[str, tuple[str, tuple[str, ...]]] = {
     "joint-kl-0.05": ("demo-grace-joint.yaml", ("beta=0.05",)),
     "joint-kl-1": ("demo-grace-joint.yaml", ("beta=1.0",)),
 }
-TEXT_ONLY = ("cl", "simcse")  # ways whose models are used without a rationale
 
 
 def run_name(way: str, seed: int) -> str:
@@ -72,10 +71,10 @@ def one(way: str, seed: int, runs: Path, *, report: Callable[[str], None]) -> di
     if (folder / "measured.json").exists():
         return read_json(folder / "measured.json")
     file, overrides = WAYS[way]
-    model = "demo-base"
+    model, rationale = "demo-base", True
     if file:
         config = load_config(CONFIGS / file, [*overrides, f"seed={seed}", f"out={folder}"])
-        model = str(folder / "best")
+        model, rationale = str(folder / "best"), config.method == "grace"  # the baselines' models are used without one
         state = read_json(folder / "run.json")["state"] if (folder / "run.json").exists() else ""
         if state in ("", "running"):
             try:
@@ -83,7 +82,7 @@ def one(way: str, seed: int, runs: Path, *, report: Callable[[str], None]) -> di
             except TrainingCollapsed as error:  # a finding, not a fault: the best model so far is measured
                 report(f"{folder.name}: {error}")
     report(f"{folder.name}: measuring")
-    made = measure(GraceModel.from_pretrained(model), seed=seed, rationale=way not in TEXT_ONLY)
+    made = measure(GraceModel.from_pretrained(model), seed=seed, rationale=rationale)
     folder.mkdir(parents=True, exist_ok=True)
     with only_writer(folder):
         write_json(folder / "measured.json", {"way": way, "seed": seed, **made})

@@ -29,13 +29,18 @@ class Choice:
     right: int
 
 
+def beginning_of_text(tokenizer) -> int:
+    """The token that a plain text stands behind: the tokenizer's own, else its padding token, else its end token."""
+    candidates = (tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id)
+    return next(token for token in candidates if token is not None)
+
+
 def token_losses(
     model: GraceModel, texts: Sequence[str], *, contexts: Sequence[str] | None = None, batch_size: int = 64
 ) -> list[np.ndarray]:
     """Negative log-probability of every token of every text, one array ``(n_i,)`` a text; tokens of a context carry none."""
     tokenizer = model.tokenizer
-    begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.pad_token_id
-    begin = tokenizer.eos_token_id if begin is None else begin
+    begin = beginning_of_text(tokenizer)
     before = contexts if contexts is not None else [""] * len(texts)
     heads = [[begin, *tokenizer(context, add_special_tokens=False)["input_ids"]] for context in before]
     tails = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]

@@ -167,6 +167,11 @@ class TrainConfig(Section):
             raise ValueError(f"method {self.method} contrasts a batch as a whole; set minibatches and accumulate to 1")
         return self
 
+    @property
+    def lr_scheduler_type(self) -> str:
+        """Transformers' name of the schedule."""
+        return "constant_with_warmup" if self.schedule == "constant" else self.schedule
+
     def checkpoint_every(self, *, default: int) -> int:
         return self.save_every or (self.evaluation.every if self.evaluation else default)
 

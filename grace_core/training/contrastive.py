@@ -112,12 +112,10 @@ def make_trainer(config: TrainConfig, model: GraceModel, items: list[Item], *, o
         lm.gradient_checkpointing_enable()
     encoder = SentenceTransformer(modules=[TextInPrompt(lm, model.tokenizer, model.prompts)], device="cpu")
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(out / "tensorboard")
-    from grace_core.training.policy import scheduler
-
     arguments = SentenceTransformerTrainingArguments(
         output_dir=str(out), use_cpu=not torch.cuda.is_available(), max_steps=number, num_train_epochs=1,
         per_device_train_batch_size=config.batch // processes,
-        learning_rate=config.learning_rate, lr_scheduler_type=scheduler(config), warmup_steps=round(config.warmup * number),
+        learning_rate=config.learning_rate, lr_scheduler_type=config.lr_scheduler_type, warmup_steps=round(config.warmup * number),
         weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm, optim="adamw_torch",
         bf16=config.precision == "bfloat16", logging_steps=1, logging_first_step=True, logging_nan_inf_filter=False,
         report_to=list(config.report_to) or "none", save_strategy="steps", save_total_limit=config.keep_checkpoints,

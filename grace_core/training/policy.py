@@ -44,6 +44,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from grace_core.engines.transformers import Decoding, TransformersEngine
 from grace_core.errors import GraceError
+from grace_core.evaluation.retention import beginning_of_text
 from grace_core.model import GraceModel
 from grace_core.prompt import Prompt, PromptBuilder
 from grace_core.training.config import TrainConfig
@@ -234,7 +235,7 @@ class GracePolicyTrainer(GRPOTrainer):
         piece = self._step % self.current_gradient_accumulation_steps
         rng = Random(f"{self.config.seed} {self.state.global_step} {piece} {self.accelerator.process_index}")
         tokenizer, texts = self._tokenizer, rng.sample(self.plain_texts, min(self.config.retain_texts, len(self.plain_texts)))
-        begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.pad_token_id
+        begin = beginning_of_text(tokenizer)
         rows = [[begin, *tokenizer(text, add_special_tokens=False)["input_ids"][:RETAINED_TOKENS]] for text in texts]
         width = max(map(len, rows))
         ids = torch.tensor([row + [begin] * (width - len(row)) for row in rows], device=self.accelerator.device)
@@ -295,17 +296,13 @@ def trl_arguments(config: TrainConfig, layout: Layout, *, out: Path, steps: int,
         per_device_train_batch_size=local // pieces, gradient_accumulation_steps=config.accumulate, steps_per_generation=pieces,
         num_generations=config.rollouts, num_iterations=1, max_completion_length=config.max_new_tokens, temperature=config.temperature,
         top_p=1.0, top_k=0, beta=config.beta, epsilon=config.epsilon, delta=config.delta, loss_type="dapo", scale_rewards="none",
-        disable_dropout=True, learning_rate=config.learning_rate, lr_scheduler_type=scheduler(config),
+        disable_dropout=True, learning_rate=config.learning_rate, lr_scheduler_type=config.lr_scheduler_type,
         warmup_steps=round(config.warmup * steps), weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm,
         optim="adamw_torch", bf16=config.precision == "bfloat16", gradient_checkpointing=config.gradient_checkpointing,
         logging_steps=1, logging_first_step=True, logging_nan_inf_filter=False, report_to=list(config.report_to) or "none",
         save_strategy="steps", save_steps=every, save_total_limit=config.keep_checkpoints, eval_strategy="no",
         disable_tqdm=True, dataloader_pin_memory=torch.cuda.is_available(), seed=config.seed, data_seed=config.seed, **vllm,
     )  # fmt: skip
-
-
-def scheduler(config: TrainConfig) -> str:
-    return "constant_with_warmup" if config.schedule == "constant" else config.schedule
 
 
 def make_trainer(config: TrainConfig, model: GraceModel, items: list[Item], *, out: Path, processes: int = 1) -> GracePolicyTrainer:

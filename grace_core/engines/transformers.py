@@ -113,7 +113,7 @@ class TransformersEngine:
             if head:
                 with self._lock:
                     cache = self.model(torch.tensor([head], device=self.device), use_cache=True, logits_to_keep=1).past_key_values
-                if not all(type(layer) is DynamicLayer for layer in getattr(cache, "layers", [None])):
+                if not is_plain(cache):
                     cache = None
             self._prefix = (head, cache)
         if cache is None:
@@ -173,10 +173,11 @@ class TransformersEngine:
     def steps(self, prompts: list[Prompt], decoding: Decoding, seeds: list[int] | None = None) -> Iterator[list[tuple[int, int]]]:
         """Decode step by step: yields the ``(row, token)`` pairs of each step and returns the Pooled result at the end."""
         n = len(prompts)
-        shared, cache = self._shared_prefix(prompts)
-        ids, mask = self._pad_left([prompt.ids[shared:] for prompt in prompts])
+        distinct, place = _distinct(prompts)
+        shared, cache = self._shared_prefix(distinct)
+        ids, mask = self._pad_left([prompt.ids[shared:] for prompt in distinct])
         if shared and mask is not None:
-            mask = torch.cat([mask.new_ones(n, shared), mask], dim=1)
+            mask = torch.cat([mask.new_ones(len(distinct), shared), mask], dim=1)
         positions = None if mask is None else _positions(mask)[:, shared:]
         noise = _row_noise(prompts, decoding, seeds) if decoding.temperature > 0 else None
         result = Pooled(torch.empty(0), torch.empty(0), [[] for _ in range(n)], [False] * n)
@@ -188,10 +189,14 @@ class TransformersEngine:
                 output = self.model(
                     ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
                 )
-            cache = output.past_key_values
+            cache, logits = output.past_key_values, output.logits[:, -1].float()
             if step == 0:
+                result.sums, result.counts = self._prefill_sums(caught[0], distinct)
+                if len(distinct) < n:  # samples of one prompt part here
+                    result.sums, result.counts, logits = result.sums[place], result.counts[place], logits[place]
+                    mask = mask[place] if mask is not None else None
+                    cache.batch_select_indices(place.to(self.device))
                 _RoomyLayer.replace_in(cache)
-                result.sums, result.counts = self._prefill_sums(caught[0], prompts)
             else:
                 result.sums[index, RATIONALE] += caught[0][:, -1].float()
                 result.counts[rows, RATIONALE] += 1
@@ -199,7 +204,7 @@ class TransformersEngine:
                 for row in rows:
                     result.truncated[row] = True
                 break
-            tokens = _choose(output.logits[:, -1].float(), decoding, noise[index, step] if noise is not None else None)
+            tokens = _choose(logits, decoding, noise[index, step] if noise is not None else None)
             ended = torch.isin(tokens, self._end)
             listed = tokens.tolist()
             new = [(row, token) for row, token in zip(rows, listed, strict=True) if token not in self.end_ids]
@@ -236,7 +241,7 @@ class _RoomyLayer(DynamicLayer):
     @classmethod
     def replace_in(cls, cache) -> None:
         """Take the place of the cache's layers, unless one of them is of another kind."""
-        if all(type(layer) is DynamicLayer for layer in getattr(cache, "layers", [None])):
+        if is_plain(cache):
             cache.layers = [cls(layer) for layer in cache.layers]
 
     def _settle(self, keys: torch.Tensor, values: torch.Tensor) -> None:
@@ -263,6 +268,19 @@ class _RoomyLayer(DynamicLayer):
         self.keys, self.values = (buffer[:, :, :length] for buffer in self._buffers)
 
 
+def is_plain(cache) -> bool:
+    """Whether the cache holds keys and values of every token, layer by layer, and nothing else."""
+    return all(type(layer) is DynamicLayer for layer in getattr(cache, "layers", [None]))
+
+
+def _distinct(prompts: list[Prompt]) -> tuple[list[Prompt], torch.Tensor]:
+    """Every different prompt once, and for each of ``prompts`` its place among them ``(n,)``."""
+    first: dict[tuple, int] = {}
+    place = [first.setdefault((*prompt.ids, prompt.start, prompt.stop), len(first)) for prompt in prompts]
+    found = dict(zip(place, prompts, strict=True))
+    return [found[i] for i in range(len(first))], torch.tensor(place)
+
+
 def _positions(mask: torch.Tensor | None) -> torch.Tensor | None:
     return None if mask is None else (mask.cumsum(1) - 1).clamp(min=0)
 
@@ -281,10 +299,11 @@ def _choose(logits: torch.Tensor, decoding: Decoding, noise: torch.Tensor | None
     """Next tokens ``(b,)``: the most likely, or by inverse transform sampling with one uniform number a row."""
     if noise is None:
         return logits.argmax(-1)
-    probabilities, order = torch.softmax(logits / decoding.temperature, -1).sort(-1, descending=True)
-    mass = probabilities.cumsum(-1)
+    probabilities, order = torch.softmax(logits / decoding.temperature, -1), None
     if decoding.top_p < 1:
-        probabilities = probabilities.masked_fill(mass - probabilities >= decoding.top_p, 0)
-        mass = probabilities.cumsum(-1)
-    place = torch.searchsorted(mass, noise.to(mass.device)[:, None] * mass[:, -1:]).clamp(max=mass.shape[1] - 1)
-    return order.gather(1, place)[:, 0]
+        probabilities, order = probabilities.sort(-1, descending=True)
+        probabilities = probabilities.masked_fill(probabilities.cumsum(-1) - probabilities >= decoding.top_p, 0)
+    mass = probabilities.cumsum(-1)
+    # noise lies in [0, 1): what is left of 1 is more than 0, so that no token without probability is reached
+    place = torch.searchsorted(mass, (1 - noise).to(mass.device)[:, None] * mass[:, -1:])
+    return (place if order is None else order.gather(1, place))[:, 0]

@@ -26,7 +26,7 @@ What is changed in TRL's trainer, and why:
 - the reward's hidden states come from a forward that is done anyway: on a CPU from the generation itself, with several minibatches or vLLM
   from that of the old log-probabilities; only where there is neither, from a pass of their own;
 - the reference objective samples query and negative at a temperature of their own, once (with vLLM at the policy's);
-- on a CPU the log-probabilities are computed without the padding and the prompts' positions.
+- on a CPU the K rollouts of a prompt share one pass over it, in sampling, in the log-probabilities and in their gradient.
 
 Old log-probabilities and the KL's reference are TRL's. Deviations from the released code: KL in the symmetric and joint objectives.
 """
@@ -40,9 +40,10 @@ from random import Random
 
 import torch
 import torch.nn.functional as F
+from transformers import DynamicCache
 from trl import GRPOConfig, GRPOTrainer
 
-from grace_core.engines.transformers import Decoding, TransformersEngine
+from grace_core.engines.transformers import Decoding, TransformersEngine, is_plain
 from grace_core.errors import GraceError
 from grace_core.evaluation.retention import beginning_of_text
 from grace_core.model import GraceModel
@@ -80,7 +81,9 @@ class GracePolicyTrainer(GRPOTrainer):
         reward.trainer = self
         self.end_ids = set(self.eos_token_ids)
         self.decoder = decoder_of(self.model)
-        self.on_cpu = self.accelerator.device.type == "cpu" and not (self.use_vllm or self.is_fsdp_enabled or self.is_deepspeed_enabled)
+        elsewhere = self.use_vllm or self.is_fsdp_enabled or self.is_deepspeed_enabled or config.gradient_checkpointing
+        plain = is_plain(DynamicCache(config=self.accelerator.unwrap_model(self.model).config))
+        self.on_cpu = self.accelerator.device.type == "cpu" and plain and not elsewhere
 
     def create_model_card(self, *_, **__):
         """No card beside every checkpoint: what a model was made with stands in its training.json."""

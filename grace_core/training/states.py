@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import DynamicCache
 
 from grace_core.prompt import Prompt
 
@@ -115,26 +116,45 @@ def score_completions(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Log-probabilities and entropies ``(n, keep)`` of the last ``keep`` columns of ``ids`` ``(n, t)``, and embeddings ``(n, d)``.
 
-    Rows are taken by length, ``rows`` at a time, without the columns that are padding in all of them, and only the completions' positions
-    go through the LM head: on a CPU, and with a small model whose head is a large part of it, this halves the cost of a step. Embeddings
+    The rollouts of a group have one prompt, which goes through the model once: its keys and values are then those of all of them, in the
+    backward pass too. Completions follow by length, ``rows`` at a time, without the columns that are padding in all of them. Embeddings
     are over the positions of ``pooled`` ``(n, t)``, with gradient; None without it.
     """
-    width = ids.shape[1]
-    order = attention.sum(dim=1).argsort()
+    begin = ids.shape[1] - keep
+    distinct, prompt_of = torch.where(attention[:, :begin].bool(), ids[:, :begin], -1).unique(dim=0, return_inverse=True)
+    known = distinct >= 0
+    lengths = attention[:, begin:].sum(dim=1)
+    order = lengths.argsort()
     logps, entropies, embeddings = [], [], []
     with last_states(decoder) if pooled is not None else nullcontext([]) as caught:
+        with autocast():
+            made = model(
+                input_ids=distinct.clamp(min=0), attention_mask=known.long(), position_ids=_positions(known), use_cache=True,
+                logits_to_keep=1,
+            )  # fmt: skip
+        first, cached = made.logits[:, -1:], [(layer.keys, layer.values) for layer in made.past_key_values.layers]
+        prompts = caught.pop() if pooled is not None else None
         for chunk in order.split(rows):
-            used = attention[chunk].any(dim=0).nonzero().flatten()
-            left, right = int(used[0]), max(int(used[-1]) + 1, width - keep + 1)
-            inside, count = ids[chunk, left:right], right - (width - keep)
+            of, count = prompt_of[chunk], max(int(lengths[chunk].max()), 1)
+            left, right = begin - int(known[of].sum(dim=1).max()), begin + count
+            seen, completions = attention[chunk, left:right], ids[chunk, begin:right]
             with autocast():
-                made = model(input_ids=inside, attention_mask=attention[chunk, left:right], use_cache=False, logits_to_keep=count + 1)
-            scores = torch.log_softmax(made.logits[:, :-1].float() / temperature, dim=-1)
-            missing = (0, width - right)
-            logps.append(F.pad(scores.gather(2, inside[:, -count:, None])[:, :, 0], missing))
+                made = model(
+                    input_ids=completions, attention_mask=seen, position_ids=_positions(seen)[:, -count:], use_cache=True,
+                    past_key_values=DynamicCache([(keys[of, :, left:], values[of, :, left:]) for keys, values in cached]),
+                )  # fmt: skip
+            logits = torch.cat([first[of], made.logits[:, :-1]], dim=1)
+            scores = torch.log_softmax(logits.float() / temperature, dim=-1)
+            missing = (0, keep - count)
+            logps.append(F.pad(scores.gather(2, completions[:, :, None])[:, :, 0], missing))
             with torch.no_grad():
                 entropies.append(F.pad(-(scores.exp() * scores).sum(dim=-1), missing))
             if pooled is not None:
-                embeddings.append(mean_embeddings(caught.pop(), pooled[chunk, left:right]))
+                states = torch.cat([prompts[of, left:], caught.pop()], dim=1)
+                embeddings.append(mean_embeddings(states, pooled[chunk, left:right]))
     back = order.argsort()
     return torch.cat(logps)[back], torch.cat(entropies)[back], torch.cat(embeddings)[back] if embeddings else None
+
+
+def _positions(attention: Tensor) -> Tensor:
+    return (attention.long().cumsum(dim=1) - 1).clamp(min=0)

@@ -91,3 +91,16 @@ def test_settings_out_of_range_are_refused(tiny_models, wrong):
         Decoding(**wrong)
     with pytest.raises(GraceError, match=f"{next(iter(wrong))} must"):
         tiny_models["qwen2"].represent(["words"], **wrong)
+
+
+def test_samples_of_one_prompt_are_those_of_each_alone(tiny, sentences):
+    prompts = [tiny.prompts.build(text) for text in sentences[:3]]
+    decoding, engine = Decoding(12, 1.0), tiny.engine
+    together = engine.generate([prompts[i % 3] for i in range(12)], decoding, [i // 3 for i in range(12)])
+    assert len(set(map(tuple, together.rationale_ids))) > 6
+    for i in range(12):
+        alone = engine.generate([prompts[i % 3]], decoding, [i // 3])
+        assert alone.rationale_ids[0] == together.rationale_ids[i]
+        assert alone.truncated[0] == together.truncated[i]
+        assert torch.equal(alone.counts[0], together.counts[i])
+        torch.testing.assert_close(alone.sums[0], together.sums[i], atol=1e-4, rtol=1e-4)

@@ -59,7 +59,7 @@ def difference(a: np.ndarray, b: np.ndarray) -> dict:
 
 
 def table(runs: Path) -> dict:
-    """All rows: ``{"rows": [{way, decoding, seeds, metrics, ci95, tokens}], "abilities": {…}, "differences": {…}}``."""
+    """All rows: ``{"rows": [{way, decoding, seeds, metrics, ci95, tokens}], "abilities", "differences", "words_and_geometry"}``."""
     found = read(runs)
     rows, cells = [], {}
     for way, made in found.items():
@@ -77,16 +77,25 @@ def table(runs: Path) -> dict:
             })  # fmt: skip
     differences = {}
     for (way, decoding), array in cells.items():
-        if way in ("base", "cl", "simcse"):
+        if way in ("bm25", "base", "cl", "simcse"):
             continue
         for other in (("base", "text"), ("base", decoding), ("cl", "text")):
             if other in cells and other != (way, decoding):
                 differences[f"{way} {decoding} - {' '.join(other)}"] = difference(array, cells[other])
     kept = {
         way: {name: [round(row["abilities"][name], 4) for row in made] for name in ("perplexity", "fact_accuracy")}
-        for way, made in found.items()
+        for way, made in found.items() if "abilities" in made[0]
     }  # fmt: skip
-    return {"rows": rows, "abilities": kept, "differences": differences}
+    crossed = {}
+    for way, made in found.items():
+        tables = [row["words_and_geometry"] for row in made if "words_and_geometry" in row]
+        if tables:
+            cell = {(w, g): np.array([one[w][g] for one in tables]) for w in ("base", "trained") for g in ("base", "trained")}
+            crossed[way] = {
+                f"{w} words, {g} geometry": {"ndcg@10": round(float(array.mean()), 4), "ci95": interval(draws([array])[0])}
+                for (w, g), array in cell.items()
+            }
+    return {"rows": rows, "abilities": kept, "differences": differences, "words_and_geometry": crossed}
 
 
 def markdown(made: dict) -> str:
@@ -104,6 +113,12 @@ def markdown(made: dict) -> str:
             change = f"{100 * (mean / np.mean(base[name]) - 1):+.1f} %" if base else ""
             cells += [f"{mean:.{digits}f}", change]
         lines.append(f"| {way} | {' | '.join(cells)} |")
+    if made["words_and_geometry"]:
+        heads = list(next(iter(made["words_and_geometry"].values())))
+        lines += ["", f"| nDCG@10, greedy | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+        for way, row in made["words_and_geometry"].items():
+            cells = [f"{cell['ndcg@10']:.3f} [{cell['ci95'][0]:.3f}, {cell['ci95'][1]:.3f}]" for cell in row.values()]
+            lines.append(f"| {way} | {' | '.join(cells)} |")
     lines += ["", "| nDCG@10 | difference |", "|---|---|"]
     for name, row in made["differences"].items():
         lines.append(f"| {name.replace(' - ', ' − ')} | {row['difference']:+.3f} [{row['ci95'][0]:+.3f}, {row['ci95'][1]:+.3f}] |")

@@ -2,7 +2,7 @@
 
 A *run* is one way with one seed, and has a folder of its own, ``<runs>/<way>-seed<n>``: the training run's files, and beside them
 ``measured.json`` once its best model has been measured. A run that was stopped goes on where it was; one that is measured is left alone.
-``base`` is a way too, whose model is the one that all others start from.
+``base`` is a way too, whose model is the one that all others start from, and ``bm25``, which has none.
 
 A model is measured on the test queries against all passages, in every decoding:
 
@@ -12,6 +12,7 @@ A model is measured on the test queries against all passages, in every decoding:
 
 and then on what it has kept: perplexity on plain passages about test things, and the share of facts that it prefers to three
 facts about other things of the kind. Passages and facts are of the world that it was pretrained on; none is in a training triplet.
+Models that write are also measured with the greedy rationales of the starting model, and it with theirs (:func:`words_and_geometry`).
 """
 
 from __future__ import annotations
@@ -22,18 +23,22 @@ from random import Random
 
 import numpy as np
 
+from grace_core.cache import RepresentationCache
 from grace_core.demo.corpus import Entry, beir, entries
 from grace_core.demo.ship import CONFIGS
 from grace_core.errors import GraceError
 from grace_core.evaluation.retention import Choice, choices_right, perplexity
+from grace_core.evaluation.retrieval import bm25, per_query
 from grace_core.files import only_writer, read_json, write_json
 from grace_core.model import GraceModel
 from grace_core.pooling import Pooling
+from grace_core.readers import Corpus, Document
 from grace_core.training.config import Evaluation
 from grace_core.training.heldout import HeldOut
 
 # way: (configuration, what is set over it). Ablations change one thing of the symmetric objective.
 WAYS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "bm25": ("", ()),
     "base": ("", ()),
     "cl": ("demo-cl.yaml", ()),
     "simcse": ("demo-simcse.yaml", ()),
@@ -71,10 +76,10 @@ def one(way: str, seed: int, runs: Path, *, report: Callable[[str], None]) -> di
     if (folder / "measured.json").exists():
         return read_json(folder / "measured.json")
     file, overrides = WAYS[way]
-    model, rationale = "demo-base", True
+    model, writes = "demo-base", True
     if file:
         config = load_config(CONFIGS / file, [*overrides, f"seed={seed}", f"out={folder}"])
-        model, rationale = str(folder / "best"), config.method == "grace"  # the baselines' models are used without one
+        model, writes = str(folder / "best"), config.method == "grace"  # the baselines' models are used without a rationale
         state = read_json(folder / "run.json")["state"] if (folder / "run.json").exists() else ""
         if state in ("", "running"):
             try:
@@ -82,7 +87,14 @@ def one(way: str, seed: int, runs: Path, *, report: Callable[[str], None]) -> di
             except TrainingCollapsed as error:  # a finding, not a fault: the best model so far is measured
                 report(f"{folder.name}: {error}")
     report(f"{folder.name}: measuring")
-    made = measure(GraceModel.from_pretrained(model), seed=seed, rationale=rationale)
+    if way == "bm25":
+        made = measure_bm25()
+    else:
+        cache = RepresentationCache(runs / "representations.sqlite")  # what one measurement made serves the next
+        trained = GraceModel.from_pretrained(model, cache=cache)
+        made = measure(trained, seed=seed, rationale=writes)
+        if file and writes:
+            made["words_and_geometry"] = words_and_geometry(GraceModel.from_pretrained("demo-base", cache=cache), trained)
     folder.mkdir(parents=True, exist_ok=True)
     with only_writer(folder):
         write_json(folder / "measured.json", {"way": way, "seed": seed, **made})
@@ -94,6 +106,18 @@ def test_set() -> HeldOut:
     return HeldOut.read(Evaluation(path="demo", split="test", queries=10**6, documents=10**6, probes=0))
 
 
+def measure_bm25() -> dict:
+    """The lexical baseline, which reads the texts, as :func:`measure` gives it."""
+    test = test_set()
+    corpus = Corpus([Document(id, "", text, {}) for id, text in test.documents.items()], None, "demo", [])
+    values = per_query(bm25(corpus, test.queries), test.qrels)
+    return {"queries": list(test.queries), "decodings": {"text": _rounded(values)}}
+
+
+def _rounded(values: dict[str, np.ndarray]) -> dict[str, list[float]]:
+    return {metric: [round(float(v), 5) for v in row] for metric, row in values.items()}
+
+
 def measure(model: GraceModel, *, seed: int, rationale: bool = True) -> dict:
     """Test metrics of every query in every decoding, and abilities: see the module's text."""
     test = test_set()
@@ -101,7 +125,7 @@ def measure(model: GraceModel, *, seed: int, rationale: bool = True) -> dict:
 
     def keep(name: str, vectors: np.ndarray, **more) -> None:
         values = test.per_query(vectors[: len(test.queries)], vectors[len(test.queries) :])
-        decodings[name] = {metric: [round(float(v), 5) for v in row] for metric, row in values.items()} | more
+        decodings[name] = _rounded(values) | more
 
     keep("text", model.represent(test.texts, rationale=False).embeddings(Pooling.TEXT))
     if rationale:
@@ -144,5 +168,5 @@ def words_and_geometry(base: GraceModel, trained: GraceModel) -> dict[str, dict[
             made = written if reader is writer else reader.represent_given(test.texts, written.rationale_ids, batch_size=64)
             z = made.embeddings()
             values = test.per_query(z[: len(test.queries)], z[len(test.queries) :])
-            table[words][geometry] = values["ndcg@10"].tolist()
+            table[words][geometry] = _rounded(values)["ndcg@10"]
     return table

@@ -64,6 +64,16 @@ def test_a_measured_run_is_not_done_again(small_test_set, fewer_things, tmp_path
     assert len(lines) == 1
 
 
+def test_the_lexical_baseline_is_measured_as_the_others(small_test_set, tmp_path):
+    made = one("bm25", 0, tmp_path, report=lambda _: None)
+    assert set(made["decodings"]) == {"text"}
+    assert len(made["decodings"]["text"]["ndcg@10"]) == 8
+    assert 0.3 < np.mean(made["decodings"]["text"]["ndcg@10"]) <= 1
+    write(tmp_path, "base", 0, [0.1] * 8)
+    rows = report.table(tmp_path)["rows"]
+    assert [(row["way"], row["decoding"]) for row in rows] == [("bm25", "text"), ("base", "greedy")]
+
+
 def test_words_and_geometry_of_one_model_are_the_same_four_times(small_test_set):
     model = GraceModel.from_pretrained("demo-base", max_new_tokens=8)
     table = words_and_geometry(model, GraceModel.from_pretrained("demo-base", max_new_tokens=8))

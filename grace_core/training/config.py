@@ -39,7 +39,7 @@ class Data(Section):
 
 
 class Evaluation(Section):
-    """Held-out retrieval during training, greedy: dev queries against their relevant passages and a fixed sample of the others."""
+    """Held-out retrieval during training: dev queries against their relevant passages and a fixed sample of the others."""
 
     path: str = "demo"
     split: str | None = "dev"
@@ -47,6 +47,8 @@ class Evaluation(Section):
     queries: Positive = 200
     documents: Positive = 400
     batch_size: Positive = 64
+    # of the rationales; nDCG@10, by which the best model is chosen, is the mean over them. 0 is greedy
+    temperatures: Annotated[list[Annotated[float, Field(ge=0, le=10)]], Field(min_length=1)] = [0.0]
     probes: Annotated[int, Field(ge=0)] = 6  # fixed texts whose rationales are saved at every evaluation
     patience: Positive | None = None  # stop after so many evaluations without a new best nDCG@10
 

@@ -104,9 +104,15 @@ def _run(config, trainer, model, heldout, out: Path, checkpoint: Path | None, do
         trainer.accelerator.wait_for_everyone()
 
     def evaluate() -> tuple[dict[str, float], list[dict]]:
+        options = {"rationale": rationale, "batch_size": config.evaluation.batch_size, "seed": config.seed}
+        temperatures = config.evaluation.temperatures if rationale else [0.0]
         with live_model(trainer, config, tokenizer) as live:
-            made = represent(trainer, live, heldout.texts, rationale=rationale, batch_size=config.evaluation.batch_size)
-        return heldout.evaluate(made, rationale=rationale)
+            made = [represent(trainer, live, heldout.texts, temperature=t, **options) for t in temperatures]
+        scores, probes = heldout.evaluate(made[0], rationale=rationale)
+        if len(made) > 1:
+            each = [heldout.evaluate(one, rationale=rationale)[0]["ndcg@10"] for one in made]
+            scores |= {f"ndcg@10_at_{t:g}": value for t, value in zip(temperatures, each, strict=True)} | {"ndcg@10": float(np.mean(each))}
+        return scores, probes
 
     def announce(scores: dict[str, float]) -> None:
         pending = trainer.control.should_log  # which on_log takes for done
@@ -176,19 +182,19 @@ def _live(module, tokenizer, config: TrainConfig) -> GraceModel:
     return model
 
 
-def represent(trainer, live: GraceModel | None, texts: list[str], *, rationale: bool, batch_size: int) -> Representations:
+def represent(trainer, live: GraceModel | None, texts: list[str], **options) -> Representations:
     """Representations of ``texts`` on every process. The texts are shared out, unless only the main process has a model."""
     from accelerate.utils import broadcast_object_list, gather_object
 
     accelerator = trainer.accelerator
     if accelerator.num_processes == 1:
-        return live.represent(texts, rationale=rationale, batch_size=batch_size)
+        return live.represent(texts, **options)
     if sharded(trainer):
-        shared = [live.represent(texts, rationale=rationale, batch_size=batch_size) if live else None]
+        shared = [live.represent(texts, **options) if live else None]
         broadcast_object_list(shared)
         return shared[0]
     rank, n = accelerator.process_index, accelerator.num_processes
-    parts = gather_object([live.represent(texts[rank::n], rationale=rationale, batch_size=batch_size)])
+    parts = gather_object([live.represent(texts[rank::n], **options)])
     back = np.argsort(np.concatenate([np.arange(len(texts))[part::n] for part in range(n)]), kind="stable")
     arrays = ("sums", "counts", "truncated", "text_truncated")
     arrays = {name: np.concatenate([getattr(part, name) for part in parts])[back] for name in arrays}

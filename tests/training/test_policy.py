@@ -284,6 +284,15 @@ def test_stops_early_when_nothing_gets_better(make_config, beir, tmp_path, monke
     assert (result["state"], result["steps"], result["best"]["step"]) == ("stopped early", 2, 0)
 
 
+def test_the_best_model_by_several_decodings(make_config, tmp_path):
+    evaluation = make_config(tmp_path).evaluation.model_dump() | {"temperatures": [0, 1.5]}
+    result = run.train(make_config(tmp_path / "run", evaluation=evaluation), report=quiet)
+    for row in rows_of(tmp_path / "run", "eval"):
+        scores = row["eval"]
+        assert scores["ndcg@10"] == pytest.approx((scores["ndcg@10_at_0"] + scores["ndcg@10_at_1.5"]) / 2, abs=1e-4)
+    assert result["best"]["ndcg@10"] == max(row["eval"]["ndcg@10"] for row in rows_of(tmp_path / "run", "eval"))
+
+
 def test_bad_input_is_refused_before_training(make_config, new_model, tmp_path):
     model = new_model("qwen2")
     model.tokenizer.chat_template = None

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from grace_core.demo import report, study
+from grace_core.demo.figures import COLOURS, training_curves
 from grace_core.demo.study import WAYS, measure, one, words_and_geometry
 from grace_core.errors import GraceError
 from grace_core.model import GraceModel
@@ -112,3 +113,28 @@ def test_seeds_that_disagree_widen_the_interval(tmp_path):
 def test_nothing_measured_is_an_error(tmp_path):
     with pytest.raises(GraceError, match="no measured run"):
         report.table(tmp_path)
+
+
+def write_curves(runs, way: str, seed: int) -> None:
+    folder = runs / f"{way}-seed{seed}"
+    folder.mkdir(parents=True)
+    step = {"reward_spread": 0.5, "distinct": 1.0, "rationale_tokens": 60.0, "truncated": 0.1, "entropy": 0.9}
+    rows = [{"step": 0, "eval": {"ndcg@10": 0.2}}, *({"step": n, **step} for n in (1, 2, 3)), {"step": 3, "eval": {"ndcg@10": 0.3}}]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def test_curves_are_drawn_for_every_way_and_seed(tmp_path):
+    for way, seed in (("reference", 0), ("symmetric", 0), ("symmetric", 1)):
+        write_curves(tmp_path, way, seed)
+    drawing = training_curves(tmp_path, ["reference", "symmetric"], tmp_path / "curves.svg").read_text(encoding="utf-8")
+    one, two, none = (drawing.count(f"stroke: {colour}") for colour in COLOURS[:3])
+    assert two > one > 6  # panels
+    assert none == 0
+    assert training_curves(tmp_path, ["symmetric"], tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_curves_of_runs_that_are_not_there_are_refused(tmp_path):
+    write_curves(tmp_path, "symmetric", 0)
+    with pytest.raises(GraceError, match="holds no run of joint; there are runs of symmetric"):
+        training_curves(tmp_path, ["symmetric", "joint"], tmp_path / "curves.svg")
+    assert not (tmp_path / "curves.svg").exists()

@@ -1,0 +1,55 @@
+"""The study's training curves as a figure, from the files that the runs keep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from grace_core.demo.study import WAYS
+from grace_core.errors import GraceError
+from grace_core.files import write_atomically
+from grace_core.training.callbacks import read_rows
+
+# key, title, whether it is of evaluations (else of training steps)
+PANELS = (
+    ("ndcg@10", "held-out nDCG@10, mean of greedy and sampled", True),
+    ("reward_spread", "spread of the reward within groups", False),
+    ("distinct", "distinct rationales, share", False),
+    ("rationale_tokens", "tokens of a rationale", False),
+    ("truncated", "cut off at the length limit, share", False),
+    ("entropy", "entropy of a token, nats", False),
+)
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito's, told apart by colour-blind readers
+
+
+def training_curves(runs: Path, ways: Sequence[str], out: Path) -> Path:
+    """Write the curves of all seeds of ``ways`` to ``out``, SVG or PNG. Raises GraceError if a way has no run or matplotlib is missing."""
+    found = {way: sorted(runs.glob(f"{way}-seed*/metrics.jsonl")) for way in ways}
+    if missing := [way for way, files in found.items() if not files]:
+        there = [way for way in WAYS if any(runs.glob(f"{way}-seed*"))]
+        raise GraceError(f"{runs} holds no run of {', '.join(missing)}; there are runs of {', '.join(there) or 'nothing'}")
+    if len(found) > len(COLOURS):
+        raise GraceError(f"got {len(found)} ways, at most {len(COLOURS)} are told apart in one figure; name fewer")
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise GraceError("figures need matplotlib: pip install -r requirements-dev.txt") from None
+
+    figure = Figure(figsize=(11, 5.6), layout="constrained")
+    axes = figure.subplots(2, 3).flat
+    for axis, (key, title, of_evaluations) in zip(axes, PANELS, strict=True):
+        for colour, (way, files) in zip(COLOURS, found.items(), strict=False):
+            for number, file in enumerate(files):
+                rows = [row for row in read_rows(file) if ("eval" in row) == of_evaluations]
+                points = [(row["step"], (row["eval"] if of_evaluations else row).get(key)) for row in rows]
+                points = [(step, value) for step, value in points if value is not None]
+                looks = {"color": colour, "linewidth": 1.3, "alpha": 0.85, "marker": "." if of_evaluations else None}
+                axis.plot(*zip(*points, strict=True), label=way if number == 0 else None, **looks)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("step", fontsize=9)
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].legend(frameon=False, fontsize=9)
+    kind = out.suffix.lstrip(".") or "svg"
+    write_atomically(out, lambda path: figure.savefig(path, format=kind, dpi=130, metadata={"Date": None} if kind == "svg" else None))
+    return out

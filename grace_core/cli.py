@@ -194,6 +194,33 @@ def search(
     show(hits, as_json, "\n".join(lines))
 
 
+@app.command("explain")
+def explain(
+    folder: Path,
+    query: str,
+    document: Annotated[str, typer.Argument(metavar="DOC_ID", help="A document's id, as `grace search` prints it.")],
+    model: Model,
+    text_only: Annotated[bool, typer.Option("--text-only", help="Explain the score of the texts alone.")] = False,
+    versus: Annotated[str | None, typer.Option(help="Another document's id: why does DOC_ID stand above it?")] = None,
+    against: Annotated[str | None, typer.Option(help="Another model with an index: what do the two see differently?")] = None,
+    tokens: Annotated[bool, typer.Option("--tokens", help="Add what every token contributes.")] = False,
+    leave_one_out: Annotated[bool, typer.Option("--leave-one-out", help="Encode again without each sentence in turn.")] = False,
+    with_rationale: Annotated[str | None, typer.Option(help="What if DOC_ID had this rationale? Empty for none.")] = None,
+    with_rationale_of: Annotated[str | None, typer.Option(help="What if it had that document's rationale?")] = None,
+    with_text: Annotated[str | None, typer.Option(help="What if it had this text?")] = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Why does a document have its score? Parts that add up to it, and what-ifs that test them (docs/explain.md)."""
+    from grace_core.explain_command import explain_command
+
+    result, text = explain_command(
+        folder, query, document, model, text_only=text_only, versus=versus, against=against, tokens=tokens, leave_one_out=leave_one_out,
+        with_rationale=with_rationale, with_rationale_of=with_rationale_of, with_text=with_text, device=device,
+    )  # fmt: skip
+    show(result, as_json, text)
+
+
 @app.command("encode")
 def encode(
     file: Annotated[str, typer.Argument(help="A corpus, as for `index build`.")],
@@ -272,31 +299,30 @@ def eval_retrieval(
 
     ``--temperature`` samples the queries' rationales; the documents' are those of the index.
     """
-    from grace_core.cache import RepresentationCache
-    from grace_core.collection import Collection
-    from grace_core.evaluation import retrieval
-    from grace_core.index import GraceIndex
-    from grace_core.model import model_name
-    from grace_core.pooling import Pooling
+    from grace_core.evaluation.command import retrieval_command
 
-    collection = Collection(dataset)
-    queries = retrieval.judged_queries(collection.judgements, split)
-    results = {}
-    for name in model:
-        index = GraceIndex(collection, model_name(name))
-        given = {key: value for key, value in (("temperature", temperature), ("seed", seed)) if value is not None}
-        loaded = index.load_model(device=device, cache=RepresentationCache(), **given)
-        for pooling in (Pooling.TEXT, Pooling.FULL) if index.default_pooling is Pooling.FULL else (Pooling.TEXT,):
-            rankings = retrieval.evaluate_index(index, loaded, queries, pooling, progress=True)
-            key = name if pooling is Pooling.FULL else f"{name}:text"
-            results[key] = retrieval.summary(retrieval.per_query(rankings, collection.judgements.qrels))
-    if bm25:
-        results["bm25"] = retrieval.summary(retrieval.per_query(retrieval.bm25(collection.corpus, queries), collection.judgements.qrels))
-    lines = [f"{len(queries)} queries{f', split {split}' if split else ''}"]
-    for name, row in results.items():
-        cells = "  ".join(f"{m} {row[m]:.3f} [{row['ci95'][m][0]:.3f}, {row['ci95'][m][1]:.3f}]" for m in retrieval.METRICS)
-        lines.append(f"{name:24s} {cells}")
-    show(results, as_json, "\n".join(lines))
+    result, text = retrieval_command(dataset, model, split=split, bm25=bm25, device=device, temperature=temperature, seed=seed)
+    show(result, as_json, text)
+
+
+@eval_app.command("faithfulness")
+def eval_faithfulness(
+    folder: Annotated[Path, typer.Argument(help="A collection with queries and judgements, and an index of each model.")],
+    model: Models,
+    split: Annotated[str | None, typer.Option(help="Queries of this split only, e.g. test.")] = None,
+    queries: Annotated[int, typer.Option(min=1, help="At most so many of the queries, chosen at random.")] = 200,
+    documents: Annotated[int, typer.Option(min=1, help="Rank at most so many documents: the relevant ones and others at random.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="For the choice of queries, for swaps and random orders.")] = 0,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Does a model depend on its rationales, and do explanations say on which sentences? Swaps, deletes and encodes again."""
+    from grace_core.evaluation.command import faithfulness_command
+
+    result, text = faithfulness_command(
+        folder, model, split=split, queries=queries, documents=documents, seed=seed, device=device, report=tell
+    )
+    show(result, as_json, text)
 
 
 @bench_app.command("encode")
@@ -326,6 +352,20 @@ def bench_train(
     from benchmarks.train import run
 
     result = run(model, objective=objective, runs=runs)
+    show(result, as_json, "\n".join(f"{name}: {value:.2f} ×" for name, value in result["ratios"].items()))
+
+
+@bench_app.command("explain")
+def bench_explain(
+    model: Model = "demo-base",
+    hits: Annotated[int, typer.Option(min=1, help="How many hits are explained at once.")] = 10,
+    runs: Annotated[int, typer.Option(min=1)] = 7,
+    as_json: Json = False,
+) -> None:
+    """Explaining all hits of a query against encoding query and hits without generating."""
+    from benchmarks.explain import run
+
+    result = run(model, hits=hits, runs=runs)
     show(result, as_json, "\n".join(f"{name}: {value:.2f} ×" for name, value in result["ratios"].items()))
 
 
@@ -380,6 +420,7 @@ def demo_study(
     seed: Annotated[list[int] | None, typer.Option("--seed", help="Repeatable; default 0, 1, 2.")] = None,
     runs: Annotated[Path, typer.Option(help="Where the runs are kept; what is measured is not done again.")] = Path("runs/study"),
     table: Annotated[bool, typer.Option("--table", help="Train nothing; only print the tables of what is measured.")] = False,
+    figure: Annotated[Path | None, typer.Option(help="Draw the training curves of the named ways, an SVG or PNG.")] = None,
     as_json: Json = False,
 ) -> None:
     """Train and measure ways to train, with seeds, and print the tables. Can be stopped and gone on with; runs may share a machine."""
@@ -393,6 +434,10 @@ def demo_study(
         for number in seed or (0, 1, 2):
             for name in way or WAYS:
                 one(name, number, runs, report=tell)
+    if figure:
+        from grace_core.demo.figures import training_curves
+
+        training_curves(runs, way or ("reference", "symmetric", "joint"), figure)
     made = tables(runs)
     show(made, as_json, markdown(made))
 

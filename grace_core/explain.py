@@ -7,10 +7,16 @@ With S = sum of the pooled hidden states of a text, z = S / |S|, and any split o
 This is exact, and holds for parts (text, template, rationale), for sentences and for single tokens alike; all of it is computed from fp32
 states in fp64. What is left between the sum and the score that ranked the document is rounding, and is returned as ``residual``.
 
-Hidden states share a large common direction, so that raw contributions are flat. Two differences split exactly too:
+Hidden states share a large common direction, so that raw contributions are flat. Three differences split exactly too:
 
-    relative to the corpus   cos(q, d) - z_q · m = sum over tokens t of z_q · (h_t / |S_d| - m / n_d),   m the mean embedding of the corpus
-    A above B                cos(q, A) - cos(q, B) = sum over g, g' of (c_A(g, g') - c_B(g, g')) over the groups that both have
+    relative to the corpus   cos(q, d) - z_q · m = sum over g, g' of (c(g, g') - (n_g' / n_d) (S_g / |S_q|) · m),
+                             m the mean embedding of the corpus, n the number of tokens;
+                             by tokens: sum over t of z_q · (h_t / |S_d| - m / n_d)
+    A above B                cos(q, A) - cos(q, B), one query and one model:
+                             by blocks            sum over pairs of parts of (c_A(p, p') - c_B(p, p'))
+                             by query sentences   sum over g of (sum over g' of c_A(g, g') - sum over g' of c_B(g, g'))
+                             by the documents     sum over g' in A of (sum over g of c_A(g, g')) - the same over B: they share no sentence
+    base against GRACE       the same with two models instead of two documents; by query sentences only where both wrote the same about it
 
 What is not exact is what people read into it: a contribution belongs to a position in its context, not to the word that stands there, and a
 share of the rationale is bookkeeping, not a cause. What a rationale causes is found by changing it: :func:`what_if`, :func:`leave_one_out`.
@@ -20,14 +26,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
+from threading import Lock
 
 import numpy as np
 from tokenizers.decoders import DecodeStream
 
+from grace_core.errors import GraceError
+from grace_core.index import GraceIndex
 from grace_core.model import GraceModel
-from grace_core.pooling import PARTS, RATIONALE, TEMPLATE, TEXT, Pooling
+from grace_core.pooling import PARTS, RATIONALE, TEMPLATE, TEXT, Pooling, embeddings
 
 SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+(?=\S)|\n+|(?<=<think>)\s*|\s*(?=</think>)|(?<=</think>)\s*")
 
@@ -149,6 +158,10 @@ class Explanation:
     def residual(self) -> float:
         return self.score - self.sum
 
+    def document_sentences(self) -> list[tuple[Sentence, float]]:
+        """Every document sentence with what it contributes, over all sentences of the query."""
+        return [(sentence, float(value)) for sentence, value in zip(self.document.sentences, self.sentences.sum(axis=0), strict=True)]
+
     def blocks(self) -> dict[str, float]:
         """``{"text × text": …}``: all pairs of parts in which there is a token, query's first."""
         made = {}
@@ -159,7 +172,13 @@ class Explanation:
                 made[f"{PARTS[p]} × {PARTS[q]}"] = float(self.sentences[np.ix_(rows, columns)].sum())
         return made
 
-    def as_dict(self) -> dict:
+    def above_corpus(self, mean: np.ndarray) -> np.ndarray:
+        """:attr:`sentences` ``(s, s')`` relative to the corpus mean ``(d,)``: they add up to the score less that of the mean."""
+        lengths = np.array([sentence.end - sentence.begin for sentence in self.document.sentences]) / len(self.document.states)
+        return self.sentences - np.outer(self.query.by_sentence() @ mean.astype(np.float64), lengths)
+
+    def as_dict(self, *, tokens: bool = False) -> dict:
+        """For JSON; sentence pairs by contribution, largest first, and on demand every token in its order."""
         pairs = [
             {
                 "query_part": PARTS[a.part], "query": a.text, "document_part": PARTS[b.part], "document": b.text,
@@ -168,7 +187,56 @@ class Explanation:
             for i, a in enumerate(self.query.sentences) for j, b in enumerate(self.document.sentences)
         ]  # fmt: skip
         pairs.sort(key=lambda pair: -pair["contribution"])
-        return {"score": self.score, "sum": self.sum, "residual": self.residual, "blocks": self.blocks(), "sentences": pairs}
+        made = {"score": self.score, "sum": self.sum, "residual": self.residual, "blocks": self.blocks(), "sentences": pairs}
+        if tokens:
+            for name, side, values in (("query_tokens", self.query, self.query_tokens), ("tokens", self.document, self.tokens)):
+                rows = zip(side.parts, side.pieces, values, strict=True)
+                made[name] = [{"part": PARTS[part], "token": piece, "contribution": float(value)} for part, piece, value in rows]
+        return made
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One score less another, and its parts. Three ways to split the same ``sum``:
+
+    ``blocks``; ``query_sentences``, with what each adds to the difference, empty unless both scores have the same query tokens;
+    and ``first`` less ``second``, each document's own sentences with what they contribute to its own score.
+    """
+
+    score: float
+    blocks: dict[str, float]
+    query_sentences: list[tuple[Sentence, float]]
+    first: list[tuple[Sentence, float]]
+    second: list[tuple[Sentence, float]]
+
+    @property
+    def sum(self) -> float:
+        return sum(self.blocks.values())
+
+    @property
+    def residual(self) -> float:
+        return self.score - self.sum
+
+    def as_dict(self) -> dict:
+        lists = {
+            name: [{"part": PARTS[sentence.part], "text": sentence.text, "contribution": value} for sentence, value in getattr(self, name)]
+            for name in ("query_sentences", "first", "second")
+        }
+        return {"score": self.score, "sum": self.sum, "residual": self.residual, "blocks": self.blocks, **lists}
+
+
+def difference(first: Explanation, second: Explanation) -> Difference:
+    """``first`` less ``second``: two documents under one query ("A above B"), or one query and document under two models."""
+    one, other = first.blocks(), second.blocks()
+    same = first.query.pieces == second.query.pieces and first.query.sentences == second.query.sentences
+    rows = first.sentences.sum(axis=1) - second.sentences.sum(axis=1) if same else []
+    return Difference(
+        score=first.score - second.score,
+        blocks={name: one.get(name, 0.0) - other.get(name, 0.0) for name in dict.fromkeys([*one, *other])},
+        query_sentences=[(sentence, float(value)) for sentence, value in zip(first.query.sentences, rows, strict=False)],
+        first=first.document_sentences(),
+        second=second.document_sentences(),
+    )
 
 
 def explain(query: TokenStates, document: TokenStates, score: float, *, pooling: Pooling = Pooling.FULL) -> Explanation:
@@ -196,6 +264,9 @@ class WhatIf:
     passed: list[str]  # documents that it now stands above
     passed_by: list[str]
 
+    def as_dict(self) -> dict:
+        return asdict(self)
+
 
 def what_if(
     model: GraceModel, query: np.ndarray, vectors: np.ndarray, ids: Sequence[str], row: int, *,
@@ -204,26 +275,144 @@ def what_if(
     """Encode document ``row`` again with ``text`` and ``rationale`` (forced, not generated), and rank it anew among ``vectors`` ``(n, d)``.
 
     ``query`` is the query's embedding ``(d,)``. Unchanged token ids give the unchanged score, up to the rounding of another batch.
+    Raises GraceError for an empty text, and for a rationale longer than a text or a rationale of this model may be.
     """
-    made = model.represent_given([text], [rationale], **settings)
-    scores = (vectors @ query).astype(np.float64)
-    old, new = float(scores[row]), float(made.embeddings(pooling)[0] @ query)
-    others = np.delete(np.arange(len(vectors)), row)
+    if not text.strip():
+        raise GraceError("the edited text is empty, and an empty text has no embedding; leave at least a word")
+    forced = rationale_tokens(model, rationale) if isinstance(rationale, str) else list(rationale)
+    longest = max(model.settings.max_new_tokens, model.settings.max_prompt_tokens)
+    if len(forced) > longest:
+        raise GraceError(f"the edited rationale has {len(forced)} tokens, {model.name} takes at most {longest}; shorten it")
+    made = model.represent_given([text], [forced], **settings)
+    written = rationale if isinstance(rationale, str) else made.rationales[0]
+    return _moved(vectors @ query, ids, row, float(made.embeddings(pooling)[0] @ query), written)
+
+
+def _moved(scores: np.ndarray, ids: Sequence[str], row: int, new: float, rationale: str) -> WhatIf:
+    """Document ``row`` with the score ``new`` among the old ``scores`` ``(n,)``."""
+    scores = scores.astype(np.float64)
+    old, others = float(scores[row]), np.delete(np.arange(len(scores)), row)
     above_before, above_now = others[scores[others] > old], others[scores[others] > new]
     return WhatIf(
-        made.rationales[0], new, len(above_now) + 1, old, len(above_before) + 1,
+        rationale, new, len(above_now) + 1, old, len(above_before) + 1,
         [ids[i] for i in np.setdiff1d(above_before, above_now)], [ids[i] for i in np.setdiff1d(above_now, above_before)],
     )  # fmt: skip
 
 
+def rationale_tokens(model: GraceModel, rationale: str) -> list[int]:
+    """Token ids of a rationale that a person wrote: the literal form of a special token stays text, half a surrogate pair becomes "?"."""
+    clean = rationale.replace("\x00", "").encode("utf-8", "replace").decode()
+    return model.prompts.literal_ids(clean)
+
+
 def leave_one_out(
-    model: GraceModel, query: np.ndarray, text: str, document: TokenStates, rationale_ids: Sequence[int], **options
-) -> list[tuple[Sentence, float]]:
-    """The score without each sentence of the rationale in turn, all in one batch: ``[(sentence, score)]``."""
+    model: GraceModel, query: np.ndarray, text: str, document: TokenStates, rationale_ids: Sequence[int], *,
+    part: int = RATIONALE, pooling: Pooling = Pooling.FULL, **options,
+) -> list[tuple[Sentence, float]]:  # fmt: skip
+    """The score without each sentence of ``part`` in turn, all in one batch: ``[(sentence, score)]``.
+
+    Of the rationale the sentence's tokens go and the others stay as they are; of the text what is left is tokenised anew, and its only
+    sentence is not taken out. With ``Pooling.TEXT`` only sentences of the text matter, since no text token sees the rationale.
+    """
     first = int((document.parts != RATIONALE).sum())
-    sentences = [sentence for sentence in document.sentences if sentence.part == RATIONALE]
-    left = [[*rationale_ids[: s.begin - first], *rationale_ids[s.end - first :]] for s in sentences]
-    if not left:
+    sentences = [sentence for sentence in document.sentences if sentence.part == part]
+    if part == RATIONALE:
+        texts = [text] * len(sentences)
+        forced = [[*rationale_ids[: s.begin - first], *rationale_ids[s.end - first :]] for s in sentences]
+    else:
+        length = int((document.parts == TEXT).sum())
+        left = ["".join([*document.pieces[: s.begin], *document.pieces[s.end : length]]) for s in sentences]
+        sentences = [s for s, rest in zip(sentences, left, strict=True) if rest.strip()]
+        texts = [rest for rest in left if rest.strip()]
+        forced = [list(rationale_ids)] * len(texts)
+    if not texts:
         return []
-    made = model.represent_given([text] * len(left), left, **options)
-    return [(s, float(z @ query)) for s, z in zip(sentences, made.embeddings(), strict=True)]
+    made = model.represent_given(texts, forced, **options)
+    return [(s, float(z @ query)) for s, z in zip(sentences, made.embeddings(pooling), strict=True)]
+
+
+class Explainer:
+    """The explanations of one index: what the command, the explorer and its API share.
+
+    ``model`` must be the one that built the index (:meth:`GraceIndex.load_model`). The token states of the ``keep`` texts last looked at
+    are kept. ``pooling`` is the index's own unless given; safe to share between threads.
+    """
+
+    def __init__(self, index: GraceIndex, model: GraceModel, *, keep: int = 64):
+        self.index, self.model, self.keep = index, model, keep
+        self._kept: dict[tuple, TokenStates] = {}
+        self._vectors: dict[Pooling, np.ndarray] = {}
+        self._lock = Lock()
+
+    @property
+    def rationale_ids(self) -> list[list[int]]:
+        """The token ids of every document's rationale, in the order of the index."""
+        return self.index.rationale_ids
+
+    def row(self, document_id: str) -> int:
+        """The row of a document. Raises GraceError if the index does not hold it."""
+        if document_id not in self.index.row:
+            raise GraceError(f"{self.index.folder} holds no document {document_id[:80]!r}; take an id that a search shows")
+        return self.index.row[document_id]
+
+    def text(self, row: int) -> str:
+        return self.index.collection.documents[self.index.ids[row]].content
+
+    def vectors(self, pooling: Pooling) -> np.ndarray:
+        """As :meth:`GraceIndex.vectors`, made once."""
+        if pooling not in self._vectors:
+            self._vectors[pooling] = self.index.vectors(pooling)
+        return self._vectors[pooling]
+
+    def query_vector(self, query: str, pooling: Pooling | None = None) -> np.ndarray:
+        """The embedding ``(d,)`` of a query, with a rationale where ``pooling`` wants one."""
+        pooling = self.index.default_pooling if pooling is None else pooling
+        return self.model.represent([query], rationale=pooling is Pooling.FULL).embeddings(pooling)[0]
+
+    def states(self, texts: Sequence[str], rationale_ids: Sequence[Sequence[int]]) -> list[TokenStates]:
+        """As :func:`token_states`, for those that are not kept yet."""
+        keys = [(text, tuple(ids)) for text, ids in zip(texts, rationale_ids, strict=True)]
+        with self._lock:
+            found = {key: self._kept[key] for key in keys if key in self._kept}
+        if missing := [key for key in dict.fromkeys(keys) if key not in found]:
+            made = token_states(self.model, [text for text, _ in missing], [ids for _, ids in missing])
+            found |= dict(zip(missing, made, strict=True))
+        with self._lock:
+            for key in keys:
+                self._kept.pop(key, None)
+                self._kept[key] = found[key]  # a dict keeps the order of insertion: the oldest stand first
+            for key in list(self._kept)[: -self.keep]:
+                del self._kept[key]
+        return [found[key] for key in keys]
+
+    def why(self, query: str, rows: Sequence[int], *, pooling: Pooling | None = None) -> list[Explanation]:
+        """Why each of the documents ``rows`` has its score for ``query``; states of the query and of all documents by one forward."""
+        pooling = self.index.default_pooling if pooling is None else pooling
+        made = self.model.represent([query], rationale=pooling is Pooling.FULL)
+        scores = embeddings(self.index.sums[rows], self.index.counts[rows], pooling) @ made.embeddings(pooling)[0]
+        ids = [made.rationale_ids[0], *(self.rationale_ids[row] for row in rows)]
+        asked, *documents = self.states([query, *(self.text(row) for row in rows)], ids)
+        return [explain(asked, one, float(score), pooling=pooling) for one, score in zip(documents, scores, strict=True)]
+
+    def what_if(
+        self, query: str, row: int, *, text: str | None = None, rationale: str | Sequence[int] | None = None, pooling: Pooling | None = None
+    ) -> WhatIf:
+        """See :func:`what_if`. None leaves text or rationale as in the index, and so does a rationale that reads as the stored one.
+
+        Where nothing is changed the stored score is given and nothing encoded: in bfloat16 another batch would seem to move it.
+        """
+        pooling = self.index.default_pooling if pooling is None else pooling
+        if rationale is None or rationale == self.index.rationales[row]:
+            rationale = self.rationale_ids[row]
+        text, asked = self.text(row) if text is None else text, self.query_vector(query, pooling)
+        if text == self.text(row) and not isinstance(rationale, str) and list(rationale) == self.rationale_ids[row]:
+            scores = self.vectors(pooling) @ asked
+            return _moved(scores, self.index.ids, row, float(scores[row]), self.index.rationales[row])
+        return what_if(self.model, asked, self.vectors(pooling), self.index.ids, row, text=text, rationale=rationale, pooling=pooling)
+
+    def leave_one_out(self, query: str, row: int, *, part: int = RATIONALE, pooling: Pooling | None = None) -> list[tuple[Sentence, float]]:
+        """See :func:`leave_one_out`."""
+        pooling = self.index.default_pooling if pooling is None else pooling
+        ids, asked = self.rationale_ids[row], self.query_vector(query, pooling)
+        (document,) = self.states([self.text(row)], [ids])
+        return leave_one_out(self.model, asked, self.text(row), document, ids, part=part, pooling=pooling)

@@ -258,6 +258,13 @@ class GraceIndex:
         return path.is_file() and sha256(path) == self.manifest["files"][name]
 
     @cached_property
+    def rationale_ids(self) -> list[list[int]]:
+        """The token ids of every document's rationale, in the order of the index; its decoded text may tokenise otherwise."""
+        import pyarrow.parquet as pq
+
+        return pq.read_table(self.folder / "rationales.parquet", columns=["rationale_ids"])["rationale_ids"].to_pylist()
+
+    @cached_property
     def settings(self) -> Settings:
         return Settings(**self.manifest["settings"])
 

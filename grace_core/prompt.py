@@ -118,7 +118,11 @@ class PromptBuilder:
         copy.encode_special_tokens = True
         return copy
 
+    def literal_ids(self, text: str) -> list[int]:
+        """Token ids of ``text`` in which the literal form of a special token stays text."""
+        return self._literal.encode(text, add_special_tokens=False).ids
+
     def _build_apart(self, text: str) -> tuple[list[int], int, int]:
-        middle = self._literal.encode(text, add_special_tokens=False).ids
+        middle = self.literal_ids(text)
         head, tail = self._ids(self.head), self._ids(self.tail)
         return head + middle + tail, len(head), len(head) + len(middle)

@@ -1,0 +1,72 @@
+"""``grace eval retrieval`` and ``grace eval faithfulness``: open collection and models, evaluate, and tell the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from grace_core.cache import RepresentationCache
+from grace_core.collection import Collection
+from grace_core.evaluation import faithfulness, retrieval
+from grace_core.index import GraceIndex
+from grace_core.model import model_name
+from grace_core.pooling import Pooling
+
+
+def retrieval_command(
+    folder: Path, models: Sequence[str], *, split: str | None = None, bm25: bool = False, device: str | None = None, **settings
+) -> tuple[dict, str]:
+    """Metrics of every model, with its rationale and as "MODEL:text" without; ``settings`` that are not None override the index's."""
+    collection = Collection(folder)
+    queries = retrieval.judged_queries(collection.judgements, split)
+    results = {}
+    for name in models:
+        index = GraceIndex(collection, model_name(name))
+        given = {key: value for key, value in settings.items() if value is not None}
+        loaded = index.load_model(device=device, cache=RepresentationCache(), **given)
+        for pooling in (Pooling.TEXT, Pooling.FULL) if index.default_pooling is Pooling.FULL else (Pooling.TEXT,):
+            rankings = retrieval.evaluate_index(index, loaded, queries, pooling, progress=True)
+            key = name if pooling is Pooling.FULL else f"{name}:text"
+            results[key] = retrieval.summary(retrieval.per_query(rankings, collection.judgements.qrels))
+    if bm25:
+        results["bm25"] = retrieval.summary(retrieval.per_query(retrieval.bm25(collection.corpus, queries), collection.judgements.qrels))
+    lines = [f"{len(queries)} queries{f', split {split}' if split else ''}"]
+    for name, row in results.items():
+        cells = "  ".join(f"{m} {row[m]:.3f} [{row['ci95'][m][0]:.3f}, {row['ci95'][m][1]:.3f}]" for m in retrieval.METRICS)
+        lines.append(f"{name:24s} {cells}")
+    return results, "\n".join(lines)
+
+
+def faithfulness_command(
+    folder: Path, models: Sequence[str], *, split: str | None = None, queries: int | None = None, documents: int = 2000, seed: int = 0,
+    device: str | None = None, report: Callable[[str], None] = lambda line: None,
+) -> tuple[dict, str]:  # fmt: skip
+    """The measures of :mod:`grace_core.evaluation.faithfulness` for every model; the same queries for all of them."""
+    collection = Collection(folder)
+    judged = retrieval.judged_queries(collection.judgements, split)
+    chosen = faithfulness.choose_queries(judged, queries, seed=seed)
+    results, lines = {}, []
+    for name in models:
+        index = GraceIndex(collection, model_name(name))
+        loaded = index.load_model(device=device, cache=RepresentationCache())
+        row = faithfulness.evaluate(index, loaded, chosen, collection.judgements.qrels, documents=documents, seed=seed, report=report)
+        results[name] = row
+        lines += [f"{name}: {row['queries']} queries, {row['documents']} documents; largest residual {row['max_residual']:.1e}"]
+        if not row["rationales"]:
+            lines += ["  without rationales: nothing to swap or to delete"]
+            continue
+        for role, found in row["roles"].items():
+            lines += [f"  the {role}'s rationale: cosine with another text's instead {_told(found['swapped_cosine'])}"]
+            lines += [f"    nDCG@10 {treatment:9s} {_told(value)}" for treatment, value in found["ndcg@10"].items()]
+            for way in faithfulness.ATTRIBUTIONS:
+                cells = (f"{name.replace('_', ' ')} {_told(found[way][name])}" for name in ("deletion_gap", "insertion_gap", "agreement"))
+                lines.append(f"    by {way}: {', '.join(cells)}")
+            lines += [f"    {found['rationales']} rationales of {found['sentences']} sentences on average, {found['left_out']} left out"]
+    return results, "\n".join(lines)
+
+
+def _told(value: dict | None) -> str:
+    if value is None:
+        return "not measured"
+    low, high = value["ci95"]
+    return f"{value['mean']:.4f} [{low:.4f}, {high:.4f}]"

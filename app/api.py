@@ -1,4 +1,4 @@
-"""Named endpoints for programs: ``/search``, ``/encode``, ``/runs`` and ``/run``, for ``gradio_client`` and plain HTTP."""
+"""Named endpoints for programs, for ``gradio_client`` and plain HTTP: search, explain, what_if, encode, runs and run."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from app.runs import Runs
 from app.search import search
 from app.state import Workspace
 from app.view import Column, View, check_query
+from app.why import MAX_EDIT, case, row_of
 from grace_core.errors import GraceError
 
 MAX_K = 100
@@ -25,6 +26,21 @@ def add(workspace: Workspace, runs: Runs) -> None:
         """The k documents nearest to a query, by a model of the collection with its rationale or by the text alone."""
         return answered(search_api, workspace, query, collection, model, rationale, k)
 
+    def explain_endpoint(
+        query: str, collection: str, model: str, document: str, rationale: bool = True, against: str = ""
+    ) -> dict[str, Any]:
+        """Why a document has its score: blocks, sentence pairs and tokens that add up to it; and what sets it apart from ``against``."""
+        return answered(explain_api, workspace, query, collection, model, document, rationale, against)
+
+    def what_if_endpoint(
+        query: str, collection: str, model: str, document: str, rationale: bool = True,
+        edited_text: str | None = None, edited_rationale: str | None = None, leave_one_out: bool = False,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Score and rank of a document with another text or rationale; on demand also its score without each sentence in turn."""
+        return answered(
+            what_if_api, workspace, query, collection, model, document, rationale, edited_text, edited_rationale, leave_one_out
+        )
+
     def encode_endpoint(texts: list[str], model: str, rationale: bool = True) -> dict[str, Any]:
         """L2-normalised embeddings of up to 64 texts (or of one), and the rationales they were made with."""
         return answered(encode_api, workspace, texts, model, rationale)
@@ -38,6 +54,8 @@ def add(workspace: Workspace, runs: Runs) -> None:
         return answered(run_api, runs, name)
 
     gr.api(search_endpoint, api_name="search", concurrency_limit=4, concurrency_id="api")
+    gr.api(explain_endpoint, api_name="explain", concurrency_limit=4, concurrency_id="api")
+    gr.api(what_if_endpoint, api_name="what_if", concurrency_limit=4, concurrency_id="api")
     gr.api(encode_endpoint, api_name="encode", concurrency_limit=4, concurrency_id="api")
     gr.api(runs_endpoint, api_name="runs", concurrency_limit=4, concurrency_id="api")
     gr.api(run_endpoint, api_name="run", concurrency_limit=4, concurrency_id="api")
@@ -52,18 +70,65 @@ def answered(function, *arguments):
 
 
 def search_api(workspace: Workspace, query: object, collection: object, model: object, rationale: object, k: object) -> dict[str, Any]:
-    query = check_query(query)
     if isinstance(k, bool) or not isinstance(k, (int, float)) or k != int(k) or not 1 <= k <= MAX_K:
         raise GraceError(f"k must be a whole number from 1 to {MAX_K}, got {k!r:.60}")
-    column = Column(_name("model", model), _flag(rationale))
+    *_, last = search(workspace, _view(workspace, query, collection, model, rationale, k=int(k)))
+    return {"query": last.view.query, "rationale": last.a.rationale, "hits": [hit.as_dict() for hit in last.a.hits]}
+
+
+def explain_api(
+    workspace: Workspace, query: object, collection: object, model: object, document: object, rationale: object, against: object
+) -> dict[str, Any]:
+    if not isinstance(against, str):
+        raise GraceError(f"against must be a document's id, or empty, got {against!r:.60}")
+    found = case(workspace, _view(workspace, query, collection, model, rationale, document=document), "a")
+    rows = [found.row, *([row_of(found.index, against)] if against else [])]
+    explained = found.explainer.why(found.view.query, rows, pooling=found.pooling)
+    told = explained[0].as_dict(tokens=True)
+    if against:
+        from grace_core.explain import difference
+
+        told["difference"] = difference(*explained).as_dict()
+    return told
+
+
+def what_if_api(
+    workspace: Workspace, query: object, collection: object, model: object, document: object, rationale: object,
+    edited_text: object, edited_rationale: object, leave_one_out: object,
+) -> dict[str, Any]:  # fmt: skip
+    for name, value in (("edited_text", edited_text), ("edited_rationale", edited_rationale)):
+        if value is not None and not isinstance(value, str):
+            raise GraceError(f"{name} must be text, or null to leave it as it is, got {value!r:.60}")
+        if value is not None and len(value) > MAX_EDIT:
+            raise GraceError(f"{name} has {len(value):,} characters, at most {MAX_EDIT:,} are taken: shorten it")
+    found = case(workspace, _view(workspace, query, collection, model, rationale, document=document), "a")
+    if edited_rationale is not None and not found.column.rationale:
+        raise GraceError("the text alone is embedded here, so a rationale changes nothing: ask with rationale=True")
+    asked = (found.view.query, found.row)
+    told = found.explainer.what_if(*asked, text=edited_text, rationale=edited_rationale, pooling=found.pooling).as_dict()
+    if _flag(leave_one_out, "leave_one_out"):
+        from grace_core.pooling import PARTS, RATIONALE, TEXT
+
+        told["leave_one_out"] = [
+            {"part": PARTS[part], "text": sentence.text, "score": score}
+            for part in ((TEXT, RATIONALE) if found.column.rationale else (TEXT,))
+            for sentence, score in found.explainer.leave_one_out(*asked, part=part, pooling=found.pooling)
+        ]
+    return told
+
+
+def _view(
+    workspace: Workspace, query: object, collection: object, model: object, rationale: object, *, k: int = 10, document: object = None
+) -> View:
+    """What is asked for, in a finished column of a collection that is here."""
+    query, column = check_query(query), Column(_name("model", model), _flag(rationale))
     names = workspace.collections()
     if _name("collection", collection) not in names:
         raise GraceError(f"there is no collection {collection[:100]!r}; there are: {', '.join(names) or 'none'}")
     if column not in workspace.columns(collection):
         there = ", ".join(f"{c.model} (rationale={c.rationale})" for c in workspace.columns(collection))
         raise GraceError(f"{collection} has no {column.model[:100]!r} with rationale={column.rationale}; there are: {there}")
-    *_, last = search(workspace, View(collection, column, column, int(k), query))
-    return {"query": query, "rationale": last.a.rationale, "hits": [hit.as_dict() for hit in last.a.hits]}
+    return View(collection, column, column, k, query, "" if document is None else _name("document", document))
 
 
 def encode_api(workspace: Workspace, texts: object, model: object, rationale: object) -> dict[str, Any]:
@@ -95,7 +160,7 @@ def _name(what: str, value: object) -> str:
     return value
 
 
-def _flag(value: object) -> bool:
+def _flag(value: object, name: str = "rationale") -> bool:
     if not isinstance(value, bool):
-        raise GraceError(f"rationale must be true or false, got {value!r:.60}")
+        raise GraceError(f"{name} must be true or false, got {value!r:.60}")
     return value

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from grace_core.model import Representations
     from grace_core.readers import Document
 
+BLOCKS = ("text × text", "text × rationale", "rationale × text", "rationale × rationale", "template")  # the query's part × the document's
 FRAME = 0.08  # seconds between two snapshots while a rationale is written
 
 
@@ -63,6 +64,7 @@ class Place:
     truncated: bool
     text_truncated: bool
     empty: bool
+    blocks: dict[str, float] = field(default_factory=dict)  # of the score, see BLOCKS
 
 
 @dataclass
@@ -145,7 +147,9 @@ def open_document(workspace, view: View) -> Opened:
         if view.doc not in index.row:
             raise GraceError(f"{view.doc[:100]!r} has no text, so {column.model} has no vector of it and no score")
         made = workspace.model_of(index).represent([view.query], rationale=column.rationale)
-        places.append(_place(index, column, made.embeddings(column.pooling)[0], view.doc))
+        place = _place(index, column, made.embeddings(column.pooling)[0], view.doc)
+        place.blocks = _blocks(made.sums[0], index, column, view.doc)
+        places.append(place)
         queries.append(made.rationales[0] if column.rationale else "")
     grades = workspace.grades(view.collection, view.query)
     return Opened(view, document, tuple(places), tuple(queries), len(index), (grades or {}).get(view.doc), grades)
@@ -158,6 +162,21 @@ def _place(index: GraceIndex, column: Column, query: np.ndarray, document: str) 
     rank = int((rows[0] == row).argmax())
     cut = index.text_truncated[row]
     return Place(column, rank + 1, float(scores[0][rank]), index.rationales[row], index.truncated[row], cut, int(index.counts[row, 2]) == 0)
+
+
+def _blocks(query: np.ndarray, index: GraceIndex, column: Column, document: str) -> dict[str, float]:
+    """The score by :data:`BLOCKS`, from the part sums that were stored; what the template has a part in is one block."""
+    from grace_core.explain import score_blocks
+    from grace_core.pooling import PARTS
+
+    made = score_blocks(query, index.sums[[index.row[document]]], column.pooling)[0]
+    blocks = dict.fromkeys(BLOCKS if column.rationale else BLOCKS[:1], 0.0)
+    for i, mine in enumerate(PARTS):
+        for j, other in enumerate(PARTS):
+            name = "template" if "template" in (mine, other) else f"{mine} × {other}"
+            if name in blocks:
+                blocks[name] += float(made[i, j])
+    return blocks
 
 
 def movements(mine: list[str], other: list[str]) -> list[int | None]:

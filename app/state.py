@@ -22,6 +22,7 @@ from grace_core.files import read_json
 if TYPE_CHECKING:
     import numpy as np
 
+    from grace_core.explain import Explainer
     from grace_core.index import GraceIndex
     from grace_core.model import GraceModel
 
@@ -42,6 +43,7 @@ class Workspace:
         self._indexes: dict[tuple[str, str], tuple[int, GraceIndex]] = {}
         self._averages: dict[tuple[str, Column], tuple[GraceIndex, np.ndarray]] = {}
         self._models: OrderedDict[tuple[str, str], GraceModel] = OrderedDict()
+        self._explainers: OrderedDict[tuple[str, str], Explainer] = OrderedDict()
         self._sources: dict[str, tuple[tuple, tuple[str, str]]] = {}
         self._opening = threading.RLock()
         self._loading = threading.RLock()
@@ -110,6 +112,21 @@ class Workspace:
             if key not in self._models:
                 self._keep(key, share(index.load_model(cache=self.cache())))
             return self._models[key]
+
+    def explainer(self, index: GraceIndex) -> Explainer:
+        """The explainer of ``index``, with the token states it has kept."""
+        from grace_core.explain import Explainer
+
+        model = self.model_of(index)
+        with self._opening:
+            key = (index.collection.name, index.model_name)
+            known = self._explainers.get(key)
+            if known is None or known.index is not index or known.model is not model:
+                known = self._explainers[key] = Explainer(index, model)
+            self._explainers.move_to_end(key)
+            while len(self._explainers) > MODELS_KEPT:
+                self._explainers.popitem(last=False)
+            return known
 
     def load(self, source: str) -> GraceModel:
         """A model by its demo name, folder or Hugging Face id, with its own settings; one that is in memory is not loaded again."""

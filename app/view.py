@@ -1,4 +1,4 @@
-"""What the explorer shows, as it stands in the address: ``?collection=&a=&b=&k=&q=&doc=`` for the Explore tab,
+"""What the explorer shows, as it stands in the address: ``?collection=&a=&b=&k=&q=&doc=&why=&vs=&whatif=`` for the Explore tab,
 ``?tab=training&run=&of=&probe=&from=&step=`` for the Training tab.
 
 Whatever comes back from a browser (an address, an event) is read here and nowhere else.
@@ -15,6 +15,8 @@ from grace_core.errors import GraceError
 from grace_core.pooling import Pooling
 
 SIZES = (5, 10, 20)
+SIDES = ("a", "b")
+PANELS = ("why", "whatif")  # of an opened document; each is about one column
 MAX_QUERY = 20_000  # characters
 MAX_QUERY_IN_ADDRESS = 2_000  # servers cut off longer addresses
 MAX_ID = 512
@@ -44,7 +46,10 @@ class Column:
 
 @dataclass(frozen=True)
 class View:
-    """A collection, two columns, how many neighbours, and, once asked, the query and the opened document."""
+    """A collection, two columns, how many neighbours, and, once asked, the query and the opened document.
+
+    ``panel`` ("why" or "whatif") with the column ``side`` stands open in the document, ``against`` is the one it is compared with.
+    """
 
     collection: str
     a: Column
@@ -52,16 +57,26 @@ class View:
     k: int = 10
     query: str = ""
     doc: str = ""
+    panel: str = ""
+    side: str = "a"
+    against: str = ""
 
     def asked(self) -> dict[str, str]:
         """Everything but the opened document, as :func:`read_view` takes it."""
         return {"collection": self.collection, "a": self.a.id, "b": self.b.id, "k": str(self.k), "q": self.query}
 
+    def opened(self) -> dict[str, str]:
+        """The opened document and what stands open in it, as :func:`read_view` takes it."""
+        if not self.doc:
+            return {}
+        panel = {self.panel: self.side} if self.panel else {}
+        return {"doc": self.doc} | panel | ({"vs": self.against} if self.panel == "why" and self.against else {})
+
     def params(self) -> dict[str, str]:
         """The parameters of the address; without a query, or with one too long for an address, there are none."""
         if not self.query or len(self.query) > MAX_QUERY_IN_ADDRESS:
             return {}
-        return self.asked() | ({"doc": self.doc} if self.doc else {})
+        return self.asked() | self.opened()
 
     def json(self) -> str:
         """For the page's own events, which may hold a long query."""
@@ -97,7 +112,7 @@ def read_view(workspace, params: Mapping[str, object], *, strict: bool = False) 
     ``strict`` raises the first problem instead. Raises GraceError if nothing is built.
     """
     problems: list[str] = []
-    asked = {key: _plain(params.get(key)) for key in ("collection", "a", "b", "k", "q", "doc")}
+    asked = {key: _plain(params.get(key)) for key in ("collection", "a", "b", "k", "q", "doc", "vs", *PANELS)}
     name = asked["collection"]
     view = default_view(workspace, name)
     if name and name != view.collection:
@@ -120,6 +135,11 @@ def read_view(workspace, params: Mapping[str, object], *, strict: bool = False) 
             problems.append(str(error))
     if view.query and asked["doc"]:
         view = replace(view, doc=asked["doc"][:MAX_ID])
+    for panel in PANELS:
+        if asked[panel] and asked[panel] not in SIDES:
+            problems.append(f"{panel} is {_short(asked[panel])}, expected a or b, the column to explain")
+        elif asked[panel] and view.doc and not view.panel:
+            view = replace(view, panel=panel, side=asked[panel], against=asked["vs"][:MAX_ID] if panel == "why" else "")
     if strict and problems:
         raise GraceError(problems[0])
     return view, problems

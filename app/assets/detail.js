@@ -1,4 +1,4 @@
-// The opened document: a modal dialog. Closing needs no server.
+// The opened document: a modal dialog with three views. Closing needs no server.
 const overlay = () => element.querySelector('.g-overlay');
 
 // Answers to quick clicks may come in any order: an older one than what is shown is put back.
@@ -29,6 +29,7 @@ const settle = () => {
   document.body.classList.toggle('g-locked', !!open);
   document.querySelectorAll('.g-opening').forEach((card) => card.classList.remove('g-opening'));
   window.graceSync && window.graceSync();
+  if (open && !open.graceReady) { open.graceReady = true; begin(open); }
   if (open && !open.contains(document.activeElement)) open.querySelector('.g-close').focus({ preventScroll: true });
 };
 watch('value', () => requestAnimationFrame(arrived));
@@ -39,9 +40,66 @@ element.addEventListener('click', (event) => {
 document.addEventListener('keydown', (event) => {
   const open = overlay();
   if (!open) return;
-  if (event.key === 'Escape') { event.preventDefault(); close(); }
+  if (event.key === 'Escape') {
+    event.preventDefault();
+    if (event.target.matches('textarea')) event.target.blur(); // whoever is writing leaves the sentence first
+    else close();
+    return;
+  }
   if (event.key !== 'Tab') return;
-  // the close button is the dialog's only control, so that is where the focus stays
+  // the page behind the dialog is out of reach: past its last control comes the first
+  const all = [...open.querySelectorAll('button, select, textarea, input, [tabindex="0"]')].filter(reachable);
+  const first = all[0], last = all[all.length - 1], at = document.activeElement;
+  if (!open.contains(at) || (event.shiftKey ? at === first : at === last)) {
+    event.preventDefault();
+    (event.shiftKey ? last : first).focus();
+  }
+});
+// Of radio buttons the Tab key reaches the chosen one.
+const reachable = (one) => !one.disabled && one.tabIndex >= 0 && one.offsetParent !== null && !(one.type === 'radio' && !one.checked);
+
+// The views. What stands open is kept on the overlay, from where the address takes it.
+const show = (open, name) => {
+  open.querySelectorAll('[role=tab]').forEach((tab) => {
+    tab.setAttribute('aria-selected', String(tab.dataset.panel === name));
+    tab.tabIndex = tab.dataset.panel === name ? 0 : -1;
+  });
+  open.querySelectorAll('.g-panel').forEach((panel) => { panel.hidden = panel.id !== `g-panel-${name}`; });
+  redraw(open);
+};
+// The column of the hit that was clicked; after a link the first one with rationales.
+const openedIn = (open) => {
+  const hit = window.graceOpener && window.graceOpener.isConnected && window.graceOpener.closest('.g-hit');
+  if (hit && hit.dataset.hit === open.dataset.doc) return hit.closest('.g-column-b') ? 'b' : 'a';
+  const [a, b] = columnsOf(open);
+  return a.rationale || !b.rationale ? 'a' : 'b';
+};
+const turnTo = (open, name) => {
+  show(open, name);
+  const against = open.graceWhy && open.graceWhy.against ? open.graceWhy.against.id : '';
+  const side = open.dataset.why || open.dataset.whatif || open.graceSide || openedIn(open);
+  if (name === 'why') openWhy(open, side, open.dataset.vs || against);
+  else if (name === 'whatif') startWhatIf(open, side);
+  else stands(open, {});
+};
+const begin = (open) => {
+  drawBlocks(open);
+  let width = 0;
+  new ResizeObserver(([{ contentRect }]) => {
+    if (Math.abs(contentRect.width - width) > 1) { width = contentRect.width; redraw(open); }
+  }).observe(open.querySelector('.g-dialog'));
+  const asked = ['why', 'whatif'].find((name) => open.dataset[name]);
+  if (asked) turnTo(open, asked);
+};
+element.addEventListener('click', (event) => {
+  const tab = event.target.closest('[role=tab]');
+  if (tab) turnTo(overlay(), tab.dataset.panel);
+});
+element.addEventListener('keydown', (event) => {
+  const way = { ArrowRight: 1, ArrowLeft: -1 }[event.key], tab = event.target.closest('[role=tab]');
+  if (!way || !tab) return;
+  const tabs = [...tab.parentElement.children], next = tabs[(tabs.indexOf(tab) + way + tabs.length) % tabs.length];
   event.preventDefault();
-  open.querySelector('.g-close').focus();
+  next.focus();
+  turnTo(overlay(), next.dataset.panel);
 });

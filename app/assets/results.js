@@ -1,6 +1,6 @@
 // The results: opening a hit, lighting up its twin, and keeping the address in step with what is shown.
 // One address for the page: results tell the search, the opened document adds itself.
-const KEYS = ['collection', 'a', 'b', 'k', 'q', 'doc'];
+const KEYS = ['collection', 'a', 'b', 'k', 'q', 'doc', 'why', 'vs', 'whatif'];
 const LONGEST = 2000;
 
 window.graceSync = () => {
@@ -13,7 +13,7 @@ window.graceSync = () => {
   if (view.q && [...view.q].length <= LONGEST) {
     KEYS.forEach((key) => { if (view[key]) address.set(key, view[key]); });
     const open = document.querySelector('.g-overlay');
-    if (open) address.set('doc', open.dataset.doc);
+    if (open) ['doc', 'why', 'vs', 'whatif'].forEach((key) => { if (open.dataset[key]) address.set(key, open.dataset[key]); });
   }
   const query = address.toString();
   history.replaceState(history.state, '', location.pathname + (query ? '?' + query : ''));

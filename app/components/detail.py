@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+
 from app.components.html import Safe, chip, join, number, tag
 from app.components.results import SIDES, letter, metadata
 from app.components.words import content_words, mark, rationale_text
-from app.search import Opened, Place
+from app.search import BLOCKS, Opened, Place
 
 SHOWN = 20_000  # characters of a text that are put into the page
+MARKUP = "template (pairs with the chat’s markup)"
+PANELS = {"read": "Rationales", "why": "Why?", "whatif": "What if?"}
 
 
 def render_detail(opened: Opened, *, ticket: int = 0) -> Safe:
-    """The dialog, with the number of the click that asked for it.
+    """The dialog, with the number of the click that asked for it. Its views Why? and What if? are filled by assets when they are opened.
 
     Marked words are those shared with the query's side; with two rationales, also those that both share.
     """
@@ -26,6 +30,16 @@ def render_detail(opened: Opened, *, ticket: int = 0) -> Safe:
     grade = chip(f"relevant · grade {opened.grade}", kind="g-relevant") if opened.grade else None
     if opened.grades is not None and not opened.grade:
         grade = chip("not judged relevant for this query")
+    read = [
+        tag(
+            "section",
+            tag("h3", "Text"),
+            tag("div", body or tag("p", "This document has a title only.", class_="g-quiet"), class_="g-body"),
+            class_="g-text",
+        ),
+        render_rationales(opened, asked),
+        tag("section", tag("h3", "Fields"), tag("dl", *facts, class_="g-facts")),
+    ]
     return tag(
         "div",
         tag(
@@ -41,14 +55,10 @@ def render_detail(opened: Opened, *, ticket: int = 0) -> Safe:
                 *(render_place(place, name, opened.documents) for place, name in zip(opened.places, SIDES, strict=True)),
                 class_="g-places",
             ),
-            tag(
-                "section",
-                tag("h3", "Text"),
-                tag("div", body or tag("p", "This document has a title only.", class_="g-quiet"), class_="g-body"),
-                class_="g-text",
-            ),
-            render_rationales(opened, asked),
-            tag("section", tag("h3", "Fields"), tag("dl", *facts, class_="g-facts")),
+            tag("div", *(_tab(name, label) for name, label in PANELS.items()), class_="g-panel-tabs", role="tablist", aria_label="Views"),
+            _panel("read", *read),
+            _panel("why", render_blocks(opened.places), tag("div", class_="g-slot")),
+            _panel("whatif", tag("div", class_="g-slot")),
             class_="g-dialog",
             role="dialog",
             aria_modal="true",
@@ -57,7 +67,68 @@ def render_detail(opened: Opened, *, ticket: int = 0) -> Safe:
         class_="g-overlay",
         data_doc=document.id,
         data_ticket=ticket,
+        data_view=opened.view.json(),
+        data_columns=json.dumps([{"label": p.column.label, "rationale": p.column.rationale, "blocks": p.blocks} for p in opened.places]),
+        **{f"data_{name}": value for name, value in opened.view.opened().items() if name != "doc"},
     )
+
+
+def _tab(name: str, label: str) -> Safe:
+    chosen = name == "read"
+    return tag(
+        "button", label, type="button", role="tab", id=f"g-tab-{name}", aria_controls=f"g-panel-{name}",
+        aria_selected="true" if chosen else "false", tabindex="0" if chosen else "-1", data_panel=name,
+    )  # fmt: skip
+
+
+def _panel(name: str, *children: Safe) -> Safe:
+    return tag(
+        "div", *children, class_="g-panel", role="tabpanel", id=f"g-panel-{name}", aria_labelledby=f"g-tab-{name}", hidden=name != "read"
+    )
+
+
+def render_blocks(places: tuple[Place, Place]) -> Safe:
+    """The scores of both columns split by where the two tokens of a pair stand. The bars over the table are drawn by assets/why.js."""
+    kinds = [kind for kind in BLOCKS if any(kind in place.blocks for place in places)]
+
+    def row(label: object, values: list[float | None], form: str, kind: str | None = None) -> Safe:
+        apart = values[1] - values[0] if None not in values else None
+        cells = [tag("td", "–" if value is None else minus(form.format(value))) for value in values]
+        return tag("tr", tag("th", label, scope="row"), *cells, tag("td", "–" if apart is None else minus(f"{apart:+.4f}")), class_=kind)
+
+    rows = [
+        row(
+            join(tag("span", class_=f"g-swatch g-block-{BLOCKS.index(kind)}"), MARKUP if kind == "template" else kind),
+            [place.blocks.get(kind) for place in places],
+            "{:+.4f}",
+        )
+        for kind in kinds
+    ]
+    sums = [sum(place.blocks.values()) for place in places]
+    rows.append(row("sum", sums, "{:.4f}", "g-row-sum"))
+    rows.append(row("score that ranked the document", [place.score for place in places], "{:.4f}", "g-row-score"))
+    residuals = [tag("td", f"{abs(place.score - total):.0e}") for place, total in zip(places, sums, strict=True)]
+    rows.append(tag("tr", tag("th", "residual (rounding)", scope="row"), *residuals, tag("td"), class_="g-row-residual"))
+    letters = (tag("th", letter(name), tag("span", f"column {name.upper()}", class_="g-spoken"), scope="col") for name in SIDES)
+    head = tag("tr", tag("th", "query’s token × document’s token", scope="col"), *letters, tag("th", "B − A", scope="col"))
+    return tag(
+        "section",
+        tag("div", class_="g-draw-blocks"),
+        tag("div", tag("table", tag("thead", head), tag("tbody", *rows)), class_="g-blocks"),
+        tag(
+            "p",
+            "A score is a sum over all pairs of a token of the query and a token of the document. The bars sort these pairs by where "
+            "the two tokens stand; what lies left of the line lowers the score. This is bookkeeping, not cause: a rationale is written "
+            "after the text and has read it, so its share also carries what the text says. What a rationale does to the score is tried "
+            "under What if?",
+            class_="g-words",
+        ),
+    )
+
+
+def minus(number_: str) -> str:
+    """With a minus as wide as a plus."""
+    return number_.replace("-", "−")
 
 
 def flags(opened: Opened) -> list[Safe]:

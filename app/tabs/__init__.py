@@ -24,7 +24,7 @@ class Shell:
     built: dict[str, Any] = field(default_factory=dict)
 
 
-def html(*, js: str | None = None, value: str = "", **options) -> gr.HTML:
-    """A ``gr.HTML`` without Gradio's own styles, with a script from app/assets."""
-    script = (ASSETS / f"{js}.js").read_text(encoding="utf-8") if js else None
+def html(*, js: str = "", value: str = "", **options) -> gr.HTML:
+    """A ``gr.HTML`` without Gradio's own styles, with the scripts ``js`` from app/assets one after another in one scope."""
+    script = "\n".join((ASSETS / f"{name}.js").read_text(encoding="utf-8") for name in js.split()) or None
     return gr.HTML(value, apply_default_css=False, js_on_load=script, **options)

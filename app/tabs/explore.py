@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import gradio as gr
@@ -16,7 +16,8 @@ from app.components.results import render_empty, render_examples, render_failure
 from app.messages import message_of
 from app.search import Side, Snapshot, open_document, search
 from app.tabs import Shell, html
-from app.view import SIZES, View, check_query, default_view, read_view
+from app.view import MAX_ID, SIZES, View, check_query, default_view, read_view
+from app.why import read_case, read_source, what_if, why
 from grace_core.errors import GraceError
 
 NOTHING: dict[str, str] = {}  # for a page that asks for no search
@@ -123,7 +124,7 @@ def build(shell: Shell) -> ExploreTab:
             examples = html(js="examples", elem_id="g-examples")
             results = html(js="results", elem_id="g-results")
             note = html(elem_id="g-note")
-        detail = html(js="detail", elem_id="g-detail")
+        detail = html(js="figures why whatif detail", elem_id="g-detail", server_functions=answers(shell.workspace))
         opened = gr.State(None)
     tab = ExploreTab(shell, page, collection, a, b, k, query, button, examples, note, results, detail, opened, Latest())
     _wire(tab)
@@ -214,6 +215,38 @@ def open_hit(tab: ExploreTab, event: gr.EventData) -> str:
         return str(banner(message_of(error), kind="error floating"))
 
 
+def answers(workspace) -> list[Callable]:
+    """What the opened document asks for while it stands open: ``server.why`` and ``server.what_if`` of app/assets."""
+
+    def why(data):
+        return told(lambda: explain_hit(workspace, data))
+
+    def what_if(data):
+        return told(lambda: try_edit(workspace, data))
+
+    def told(function) -> dict:
+        try:
+            return function()
+        except Exception as error:
+            return {"error": message_of(error)}
+
+    return [why, what_if]
+
+
+def explain_hit(workspace, data: object) -> dict:
+    found, data = read_case(workspace, data)
+    against = data.get("against") or ""
+    if not isinstance(against, str) or len(against) > MAX_ID:
+        raise GraceError("the page sent an event that does not fit; reload the page")
+    return why(found, against=against)
+
+
+def try_edit(workspace, data: object) -> dict:
+    found, data = read_case(workspace, data)
+    edits = {"text": data.get("text"), "rationale": data.get("rationale")}
+    return what_if(found, **edits, source=read_source(found, data.get("source")), workspace=workspace, effects=data.get("effects") is True)
+
+
 def open_page(tab: ExploreTab, request: gr.Request) -> list:
     """Values for ``everything``, and the view that the address asks to be searched, or what stands in its place."""
     try:
@@ -223,7 +256,7 @@ def open_page(tab: ExploreTab, request: gr.Request) -> list:
     if problems or not view.query:
         shown = tab.show_collection(view.collection, "; ".join(problems))
         return [*tab.show_controls(view), *shown[len(tab.controls) :], NOTHING]
-    return [*tab.show_controls(view), str(render_results(Snapshot(view, Side(view.a), Side(view.b)))), "", view.asked() | {"doc": view.doc}]
+    return [*tab.show_controls(view), str(render_results(Snapshot(view, Side(view.a), Side(view.b)))), "", view.asked() | view.opened()]
 
 
 def go_on(tab: ExploreTab, asked: dict, request: gr.Request) -> Iterator[list]:

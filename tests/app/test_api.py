@@ -17,7 +17,8 @@ def client(url):
 
 
 def test_only_the_named_endpoints_are_offered(client):
-    assert set(client.view_api(return_format="dict", print_info=False)["named_endpoints"]) == {"/search", "/encode", "/runs", "/run"}
+    offered = set(client.view_api(return_format="dict", print_info=False)["named_endpoints"])
+    assert offered == {"/search", "/explain", "/what_if", "/encode", "/runs", "/run"}
 
 
 @pytest.mark.parametrize("rationale", [True, False])

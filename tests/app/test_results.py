@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +18,8 @@ from grace_core.index import Hit
 from grace_core.readers import Document
 
 A, B = Column("one", False), Column("two", True)
-OURS = {"div", "span", "p", "b", "h2", "h3", "header", "section", "ol", "ul", "li", "button", "mark", "kbd", "dl", "dt", "dd"}
+OURS = {"div", "span", "p", "b", "h2", "h3", "header", "section", "ol", "ul", "li", "button", "mark", "kbd", "dl", "dt", "dd"} | {
+    "table", "thead", "tbody", "tr", "th", "td"}
 
 
 def hit(rank, document, rationale=""):
@@ -77,8 +80,10 @@ def test_documents_cannot_become_markup(identifier, title, text, rationale, quer
     shot = snapshot([document], [document])
     shot.view = View(title, Column(text, False), Column(identifier, True), 5, query)
     shot.b.rationale, shot.b.written, shot.notice = rationale, True, text
-    places = [Place(column, 1, 0.5, rationale, True, True, False) for column in (shot.view.a, shot.view.b)]
-    opened = Opened(shot.view, document, tuple(places), (rationale, rationale), 9, 1, {identifier: 1})
+    blocks = {"text × text": 0.2, "template": -0.1}
+    places = [Place(column, 1, 0.5, rationale, True, True, False, blocks) for column in (shot.view.a, shot.view.b)]
+    view = replace(shot.view, doc=identifier, panel="why", against=title)
+    opened = Opened(view, document, tuple(places), (rationale, rationale), 9, 1, {identifier: 1})
     for page in (render_results(shot), render_detail(opened), render_examples([title, text])):
         for name, attributes in Reader(page).elements:
             assert name in OURS

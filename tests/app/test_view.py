@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -26,6 +28,9 @@ def test_the_default_is_text_alone_against_text_with_rationale(workspace):
 def test_an_address_gives_back_its_view(workspace):
     view = View("world", Column("tiny-b", True), Column("tiny-a", False), 20, "a query & <more>=1", "<b>&\"'")
     assert read_view(workspace, view.params()) == (view, [])
+    for opened in (replace(view, panel="why", side="b", against="d04"), replace(view, panel="whatif", side="a")):
+        assert read_view(workspace, opened.params()) == (opened, [])
+    assert read_view(workspace, {"q": "x", "why": "a"})[0].panel == ""  # of no document
 
 
 @pytest.mark.parametrize(("params", "said"), [
@@ -36,6 +41,8 @@ def test_an_address_gives_back_its_view(workspace):
     ({"collection": "plain", "b": "tiny-a:rationale"}, "plain has no column"),
     ({"k": "7"}, "expected one of 5, 10, 20"),
     ({"k": "ten"}, "k is 'ten'"),
+    ({"q": "river", "doc": "d01", "why": "c"}, "why is 'c', expected a or b"),
+    ({"q": "river", "doc": "d01", "whatif": "<b>"}, "whatif is '<b>', expected a or b"),
     ({"q": "   "}, "the query is empty"),
     ({"q": "x" * (MAX_QUERY + 1)}, "shorten it"),
 ])  # fmt: skip
@@ -52,7 +59,7 @@ RUBBISH = st.one_of(st.text(), st.integers(), st.none(), st.lists(st.text()))
 
 
 @FIXTURE
-@given(st.dictionaries(st.sampled_from(["collection", "a", "b", "k", "q", "doc", "x"]), RUBBISH))
+@given(st.dictionaries(st.sampled_from(["collection", "a", "b", "k", "q", "doc", "why", "vs", "whatif", "x"]), RUBBISH))
 def test_rubbish_never_breaks_the_page(workspace, params):
     view, problems = read_view(workspace, params)
     assert view.collection in workspace.collections()

@@ -96,13 +96,19 @@ def check_query(query: object) -> str:
 
 
 def default_view(workspace, collection: str | None = None) -> View:
-    """Text alone against text with rationale, for the first model. Raises GraceError if nothing is built."""
+    """The first two models that write, each with its rationale; of a single model its text alone against text with rationale.
+
+    Raises GraceError if nothing is built.
+    """
     names = workspace.collections()
     if not names:
         raise GraceError("there is no finished collection yet: build one in the Corpus tab")
     name = collection if collection in names else workspace.preferred if workspace.preferred in names else names[0]
     columns = workspace.columns(name)
-    first = [column for column in columns if column.model == columns[0].model]
+    writing = [column for column in columns if column.rationale]
+    if len(writing) > 1:
+        return View(name, writing[0], writing[1])
+    first = [column for column in columns if column.model == (writing or columns)[0].model]
     return View(name, first[0], first[-1])
 
 

@@ -21,7 +21,7 @@ def test_one_index_serves_two_columns(workspace):
 
 
 def test_the_default_is_text_alone_against_text_with_rationale(workspace):
-    assert default_view(workspace) == View("world", Column("tiny-a", False), Column("tiny-a", True), 10)
+    assert default_view(workspace) == View("world", Column("tiny-a", True), Column("tiny-b", True), 10)
     assert default_view(workspace, "plain") == View("plain", Column("tiny-a", False), Column("tiny-a", False), 10)
 
 

@@ -17,7 +17,8 @@ DONE = ".g-results:not([data-busy]) .g-columns"
 
 @pytest.fixture
 def explore(page, url):
-    page.goto(url)
+    """The page with the text alone on the left and the same model's rationale on the right."""
+    page.goto(f"{url}?a=tiny-a:text&b=tiny-a:rationale")
     expect(page.locator(".g-example").first).to_be_visible()
     return page
 
@@ -43,11 +44,14 @@ def choose(page, box: str, label: str) -> None:
     page.locator(box).get_by_role("option", name=label, exact=True).click()
 
 
-def test_an_empty_page_says_what_to_do(explore):
-    expect(explore.locator(".g-empty")).to_contain_text("Ask something")
-    expect(explore.locator(".g-empty")).to_contain_text("30 documents of world")
-    assert explore.locator(".g-example").all_inner_texts() == [QUERY, "children dance around the fountain"]
-    assert urlsplit(explore.url).query == ""
+def test_an_empty_page_says_what_to_do_and_compares_two_models(page, url):
+    page.goto(url)
+    expect(page.locator(".g-empty")).to_contain_text("Ask something")
+    expect(page.locator(".g-empty")).to_contain_text("30 documents of world")
+    assert page.locator(".g-example").all_inner_texts() == [QUERY, "children dance around the fountain"]
+    expect(page.locator("#g-a input")).to_have_value("tiny-a · with rationale")
+    expect(page.locator("#g-b input")).to_have_value("tiny-b · with rationale")
+    assert urlsplit(page.url).query == ""
 
 
 def test_a_typed_query_fills_both_columns(explore):
@@ -266,7 +270,7 @@ def test_nothing_jumps_while_a_search_runs(explore):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_dark_and_light_have_contrast(page, url, scheme):
-    page.goto(f"{url}?__theme={scheme}&q=river")
+    page.goto(f"{url}?__theme={scheme}&q=river&a=tiny-a:text&b=tiny-a:rationale")
     expect(page.locator(DONE)).to_be_visible()
     luminance = """(selector) => { const channel = (v) => { v /= 255; return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4 };
         const style = (e, what) => getComputedStyle(e)[what].match(/[\\d.]+/g).map(Number);

@@ -1,4 +1,4 @@
-"""What ships: the demo model and the collection built with it."""
+"""What ships: the demo models and the collection built with them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ import pytest
 
 from grace_core.demo.corpus import CORPUS_DIR
 from grace_core.evaluation.retrieval import evaluate_index, judged_queries, per_query
+from grace_core.files import read_json
 from grace_core.index import GraceIndex
+from grace_core.model import DEMO_MODELS_DIR, GraceModel, demo_models
 from grace_core.pooling import Pooling
 from grace_core.readers import read_corpus
+from grace_core.training.config import load_config
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +51,24 @@ def test_the_collection_is_sound_and_belongs_to_the_model(index, demo_base):
     assert index.manifest["model_id"] == "demo-base"
     assert index.settings == demo_base.settings
     assert "/" not in json.dumps(index.manifest["model_id"])
+
+
+@pytest.mark.parametrize("name", demo_models())
+def test_every_model_that_ships_has_an_index_of_its_own_and_tells_how_it_was_made(demo_collection, root, name):
+    model, index = GraceModel.from_pretrained(name, device="cpu"), GraceIndex(demo_collection, name)
+    assert index.verify()["ok"]
+    assert index.manifest["model"]["sha256"] == model.fingerprint
+    assert set(demo_collection.models) == set(demo_models())
+    if name != "demo-base":
+        about = read_json(DEMO_MODELS_DIR / name / "training.json")
+        recipe = load_config(root / "configs" / f"{name}.yaml", [f"out={about['config']['out']}"])
+        assert about["config"] == recipe.model_dump()
+        assert about["eval"]["ndcg@10"] > 0
+
+
+def test_training_ends_the_habit_of_running_to_the_length_limit(demo_collection):
+    cut = {name: np.mean(GraceIndex(demo_collection, name).truncated) for name in ("demo-base", "demo-grace")}
+    assert cut["demo-grace"] < cut["demo-base"] / 2
 
 
 def test_the_collection_holds_the_demo_corpus(index):

@@ -299,11 +299,12 @@ def _choose(logits: torch.Tensor, decoding: Decoding, noise: torch.Tensor | None
     """Next tokens ``(b,)``: the most likely, or by inverse transform sampling with one uniform number a row."""
     if noise is None:
         return logits.argmax(-1)
-    probabilities, order = torch.softmax(logits / decoding.temperature, -1), None
+    probabilities = torch.softmax(logits / decoding.temperature, -1)
     if decoding.top_p < 1:
-        probabilities, order = probabilities.sort(-1, descending=True)
-        probabilities = probabilities.masked_fill(probabilities.cumsum(-1) - probabilities >= decoding.top_p, 0)
+        ordered, order = probabilities.sort(-1, descending=True)
+        outside = ordered.cumsum(-1) - ordered >= decoding.top_p
+        # back in the vocabulary's order: that of nearly equal probabilities is a matter of rounding, hence of the batch
+        probabilities = probabilities.masked_fill(outside.scatter(-1, order, outside), 0)
     mass = probabilities.cumsum(-1)
     # noise lies in [0, 1): what is left of 1 is more than 0, so that no token without probability is reached
-    place = torch.searchsorted(mass, (1 - noise).to(mass.device)[:, None] * mass[:, -1:])
-    return (place if order is None else order.gather(1, place))[:, 0]
+    return torch.searchsorted(mass, (1 - noise).to(mass.device)[:, None] * mass[:, -1:])[:, 0]

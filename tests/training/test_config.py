@@ -33,7 +33,7 @@ def test_the_papers_recipes_with_the_published_settings_and_with_lora(root):
 def test_overrides_reach_into_sections(root):
     config = load_config(root / "configs" / "demo-grace.yaml", ["evaluation.every=5", "data.limit=40", "evaluation.patience=null"])
     assert (config.evaluation.every, config.evaluation.patience, config.data.limit) == (5, None, 40)
-    assert config.evaluation.queries == 150  # the rest of the section stays
+    assert config.evaluation.queries == 400  # the rest of the section stays
 
 
 @pytest.mark.parametrize(

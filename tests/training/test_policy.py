@@ -290,7 +290,7 @@ def test_the_best_model_by_several_decodings(make_config, tmp_path):
     for row in rows_of(tmp_path / "run", "eval"):
         scores = row["eval"]
         assert scores["ndcg@10"] == pytest.approx((scores["ndcg@10_at_0"] + scores["ndcg@10_at_1.5"]) / 2, abs=1e-4)
-    assert result["best"]["ndcg@10"] == max(row["eval"]["ndcg@10"] for row in rows_of(tmp_path / "run", "eval"))
+    assert result["best"]["ndcg@10"] == pytest.approx(max(row["eval"]["ndcg@10"] for row in rows_of(tmp_path / "run", "eval")), abs=1e-6)
 
 
 def test_bad_input_is_refused_before_training(make_config, new_model, tmp_path):

@@ -151,6 +151,21 @@ def read_view(workspace, params: Mapping[str, object], *, strict: bool = False) 
     return view, problems
 
 
+def read_hit(workspace, data: object) -> tuple[View, dict]:
+    """The view with an opened document that an event of the page names, ``{"view": JSON, "doc": …}``, and the event.
+
+    Raises GraceError if it does not fit.
+    """
+    data = data if isinstance(data, dict) else {}
+    try:
+        asked = json.loads(data.get("view") or "")
+    except (ValueError, TypeError):
+        asked = None
+    if not isinstance(asked, dict) or not isinstance(data.get("doc"), str):
+        raise GraceError("the page sent an event that does not fit; reload the page")
+    return read_view(workspace, asked | {"doc": data["doc"]}, strict=True)[0], data
+
+
 @dataclass(frozen=True)
 class TrainingView:
     """Ticked runs, each in the place of its colour ("" is a free one), and the two evaluations of one of them that stand side by side.

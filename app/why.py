@@ -6,12 +6,11 @@ sends back (edits, ids, columns) is checked here. All functions raise GraceError
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from app.view import SIDES, Column, View, read_view
+from app.view import SIDES, Column, View, read_hit
 from grace_core.errors import GraceError
 from grace_core.pooling import PARTS, RATIONALE, TEXT, Pooling
 
@@ -49,8 +48,7 @@ class Case:
         return {"id": document.id, "title": document.title or " ".join(document.text[:400].split())[:80] or document.id}
 
     def query_vector(self) -> np.ndarray:
-        made = self.explainer.model.represent([self.view.query], rationale=self.column.rationale)
-        return made.embeddings(self.pooling)[0]
+        return self.explainer.query_vector(self.view.query, self.pooling)
 
 
 def case(workspace, view: View, side: str) -> Case:
@@ -73,15 +71,10 @@ def row_of(index: GraceIndex, document: str) -> int:
 
 def read_case(workspace, data: object) -> tuple[Case, dict]:
     """The case that an event of the page names, ``{"view": JSON, "doc": …, "side": …}``, and the event."""
-    data = data if isinstance(data, dict) else {}
-    try:
-        view = json.loads(data.get("view") or "")
-    except (ValueError, TypeError):
-        view = None
-    if not isinstance(view, dict) or not isinstance(data.get("doc"), str) or data.get("side") not in SIDES:
+    view, data = read_hit(workspace, data)
+    if data.get("side") not in SIDES:
         raise GraceError("the page sent an event that does not fit; reload the page")
-    checked, _ = read_view(workspace, {**view, "doc": data["doc"]}, strict=True)
-    return case(workspace, checked, data["side"]), data
+    return case(workspace, view, data["side"]), data
 
 
 def why(found: Case, *, against: str = "") -> dict:

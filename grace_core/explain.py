@@ -195,6 +195,11 @@ class Explanation:
         return made
 
 
+def listed(contributions: Sequence[tuple[Sentence, float]]) -> list[dict]:
+    """Sentences with what they contribute, for JSON."""
+    return [{"part": PARTS[sentence.part], "text": sentence.text, "contribution": value} for sentence, value in contributions]
+
+
 @dataclass(frozen=True)
 class Difference:
     """One score less another, and its parts. Three ways to split the same ``sum``:
@@ -218,10 +223,7 @@ class Difference:
         return self.score - self.sum
 
     def as_dict(self) -> dict:
-        lists = {
-            name: [{"part": PARTS[sentence.part], "text": sentence.text, "contribution": value} for sentence, value in getattr(self, name)]
-            for name in ("query_sentences", "first", "second")
-        }
+        lists = {name: listed(getattr(self, name)) for name in ("query_sentences", "first", "second")}
         return {"score": self.score, "sum": self.sum, "residual": self.residual, "blocks": self.blocks, **lists}
 
 

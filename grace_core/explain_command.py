@@ -6,7 +6,7 @@ from pathlib import Path
 
 from grace_core.cache import RepresentationCache
 from grace_core.errors import GraceError
-from grace_core.explain import Difference, Explainer, Sentence, difference
+from grace_core.explain import Difference, Explainer, Sentence, difference, listed
 from grace_core.index import GraceIndex
 from grace_core.model import model_name
 from grace_core.pooling import PARTS, RATIONALE, TEXT, Pooling
@@ -51,7 +51,7 @@ def explain_command(
         "query": query, "id": document_id, "model": explainer.index.model_name, "pooling": pooling.value,
         "rank": 1 + int((scores > scores[row]).sum()),
         **why.as_dict(tokens=tokens),
-        "above_corpus": {"score": why.score - float(mean @ asked), "sum": sum(value for _, value in above), "sentences": _listed(above)},
+        "above_corpus": {"score": why.score - float(mean @ asked), "sum": sum(value for _, value in above), "sentences": listed(above)},
     }  # fmt: skip
     title = explainer.index.collection.documents[document_id].title
     lines = [
@@ -93,10 +93,6 @@ def explain_command(
 def _open(folder: Path, model: str, device: str | None) -> Explainer:
     index = GraceIndex(folder, model_name(model))
     return Explainer(index, index.load_model(device=device, cache=RepresentationCache()))
-
-
-def _listed(pairs: list[tuple[Sentence, float]]) -> list[dict]:
-    return [{"part": PARTS[sentence.part], "text": sentence.text, "contribution": value} for sentence, value in pairs]
 
 
 def _block_lines(blocks: dict[str, float]) -> list[str]:

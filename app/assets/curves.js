@@ -6,18 +6,6 @@ const charts = new Map();
 let data = { charts: [] };
 let cursor = null; // { key, step, x, y }: the chart that is pointed at, the step, and where the box stands
 
-const make = (name, kind, text) => {
-  const made = document.createElement(name);
-  if (kind) made.className = kind;
-  if (text !== undefined) made.textContent = text;
-  return made;
-};
-const draw = (name, attributes, text) => {
-  const made = document.createElementNS('http://www.w3.org/2000/svg', name);
-  Object.entries(attributes).forEach(([key, value]) => made.setAttribute(key, value));
-  if (text !== undefined) made.textContent = text;
-  return made;
-};
 const shown = (value) => {
   if (value === null || value === undefined) return '–';
   const size = Math.abs(value);

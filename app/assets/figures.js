@@ -1,16 +1,4 @@
-// What the views of an opened document are drawn with: elements, choices, figures in SVG, and saving them. Texts go in as text only.
-const make = (name, kind, text) => {
-  const made = document.createElement(name);
-  if (kind) made.className = kind;
-  if (text !== undefined) made.textContent = text;
-  return made;
-};
-const draw = (name, attributes, text) => {
-  const made = document.createElementNS('http://www.w3.org/2000/svg', name);
-  Object.entries(attributes || {}).forEach(([key, value]) => made.setAttribute(key, value));
-  if (text !== undefined) made.textContent = text;
-  return made;
-};
+// What the views of an opened document are drawn with: choices, figures in SVG, and saving them.
 const signed = (value, digits = 4) => {
   const size = Math.abs(value).toFixed(digits);
   return (Number(size) === 0 ? '±' : value > 0 ? '+' : '−') + size;

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from app.components.results import render_empty, render_examples, render_failure
 from app.messages import message_of
 from app.search import Side, Snapshot, open_document, search
 from app.tabs import Shell, html
-from app.view import MAX_ID, SIZES, View, check_query, default_view, read_view
+from app.view import MAX_ID, SIZES, View, check_query, default_view, read_hit, read_view
 from app.why import read_case, read_source, what_if, why
 from grace_core.errors import GraceError
 
@@ -124,7 +123,7 @@ def build(shell: Shell) -> ExploreTab:
             examples = html(js="examples", elem_id="g-examples")
             results = html(js="results", elem_id="g-results")
             note = html(elem_id="g-note")
-        detail = html(js="figures why whatif detail", elem_id="g-detail", server_functions=answers(shell.workspace))
+        detail = html(js="elements figures why whatif detail", elem_id="g-detail", server_functions=answers(shell.workspace))
         opened = gr.State(None)
     tab = ExploreTab(shell, page, collection, a, b, k, query, button, examples, note, results, detail, opened, Latest())
     _wire(tab)
@@ -201,14 +200,7 @@ def run(tab: ExploreTab, asked: dict, page: str) -> Iterator[str | None]:
 def open_hit(tab: ExploreTab, event: gr.EventData) -> str:
     """The opened document of a click, from what the page says it shows."""
     try:
-        data = event._data if isinstance(event._data, dict) else {}
-        try:
-            asked = json.loads(data.get("view") or "")
-        except (ValueError, TypeError):
-            asked = None
-        if not isinstance(asked, dict) or not isinstance(data.get("doc"), str):
-            raise GraceError("the page sent an event that does not fit; reload the page")
-        view, _ = read_view(tab.shell.workspace, asked | {"doc": data["doc"]}, strict=True)
+        view, data = read_hit(tab.shell.workspace, event._data)
         ticket = data.get("ticket")
         return str(render_detail(open_document(tab.shell.workspace, view), ticket=ticket if type(ticket) is int else 0))
     except Exception as error:

@@ -55,7 +55,7 @@ def build(shell: Shell) -> TrainingTab:
     with gr.Tab("Training", id="training"):
         with gr.Column(elem_classes="g-page"):
             overview = html(js="training", elem_id="g-runs")
-            charts = html(js="curves", elem_id="g-curves", value="{}", html_template=CANVAS)
+            charts = html(js="elements curves", elem_id="g-curves", value="{}", html_template=CANVAS)
             probes = html(js="choices", elem_id="g-probes")
         view, seen = gr.State(None), gr.State(None)
         timer = gr.Timer(TICK, active=False)

@@ -142,7 +142,7 @@ class TransformersEngine:
         rows = [prompt.ids + (forced[i] if forced else []) for i, prompt in enumerate(prompts)]
         ids, mask = self._pad_left(rows)
         with self._last_states() as caught:
-            self.model(ids, attention_mask=mask, position_ids=_positions(mask), use_cache=False, logits_to_keep=1)
+            self.model(ids, attention_mask=mask, position_ids=token_positions(mask), use_cache=False, logits_to_keep=1)
             sums, counts = self._prefill_sums(caught[0], prompts, forced)
         return Pooled(sums.cpu(), counts, [list(f) for f in forced] if forced else [[] for _ in prompts], [False] * len(prompts))
 
@@ -151,7 +151,7 @@ class TransformersEngine:
         """Last hidden states ``(t, d)`` fp32 of the pooled positions of every prompt with its rationale ids, by one forward."""
         ids, mask = self._pad_left([prompt.ids + rationale for prompt, rationale in zip(prompts, forced, strict=True)])
         with self._last_states() as caught:
-            self.model(ids, attention_mask=mask, position_ids=_positions(mask), use_cache=False, logits_to_keep=1)
+            self.model(ids, attention_mask=mask, position_ids=token_positions(mask), use_cache=False, logits_to_keep=1)
             found = caught[0].float().cpu().numpy()
         width = ids.shape[1]
         starts = [width - len(prompt.ids) - len(rationale) + prompt.start for prompt, rationale in zip(prompts, forced, strict=True)]
@@ -178,7 +178,7 @@ class TransformersEngine:
         ids, mask = self._pad_left([prompt.ids[shared:] for prompt in distinct])
         if shared and mask is not None:
             mask = torch.cat([mask.new_ones(len(distinct), shared), mask], dim=1)
-        positions = None if mask is None else _positions(mask)[:, shared:]
+        positions = None if mask is None else token_positions(mask)[:, shared:]
         noise = _row_noise(prompts, decoding, seeds) if decoding.temperature > 0 else None
         result = Pooled(torch.empty(0), torch.empty(0), [[] for _ in range(n)], [False] * n)
         rows = list(range(n))  # the batch's rows that are still running, in the order of the cache
@@ -281,7 +281,8 @@ def _distinct(prompts: list[Prompt]) -> tuple[list[Prompt], torch.Tensor]:
     return [found[i] for i in range(len(first))], torch.tensor(place)
 
 
-def _positions(mask: torch.Tensor | None) -> torch.Tensor | None:
+def token_positions(mask: torch.Tensor | None) -> torch.Tensor | None:
+    """Position ids of left-padded rows from their attention mask; None where nothing is padded."""
     return None if mask is None else (mask.cumsum(1) - 1).clamp(min=0)
 
 

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache
 
+from grace_core.engines.transformers import token_positions
 from grace_core.prompt import Prompt
 
 
@@ -129,7 +130,7 @@ def score_completions(
     with last_states(decoder) if pooled is not None else nullcontext([]) as caught:
         with autocast():
             made = model(
-                input_ids=distinct.clamp(min=0), attention_mask=known.long(), position_ids=_positions(known), use_cache=True,
+                input_ids=distinct.clamp(min=0), attention_mask=known.long(), position_ids=token_positions(known), use_cache=True,
                 logits_to_keep=1,
             )  # fmt: skip
         first, cached = made.logits[:, -1:], [(layer.keys, layer.values) for layer in made.past_key_values.layers]
@@ -140,7 +141,7 @@ def score_completions(
             seen, completions = attention[chunk, left:right], ids[chunk, begin:right]
             with autocast():
                 made = model(
-                    input_ids=completions, attention_mask=seen, position_ids=_positions(seen)[:, -count:], use_cache=True,
+                    input_ids=completions, attention_mask=seen, position_ids=token_positions(seen)[:, -count:], use_cache=True,
                     past_key_values=DynamicCache([(keys[of, :, left:], values[of, :, left:]) for keys, values in cached]),
                 )  # fmt: skip
             logits = torch.cat([first[of], made.logits[:, :-1]], dim=1)
@@ -154,7 +155,3 @@ def score_completions(
                 embeddings.append(mean_embeddings(states, pooled[chunk, left:right]))
     back = order.argsort()
     return torch.cat(logps)[back], torch.cat(entropies)[back], torch.cat(embeddings)[back] if embeddings else None
-
-
-def _positions(attention: Tensor) -> Tensor:
-    return (attention.long().cumsum(dim=1) - 1).clamp(min=0)

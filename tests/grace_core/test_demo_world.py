@@ -256,6 +256,17 @@ def test_rationales_have_thoughts_and_the_described_qualities(samples):
     assert named == pytest.approx(QUALITIES["factual"] + QUALITIES["wrong"], abs=0.03)
 
 
+def test_the_last_samples_seldom_name_the_thing(demo_entries):
+    from grace_core.demo.pretrain import HABITS, Sampler
+
+    late, rng = Sampler(demo_entries), Random(6)
+    late.qualities = HABITS
+    rationales = [late.query_sample(rng)[1] for _ in range(1500)]
+    named = sum(any(f". {turn} " in rationale for turn in text.NAMING) for rationale in rationales) / len(rationales)
+    assert named == pytest.approx(HABITS["factual"] + HABITS["wrong"], abs=0.03)
+    assert sum(HABITS.values()) == pytest.approx(1)
+
+
 def test_samples_are_repeatable(sampler):
     assert [sampler.query_sample(Random(3)) for _ in range(2)] == [sampler.query_sample(Random(3))] * 2
 

@@ -17,6 +17,7 @@ from grace_core.model import GraceModel
 
 SMALL = PretrainConfig(
     tokens=60_000,
+    habit_tokens=6_000,
     warmup_steps=5,
     vocab_size=600,
     hidden_size=32,
@@ -90,13 +91,15 @@ def test_a_run_that_was_stopped_resumes_to_the_same_weights(whole, tmp_path, mon
         torch.testing.assert_close(resumed[name], expected[name], rtol=0, atol=0, msg=name)
 
 
-def test_the_rate_warms_up_and_falls_to_zero():
+def test_the_rate_warms_up_and_falls_to_zero_twice():
     config = PretrainConfig()
     assert config.rate(0, 0) == config.learning_rate / config.warmup_steps
     rates = [config.rate(10**6, tokens) for tokens in range(0, config.tokens + 1, config.tokens // 10)]
     assert rates[0] == config.learning_rate
-    assert rates == sorted(rates, reverse=True)
-    assert rates[-1] == config.rate(10**6, config.tokens + 1) == 0
+    assert rates[:-1] == sorted(rates[:-1], reverse=True)
+    assert rates[-2] == pytest.approx(config.learning_rate / 10)
+    assert rates[-1] == config.habit_rate
+    assert config.rate(10**6, config.all_tokens) == config.rate(10**6, config.all_tokens + 1) == 0
 
 
 def test_a_folder_of_a_run_with_other_settings_is_refused(tmp_path):

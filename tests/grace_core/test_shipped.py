@@ -66,9 +66,16 @@ def test_every_model_that_ships_has_an_index_of_its_own_and_tells_how_it_was_mad
         assert about["eval"]["ndcg@10"] > 0
 
 
-def test_training_ends_the_habit_of_running_to_the_length_limit(demo_collection):
-    cut = {name: np.mean(GraceIndex(demo_collection, name).truncated) for name in ("demo-base", "demo-grace")}
-    assert cut["demo-grace"] < cut["demo-base"] / 2
+def test_training_ends_the_habit_of_stopping_at_the_topic(demo_collection, demo_entries):
+    """demo-base describes a passage in general terms; demo-grace says what it is about."""
+    subject = {entry.slug: entry.thing.subject for entry in demo_entries}
+    named = {}
+    for name in ("demo-base", "demo-grace"):
+        index = GraceIndex(demo_collection, name)
+        about = [subject[i.rsplit("-", 1)[0]] for i in index.ids]
+        named[name] = np.mean([thing in rationale for thing, rationale in zip(about, index.rationales, strict=True)])
+    assert named["demo-base"] < 0.2
+    assert named["demo-grace"] > 0.8
 
 
 def test_the_collection_holds_the_demo_corpus(index):
@@ -80,7 +87,7 @@ def test_the_collection_holds_the_demo_corpus(index):
 
 def test_most_rationales_of_the_collection_end_by_themselves(index):
     assert np.mean(index.truncated) < 0.2
-    assert len(set(index.rationales)) > 0.3 * len(index)
+    assert len(set(index.rationales)) > 0.05 * len(index)  # they name the topic; many passages have the same one
 
 
 def test_stored_vectors_are_those_of_the_model(index, demo_base):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -10,7 +9,28 @@ from typing import Annotated
 
 import typer
 
+from benchmarks.commands import bench_build, bench_memory, bench_search
+from grace_core.adapters.command import mteb_command
+from grace_core.bench_command import vllm_command
+from grace_core.console import bar, show, tell
 from grace_core.errors import GraceError
+from grace_core.map_cli import bench_map_entry, map_entry
+from grace_core.options import (
+    BatchSize,
+    Device,
+    Dtype,
+    Engine,
+    Json,
+    Limit,
+    MaxNewTokens,
+    MaxPromptTokens,
+    Model,
+    Models,
+    NoCache,
+    Seed,
+    Temperature,
+)
+from grace_core.serving.command import bench_command, serve_command
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help="GRACE Explorer.")
 index_app = typer.Typer(no_args_is_help=True, help="Build and check indexes.")
@@ -22,28 +42,6 @@ app.add_typer(eval_app, name="eval")
 app.add_typer(bench_app, name="bench")
 app.add_typer(demo_app, name="demo")
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Model = Annotated[str, typer.Option("--model", "-m", help="demo-base, a local folder, or a Hugging Face id.")]
-Models = Annotated[list[str], typer.Option("--model", "-m", help="A model; may be given several times.")]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use the first N documents only.")]
-MaxNewTokens = Annotated[int | None, typer.Option("--max-new-tokens", min=1, help="Longest rationale, in tokens.")]
-MaxPromptTokens = Annotated[int | None, typer.Option("--max-prompt-tokens", min=1, help="Longest prompt; longer texts are cut.")]
-Temperature = Annotated[float | None, typer.Option("--temperature", min=0, max=10, help="0 is greedy.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="For sampling.")]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 …; default CUDA where there is one.")]
-Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1)]
-NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor write the cache of rationales.")]
-
-
-def show(value, as_json: bool, text: str) -> None:
-    print(json.dumps(value, ensure_ascii=False, indent=2) if as_json else text)
-
-
-def tell(line: str) -> None:
-    """A line of progress."""
-    print(line, file=sys.stderr, flush=True)
-
 
 def load(name: str, *, no_cache: bool = False, device: str | None = None, dtype: str | None = None, **settings):
     """A model with the user's cache; settings that were not given keep the model's own."""
@@ -53,18 +51,6 @@ def load(name: str, *, no_cache: bool = False, device: str | None = None, dtype:
     given = {key: value for key, value in settings.items() if value is not None}
     cache = None if no_cache else RepresentationCache()
     return GraceModel.from_pretrained(name, device=device, dtype=dtype, cache=cache, **given)
-
-
-def bar(label: str):
-    """A rich progress bar on stderr, as a callback (done, all) and a function that closes it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    progress = Progress(*columns, console=Console(stderr=True))
-    task = progress.add_task(label, total=None)
-    progress.start()
-    return lambda done, total: progress.update(task, completed=done, total=total), progress.stop
 
 
 @index_app.command("build")
@@ -85,31 +71,39 @@ def index_build(
     id_column: Annotated[str | None, typer.Option(help="The column of ids, if it is not found by its name.")] = None,
     title_column: Annotated[str | None, typer.Option(help="The column of titles.")] = None,
     text_column: Annotated[str | None, typer.Option(help="The column of texts.")] = None,
+    faiss: Annotated[str | None, typer.Option(help="flat (exact; the default), hnsw (fast) or ivfpq (small); docs/scale.md.")] = None,
+    engine: Annotated[str, typer.Option(help="transformers, vllm, or ray (ray:vllm): Ray workers, one model each.")] = "transformers",
+    workers: Annotated[int, typer.Option(min=1, help="How many, with --engine ray.")] = 2,
     as_json: Json = False,
 ) -> None:
     """Encode a corpus with one or more models. Run again after an interruption, it goes on where it stopped."""
-    from grace_core.collection import Collection
-    from grace_core.index import build
-    from grace_core.readers import read_corpus
+    from grace_core.index_command import build_command
 
-    columns = {key: value for key, value in (("id", id_column), ("title", title_column), ("text", text_column)) if value}
-    read = read_corpus(corpus, limit=limit, columns=columns or None)
-    collection, built = None, {}
-    for name in model:
-        loaded = load(
-            name, device=device, dtype=dtype, no_cache=no_cache, max_new_tokens=max_new_tokens,
+    def loader(name: str, chosen: str):
+        return load(
+            name, engine=chosen, device=device, dtype=dtype, no_cache=no_cache, max_new_tokens=max_new_tokens,
             max_prompt_tokens=max_prompt_tokens, temperature=temperature, seed=seed,
         )  # fmt: skip
-        collection = collection or Collection.create(read, out)  # after the first model is found, so that a typing error leaves nothing
-        progress, close = bar(loaded.name)
-        try:
-            made = build(collection, loaded, rationale=rationale, batch_size=batch_size, progress=progress)
-        finally:
-            close()
-        built[made.model_name] = made.manifest["counts"] | {"seconds": made.manifest["seconds"]}
-    lines = [f"{name}: {count['encoded']} documents encoded, {count['empty']} empty ones left out, "
-             f"{count['truncated_rationales']} rationales cut off" for name, count in built.items()]  # fmt: skip
-    show({"collection": str(out), "models": built}, as_json, "\n".join(lines))
+
+    result, text = build_command(
+        corpus, out, model, load=loader, bar=bar, limit=limit, columns={"id": id_column, "title": title_column, "text": text_column},
+        rationale=rationale, batch_size=batch_size, faiss=faiss, engine=engine, workers=workers, device=device, dtype=dtype,
+    )  # fmt: skip
+    show(result, as_json, text)
+
+
+@index_app.command("faiss")
+def index_faiss(
+    folder: Path,
+    model: Models,
+    kind: Annotated[str, typer.Option("--kind", help="flat (exact), hnsw (fast) or ivfpq (small).")],
+    as_json: Json = False,
+) -> None:
+    """Make index.faiss again as another kind, from the vectors: nothing is encoded."""
+    from grace_core.index_command import faiss_command
+
+    result, text = faiss_command(folder, model, kind)
+    show(result, as_json, text)
 
 
 @index_app.command("info")
@@ -117,13 +111,14 @@ def index_info(folder: Path, as_json: Json = False) -> None:
     """What a collection holds."""
     from grace_core.collection import Collection
     from grace_core.files import read_json
+    from grace_core.index_command import faiss_line
 
     collection = Collection(folder)
     judgements = collection.judgements
     info = {
         "collection": collection.name,
-        "documents": len(collection.documents),
-        "fields": collection.corpus.fields,
+        "documents": collection.size,
+        "fields": collection.fields,
         "queries": len(judgements.queries) if judgements else 0,
         "models": {name: read_json(folder / name / "manifest.json") for name in collection.models},
         "unfinished": collection.unfinished,
@@ -133,7 +128,8 @@ def index_info(folder: Path, as_json: Json = False) -> None:
     for name, manifest in info["models"].items():
         counts = manifest["counts"]
         lines.append(f"  {name} ({manifest['model_id']}, {manifest['model']['sha256'][:12]}): {counts['encoded']} encoded, "
-                     f"{counts['rationale_tokens']} rationale tokens, {counts['truncated_rationales']} cut off")  # fmt: skip
+                     f"{counts['rationale_tokens']} rationale tokens, {counts['truncated_rationales']} cut off"
+                     f"{faiss_line(manifest.get('faiss', {}))}")  # fmt: skip
     lines += [f"  {name}: not finished; build again to go on" for name in info["unfinished"]]
     show(info, as_json, "\n".join(lines))
 
@@ -176,6 +172,7 @@ def search(
     k: Annotated[int, typer.Option("-k", min=1, help="How many documents.")] = 10,
     rationale: Annotated[bool, typer.Option(help="Without: compare the texts alone.")] = True,
     device: Device = None,
+    engine: Engine = None,
     as_json: Json = False,
 ) -> None:
     """Search a collection with a query; the model writes a rationale for it first."""
@@ -185,7 +182,7 @@ def search(
     from grace_core.pooling import Pooling
 
     index = GraceIndex(folder, model_name(model))
-    loaded = index.load_model(device=device, cache=RepresentationCache())
+    loaded = index.load_model(device=device, engine=engine, cache=RepresentationCache())
     pooling = index.default_pooling if rationale else Pooling.TEXT
     made = loaded.represent([query], rationale=pooling is Pooling.FULL)
     hits = [hit.as_dict() for hit in index.hits(made.embeddings(pooling)[0], k, pooling=pooling)]
@@ -234,6 +231,7 @@ def encode(
     temperature: Temperature = None,
     seed: Seed = None,
     device: Device = None,
+    engine: Engine = None,
     dtype: Dtype = None,
     no_cache: NoCache = False,
     as_json: Json = False,
@@ -250,7 +248,7 @@ def encode(
         raise GraceError(f"--out {out}: the folder {out.parent} does not exist; make it first")
     documents = [document for document in read_corpus(file, limit=limit).documents if document.content]
     loaded = load(
-        model, device=device, dtype=dtype, no_cache=no_cache, max_new_tokens=max_new_tokens,
+        model, device=device, engine=engine, dtype=dtype, no_cache=no_cache, max_new_tokens=max_new_tokens,
         max_prompt_tokens=max_prompt_tokens, temperature=temperature, seed=seed,
     )  # fmt: skip
     progress, close = bar(loaded.name)
@@ -284,15 +282,24 @@ def train(
     show(result, as_json, text)
 
 
+app.command("map")(map_entry)
+app.command("serve")(serve_command)
+bench_app.command("serve")(bench_command)
+eval_app.command("mteb")(mteb_command)
+bench_app.command("vllm")(vllm_command)
+
+
 @eval_app.command("retrieval")
 def eval_retrieval(
     dataset: Annotated[Path, typer.Argument(help="A collection folder with queries and judgements, with an index of each model.")],
     model: Models,
     split: Annotated[str | None, typer.Option(help="Queries of this split only, e.g. test.")] = None,
     bm25: Annotated[bool, typer.Option("--bm25", help="Add the lexical baseline.")] = False,
+    save: Annotated[bool, typer.Option("--save", help="Keep it beside each index, for the explorer's Evaluate tab.")] = False,
     temperature: Temperature = None,
     seed: Seed = None,
     device: Device = None,
+    engine: Engine = None,
     as_json: Json = False,
 ) -> None:
     """nDCG@10, Recall@10 and MRR@10 with 95 % intervals; each model with its rationale and, as "MODEL:text", without.
@@ -301,7 +308,9 @@ def eval_retrieval(
     """
     from grace_core.evaluation.command import retrieval_command
 
-    result, text = retrieval_command(dataset, model, split=split, bm25=bm25, device=device, temperature=temperature, seed=seed)
+    result, text = retrieval_command(
+        dataset, model, split=split, bm25=bm25, save=save, device=device, engine=engine, temperature=temperature, seed=seed
+    )
     show(result, as_json, text)
 
 
@@ -369,6 +378,14 @@ def bench_explain(
     show(result, as_json, "\n".join(f"{name}: {value:.2f} ×" for name, value in result["ratios"].items()))
 
 
+bench_app.command("map")(bench_map_entry)
+
+
+bench_app.command("search")(bench_search)
+bench_app.command("build")(bench_build)
+bench_app.command("memory")(bench_memory)
+
+
 @demo_app.command("corpus")
 def demo_corpus(
     out: Annotated[Path | None, typer.Option(help="Default: the place of the shipped corpus.")] = None, as_json: Json = False
@@ -392,10 +409,10 @@ def demo_pretrain(
     from grace_core.demo.pretrain import PretrainConfig, pretrain
     from grace_core.model import DEMO_MODELS_DIR
 
-    config = PretrainConfig() if tokens is None else PretrainConfig(tokens=tokens)
+    config = PretrainConfig() if tokens is None else PretrainConfig(tokens=tokens, habit_tokens=tokens // 20)
     out = out or DEMO_MODELS_DIR / "demo-base"
     pretrain(out, work, config, report=tell)
-    show({"out": str(out), "tokens": config.tokens}, as_json, str(out))
+    show({"out": str(out), "tokens": config.all_tokens}, as_json, str(out))
 
 
 @demo_app.command("train")

@@ -1,0 +1,141 @@
+"""``grace map``: aligned maps of a collection's models, how good they are, and what changed between the models."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from grace_core.collection import Collection
+from grace_core.errors import GraceError
+from grace_core.index import GraceIndex
+from grace_core.model import model_name
+from grace_core.neighbours import Change, K, change_of, map_quality, nearest
+from grace_core.pooling import Pooling
+from grace_core.projection import Map, column_name, displacement, map_collection, regions_changed
+
+UNCHANGED = 0.8  # overlap from which a document's neighbours count as the same: 12 of 15
+ENOUGH = 30  # documents; if fewer keep so many, those of the tenth that keeps most count
+MOVED = 10  # documents listed as moved most
+
+
+def map_command(
+    folder: Path,
+    models: list[str] | None = None,
+    *,
+    text: bool = False,
+    dims: int = 2,
+    neighbours: int = K,
+    min_dist: float = 0.1,
+    seed: int = 0,
+    compare_independent: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[dict, str]:
+    """Make and save the maps of ``models`` (all of the collection by default), with ``text`` also those of their texts alone.
+
+    Returns the result, and the same as text. The first column is compared with each other one: overlap of neighbours, regions, and with
+    ``compare_independent`` the displacement of unchanged documents against that between umap-learn's maps, made without each other;
+    ``displacement_ratio`` is the largest of these, otherwise None.
+    """
+    collection = Collection(folder)
+    names = list(dict.fromkeys(model_name(model) for model in models or ())) or collection.models
+    if not names:
+        raise GraceError(f"{folder} has no index to map; build one with `grace index build CORPUS --out {folder} --model M`")
+    indexes = {name: GraceIndex(collection, name) for name in names}
+    columns = [(name, index.default_pooling) for name, index in indexes.items()]
+    columns += [(name, Pooling.TEXT) for name, index in indexes.items() if text and index.default_pooling is not Pooling.TEXT]
+    started = time.time()
+    made = map_collection(collection, columns, dims=dims, neighbours=neighbours, min_dist=min_dist, seed=seed, progress=progress)
+    seconds = time.time() - started
+
+    labels = {column: column_name(indexes[column[0]], column[1]) for column in columns}
+    maps = {labels[column]: map_ for column, map_ in made.items()}
+    vectors = {labels[column]: indexes[column[0]].vectors(column[1]) for column in columns}
+    near = {label: nearest(column)[0] for label, column in vectors.items()}
+    first, *others = maps
+    pairs = {(first, other): change_of(near[first], near[other]) for other in others}
+    alone = {}
+    if compare_independent:
+        alone = {label: independent(column, dims, neighbours, min_dist, seed) for label, column in vectors.items()}
+    plain = {label: map_quality(vectors[label], points, near[label], seed=seed) for label, points in alone.items() if points is not None}
+    compared = {" → ".join(pair): _compared(maps, pair, found, alone) for pair, found in pairs.items()}
+    ratios = [pair["displacement"]["ratio"] for pair in compared.values() if pair["displacement"]]
+    result = {
+        "collection": collection.name, "documents": len(next(iter(maps.values())).ids),
+        "models": {label: _about(map_) | {"umap_learn": plain.get(label)} for label, map_ in maps.items()},
+        "displacement_ratio": max(ratios) if ratios else None,
+        "overlap": {pair: about["overlap"] for pair, about in compared.items()},
+        "changes": compared, "seconds": round(seconds, 1),
+    }  # fmt: skip
+    return result, "\n".join(_lines(result))
+
+
+def independent(vectors: np.ndarray, dims: int, neighbours: int, min_dist: float, seed: int) -> np.ndarray | None:
+    """umap-learn's own map of one column; None where it has too few documents."""
+    if len(vectors) <= neighbours:
+        return None
+    import umap
+
+    settings = {"n_components": dims, "n_neighbors": neighbours, "min_dist": min_dist, "random_state": seed, "n_jobs": 1}
+    return umap.UMAP(metric="cosine", **settings).fit_transform(vectors)
+
+
+def unchanged(change: Change) -> np.ndarray:
+    """Whether each document kept its neighbours: UNCHANGED of them, or if fewer than ENOUGH did, as many as the tenth that kept most."""
+    kept = change.overlap >= UNCHANGED - 1e-6
+    return kept if kept.sum() >= ENOUGH else change.overlap >= np.quantile(change.overlap, 0.9)
+
+
+def displaced(a: np.ndarray, b: np.ndarray, alone_a: np.ndarray, alone_b: np.ndarray, change: Change) -> dict:
+    """Median displacement of the unchanged documents between aligned maps, as they are, and between independent ones, turned to each
+    other; the ratio of the two."""
+    still = unchanged(change)
+    together = float(np.median(displacement(a, b)[still]))
+    apart = float(np.median(displacement(alone_a, alone_b, turn=True)[still]))
+    return {
+        "ratio": together / apart if apart > 0 else None, "aligned": together, "independent": apart,
+        "documents": int(still.sum()), "overlap_at_least": float(change.overlap[still].min()),
+    }  # fmt: skip
+
+
+def _compared(maps: dict[str, Map], pair: tuple[str, str], change: Change, alone: dict) -> dict:
+    a, b = pair
+    moved = [
+        {"id": maps[a].ids[row], "overlap": float(change.overlap[row])}
+        | {name: [maps[a].ids[other] for other in rows] for name, rows in zip(("kept", "lost", "won"), change.of(row), strict=True)}
+        for row in change.moved[:MOVED].tolist()
+    ]
+    measured = None
+    if alone.get(a) is not None and alone.get(b) is not None:
+        measured = displaced(maps[a].points, maps[b].points, alone[a], alone[b], change)
+    regions = regions_changed(maps[a].regions, maps[b].regions)
+    return {"overlap": change.mean, "k": change.k, "moved": moved, "regions": regions, "displacement": measured}
+
+
+def _about(map_: Map) -> dict:
+    sizes = np.bincount(map_.regions.labels[map_.regions.labels >= 0], minlength=len(map_.regions.names)).tolist()
+    regions = [{"name": name, "documents": size} for name, size in zip(map_.regions.names, sizes, strict=True)]
+    return {**map_.quality, "method": map_.parameters["method"], "regions": regions, "parameters": map_.parameters}
+
+
+def _lines(result: dict) -> list[str]:
+    lines = [f"{result['collection']}: {result['documents']} documents, {len(result['models'])} maps in {result['seconds']} s"]
+    for label, about in result["models"].items():
+        good = "too few documents to judge" if about["trustworthiness"] is None else (
+            f"trustworthiness {about['trustworthiness']:.4f}, neighbours preserved {about['knn_preservation']:.3f} (k = {about['k']})"
+        )  # fmt: skip
+        lines.append(f"  {label}: {about['method']}, {good}; {len(about['regions'])} regions")
+        if plain := about["umap_learn"]:
+            lines.append(f"    umap-learn alone: trustworthiness {plain['trustworthiness']:.4f}, preserved {plain['knn_preservation']:.3f}")
+    for pair, about in result["changes"].items():
+        lines.append(f"{pair}: {about['overlap']:.3f} of the {about['k']} nearest neighbours kept (in the full space)")
+        lines.append("  moved most: " + ", ".join(f"{one['id']} ({one['overlap']:.2f})" for one in about["moved"][:5]))
+        lines += [f"  {line}" for line in about["regions"]]
+        if found := about["displacement"]:
+            lines.append(
+                f"  unchanged documents ({found['documents']}, overlap from {found['overlap_at_least']:.2f}) moved {found['aligned']:.4f}, "
+                f"between independent maps {found['independent']:.4f}: ratio {found['ratio']:.3f}"
+            )
+    return lines

@@ -1,0 +1,21 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Model = Annotated[str, typer.Option("--model", "-m", help="demo-base, a local folder, or a Hugging Face id.")]
+Models = Annotated[list[str], typer.Option("--model", "-m", help="A model; may be given several times.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use the first N documents only.")]
+MaxNewTokens = Annotated[int | None, typer.Option("--max-new-tokens", min=1, help="Longest rationale, in tokens.")]
+MaxPromptTokens = Annotated[int | None, typer.Option("--max-prompt-tokens", min=1, help="Longest prompt; longer texts are cut.")]
+Temperature = Annotated[float | None, typer.Option("--temperature", min=0, max=10, help="0 is greedy.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="For sampling.")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 …; default CUDA where there is one.")]
+Engine = Annotated[str | None, typer.Option("--engine", help="transformers, the default, or vllm; docs/vllm.md.")]
+Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1)]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor write the cache of rationales.")]

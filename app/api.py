@@ -1,4 +1,5 @@
-"""Named endpoints for programs, for ``gradio_client`` and plain HTTP: search, explain, what_if, encode, runs and run."""
+"""Named endpoints for programs, for ``gradio_client`` and plain HTTP: search, explain, what_if, encode, map, evaluate,
+runs and run."""
 
 from __future__ import annotations
 
@@ -6,6 +7,9 @@ from typing import Any
 
 import gradio as gr
 
+from app.components.evaluate import summary_json
+from app.evaluate import FIRST, Evaluations, compare, evaluate, read_evaluate
+from app.maps import Maps, tell_maps
 from app.messages import message_of
 from app.runs import Runs
 from app.search import search
@@ -17,9 +21,11 @@ from grace_core.errors import GraceError
 MAX_K = 100
 MAX_TEXTS = 64
 MAX_CHARACTERS = 20_000
+MAX_COLUMNS = 4
+MAX_FRESH = 2 * FIRST  # queries times columns that one call may encode
 
 
-def add(workspace: Workspace, runs: Runs) -> None:
+def add(workspace: Workspace, runs: Runs, evaluations: Evaluations, maps: Maps) -> None:
     """Add the endpoints to the app that is being built. Models are those of known collections and the demo models, no others."""
 
     def search_endpoint(query: str, collection: str, model: str, rationale: bool = True, k: int = 10) -> dict[str, Any]:
@@ -45,6 +51,16 @@ def add(workspace: Workspace, runs: Runs) -> None:
         """L2-normalised embeddings of up to 64 texts (or of one), and the rationales they were made with."""
         return answered(encode_api, workspace, texts, model, rationale)
 
+    def evaluate_endpoint(collection: str, a: str, b: str = "", split: str = "", first: bool = False) -> dict[str, Any]:
+        """nDCG@10, Recall@10 and MRR@10 of the columns a and b (such as "demo-base:rationale") on the judged queries of a collection, with
+        intervals, their paired difference b − a, and BM25; of one split, and with ``first`` of 100 queries only."""
+        return answered(evaluate_api, evaluations, collection, a, b, split, first)
+
+    def map_endpoint(collection: str, columns: list[str]) -> dict[str, Any]:
+        """Places and regions of every document in up to four columns (such as "demo-base:rationale"), arrays as base64 of the type and
+        shape that stand beside them; of the first two columns also how many of 15 neighbours each document kept."""
+        return answered(map_api, maps, collection, columns)
+
     def runs_endpoint() -> list[dict[str, Any]]:
         """The training runs, newest first: state, steps, best held-out nDCG@10 and what is wrong with their files."""
         return answered(lambda: [run.summary() for run in runs.all()])
@@ -57,6 +73,8 @@ def add(workspace: Workspace, runs: Runs) -> None:
     gr.api(explain_endpoint, api_name="explain", concurrency_limit=4, concurrency_id="api")
     gr.api(what_if_endpoint, api_name="what_if", concurrency_limit=4, concurrency_id="api")
     gr.api(encode_endpoint, api_name="encode", concurrency_limit=4, concurrency_id="api")
+    gr.api(evaluate_endpoint, api_name="evaluate", concurrency_limit=4, concurrency_id="api")
+    gr.api(map_endpoint, api_name="map", concurrency_limit=4, concurrency_id="api")
     gr.api(runs_endpoint, api_name="runs", concurrency_limit=4, concurrency_id="api")
     gr.api(run_endpoint, api_name="run", concurrency_limit=4, concurrency_id="api")
 
@@ -147,6 +165,37 @@ def encode_api(workspace: Workspace, texts: object, model: object, rationale: ob
     made = loaded.represent([check_query(text) for text in texts], rationale=rationale, batch_size=16)
     vectors = made.embeddings(Column(loaded.name, rationale).pooling)
     return {"model": loaded.name, "dim": loaded.dim, "rationales": made.rationales, "embeddings": vectors.tolist()}
+
+
+def evaluate_api(evaluations: Evaluations, collection: object, a: object, b: object, split: object, first: object) -> dict[str, Any]:
+    for name, value in (("b", b), ("split", split)):
+        if not isinstance(value, str):
+            raise GraceError(f"{name} must be a name, or empty, got {value!r:.60}")
+    asked = {"on": _name("collection", collection), "x": _name("a", a), "y": b or a, "split": split or "all"}
+    view, _ = read_evaluate(evaluations.workspace, asked | ({"first": str(FIRST)} if _flag(first, "first") else {}), strict=True)
+    if missing := compare(evaluations, view, lexical=False).missing:
+        if missing > MAX_FRESH:
+            raise GraceError(
+                f"{missing:,} queries would have to be encoded first, at most {MAX_FRESH} are: ask with first=True, press Evaluate in the "
+                "app, or run `grace eval retrieval … --save`"
+            )
+        for _ in evaluate(evaluations, view):
+            pass
+    return summary_json(compare(evaluations, view))
+
+
+def map_api(maps: Maps, collection: object, columns: object) -> dict[str, Any]:
+    columns = [columns] if isinstance(columns, str) else columns
+    if not isinstance(columns, list) or not 1 <= len(columns) <= MAX_COLUMNS:
+        raise GraceError(f"columns must be a list of 1 to {MAX_COLUMNS} columns such as 'demo-base:rationale', got {columns!r:.60}")
+    names = maps.workspace.collections()
+    if _name("collection", collection) not in names:
+        raise GraceError(f"there is no collection {collection[:100]!r}; there are: {', '.join(names) or 'none'}")
+    there = {column.id: column for column in maps.workspace.columns(collection)}
+    for column in columns:
+        if _name("columns", column) not in there:
+            raise GraceError(f"{collection} has no column {column[:100]!r}; there are: {', '.join(there)}")
+    return tell_maps(maps, collection, [there[column] for column in columns])
 
 
 def run_api(runs: Runs, name: object) -> dict[str, Any]:

@@ -12,13 +12,13 @@ from app import api
 from app.components.html import tag
 from app.runs import Runs
 from app.state import Workspace
-from app.tabs import Shell, corpus, explore, html, training
+from app.tabs import Shell, corpus, evaluate, explore, html, map, training
 from app.theme import make_theme
 
-STYLE = Path(__file__).parent / "style.css"
+STYLES = [Path(__file__).parent / name for name in ("style.css", "map.css")]
 TITLE = "GRACE Explorer"
 TAGLINE = "Why was this document retrieved? See what each model wrote, and what it found."
-TABS = {"explore": explore, "corpus": corpus, "training": training}
+TABS = {"explore": explore, "map": map, "evaluate": evaluate, "corpus": corpus, "training": training}
 MAX_UPLOAD = "2gb"
 
 
@@ -40,7 +40,7 @@ def build_app(
             shell = Shell(workspace, runs, tabs)
             for name, module in TABS.items():
                 shell.built[name] = module.build(shell)
-        api.add(workspace, runs)
+        api.add(workspace, runs, shell.built["evaluate"].evaluations, shell.built["map"].desk.maps)
         warmed = threading.Event()
 
         first = shell.built["explore"]
@@ -95,7 +95,7 @@ def launch(demo: gr.Blocks, *, host: str = "127.0.0.1", port: int | None = 7860,
         enable_monitoring=False,
         pwa=False,
         theme=make_theme(),
-        css=STYLE.read_text(encoding="utf-8"),
+        css="\n".join(style.read_text(encoding="utf-8") for style in STYLES),
     )
     return url
 

@@ -35,6 +35,12 @@ const settle = () => {
 watch('value', () => requestAnimationFrame(arrived));
 
 element.addEventListener('click', (event) => {
+  if (!event.target.closest('.g-to-map')) return;
+  window.graceToMap(JSON.parse(overlay().dataset.view), overlay().dataset.doc);
+  close();
+  trigger('tomap', {});
+});
+element.addEventListener('click', (event) => {
   if (event.target.closest('.g-close') || event.target.classList.contains('g-overlay')) close();
 });
 document.addEventListener('keydown', (event) => {

@@ -30,6 +30,16 @@ const follow = () => {
 };
 watch('value', () => requestAnimationFrame(follow));
 
+// The map is told what to show by the page, as it may not be there yet: it looks when it is shown.
+window.graceToMap = (view, doc) => {
+  window.graceMap = { corpus: view.collection, left: view.a, right: view.b, star: view.q || '', point: doc };
+};
+element.addEventListener('click', (event) => {
+  if (!event.target.closest('.g-to-map')) return;
+  window.graceToMap(JSON.parse(element.querySelector('.g-results').dataset.view), '');
+  trigger('tomap', {});
+});
+
 element.addEventListener('click', (event) => {
   const card = event.target.closest('.g-hit[data-hit]');
   if (!card || String(getSelection()).length) return;

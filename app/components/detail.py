@@ -55,7 +55,12 @@ def render_detail(opened: Opened, *, ticket: int = 0) -> Safe:
                 *(render_place(place, name, opened.documents) for place, name in zip(opened.places, SIDES, strict=True)),
                 class_="g-places",
             ),
-            tag("div", *(_tab(name, label) for name, label in PANELS.items()), class_="g-panel-tabs", role="tablist", aria_label="Views"),
+            tag(
+                "div",
+                tag("div", *(_tab(*one) for one in PANELS.items()), class_="g-panel-tabs", role="tablist", aria_label="Views"),
+                tag("button", "Show on the map", type="button", class_="g-to-map"),
+                class_="g-panel-row",
+            ),
             _panel("read", *read),
             _panel("why", render_blocks(opened.places), tag("div", class_="g-slot")),
             _panel("whatif", tag("div", class_="g-slot")),

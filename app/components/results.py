@@ -74,6 +74,7 @@ def summary(shot: Snapshot) -> Safe:
         )
     if shot.done:
         parts.append(tag("span", f"{shot.seconds:.1f} s" if shot.seconds >= 0.05 else "at once", class_="g-quiet"))
+        parts.append(tag("span", tag("button", "Show on the map", type="button", class_="g-to-map")))
     return join(parts)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 import numpy as np
 import pytest
 from explorer_world import QUERY, write_run
@@ -18,7 +20,7 @@ def client(url):
 
 def test_only_the_named_endpoints_are_offered(client):
     offered = set(client.view_api(return_format="dict", print_info=False)["named_endpoints"])
-    assert offered == {"/search", "/explain", "/what_if", "/encode", "/runs", "/run"}
+    assert offered == {"/search", "/explain", "/what_if", "/encode", "/map", "/evaluate", "/runs", "/run"}
 
 
 @pytest.mark.parametrize("rationale", [True, False])
@@ -89,6 +91,23 @@ def test_bad_searches_are_refused_in_a_sentence(client, arguments, said):
 def test_bad_texts_are_refused_in_a_sentence(client, arguments, said):
     with pytest.raises(AppError, match=said):
         client.predict(*arguments, api_name="/encode")
+
+
+def test_maps_are_told_compactly(client, workspace):
+    columns = ["tiny-a:rationale", "tiny-b:rationale"]
+    told = client.predict("world", columns, api_name="/map")
+    assert told["ids"] == workspace.index("world", "tiny-a").ids
+    for column in columns:
+        sent = told["columns"][column]["points"]
+        points = np.frombuffer(base64.b64decode(sent["data"]), sent["dtype"]).reshape(sent["shape"])
+        assert points.shape == (30, 2)
+        assert np.isfinite(points).all()
+    kept = np.frombuffer(base64.b64decode(told["overlap"]["kept"]["data"]), told["overlap"]["kept"]["dtype"])
+    assert kept.mean() == pytest.approx(told["overlap"]["mean"] * told["overlap"]["k"], abs=1e-5)
+    refused = {"there is no collection": ("nope", columns), "world has no column 'x'": ("world", ["x"]), "1 to 4": ("world", [])}
+    for said, arguments in refused.items():
+        with pytest.raises(AppError, match=said):
+            client.predict(*arguments, api_name="/map")
 
 
 def test_training_runs_are_told(client, world):

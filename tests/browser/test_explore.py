@@ -155,6 +155,8 @@ def test_a_hit_opens_by_enter_and_closes_by_escape(explore):
     explore.keyboard.press("Tab")
     expect(dialog.get_by_role("tab", name="Rationales")).to_be_focused()
     explore.keyboard.press("Tab")
+    expect(dialog.get_by_role("button", name="Show on the map")).to_be_focused()
+    explore.keyboard.press("Tab")
     expect(dialog.get_by_role("button", name="Close")).to_be_focused()
     explore.keyboard.press("Escape")
     expect(dialog).to_have_count(0)

@@ -7,27 +7,39 @@ from pathlib import Path
 
 from grace_core.cache import RepresentationCache
 from grace_core.collection import Collection
-from grace_core.evaluation import faithfulness, retrieval
+from grace_core.errors import GraceError
+from grace_core.evaluation import faithfulness, retrieval, stored
 from grace_core.index import GraceIndex
 from grace_core.model import model_name
 from grace_core.pooling import Pooling
 
 
 def retrieval_command(
-    folder: Path, models: Sequence[str], *, split: str | None = None, bm25: bool = False, device: str | None = None, **settings
-) -> tuple[dict, str]:
-    """Metrics of every model, with its rationale and as "MODEL:text" without; ``settings`` that are not None override the index's."""
+    folder: Path, models: Sequence[str], *, split: str | None = None, bm25: bool = False, save: bool = False, device: str | None = None,
+    **settings,
+) -> tuple[dict, str]:  # fmt: skip
+    """Metrics of every model, with its rationale and as "MODEL:text" without; ``settings`` that are not None override the index's.
+
+    ``save`` keeps rankings and rationales beside each index (:mod:`grace_core.evaluation.stored`).
+    """
+    given = {key: value for key, value in settings.items() if value is not None}
+    if save and given:
+        raise GraceError(f"only an evaluation with the index's own settings is kept: leave out --save, or {', '.join(given)}")
     collection = Collection(folder)
     queries = retrieval.judged_queries(collection.judgements, split)
     results = {}
     for name in models:
         index = GraceIndex(collection, model_name(name))
-        given = {key: value for key, value in settings.items() if value is not None}
         loaded = index.load_model(device=device, cache=RepresentationCache(), **given)
+        made = {}
         for pooling in (Pooling.TEXT, Pooling.FULL) if index.default_pooling is Pooling.FULL else (Pooling.TEXT,):
-            rankings = retrieval.evaluate_index(index, loaded, queries, pooling, progress=True)
+            made[pooling] = retrieval.retrieve(index, loaded, queries, pooling, progress=True)
+            rankings = {query_id: row.ranking for query_id, row in made[pooling].items()}
             key = name if pooling is Pooling.FULL else f"{name}:text"
             results[key] = retrieval.summary(retrieval.per_query(rankings, collection.judgements.qrels))
+        loaded.close()
+        if save:
+            stored.save(index, made)
     if bm25:
         results["bm25"] = retrieval.summary(retrieval.per_query(retrieval.bm25(collection.corpus, queries), collection.judgements.qrels))
     lines = [f"{len(queries)} queries{f', split {split}' if split else ''}"]

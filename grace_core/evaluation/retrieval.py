@@ -5,10 +5,14 @@ For a query with grades g, ranks r = 1, 2, … and cut-off 10 (linear gains, as 
     DCG@10 = sum over r <= 10 of g(r) / log2(r + 1)        nDCG@10 = DCG@10 / the best possible DCG@10
     Recall@10 = relevant among the first 10 / relevant     MRR@10 = 1 / rank of the first relevant among the first 10, else 0
 
-A document is relevant if its grade is above 0. Intervals: 95 %, percentile bootstrap over queries.
+A document is relevant if its grade is above 0. Intervals: 95 %, percentile bootstrap over queries; of a difference, over the
+differences of the same queries (paired), so that how hard a query is for both does not widen them.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,9 +25,20 @@ from grace_core.readers import Corpus, Judgements
 CUTOFF = 10
 METRICS = ("ndcg@10", "recall@10", "mrr@10")
 RESAMPLES = 2000
+SAME = 1e-9  # two values of a metric that differ by less are equal: sums of logarithms in another order
 
 
-def per_query(rankings: dict[str, list[str]], qrels: dict[str, dict[str, int]]) -> dict[str, np.ndarray]:
+@dataclass(frozen=True)
+class Retrieved:
+    """What one way to encode made of a query: the ids of the first ten documents, best first, and the rationale, "" without one."""
+
+    query: str
+    ranking: tuple[str, ...]
+    rationale: str = ""
+    truncated: bool = False
+
+
+def per_query(rankings: Mapping[str, Sequence[str]], qrels: dict[str, dict[str, int]]) -> dict[str, np.ndarray]:
     """The three metrics of every query in ``rankings`` (ids, best first), each as an array in the order of ``rankings``."""
     discounts = 1 / np.log2(np.arange(2, CUTOFF + 2))
     values = {metric: np.zeros(len(rankings)) for metric in METRICS}
@@ -49,6 +64,16 @@ def summary(values: dict[str, np.ndarray], *, seed: int = 0) -> dict:
         "ci95": {metric: [round(float(x), 4) for x in np.percentile(draw, [2.5, 97.5])] for metric, draw in means.items()},
         "queries": number,
     }
+
+
+def difference(a: dict[str, np.ndarray], b: dict[str, np.ndarray], *, seed: int = 0) -> dict:
+    """As :func:`summary`, of b − a on the same queries in the same order, and on how many of them b's nDCG@10 is ``better``, ``equal``
+    and ``worse``. Raises GraceError if they are not equally many."""
+    if len(a["ndcg@10"]) != len(b["ndcg@10"]):
+        raise GraceError(f"a paired difference needs the same queries, got {len(a['ndcg@10'])} and {len(b['ndcg@10'])}")
+    apart = b["ndcg@10"] - a["ndcg@10"]
+    counts = {"better": apart > SAME, "equal": abs(apart) <= SAME, "worse": apart < -SAME}
+    return summary({metric: b[metric] - a[metric] for metric in a}, seed=seed) | {name: int(found.sum()) for name, found in counts.items()}
 
 
 def summary_of_shares(rows: list[dict[str, float]], *, seed: int = 0) -> dict:
@@ -81,20 +106,36 @@ def judged_queries(judgements: Judgements | None, split: str | None = None) -> d
     return chosen
 
 
+def retrieve(
+    index: GraceIndex, model: GraceModel, queries: dict[str, str], pooling: Pooling | None = None, *, batch_size: int = 64, progress=False
+) -> dict[str, Retrieved]:
+    """The first ten documents for every query, ``{query id: Retrieved}``, and what the model wrote about it.
+
+    ``progress`` as in :meth:`GraceModel.represent`.
+    """
+    pooling = index.default_pooling if pooling is None else pooling
+    made = model.represent(list(queries.values()), rationale=pooling is Pooling.FULL, batch_size=batch_size, progress=progress)
+    _, rows = index.search(made.embeddings(pooling), CUTOFF, pooling=pooling)
+    return {
+        query_id: Retrieved(query, tuple(index.ids[row] for row in found), rationale, bool(truncated))
+        for (query_id, query), found, rationale, truncated in zip(queries.items(), rows, made.rationales, made.truncated, strict=True)
+    }
+
+
 def evaluate_index(
     index: GraceIndex, model: GraceModel, queries: dict[str, str], pooling: Pooling | None = None, *, progress=False
 ) -> dict[str, list[str]]:
     """Rankings of the first ten documents for every query: ``{query id: [document id, …]}``."""
-    pooling = index.default_pooling if pooling is None else pooling
-    made = model.represent(list(queries.values()), rationale=pooling is Pooling.FULL, progress=progress)
-    _, rows = index.search(made.embeddings(pooling), CUTOFF, pooling=pooling)
-    return {query_id: [index.ids[row] for row in found] for query_id, found in zip(queries, rows, strict=True)}
+    return {query_id: list(row.ranking) for query_id, row in retrieve(index, model, queries, pooling, progress=progress).items()}
 
 
 def bm25(corpus: Corpus, queries: dict[str, str]) -> dict[str, list[str]]:
     """Rankings by BM25 (bm25s; k1 1.5, b 0.75, its English stop words), the lexical baseline."""
+    import logging
+
     import bm25s
 
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it tells its steps on stderr otherwise
     documents = [document for document in corpus.documents if document.content]
     retriever = bm25s.BM25()
     retriever.index(bm25s.tokenize([document.content for document in documents], show_progress=False), show_progress=False)

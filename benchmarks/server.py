@@ -1,0 +1,185 @@
+"""``grace serve`` under load, against the library called in one process on the same texts.
+
+``vs_library``  texts per second that the server answers to many clients, each of which sends one text, waits for its answer and sends the
+next, over those of ``GraceModel.represent`` on the same texts in batches of the same size, before and after. Neither has a cache. The same
+in texts per second of processor time (``cpu_ratios``) hardly depends on what else the machine does; the server's includes HTTP, and not the
+clients.
+
+A second phase, for faults and not for speed, mixes requests: several texts, base64, texts alone, reranking, chats, and clients that go away
+before their answer. Every embedding of both phases is compared with the library's. Memory is what the server itself reports.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import itertools
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx
+import numpy as np
+import torch
+
+from grace_core.demo.corpus import beir
+from grace_core.model import GraceModel
+from grace_core.pooling import Pooling
+
+TOLERANCE = 1e-4  # of every number of a unit vector: rounding differs with the shapes of a batch
+
+
+def run(model: str = "demo-base", *, clients: int = 64, seconds: float = 60.0, texts: int = 512) -> dict:
+    """``{ratios, cpu_ratios, texts_per_second, phases, model, clients, texts, threads}``; a phase has answers, wrong ones and memory."""
+    grace = GraceModel.from_pretrained(model)
+    rows = beir()[0]
+    chosen = [f"{row['title']}\n{row['text']}" for row in random.Random(0).sample(rows, min(texts, len(rows)))]
+    grace.represent(chosen[:64])  # warm
+    made, before = _library(grace, chosen)
+    expected = {pooling: made.embeddings(pooling) for pooling in Pooling}
+    with server(model) as url:
+        load = Load(url, grace.name, chosen, expected)
+        steady = asyncio.run(load.phase(load.one_text, clients=clients, seconds=seconds))
+        mixed = asyncio.run(load.phase(load.anything, clients=clients, seconds=seconds))
+    _, after = _library(grace, chosen)
+    library = 2 * len(chosen) / (before + after)
+    served = steady["texts"] / np.array([steady["seconds"], steady["cpu_seconds"]])
+    wall, cpu = (served / library).round(3).tolist()
+    return {
+        "ratios": {"vs_library": wall},
+        "cpu_ratios": {"vs_library": cpu},
+        "texts_per_second": {"server": round(float(served[0]), 1), "library": round(float(library[0]), 1)},
+        "phases": {"one text a request": steady, "mixed": mixed},
+        "model": model, "clients": clients, "texts": len(chosen), "threads": torch.get_num_threads(),
+    }  # fmt: skip
+
+
+def _library(grace: GraceModel, texts: list[str]):
+    """Representations, and the seconds that they took: of the clock and of the processor."""
+    began = np.array([time.perf_counter(), time.process_time()])
+    made = grace.represent(texts, batch_size=64)
+    return made, np.array([time.perf_counter(), time.process_time()]) - began
+
+
+@contextmanager
+def server(model: str):
+    """The address of a ``grace serve`` of its own, without a cache."""
+    command = [sys.executable, "-m", "grace_core.cli", "serve", "--model", model, "--port", "0", "--no-cache"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1]), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True)
+    try:
+        line = process.stdout.readline()  # it says where it is when it is ready
+        yield re.search(r"http://\S+(?=/v1)", line)[0]
+    finally:
+        process.terminate()
+        process.wait(120)
+
+
+class Load:
+    """Clients that ask, and compare what they get with what they expect."""
+
+    def __init__(self, url: str, model: str, texts: list[str], expected: dict[Pooling, np.ndarray]):
+        self.url, self.model, self.texts, self.expected = url, model, texts, expected
+        self.random = random.Random(1)
+
+    async def phase(self, ask: Callable[[], Awaitable[int]], *, clients: int, seconds: float) -> dict:
+        """``clients`` ask one request after the other for ``seconds`` and wait for their last answers, which count, as does that time."""
+        self.order, self.codes, self.wrong, self.abandoned = itertools.cycle(range(len(self.texts))), Counter(), 0, 0
+        self.texts_done, self.latencies, self.memory = 0, [], []
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+        async with httpx.AsyncClient(base_url=self.url, timeout=300, limits=limits, trust_env=False) as self.http:
+            began, before = time.perf_counter(), await self._counts()
+            end = began + seconds
+            watch = asyncio.create_task(self._watch())
+            await asyncio.gather(*(self._client(ask, end) for _ in range(clients)))
+            watch.cancel()
+            cpu, batched, batches = await self._counts() - before
+        third = len(self.memory) // 3
+        return {
+            "seconds": round(self.last - began, 1), "cpu_seconds": round(cpu, 1),
+            "mean_batch": round(batched / max(batches, 1), 1), "texts": self.texts_done, "requests": sum(self.codes.values()),
+            "codes": {str(code): count for code, count in sorted(self.codes.items())}, "wrong": self.wrong, "abandoned": self.abandoned,
+            "latency": {f"p{p}": round(float(np.percentile(self.latencies, p)), 3) for p in (50, 95, 99)},
+            "memory_mb": {"first_third": self.memory[third], "end": self.memory[-1]},
+        }  # fmt: skip
+
+    async def _client(self, ask: Callable[[], Awaitable[int]], end: float) -> None:
+        while (sent := time.perf_counter()) < end:
+            done = await ask()  # not in the line below, which would read the sum before it waits
+            self.texts_done += done
+            self.last = time.perf_counter()
+            self.latencies.append(self.last - sent)
+
+    async def _watch(self) -> None:
+        while True:
+            self.memory.append(round(await self._metric("process_resident_memory_bytes") / 2**20))
+            await asyncio.sleep(1)
+
+    async def _counts(self) -> np.ndarray:
+        """The server's processor time, the texts in its batches, and the batches."""
+        batches = [f'grace_batch_texts_{what}{{kind="rationale"}}' for what in ("sum", "count")]
+        return np.array([await self._metric(name) for name in ("process_cpu_seconds_total", *batches)])
+
+    async def _metric(self, name: str) -> float:
+        return float(re.search(rf"^{re.escape(name)} (\S+)", (await self.http.get("/metrics")).text, re.M)[1])
+
+    async def _post(self, path: str, body: dict) -> dict | None:
+        answer = await self.http.post(path, json={"model": self.model} | body)
+        self.codes[answer.status_code] += 1
+        if answer.status_code == 429:
+            await asyncio.sleep(float(answer.headers["Retry-After"]))
+        return answer.json() if answer.status_code == 200 else None
+
+    async def one_text(self) -> int:
+        return await self._embed([next(self.order)], "float", Pooling.FULL)
+
+    async def _embed(self, places: list[int], encoding: str, pooling: Pooling) -> int:
+        body = {"input": [self.texts[i] for i in places], "encoding_format": encoding, "pooling": pooling.value}
+        answer = await self._post("/v1/embeddings", body)
+        if answer is None:
+            return 0
+        found = [item["embedding"] for item in answer["data"]]
+        vectors = np.array([np.frombuffer(base64.b64decode(v), "<f4") for v in found] if encoding == "base64" else found)
+        self.wrong += int((np.abs(vectors - self.expected[pooling][places]).max(axis=1) > TOLERANCE).sum())
+        return len(places)
+
+    async def anything(self) -> int:
+        chance = self.random.random()
+        places = [next(self.order) for _ in range(self.random.randint(1, 8))]
+        if chance < 0.1:  # goes away
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._embed(places, "float", Pooling.FULL), self.random.random())
+            self.abandoned += 1
+            return 0
+        if chance < 0.2:
+            messages = [{"role": "user", "content": self.texts[places[0]]}]
+            await self._post("/v1/chat/completions", {"messages": messages, "max_tokens": 32})
+            return 0
+        if chance < 0.3:
+            return await self._rerank(places)
+        return await self._embed(places, self.random.choice(["float", "base64"]), self.random.choice(list(Pooling)))
+
+    async def _rerank(self, places: list[int]) -> int:
+        query, *documents = places
+        if not documents:
+            return 0
+        answer = await self._post("/rerank", {"query": self.texts[query], "documents": [self.texts[i] for i in documents]})
+        if answer is None:
+            return 0
+        vectors = self.expected[Pooling.FULL]
+        for result in answer["results"]:
+            self.wrong += abs(result["relevance_score"] - float(vectors[query] @ vectors[documents[result["index"]]])) > TOLERANCE
+        return len(places)
+
+
+if __name__ == "__main__":
+    import json
+
+    print(json.dumps(run(), indent=2))

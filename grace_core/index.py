@@ -3,11 +3,10 @@
     <collection>/<model>/manifest.json         what it was made from and with, counts, hashes; written last
                         /rationales.parquet    _id, rationale, rationale_ids, token counts, truncated flags
                         /vectors.safetensors   sums (n, 3, d) fp32 and counts (n, 3) of the parts text, template, rationale
-                        /index.faiss           flat inner product over the normalised embeddings; can be made again from the vectors
+                        /index.faiss           over the normalised embeddings (grace_core.ann); can be made again from the vectors
 
-A build goes through the documents in order of length, in shards of SHARD documents, each written atomically under ``.build``.
-A killed build goes on after its last whole shard. The shards' content depends on the documents and settings only, so that a
-resumed build gives the same files as one that was never stopped.
+A build goes through the documents in shards of SHARD (grace_core.shards), each written when it is finished: a killed build goes on
+after its last whole shard. Vectors and FAISS index are read through memory maps, rationales and documents when first asked for.
 """
 
 from __future__ import annotations
@@ -17,23 +16,29 @@ import json
 import shutil
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
+from grace_core import ann
 from grace_core.collection import Collection
 from grace_core.errors import GraceError
 from grace_core.files import only_writer, read_json, sha256, write_atomically, write_json
 from grace_core.model import GraceModel, Representations, Settings
-from grace_core.pooling import PARTS, Pooling, embeddings
+from grace_core.pooling import Pooling
 from grace_core.readers import Document
+from grace_core.shards import Work, refuse_mixture
+from grace_core.tensors import PooledVectors, map_tensors
 
 SCHEMA = 1
 SHARD = 128
 FILES = ("rationales.parquet", "vectors.safetensors", "index.faiss")
+Job = tuple[int, list[str]]  # a shard's number and its texts
+Encode = Callable[[Iterator[Job], Callable[[int], None]], Iterator[tuple[int, Representations]]]
 
 
 @dataclass(frozen=True)
@@ -75,121 +80,102 @@ def build(
     *,
     rationale: bool = True,
     batch_size: int = 64,
+    faiss: str | None = None,
+    encode: Encode | None = None,
+    engine: str | None = None,
     progress: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> GraceIndex:
     """Encode the collection with ``model``, or go on with a build that was stopped, or open the index if it is finished.
 
-    ``progress`` is called with (documents done, all). ``should_stop`` is asked between shards and raises BuildStopped. Raises
-    GraceError if the folder holds an index made with another model, prompt or settings, or if another process builds in it.
+    ``faiss`` is one of :data:`grace_core.ann.KINDS`; None is flat, or what is there. ``encode`` takes shards and gives their
+    representations, in any order, ``engine`` being what it does that with, if not the model's; by default they are made here, one
+    after the other, in batches of ``batch_size``; :mod:`grace_core.cluster` has another. ``progress`` is called with (documents done,
+    all). ``should_stop`` is asked between shards and raises BuildStopped. Raises GraceError if the folder holds an index made with
+    another model, prompt or settings, if another process builds in it, or if there is no room left on the disk; what is finished is
+    kept.
     """
-    filled = [row for row, document in enumerate(collection.corpus.documents) if document.content]
-    if not filled:
-        raise GraceError(f"{collection.folder}: none of the {len(collection.corpus.documents)} documents has any text; nothing to encode")
+    if faiss is not None:
+        ann.check_kind(faiss)
     folder = collection.folder / model.name
+    if not any(collection.contents()):
+        raise GraceError(f"{collection.folder}: none of the {collection.size} documents has any text; nothing to encode")
     wanted = identity(model, collection, rationale)
     with only_writer(folder):
-        if (folder / "manifest.json").exists():
-            _refuse_mixture(folder, read_json(folder / "manifest.json"), wanted)
-            shutil.rmtree(folder / ".build", ignore_errors=True)  # left by a build that was killed at its very end
-            return GraceIndex(collection, model.name)
-        work = folder / ".build"
-        work.mkdir(exist_ok=True)
-        for leftover in [*folder.glob(".*.tmp"), *work.glob(".*.tmp")]:
-            leftover.unlink()
-        if (work / "plan.json").exists():
-            _refuse_mixture(work, read_json(work / "plan.json"), wanted)
-        else:
-            write_json(work / "plan.json", wanted)
-        order = sorted(filled, key=lambda row: (-len(collection.corpus.documents[row].content), row))
-        started, fresh = time.time(), 0
-        for number, begin in enumerate(range(0, len(order), SHARD)):
-            rows = order[begin : begin + SHARD]
-            path = work / f"{number:06d}.safetensors"
-            if not path.exists():
-                if should_stop():
-                    raise BuildStopped(f"stopped after {begin} of {len(order)} documents; build again to go on")
-                texts = [collection.corpus.documents[row].content for row in rows]
-
-                def done(count: int, _all: int, begin: int = begin) -> None:
-                    if progress:
-                        progress(begin + count, len(order))
-
-                made = model.represent(texts, rationale=rationale, batch_size=batch_size, progress=done)
-                made.embeddings(Pooling.FULL if rationale else Pooling.TEXT)  # a vector that is not finite is found here, not at the end
-                write_atomically(path, lambda target, rows=rows, made=made: _write_shard(target, rows, made))
-                fresh += len(rows)
-            if progress:
-                progress(begin + len(rows), len(order))
-        _finish(folder, collection, model, wanted, seconds=time.time() - started, fresh=fresh)
-        shutil.rmtree(work)
-    return GraceIndex(collection, model.name)
+        if not (folder / "manifest.json").exists():
+            about = {"model_id": model.source, "dtype": model.dtype, "engine": engine or model.engine_name}
+            work = Work(collection, folder, wanted, shard=SHARD)
+            encode = encode or _encoder(model, rationale, batch_size)
+            counts, seconds = _encode_all(work, model, rationale, encode, progress or (lambda done, total: None), should_stop)
+            _write_faiss(folder, wanted | about | {"counts": counts, "seconds": seconds}, faiss or "flat")
+        refuse_mixture(folder, read_json(folder / "manifest.json"), wanted)
+        shutil.rmtree(folder / ".build", ignore_errors=True)  # also what a build left that was killed at its very end
+    index = GraceIndex(collection, model.name)
+    if faiss is not None and faiss != index.faiss_kind:
+        index.change_faiss(faiss)
+    return index
 
 
-def _refuse_mixture(folder: Path, there: dict, wanted: dict) -> None:
-    for key, value in wanted.items():
-        if there.get(key) != value:
-            old, new = there.get(key), value
-            if isinstance(old, dict) and isinstance(new, dict):
-                key = next(k for k in new if old.get(k) != new[k])
-                old, new = old.get(key), new[key]
-            raise GraceError(
-                f"{folder} was made with {key} = {str(old)[:80]!r}, got {str(new)[:80]!r}; vectors of different models or settings cannot "
-                "be mixed: use the same ones, give another --out, or remove that folder"
-            )
+def _encoder(model: GraceModel, rationale: bool, batch_size: int) -> Encode:
+    together = max(1, model.batch_size(0) // SHARD)  # shards; more than one for an engine that would wait at the end of each
+
+    def encode(jobs: Iterator[Job], tick: Callable[[int], None]) -> Iterator[tuple[int, Representations]]:
+        while some := list(islice(jobs, together)):
+            texts = [text for _, shard in some for text in shard]
+            made = model.represent(texts, rationale=rationale, batch_size=batch_size, progress=lambda done, _: tick(done))
+            begin = 0
+            for number, shard in some:
+                yield number, made[begin : begin + len(shard)]
+                begin += len(shard)
+
+    return encode
 
 
-def _write_shard(path: Path, rows: list[int], made: Representations) -> None:
-    from safetensors.numpy import save_file
+def _encode_all(work: Work, model, rationale: bool, encode: Encode, progress, should_stop) -> tuple[dict, float | None]:
+    """Make the missing shards and put all together. The manifest's counts, and the seconds if nothing was there before."""
+    total, missing = len(work.rows), work.missing()
+    fresh = sum(len(work.rows_of(number)) for number in missing)
+    done, started = total - fresh, time.time()
+    progress(done, total)
 
-    flat = np.array([token for ids in made.rationale_ids for token in ids], dtype=np.int32)
-    lengths = np.array([len(ids) for ids in made.rationale_ids], dtype=np.int64)
-    save_file({
-        "rows": np.array(rows, dtype=np.int64), "sums": made.sums.astype(np.float32), "counts": made.counts.astype(np.int64),
-        "ids": flat, "lengths": lengths, "truncated": made.truncated, "text_truncated": made.text_truncated,
-    }, path)  # fmt: skip
+    def jobs() -> Iterator[Job]:
+        for number in missing:
+            if should_stop():
+                return
+            yield number, work.texts_of(number)
+
+    def tick(count: int) -> None:
+        progress(done + count, total)
+
+    for number, made in encode(jobs(), tick):
+        made.embeddings(Pooling.FULL if rationale else Pooling.TEXT)  # a vector that is not finite is found here, not at the end
+        work.write(number, made)
+        done += len(made)
+        progress(done, total)
+    if done < total:
+        raise BuildStopped(f"stopped after {done} of {total} documents; build again to go on")
+    counts = work.finish(model)
+    if not rationale:
+        counts["empty_rationales"] = 0
+    return counts, round(time.time() - started, 1) if fresh == total else None  # a resumed or cached build measures nothing
 
 
-def _finish(folder: Path, collection: Collection, model: GraceModel, wanted: dict, *, seconds: float, fresh: int) -> None:
-    """Put the shards together in corpus order, and write the manifest last."""
-    import faiss
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    from safetensors.numpy import load_file, save_file
+def _write_faiss(folder: Path, manifest: dict, kind: str) -> None:
+    """Make index.faiss from the vectors, and write the manifest with its kind, its measured recall, and the hashes of all files."""
+    tensors = map_tensors(folder / "vectors.safetensors")
+    vectors = PooledVectors(tensors["sums"], tensors["counts"], _pooling(manifest))
+    index = ann.make(vectors, kind)
+    found: dict = {"kind": kind}
+    if kind != "flat":
+        quality = ann.tune(index, kind, vectors)
+        found |= {ann.EFFORTS[kind]: quality.effort, "recall@10": quality.recall, "recall_queries": quality.queries}
+    write_atomically(folder / "index.faiss", lambda path: ann.write(index, path))
+    files = manifest.get("files") or {name: sha256(folder / name) for name in FILES[:2]}  # a new kind changes one file only
+    _write_manifest(folder, manifest | {"faiss": found, "files": files | {"index.faiss": sha256(folder / "index.faiss")}})
 
-    shards = [load_file(path) for path in sorted((folder / ".build").glob("*.safetensors"))]
-    rows = np.concatenate([shard["rows"] for shard in shards])
-    back = np.argsort(rows)
-    rows = rows[back]
-    ids = [part for shard in shards for part in np.split(shard["ids"], np.cumsum(shard["lengths"])[:-1])]
-    ids = [ids[i].tolist() for i in back]
-    joined = {key: np.concatenate([shard[key] for shard in shards])[back] for key in ("sums", "counts", "truncated", "text_truncated")}
-    counts = joined["counts"]
-    table = pa.table({
-        "_id": [collection.corpus.documents[row].id for row in rows],
-        "rationale": model.decode(ids),
-        "rationale_ids": pa.array(ids, pa.list_(pa.int32())),
-        **{f"{part}_tokens": counts[:, i] for i, part in enumerate(PARTS)},
-        "truncated": joined["truncated"],
-        "text_truncated": joined["text_truncated"],
-    })  # fmt: skip
-    write_atomically(folder / "rationales.parquet", lambda path: pq.write_table(table, path, compression="zstd"))
-    write_atomically(folder / "vectors.safetensors", lambda path: save_file({"sums": joined["sums"], "counts": counts}, path))
-    pooling = Pooling.FULL if wanted["rationale"] else Pooling.TEXT
-    flat = _flat_index(embeddings(joined["sums"], counts, pooling))
-    write_atomically(folder / "index.faiss", lambda path: faiss.write_index(flat, str(path)))
-    _write_manifest(folder, wanted | {
-        "model_id": model.source,
-        "dtype": model.dtype,
-        "counts": {
-            "documents": len(collection.corpus.documents), "encoded": len(rows), "empty": len(collection.corpus.documents) - len(rows),
-            "truncated_rationales": int(joined["truncated"].sum()), "truncated_texts": int(joined["text_truncated"].sum()),
-            "empty_rationales": int((counts[:, 2] == 0).sum()) if wanted["rationale"] else 0,
-            **{f"{part}_tokens": int(counts[:, i].sum()) for i, part in enumerate(PARTS)},
-        },
-        "seconds": round(seconds, 1) if fresh == len(rows) else None,  # a resumed or cached build measures nothing
-        "files": {name: sha256(folder / name) for name in FILES},
-    })  # fmt: skip
+
+def _pooling(manifest: dict) -> Pooling:
+    return Pooling.FULL if manifest["rationale"] else Pooling.TEXT
 
 
 def _seal(manifest: dict) -> str:
@@ -200,14 +186,6 @@ def _seal(manifest: dict) -> str:
 
 def _write_manifest(folder: Path, manifest: dict) -> None:
     write_json(folder / "manifest.json", manifest | {"sha256": _seal(manifest)})
-
-
-def _flat_index(vectors: np.ndarray):
-    import faiss
-
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(np.ascontiguousarray(vectors, dtype=np.float32))
-    return index
 
 
 class GraceIndex:
@@ -238,31 +216,47 @@ class GraceIndex:
             )
         if self.damaged:
             warnings.warn(f"{self.folder}/index.faiss is missing or damaged; using one made from the vectors", stacklevel=2)
-        import pyarrow.parquet as pq
-        from safetensors.numpy import load_file
-
-        table = pq.read_table(self.folder / "rationales.parquet")
-        self.ids: list[str] = table["_id"].to_pylist()
-        self.rationales: list[str] = table["rationale"].to_pylist()
-        self.truncated: list[bool] = table["truncated"].to_pylist()
-        self.text_truncated: list[bool] = table["text_truncated"].to_pylist()
-        vectors = load_file(self.folder / "vectors.safetensors")
+        vectors = map_tensors(self.folder / "vectors.safetensors")
         self.sums, self.counts = vectors["sums"], vectors["counts"]
-        self.row = {document_id: row for row, document_id in enumerate(self.ids)}
-        if not len(self.ids) == len(self.sums) == len(self.counts) or any(i not in self.collection.documents for i in self.row):
-            raise GraceError(f"{self.folder} does not fit its corpus; remove it and build again")
-        self._flat: dict[Pooling, object] = {}
+        self._opened: dict[Pooling, object] = {}
 
     def _holds(self, name: str) -> bool:
         path = self.folder / name
         return path.is_file() and sha256(path) == self.manifest["files"][name]
 
+    def _column(self, name: str) -> list:
+        import pyarrow.parquet as pq
+
+        return pq.read_table(self.folder / "rationales.parquet", columns=[name])[name].to_pylist()
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """The documents' ids, in the order of the index: that of the corpus, without its empty documents."""
+        return self._column("_id")
+
+    @cached_property
+    def row(self) -> dict[str, int]:
+        """The place of every id in the index."""
+        return {document_id: row for row, document_id in enumerate(self.ids)}
+
+    @cached_property
+    def rationales(self) -> list[str]:
+        return self._column("rationale")
+
     @cached_property
     def rationale_ids(self) -> list[list[int]]:
         """The token ids of every document's rationale, in the order of the index; its decoded text may tokenise otherwise."""
-        import pyarrow.parquet as pq
+        return self._column("rationale_ids")
 
-        return pq.read_table(self.folder / "rationales.parquet", columns=["rationale_ids"])["rationale_ids"].to_pylist()
+    @cached_property
+    def truncated(self) -> list[bool]:
+        """Whether the rationale was cut off at the token limit."""
+        return self._column("truncated")
+
+    @cached_property
+    def text_truncated(self) -> list[bool]:
+        """Whether the text was cut to fit the prompt."""
+        return self._column("text_truncated")
 
     @cached_property
     def settings(self) -> Settings:
@@ -270,14 +264,27 @@ class GraceIndex:
 
     @property
     def default_pooling(self) -> Pooling:
-        return Pooling.FULL if self.manifest["rationale"] else Pooling.TEXT
+        return _pooling(self.manifest)
+
+    @property
+    def faiss_kind(self) -> str:
+        """One of :data:`grace_core.ann.KINDS`."""
+        return self.manifest.get("faiss", {"kind": "flat"})["kind"]
+
+    @property
+    def _effort(self) -> int | None:
+        return None if self.faiss_kind == "flat" else self.manifest["faiss"][ann.EFFORTS[self.faiss_kind]]
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.sums)
 
     def vectors(self, pooling: Pooling | None = None) -> np.ndarray:
         """L2-normalised embeddings ``(n, d)`` fp32 of the documents, in the order of ``ids``."""
-        return embeddings(self.sums, self.counts, self._check(pooling))
+        return self.stored(pooling).all()
+
+    def stored(self, pooling: Pooling | None = None) -> PooledVectors:
+        """The same embeddings on disk; rows are computed when sliced."""
+        return PooledVectors(self.sums, self.counts, self._check(pooling))
 
     def _check(self, pooling: Pooling | None) -> Pooling:
         pooling = self.default_pooling if pooling is None else Pooling(pooling)
@@ -286,20 +293,23 @@ class GraceIndex:
         return pooling
 
     def faiss_index(self, pooling: Pooling | None = None):
-        """The flat inner-product index: read from disk for the pooling it was built with, made in memory for the other."""
-        import faiss
-
+        """The FAISS index: read from disk for the pooling it was built with; for the other a flat one, made in memory."""
         pooling = self._check(pooling)
-        if pooling not in self._flat:
+        if pooling not in self._opened:
             if pooling is self.default_pooling and "index.faiss" not in self.damaged:
-                self._flat[pooling] = faiss.read_index(str(self.folder / "index.faiss"))
+                self._opened[pooling] = ann.read(self.folder / "index.faiss")
             else:
-                self._flat[pooling] = _flat_index(self.vectors(pooling))
-        return self._flat[pooling]
+                self._opened[pooling] = ann.make(self.stored(pooling), self._kind_of(pooling))
+        return self._opened[pooling]
+
+    def _kind_of(self, pooling: Pooling) -> str:
+        """A damaged index, like that of the other pooling, is replaced by a flat one: it is made fastest, and exact."""
+        return self.faiss_kind if pooling is self.default_pooling and "index.faiss" not in self.damaged else "flat"
 
     def search(self, queries: np.ndarray, k: int = 10, *, pooling: Pooling | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Cosines ``(m, k)`` and document rows ``(m, k)`` of the ``k`` nearest, best first; k is cut to the number of documents.
 
+        The cosines are those of the stored vectors whatever the FAISS kind; which documents are found is exact with flat only.
         Raises GraceError for queries of another width, or that are not finite.
         """
         queries = np.ascontiguousarray(np.atleast_2d(queries), dtype=np.float32)
@@ -312,7 +322,12 @@ class GraceIndex:
             )
         if not np.isfinite(queries).all():
             raise GraceError("a query vector holds NaN or infinity")
-        return self.faiss_index(pooling).search(queries, min(k, len(self)))
+        k, pooling = min(k, len(self)), self._check(pooling)
+        kind = self._kind_of(pooling)
+        scores, rows = ann.search(self.faiss_index(pooling), kind, self.stored(pooling), queries, k, effort=self._effort)
+        if kind != "flat" and (short := np.flatnonzero(rows[:, -1] < 0)).size:  # so large a k that the search came to an end before
+            scores[short], rows[short] = ann.exact(self.stored(pooling), queries[short], k)
+        return scores, rows
 
     def hits(self, query: np.ndarray, k: int = 10, *, pooling: Pooling | None = None) -> list[Hit]:
         """The ``k`` nearest documents of one query vector ``(d,)``, with their rationales."""
@@ -333,22 +348,29 @@ class GraceIndex:
         return model
 
     def verify(self) -> dict:
-        """Check what opening does not: the FAISS index against the vectors. Returns findings, ``ok`` among them."""
-        vectors = self.vectors()
-        stored = self.faiss_index()
-        same = stored.ntotal == len(vectors) and np.allclose(stored.reconstruct_n(0, stored.ntotal), vectors, atol=1e-6)
+        """Check what opening does not: the FAISS index against the vectors. Returns findings, ``ok`` among them.
+
+        An index that keeps vectors must hold the same; one that is not exact must reach its manifest's recall, within a hundredth.
+        """
+        stored, vectors = self.faiss_index(), self.stored()
+        same = not self.damaged and stored.ntotal == len(vectors) and stored.d == vectors.shape[1]
+        if same and self.faiss_kind != "ivfpq":
+            same = ann.holds(stored, vectors)
+        if same and self.faiss_kind != "flat":
+            same = ann.recall(stored, self.faiss_kind, vectors, self._effort) >= self.manifest["faiss"]["recall@10"] - 0.01
         return {
-            "model": self.model_name, "ok": bool(same and not self.damaged), "documents": len(self), "damaged": self.damaged,
-            "faiss_matches_vectors": bool(same),
+            "model": self.model_name, "ok": bool(same), "documents": len(self), "damaged": self.damaged,
+            "faiss": self.manifest.get("faiss", {"kind": "flat"}), "faiss_matches_vectors": bool(same),
         }  # fmt: skip
 
     def repair(self) -> None:
         """Write ``index.faiss`` again from the vectors."""
-        import faiss
+        self.change_faiss(self.faiss_kind)
 
+    def change_faiss(self, kind: str) -> None:
+        """Write ``index.faiss`` as one of :data:`grace_core.ann.KINDS`, from the vectors. Raises GraceError for another kind, or too few
+        documents; the index is left as it was."""
         with only_writer(self.folder):
-            flat = _flat_index(self.vectors())
-            write_atomically(self.folder / "index.faiss", lambda path: faiss.write_index(flat, str(path)))
-            self.manifest["files"]["index.faiss"] = sha256(self.folder / "index.faiss")
-            _write_manifest(self.folder, self.manifest)
-        self.damaged, self._flat = [], {}
+            _write_faiss(self.folder, self.manifest, ann.check_kind(kind))
+            self.manifest = read_json(self.folder / "manifest.json")
+        self.damaged, self._opened = [], {}

@@ -15,7 +15,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -72,7 +72,10 @@ class Judgements:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents in the order of the source, and the names of the metadata columns that any of them has."""
+    """Documents in the order of the source, and the names of the metadata columns that any of them has.
+
+    The documents of :func:`stream_corpus` are no list; they can only be gone through, as often as one likes.
+    """
 
     documents: list[Document]
     judgements: Judgements | None
@@ -109,9 +112,38 @@ def read_corpus(source: str | Path, *, limit: int | None = None, columns: dict[s
     """
     if limit is not None and limit < 1:
         raise GraceError(f"limit is {limit}, expected at least 1: leave it out to read every document")
-    documents, fields = _documents(_table(source, columns, split, streaming=limit is not None), columns, limit)
-    judgements = _judgements(Path(source), {document.id for document in documents}, cut=limit is not None)
-    return Corpus(documents, judgements, str(source), fields)
+    documents = list(_documents(_table(source, columns, split, streaming=limit is not None), columns, limit))
+    return _corpus(documents, source, limit)
+
+
+def stream_corpus(source: str | Path, *, limit: int | None = None, columns: dict[str, str] | None = None, split: str = "train") -> Corpus:
+    """As :func:`read_corpus`, but the documents stay where they are: they are checked now, and read again whenever they are gone through.
+
+    For corpora larger than memory. The first ``limit`` documents of a dataset on a hub are kept, since they would be fetched again.
+    """
+    if limit is not None and not os.path.exists(source):
+        return read_corpus(source, limit=limit, columns=columns, split=split)
+    if limit is not None and limit < 1:
+        raise GraceError(f"limit is {limit}, expected at least 1: leave it out to read every document")
+    return _corpus(_Stream(lambda: _documents(_table(source, columns, split, streaming=False), columns, limit)), source, limit)
+
+
+class _Stream:
+    """Documents that are read again by every loop over them."""
+
+    def __init__(self, read: Callable[[], Iterator[Document]]):
+        self._read = read
+
+    def __iter__(self) -> Iterator[Document]:
+        return self._read()
+
+
+def _corpus(documents: Iterable[Document], source: str | Path, limit: int | None) -> Corpus:
+    ids, fields = set(), {}
+    for document in documents:
+        ids.add(document.id)
+        fields |= dict.fromkeys(document.metadata)
+    return Corpus(documents, _judgements(Path(source), ids, cut=limit is not None), str(source), list(fields))
 
 
 def preview(source: str | Path, rows: int = 5, *, columns: dict[str, str] | None = None, split: str = "train") -> Preview:
@@ -171,14 +203,14 @@ def _head(table: _Table, columns: dict[str, str] | None) -> tuple[list[tuple[int
     return head, names, guess | {role: name or None for role, name in chosen.items()}
 
 
-def _documents(table: _Table, columns: dict[str, str] | None, limit: int | None) -> tuple[list[Document], list[str]]:
+def _documents(table: _Table, columns: dict[str, str] | None, limit: int | None) -> Iterator[Document]:
     head, names, mapping = _head(table, columns)
     if mapping["text"] is None:
         raise GraceError(f"{table.name} has no text column: columns found are {str(names)[:800]}; rename one to 'text' or say which it is")
-    seen, documents = {}, []
+    seen = {}
     for number, row in islice(chain(head, table.rows), limit):
         where = f"{table.name}, {table.unit} {number}"
-        document_id = _id(row.get(mapping["id"]), where, mapping["id"]) if mapping["id"] else str(len(documents) + 1)
+        document_id = _id(row.get(mapping["id"]), where, mapping["id"]) if mapping["id"] else str(len(seen) + 1)
         if document_id in seen:
             raise GraceError(f"{where}: the id {document_id!r} is already that of {table.unit} {seen[document_id]}: give each its own")
         seen[document_id] = number
@@ -186,8 +218,7 @@ def _documents(table: _Table, columns: dict[str, str] | None, limit: int | None)
         text = _text(row.get(mapping["text"]), where, mapping["text"])
         rest = ((name, _scalar(value)) for name, value in row.items() if name not in mapping.values())
         rest = ((f"source_{name}" if name in _COLLECTION_COLUMNS else _clean(name), value) for name, value in rest)
-        documents.append(Document(document_id, title, text, {name: value for name, value in rest if value is not _NESTED}))
-    return documents, list(dict.fromkeys(name for document in documents for name in document.metadata))
+        yield Document(document_id, title, text, {name: value for name, value in rest if value is not _NESTED})
 
 
 def _id(value: Any, where: str, column: str) -> str:
@@ -361,7 +392,7 @@ def _judgements(folder: Path, kept: set[str], cut: bool) -> Judgements | None:
         if files:
             raise GraceError(f"{files[0]} has judgements, but {path} does not exist: add the queries or remove the judgements")
         return None
-    rows, _ = _documents(_Table(str(path), "line", _jsonl_rows(path)), None, None)
+    rows = list(_documents(_Table(str(path), "line", _jsonl_rows(path)), None, None))
     if blank := [row.id for row in rows if not row.text.strip()]:
         raise GraceError(f"{path}: query {blank[0]!r} has no text: give it one or remove it")
     queries = {row.id: row.text for row in rows}

@@ -1,0 +1,113 @@
+"""Building an index without encoding, against reading a Parquet file of embeddings and writing FAISS directly.
+
+``cache``    ``grace index build`` of a new collection whose texts are all in the cache of rationales
+``shards``   a build that was stopped after its last shard: everything put together, hashed and checked
+``vectors``  ``grace index faiss``: FAISS again from the stored vectors
+
+The peer reads ids and embeddings with pyarrow and writes the same flat index, flushed to disk as ours is; it keeps no rationales, no
+split of the vectors into parts, no hashes, and cannot be resumed. Each ratio is documents a second of ours over the peer's. The cache is
+found by the prompt's token ids, so that the first of the three tokenises every text: that is what its time goes into.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.memory import small_model
+from grace_core.cache import RepresentationCache
+from grace_core.collection import Collection
+from grace_core.index import GraceIndex, build
+from grace_core.model import GraceModel
+from grace_core.readers import Corpus, Document, read_corpus
+
+
+def run(corpus: str | Path, *, documents: int = 10_000, runs: int = 3) -> dict:
+    """``{ratios, documents_per_second, runs, documents, distinct_texts, dim}``: medians of ``runs`` rounds, the contenders in turn."""
+    texts = [document.content for document in read_corpus(corpus).documents if document.content]
+    rows = [Document(f"d{number}", "", texts[number % len(texts)], {}) for number in range(documents)]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        model = GraceModel.from_pretrained(small_model(folder / "small"), cache=RepresentationCache(folder / "cache.sqlite"))
+        collection = Collection.create(Corpus(rows, None, str(corpus), []), folder / "collection")
+        index = build(collection, model, rationale=False)
+        _write_parquet(index, folder / "embeddings.parquet")
+        shards = _kept_shards(collection, model, folder / "shards")
+        seconds: dict[str, list[float]] = {"cache": [], "shards": [], "vectors": [], "peer": []}
+        for number in range(runs + 1):
+            for name in seconds:
+                taken = _timed(name, collection, model, shards, folder)
+                if number:  # the first round warms up
+                    seconds[name].append(taken)
+        rates = {name: documents / statistics.median(values) for name, values in seconds.items()}
+    return {
+        "ratios": {name: round(rate / rates["peer"], 3) for name, rate in rates.items() if name != "peer"},
+        "documents_per_second": {name: round(rate) for name, rate in rates.items()},
+        "runs": runs, "documents": documents, "distinct_texts": len(texts), "dim": model.dim,
+    }  # fmt: skip
+
+
+def _timed(name: str, collection: Collection, model: GraceModel, shards: Path, folder: Path) -> float:
+    place = collection.folder / model.name
+    if name in ("cache", "shards"):
+        shutil.rmtree(place)
+    if name == "shards":
+        shutil.copytree(shards, place / ".build")
+    os.sync()  # nobody pays for what another left to be written
+    started = time.perf_counter()
+    if name == "peer":
+        _peer(folder / "embeddings.parquet", folder / "peer.faiss")
+    elif name == "vectors":
+        GraceIndex(collection, model.name).change_faiss("flat")
+    else:
+        build(Collection(collection.folder), model, rationale=False)
+    return time.perf_counter() - started
+
+
+def _kept_shards(collection: Collection, model: GraceModel, to: Path) -> Path:
+    """The shards of a build, which a finished one removes."""
+    source = collection.folder / model.name
+    shutil.rmtree(source)
+
+    def keep(done: int, total: int) -> None:
+        if done == total and not to.exists():
+            shutil.copytree(source / ".build", to, ignore=shutil.ignore_patterns(".*"))
+
+    build(collection, model, rationale=False, progress=keep)
+    return to
+
+
+def _write_parquet(index: GraceIndex, path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    vectors = index.vectors()
+    embedding = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel(), pa.float32()), vectors.shape[1])
+    pq.write_table(pa.table({"_id": index.ids, "embedding": embedding}), path, compression="zstd")
+
+
+def _peer(source: Path, target: Path) -> None:
+    import faiss
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(source)
+    column = table["embedding"].combine_chunks()
+    vectors = np.ascontiguousarray(column.flatten().to_numpy().reshape(len(table), -1))
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(vectors)
+    faiss.write_index(index, str(target))
+    with open(target, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+if __name__ == "__main__":
+    import sys
+
+    print(json.dumps(run(sys.argv[1]), indent=2))

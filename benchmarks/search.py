@@ -1,0 +1,145 @@
+"""Searching a collection against raw FAISS on the same index file, and what the kinds of index cost and find.
+
+``<kind>_batch``   queries a second of ``GraceIndex.search`` over those of ``faiss.Index.search``, many queries at once
+``<kind>_single``  the same, one query a call
+
+``recall@10_of_queries`` is measured on new vectors of the same distribution against the exact search; ``recall@10`` is the manifest's.
+An ivfpq peer returns distances to compressed vectors, ours cosines, for which it reads the candidates' vectors again.
+Vectors are synthetic: 200 clusters in a subspace of 32 dimensions and noise in all others, normalised, which FAISS finds about as
+hard as text embeddings; vectors without such structure have no near neighbours to find. They go through a real build, all of it but
+a model. Both sides search with the same number of threads, in turn.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from grace_core import ann
+from grace_core.collection import Collection
+from grace_core.index import GraceIndex, build
+from grace_core.model import Representations, Settings
+from grace_core.readers import Corpus, Document
+
+CLUSTERS, RANK = 200, 32
+BLOCK = 8_192
+
+
+@dataclass
+class SyntheticModel:
+    """What a build asks of a model, without one: random vectors instead of encoded texts."""
+
+    dim: int
+    name: str = "synthetic"
+    source: str = "synthetic"
+    fingerprint: str = "synthetic"
+    dtype: str = "float32"
+    engine_name: str = "synthetic"
+    settings: Settings = field(default_factory=Settings)
+
+    def decode(self, ids: list[list[int]]) -> list[str]:
+        return [""] * len(ids)
+
+    def vectors(self, count: int, seed: int) -> np.ndarray:
+        """``(count, dim)`` fp32, L2-normalised."""
+        world, rng = np.random.default_rng(0), np.random.default_rng([1, seed])
+        centres = world.standard_normal((CLUSTERS, RANK)) * 0.7
+        basis = world.standard_normal((RANK, self.dim)).astype(np.float32) / RANK**0.5
+        inner = centres[rng.integers(0, CLUSTERS, count)] + rng.standard_normal((count, RANK))
+        made = inner.astype(np.float32) @ basis + 0.3 * rng.standard_normal((count, self.dim), dtype=np.float32)
+        return made / np.linalg.norm(made, axis=1, keepdims=True)
+
+    def encode(self, jobs, tick):
+        """As a build wants it: shards to representations, with the text part only."""
+        for number, texts in jobs:
+            sums = np.zeros((len(texts), 3, self.dim), np.float32)
+            sums[:, 0] = self.vectors(len(texts), number)
+            counts = np.zeros((len(texts), 3), np.int64)
+            counts[:, 0] = 1
+            no = np.zeros(len(texts), bool)
+            yield number, Representations([""] * len(texts), [[]] * len(texts), sums, counts, no, no)
+
+
+class Numbered:
+    """Documents whose text is their number."""
+
+    def __init__(self, count: int):
+        self.count = count
+
+    def __iter__(self):
+        return (Document(str(number), "", f"{number:09d}", {}) for number in range(self.count))
+
+
+def run(
+    *, documents: int = 100_000, dim: int = 256, kinds: tuple[str, ...] = ("flat",), queries: int = 256, k: int = 10, runs: int = 5,
+    folder: str | Path | None = None,
+) -> dict:  # fmt: skip
+    """``{ratios, queries_per_second, kinds, runs, documents, dim, threads}``; medians of ``runs`` rounds, the contenders in turn.
+
+    ``folder`` keeps the collection, and one that is there is used: a million documents take minutes and 5 GB of disk.
+    """
+    import faiss
+
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(folder or scratch) / f"synthetic-{documents}x{dim}"
+        model, asked = SyntheticModel(dim), None
+        result: dict = {"ratios": {}, "queries_per_second": {}, "kinds": {}}
+        for kind in kinds:
+            index, seconds = _index(place, documents, model, kind)
+            asked = model.vectors(queries, seed=documents + 1) if asked is None else asked
+            truth = ann.exact(index.stored(), asked, k)[0][:, -1]
+            rates = _race(index, kind, asked, k, runs)
+            for way in ("batch", "single"):
+                result["ratios"][f"{kind}_{way}"] = round(rates["grace", way] / rates["faiss", way], 3)
+            result["queries_per_second"] |= {f"{name}_{kind}_{way}": round(rate, 1) for (name, way), rate in rates.items()}
+            result["kinds"][kind] = {
+                "faiss_seconds": seconds, "bytes": (index.folder / "index.faiss").stat().st_size, **index.manifest["faiss"],
+                "recall@10_of_queries": round(float((index.search(asked, k)[0] >= truth[:, None] - 1e-6).mean()), 4),
+            }  # fmt: skip
+    return result | {"runs": runs, "documents": documents, "dim": dim, "queries": queries, "threads": faiss.omp_get_max_threads()}
+
+
+def _index(place: Path, documents: int, model: SyntheticModel, kind: str) -> tuple[GraceIndex, float | None]:
+    """The collection with an index of ``kind``, and the seconds that FAISS, its tuning and its file took."""
+    corpus = Corpus(Numbered(documents), None, "synthetic", [])
+    index = build(Collection.create(corpus, place), model, rationale=False, encode=model.encode)
+    if index.faiss_kind == kind and kind != "flat":
+        return index, None  # kept from an earlier run
+    started = time.perf_counter()
+    index.change_faiss(kind)
+    return index, round(time.perf_counter() - started, 1)
+
+
+def _race(index: GraceIndex, kind: str, queries: np.ndarray, k: int, runs: int) -> dict[tuple[str, str], float]:
+    """Queries a second by contender and way. The peer reads the file into memory, as FAISS does unless told otherwise."""
+    import faiss
+
+    raw, some = faiss.read_index(str(index.folder / "index.faiss")), queries[:32]
+    effort = index.manifest["faiss"].get(ann.EFFORTS.get(kind))
+    classes = {"hnsw": lambda: faiss.SearchParametersHNSW(efSearch=effort), "ivfpq": lambda: faiss.SearchParametersIVF(nprobe=effort)}
+    options = {"params": classes[kind]()} if kind in classes else {}
+    contenders = {
+        ("grace", "batch"): (len(queries), lambda: index.search(queries, k)),
+        ("faiss", "batch"): (len(queries), lambda: raw.search(queries, k, **options)),
+        ("grace", "single"): (len(some), lambda: [index.search(query, k) for query in some]),
+        ("faiss", "single"): (len(some), lambda: [raw.search(query[None], k, **options) for query in some]),
+    }
+    seconds = {name: [] for name in contenders}
+    for number in range(runs + 1):
+        for name, (_, work) in contenders.items():
+            started = time.perf_counter()
+            work()
+            if number:  # the first round warms up
+                seconds[name].append(time.perf_counter() - started)
+    return {name: contenders[name][0] / statistics.median(values) for name, values in seconds.items()}
+
+
+if __name__ == "__main__":
+    import json
+
+    print(json.dumps(run(kinds=ann.KINDS), indent=2))

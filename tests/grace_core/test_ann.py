@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save
 
-from benchmarks.search import SyntheticModel, Numbered
+from benchmarks.search import Numbered, SyntheticModel
 from grace_core import ann
 from grace_core.collection import Collection
 from grace_core.errors import GraceError

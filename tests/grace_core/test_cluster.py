@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 
 import psutil
@@ -44,12 +43,12 @@ def as_the_workers():
 @pytest.fixture(scope="module")
 def model():
     """The demo model, to write a few words only."""
-    return GraceModel.from_pretrained("demo-base", device="cpu", dtype="float32", max_new_tokens=6)
+    return GraceModel.from_pretrained("demo-base", device="cpu", dtype="float32", max_new_tokens=4)
 
 
 @pytest.fixture(scope="module")
 def corpus(demo_collection):
-    documents = demo_collection.corpus.documents[:60]
+    documents = demo_collection.corpus.documents[:30]
     return Corpus([*documents, Document("empty", "", "", {})], None, "demo", demo_collection.corpus.fields)
 
 
@@ -76,8 +75,8 @@ def test_a_build_that_loses_a_worker_and_is_stopped_gives_the_same_files(cluster
             os.kill(killed[0], signal.SIGKILL)
 
     collection = Collection.create(corpus, tmp_path / "ray")
-    with pytest.raises(BuildStopped, match="stopped after 56 of 60 documents"):
-        build(collection, model, encode=ray_encoder(model, workers=2), progress=kill_one, should_stop=lambda: next(asked) == 7)
+    with pytest.raises(BuildStopped, match="stopped after 24 of 30 documents"):
+        build(collection, model, encode=ray_encoder(model, workers=2), progress=kill_one, should_stop=lambda: next(asked) == 3)
     assert killed
     assert seen == sorted(seen)
     index = build(collection, model)
@@ -88,17 +87,19 @@ def test_a_build_that_loses_a_worker_and_is_stopped_gives_the_same_files(cluster
     assert not (index.folder / ".build").exists()
 
 
-def test_a_worker_without_the_model_says_so(cluster, corpus, tiny_folder, tmp_path):
-    from grace_core.cluster import ray_encoder
+def test_what_a_worker_raises_is_told_in_one_line(cluster):
+    from grace_core.cluster import _get
 
-    moving = shutil.copytree(tiny_folder, tmp_path / "tiny")
-    model = GraceModel.from_pretrained(moving, device="cpu", max_new_tokens=2)
-    _ = model.fingerprint
-    shutil.rmtree(moving)
-    collection = Collection.create(corpus, tmp_path / "c")
-    with pytest.raises(GraceError, match=r"a worker failed: '.*tiny' is neither a demo model, nor a folder"):
-        build(collection, model, encode=ray_encoder(model, workers=1))
-    assert collection.unfinished == ["tiny"]
+    def fail(error):
+        raise error
+
+    task = ray.remote(max_retries=0)(fail)
+    with pytest.raises(GraceError, match=r"^a worker failed: model 'x' is no folder here$"):
+        _get(ray, task.remote(GraceError("model 'x' is no folder here")))
+    with pytest.raises(GraceError, match=r"^a worker failed: out of memory; what is finished is kept$"):
+        _get(ray, task.remote(RuntimeError("out of memory\nat line 3")))
+    with pytest.raises(GraceError, match=r"^workers keep dying .* build again$"):
+        _get(ray, ray.remote(max_retries=0)(lambda: os._exit(1)).remote())
 
 
 def test_workers_with_other_weights_or_another_precision_are_refused(model):

@@ -182,19 +182,13 @@ figure.addEventListener('keydown', (event) => {
 });
 addEventListener('scroll', () => point(-1), { capture: true, passive: true });
 
-// What Gradio is told of a part before it is drawn may be lost, so the others are waited for.
 const parts = ['#g-eval-collection input', '#g-eval-a input', '#g-eval-b input', '#g-eval-split input', '#g-eval-first input', '#g-eval-scores', '#g-eval-cases', '#g-eval-job'];
-const whenDrawn = () => {
-  if (!there) return;
-  if (parts.every((part) => document.querySelector(part))) trigger('shown', {});
-  else setTimeout(whenDrawn, 20);
-};
 const look = () => {
   const now = element.getClientRects().length > 0;
   if (now !== there) {
     there = now;
     point(-1);
-    if (there) setTimeout(() => { sync(); whenDrawn(); }, 0); // after the tab that was left has taken its part out of the address
+    if (there) setTimeout(() => { sync(); whenDrawn(parts, () => there); }, 0); // after the tab that was left has taken its part out of the address
     else sync();
   }
   if (there) render();

@@ -25,19 +25,13 @@ element.addEventListener('click', (event) => {
   if (box) trigger('select', { set: box.dataset.set, value: box.dataset.value });
 });
 
-// What Gradio is told of a part before it is drawn may be lost, so the others are waited for.
 const parts = ['#g-curves .g-curves', '#g-probes'];
-const whenDrawn = () => {
-  if (!there) return;
-  if (parts.every((part) => document.querySelector(part))) trigger('shown', {});
-  else setTimeout(whenDrawn, 20);
-};
 const look = () => {
   const now = element.getClientRects().length > 0;
   if (now === there) return;
   there = now;
   sync();
-  if (there) setTimeout(whenDrawn, 0);
+  if (there) setTimeout(whenDrawn, 0, parts, () => there);
   else trigger('hidden', {});
 };
 new ResizeObserver(look).observe(element);

@@ -114,7 +114,7 @@ def build(shell: Shell) -> EvaluateTab:
                 button = gr.Button("Evaluate", variant="primary", elem_id="g-eval-run", interactive=False, scale=0, min_width=120)
             job = html(js="actions", elem_id="g-eval-job")
             with gr.Column(elem_classes="g-eval-top"):
-                drawn = html(js="elements evaluate", elem_id="g-eval-picture", value="{}", html_template=CANVAS)
+                drawn = html(js="elements shown evaluate", elem_id="g-eval-picture", value="{}", html_template=CANVAS)
                 scores = html(elem_id="g-eval-scores")
             cases = html(js="examples", elem_id="g-eval-cases")
         opened = gr.State(False)

@@ -54,7 +54,7 @@ def build(shell: Shell) -> TrainingTab:
     """Lay out the tab and wire it."""
     with gr.Tab("Training", id="training"):
         with gr.Column(elem_classes="g-page"):
-            overview = html(js="training", elem_id="g-runs")
+            overview = html(js="shown training", elem_id="g-runs")
             charts = html(js="elements curves", elem_id="g-curves", value="{}", html_template=CANVAS)
             probes = html(js="choices", elem_id="g-probes")
         view, seen = gr.State(None), gr.State(None)

@@ -62,3 +62,19 @@ def page(chromium):
     assert not errors
     assert not [address for address in elsewhere if not address.startswith(("http://127.0.0.1:", "data:", "blob:"))]
     assert pwned is None
+
+
+CONTRAST = """([selector, property]) => {
+    const channel = (v) => { v /= 255; return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4 };
+    const style = (e, what) => getComputedStyle(e)[what].match(/[\\d.]+/g).map(Number);
+    const of = (c) => .2126 * channel(c[0]) + .7152 * channel(c[1]) + .0722 * channel(c[2]);
+    const element = document.querySelector(selector); let under = element;
+    while (under && (under instanceof SVGElement || (style(under, 'backgroundColor')[3] ?? 1) === 0)) under = under.parentElement;
+    const [a, b] = [of(style(element, property)), of(style(under || document.body, 'backgroundColor'))];
+    return (Math.max(a, b) + .05) / (Math.min(a, b) + .05) }"""
+
+
+@pytest.fixture
+def contrast(page):
+    """The contrast by WCAG of an element's colour (or fill, or stroke) with what is painted under it: ``contrast(selector, property)``."""
+    return lambda selector, property: page.evaluate(CONTRAST, [selector, property])

@@ -1,14 +1,15 @@
 """A cache of representations in one SQLite file, so that no rationale is generated twice.
 
 The key is a hash over the model's weights and tokenizer, its precision, the prompt's token ids and the decoding settings: whatever
-decides the result. SQLite gives atomic writes, several readers and writers, and no pickle.
+decides the result. A second table leads from a hash of the text itself to that key, so that a text which was met before need not be
+tokenised. SQLite gives atomic writes, several readers and writers, and no pickle.
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
@@ -42,6 +43,7 @@ class RepresentationCache:
                 "CREATE TABLE IF NOT EXISTS representations "
                 "(key TEXT PRIMARY KEY, ids BLOB, sums BLOB, counts BLOB, truncated INTEGER) WITHOUT ROWID"
             )
+            self._db.execute("CREATE TABLE IF NOT EXISTS texts (name TEXT PRIMARY KEY, key TEXT, text_truncated INTEGER) WITHOUT ROWID")
         except (OSError, sqlite3.Error) as error:
             raise self._unusable(error) from error
 
@@ -58,18 +60,22 @@ class RepresentationCache:
 
     def get(self, keys: list[str]) -> dict[str, Row]:
         """The rows that are there, by key."""
+        query = "SELECT key, ids, sums, counts, truncated FROM representations WHERE key IN"
+        return self._select(query, keys, _row)
+
+    def get_texts(self, names: list[str]) -> dict[str, tuple[Row, bool]]:
+        """The rows of texts that were named by :meth:`name_texts`, by name, and whether the text was cut."""
+        query = "SELECT name, text_truncated, ids, sums, counts, truncated FROM texts JOIN representations USING (key) WHERE name IN"
+        return self._select(query, names, lambda cut, *blobs: (_row(*blobs), bool(cut)))
+
+    def _select(self, query: str, values: list[str], make: Callable) -> dict:
+        """What ``make`` makes of the columns behind the first, by the first."""
         found = {}
         with self._using() as db:
-            for start in range(0, len(keys), 500):
-                some = keys[start : start + 500]
-                query = f"SELECT key, ids, sums, counts, truncated FROM representations WHERE key IN ({','.join('?' * len(some))})"
-                for key, ids, sums, counts, truncated in db.execute(query, some):
-                    found[key] = (
-                        np.frombuffer(ids, "<i4").tolist(),
-                        np.frombuffer(sums, "<f4").reshape(3, -1).copy(),
-                        np.frombuffer(counts, "<i8").copy(),
-                        bool(truncated),
-                    )
+            for start in range(0, len(values), 500):
+                some = values[start : start + 500]
+                for first, *rest in db.execute(f"{query} ({','.join('?' * len(some))})", some):
+                    found[first] = make(*rest)
         return found
 
     def put(self, rows: dict[str, Row]) -> None:
@@ -78,9 +84,16 @@ class RepresentationCache:
             (key, np.asarray(ids, "<i4").tobytes(), np.asarray(sums, "<f4").tobytes(), np.asarray(counts, "<i8").tobytes(), int(cut))
             for key, (ids, sums, counts, cut) in rows.items()
         ]
+        self._insert("INSERT OR REPLACE INTO representations VALUES (?, ?, ?, ?, ?)", values)
+
+    def name_texts(self, names: dict[str, tuple[str, bool]]) -> None:
+        """Remember which row belongs to a text: its key, and whether the text was cut, by the text's name."""
+        self._insert("INSERT OR REPLACE INTO texts VALUES (?, ?, ?)", [(name, key, int(cut)) for name, (key, cut) in names.items()])
+
+    def _insert(self, statement: str, values: list[tuple]) -> None:
         with self._using() as db, db:
             db.execute("BEGIN")
-            db.executemany("INSERT OR REPLACE INTO representations VALUES (?, ?, ?, ?, ?)", values)
+            db.executemany(statement, values)
 
     def __len__(self) -> int:
         with self._using() as db:
@@ -89,3 +102,10 @@ class RepresentationCache:
     def close(self) -> None:
         with self._lock:
             self._db.close()
+
+
+def _row(ids: bytes, sums: bytes, counts: bytes, truncated: int) -> Row:
+    return (
+        np.frombuffer(ids, "<i4").tolist(), np.frombuffer(sums, "<f4").reshape(3, -1).copy(), np.frombuffer(counts, "<i8").copy(),
+        bool(truncated),
+    )  # fmt: skip

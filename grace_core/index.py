@@ -103,11 +103,12 @@ def build(
     wanted = identity(model, collection, rationale)
     with only_writer(folder):
         if not (folder / "manifest.json").exists():
-            about = {"model_id": model.source, "dtype": model.dtype, "engine": engine or model.engine_name}
-            work = Work(collection, folder, wanted, shard=SHARD)
+            made_by = {"dtype": model.dtype, "engine": engine or model.engine_name}  # an index has one; another may be searched with
+            work = Work(collection, folder, wanted | made_by, shard=SHARD)
             encode = encode or _encoder(model, rationale, batch_size)
             counts, seconds = _encode_all(work, model, rationale, encode, progress or (lambda done, total: None), should_stop)
-            _write_faiss(folder, wanted | about | {"counts": counts, "seconds": seconds}, faiss or "flat")
+            about = {"model_id": model.source, "counts": counts, "seconds": seconds}
+            _write_faiss(folder, wanted | made_by | about, faiss or "flat")
         refuse_mixture(folder, read_json(folder / "manifest.json"), wanted)
         shutil.rmtree(folder / ".build", ignore_errors=True)  # also what a build left that was killed at its very end
     index = GraceIndex(collection, model.name)

@@ -211,10 +211,14 @@ class GraceModel:
         """
         if isinstance(texts, str):
             raise GraceError("texts must be a list of str, got a single str; wrap it in a list")
-        prompts, chosen = self._prompts(texts, settings)
-        keys = [self._key(prompt, chosen, rationale) for prompt in prompts]
-        found = self.cache.get(keys) if self.cache is not None else {}
-        missing = {key: i for i, key in enumerate(keys) if key not in found}  # one position for each text that occurs
+        chosen, builder = self._chosen(settings)
+        names = self._names(texts, chosen, builder, rationale) if self.cache is not None else []
+        stored = self.cache.get_texts(names) if names else {}
+        new = [i for i in range(len(texts)) if not (names and names[i] in stored)]
+        prompts = dict(zip(new, self._build([texts[i] for i in new], chosen, builder, new), strict=True))
+        keys = {i: self._key(prompt, chosen, rationale) for i, prompt in prompts.items()}
+        found = self.cache.get(list(keys.values())) if self.cache is not None else {}
+        missing = {key: i for i, key in keys.items() if key not in found}  # one position for each text that occurs
         order = sorted(missing.values(), key=lambda i: -len(prompts[i].ids))
         batch_size = self.batch_size(batch_size)
         with _Progress(progress, len(texts)) as bar:
@@ -231,15 +235,17 @@ class GraceModel:
                     self.cache.put(made)
                 found |= made
                 bar(len(batch))
-        rows = [found[key] for key in keys]
-        ids = [row[0] for row in rows]
+        if names and new:
+            self.cache.name_texts({names[i]: (keys[i], prompts[i].text_truncated) for i in new})
+        rows = [(found[keys[i]], prompts[i].text_truncated) if i in keys else stored[names[i]] for i in range(len(texts))]
+        ids = [row[0] for row, _ in rows]
         return Representations(
             rationales=self.decode(ids),
             rationale_ids=ids,
-            sums=np.stack([row[1] for row in rows]) if rows else np.zeros((0, 3, self.dim), np.float32),
-            counts=np.stack([row[2] for row in rows]) if rows else np.zeros((0, 3), np.int64),
-            truncated=np.array([row[3] for row in rows], dtype=bool),
-            text_truncated=np.array([prompt.text_truncated for prompt in prompts], dtype=bool),
+            sums=np.stack([row[1] for row, _ in rows]) if rows else np.zeros((0, 3, self.dim), np.float32),
+            counts=np.stack([row[2] for row, _ in rows]) if rows else np.zeros((0, 3), np.int64),
+            truncated=np.array([row[3] for row, _ in rows], dtype=bool),
+            text_truncated=np.array([cut for _, cut in rows], dtype=bool),
         )
 
     def represent_given(
@@ -322,15 +328,23 @@ class GraceModel:
 
     def _prompts(self, texts: Sequence[str], overrides: dict) -> tuple[list[Prompt], Settings]:
         """Prompts of ``texts`` under the settings with ``overrides``; GraceError names the position of a bad text."""
+        chosen, builder = self._chosen(overrides)
+        return self._build(texts, chosen, builder, range(len(texts))), chosen
+
+    def _chosen(self, overrides: dict) -> tuple[Settings, PromptBuilder]:
+        """The settings with ``overrides``, and who builds their prompts."""
         try:
             chosen = replace(self.settings, **overrides)
         except TypeError as error:
             raise GraceError(f"unknown setting: {error}; known are {', '.join(asdict(self.settings))}") from error
-        builder = self.prompts
-        if (chosen.system, chosen.max_prompt_tokens) != (self.settings.system, self.settings.max_prompt_tokens):
-            builder = PromptBuilder(self.tokenizer, chosen.system, max_prompt_tokens=chosen.max_prompt_tokens)
+        if (chosen.system, chosen.max_prompt_tokens) == (self.settings.system, self.settings.max_prompt_tokens):
+            return chosen, self.prompts
+        return chosen, PromptBuilder(self.tokenizer, chosen.system, max_prompt_tokens=chosen.max_prompt_tokens)
+
+    def _build(self, texts: Sequence[str], chosen: Settings, builder: PromptBuilder, positions: Sequence[int]) -> list[Prompt]:
+        """Prompts of ``texts``, which errors call by their ``positions``."""
         prompts = []
-        for position, text in enumerate(texts):
+        for position, text in zip(positions, texts, strict=True):
             try:
                 prompts.append(builder.build(text))
             except GraceError as error:
@@ -341,7 +355,21 @@ class GraceModel:
                 f"the longest prompt has {longest} tokens and {chosen.max_new_tokens} may follow, but {self.name} has only {limit} "
                 "positions; lower max_prompt_tokens or max_new_tokens"
             )
-        return prompts, chosen
+        return prompts
+
+    def _names(self, texts: Sequence[str], chosen: Settings, builder: PromptBuilder, rationale: bool) -> list[str]:
+        """What the cache knows every text by: a hash over it, and over what makes its prompt and its representation.
+
+        Template, system prompt and tokenizer count by what they make of a text that stands for all.
+        """
+        parts = [self._key(builder.build("One text,\nfor all."), chosen, rationale), chosen.max_prompt_tokens, chosen.max_new_tokens]
+        common = hashlib.sha256(json.dumps(parts).encode())
+        names = []
+        for text in texts:
+            digest = common.copy()
+            digest.update(text.encode("utf-8", "surrogatepass") if isinstance(text, str) else b"")  # refused when its prompt is built
+            names.append(digest.hexdigest())
+        return names
 
     def batch_size(self, asked: int) -> int:
         """How many prompts the engine is given at once: vLLM makes its batches itself, and runs with a few only at the end of each."""

@@ -68,7 +68,7 @@ class TransformersEngine:
         self.end_ids = end_ids
         self._end = torch.tensor(sorted(end_ids), device=model.device)
         self._lock = Lock()
-        self._prefix: tuple[list[int], object] = ([], None)
+        self._prefix: tuple[object, object] = (None, None)  # what it was made from, and its keys and values
 
     @property
     def device(self) -> torch.device:
@@ -107,20 +107,29 @@ class TransformersEngine:
         (0, None) where the cache is not a plain one: a sliding window or a recurrent state would count the padding behind the prefix.
         """
         head = os.path.commonprefix([prompt.ids[: prompt.start] for prompt in prompts])  # noqa: RUF071 - it takes any sequences
+        weights = [(parameter.dtype, parameter._version) for parameter in self.model.parameters()]  # they may be trained, or cast
         known, cache = self._prefix
-        if head != known:
+        if (head, weights) != known:
             cache = None
             if head:
                 with self._lock:
                     cache = self.model(torch.tensor([head], device=self.device), use_cache=True, logits_to_keep=1).past_key_values
                 if not is_plain(cache):
                     cache = None
-            self._prefix = (head, cache)
+            self._prefix = ((head, weights), cache)
         if cache is None:
             return 0, None
         cache = copy.deepcopy(cache)
         cache.batch_repeat_interleave(len(prompts))
         return len(head), cache
+
+    def _inputs(self, prompts: list[Prompt], forced: list[list[int]] | None = None):
+        """Ids ``(b, t)`` of the prompts, and forced rationales, behind the prefix that they share; mask, positions, and its cache."""
+        shared, cache = self._shared_prefix(prompts)
+        ids, mask = self._pad_left([prompt.ids[shared:] + (forced[i] if forced else []) for i, prompt in enumerate(prompts)])
+        if shared and mask is not None:
+            mask = torch.cat([mask.new_ones(len(prompts), shared), mask], dim=1)
+        return ids, mask, None if mask is None else token_positions(mask)[:, shared:], cache
 
     def _prefill_sums(self, states: torch.Tensor, prompts: list[Prompt], forced: list[list[int]] | None = None):
         """Part sums and counts of left-padded states, row by row, so that they do not depend on the padding."""
@@ -139,10 +148,11 @@ class TransformersEngine:
     @torch.inference_mode()
     def pool(self, prompts: list[Prompt], forced: list[list[int]] | None = None) -> Pooled:
         """One forward, no generation: pool the prompts, with the given rationale ids (one list a prompt) behind them if any."""
-        rows = [prompt.ids + (forced[i] if forced else []) for i, prompt in enumerate(prompts)]
-        ids, mask = self._pad_left(rows)
+        ids, mask, positions, cache = self._inputs(prompts, forced)
         with self._last_states() as caught:
-            self.model(ids, attention_mask=mask, position_ids=token_positions(mask), use_cache=False, logits_to_keep=1)
+            self.model(
+                ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=cache is not None, logits_to_keep=1
+            )
             sums, counts = self._prefill_sums(caught[0], prompts, forced)
         return Pooled(sums.cpu(), counts, [list(f) for f in forced] if forced else [[] for _ in prompts], [False] * len(prompts))
 
@@ -174,11 +184,7 @@ class TransformersEngine:
         """Decode step by step: yields the ``(row, token)`` pairs of each step and returns the Pooled result at the end."""
         n = len(prompts)
         distinct, place = _distinct(prompts)
-        shared, cache = self._shared_prefix(distinct)
-        ids, mask = self._pad_left([prompt.ids[shared:] for prompt in distinct])
-        if shared and mask is not None:
-            mask = torch.cat([mask.new_ones(len(distinct), shared), mask], dim=1)
-        positions = None if mask is None else token_positions(mask)[:, shared:]
+        ids, mask, positions, cache = self._inputs(distinct)
         noise = _row_noise(prompts, decoding, seeds) if decoding.temperature > 0 else None
         result = Pooled(torch.empty(0), torch.empty(0), [[] for _ in range(n)], [False] * n)
         rows = list(range(n))  # the batch's rows that are still running, in the order of the cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,6 +12,7 @@ import pytest
 from grace_core.cache import RepresentationCache, default_path
 from grace_core.errors import GraceError
 from grace_core.model import GraceModel
+from grace_core.prompt import PromptBuilder
 
 
 @pytest.fixture
@@ -46,6 +48,38 @@ def test_only_what_is_missing_is_generated(cached, sentences):
     cached.represent(sentences[:4])
     cached.represent([*sentences[:6], sentences[5]])
     assert cached.written == [4, 2]
+
+
+def test_a_text_that_was_met_before_is_not_tokenised(cached, sentences, monkeypatch):
+    first = cached.represent(sentences[:6], max_prompt_tokens=90)
+    built = []
+    build = PromptBuilder.build
+    monkeypatch.setattr(PromptBuilder, "build", lambda builder, text: built.append(text) or build(builder, text))
+    again = cached.represent([*sentences[:6][::-1], sentences[7]], max_prompt_tokens=90)
+    assert [text for text in built if text in sentences] == [sentences[7]]
+    np.testing.assert_array_equal(again.sums[:6], first.sums[::-1])
+    assert again.rationales[:6] == first.rationales[::-1]
+    assert again.text_truncated[:6].tolist() == first.text_truncated[::-1].tolist()
+
+
+def test_another_template_is_met_for_the_first_time(cached, sentences):
+    cached.represent(sentences[:2])
+    tokenizer = copy.deepcopy(cached.tokenizer)
+    tokenizer.chat_template = tokenizer.chat_template.replace("assistant", "reader")
+    assert tokenizer.chat_template != cached.tokenizer.chat_template
+    other = GraceModel(cached.model, tokenizer, cached.settings, name="tiny", cache=cached.cache)
+    other.fingerprint = cached.fingerprint  # what the cache is told of the model is the same
+    before = len(cached.cache)
+    other.represent(sentences[:2])
+    assert len(cached.cache) == before + 2
+
+
+def test_bad_texts_are_named_by_their_place_among_texts_that_are_known(cached, sentences):
+    cached.represent(sentences[:2])
+    with pytest.raises(GraceError, match="text 2: the text is empty"):
+        cached.represent([*sentences[:2], " "])
+    with pytest.raises(GraceError, match="text 1: a text must be a str, got int"):
+        cached.represent([sentences[0], 7])
 
 
 def test_streaming_fills_the_cache_and_uses_it(cached, sentences):

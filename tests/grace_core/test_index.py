@@ -157,6 +157,16 @@ def test_a_resumed_build_encodes_nothing_twice(corpus, model, tmp_path, monkeypa
     assert len(seen) == 58
 
 
+def test_a_build_is_not_gone_on_with_by_another_engine(corpus, model, tmp_path):
+    collection = Collection.create(corpus, tmp_path / "again")
+    asked = iter([False, True])
+    with pytest.raises(BuildStopped):
+        build(collection, model, should_stop=lambda: next(asked))
+    with pytest.raises(GraceError, match="was made with engine = 'transformers', got 'vllm'"):
+        build(collection, model, engine="vllm")
+    assert len(build(collection, model)) == 58
+
+
 def test_progress_goes_up_to_all_documents(corpus, model, tmp_path):
     seen = []
     build(Collection.create(corpus, tmp_path / "again"), model, batch_size=5, progress=lambda done, total: seen.append((done, total)))

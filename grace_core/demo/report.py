@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from grace_core.demo.probes import GRADES, spearman
 from grace_core.demo.study import WAYS
 from grace_core.errors import GraceError
 from grace_core.evaluation.retrieval import METRICS, RESAMPLES
@@ -59,9 +60,9 @@ def difference(a: np.ndarray, b: np.ndarray) -> dict:
 
 
 def table(runs: Path) -> dict:
-    """All rows: ``{"rows": [{way, decoding, seeds, metrics, ci95, tokens}], "abilities", "differences", "words_and_geometry"}``."""
+    """``{"rows": [{way, decoding, seeds, metrics, ci95, tokens}], "probes", "abilities", "differences", "words_and_geometry"}``."""
     found = read(runs)
-    rows, cells = [], {}
+    rows, probes, cells = [], [], {}
     for way, made in found.items():
         for decoding in DECODINGS:
             if decoding not in made[0]["decodings"]:
@@ -75,6 +76,8 @@ def table(runs: Path) -> dict:
                 "ci95": {metric: interval(draws([array])[0]) for metric, array in arrays.items()},
                 "query_tokens": round(float(np.mean(tokens)), 1),
             })  # fmt: skip
+            if all("kind" in row["decodings"][decoding] for row in made):  # BM25 has no vectors
+                probes.append({"way": way, "decoding": decoding, "seeds": len(made), **_probes(made, decoding)})
     differences = {}
     for (way, decoding), array in cells.items():
         if way in ("bm25", "base", "cl", "simcse"):
@@ -95,7 +98,21 @@ def table(runs: Path) -> dict:
                 f"{w} words, {g} geometry": {"ndcg@10": round(float(array.mean()), 4), "ci95": interval(draws([array])[0])}
                 for (w, g), array in cell.items()
             }
-    return {"rows": rows, "abilities": kept, "differences": differences, "words_and_geometry": crossed}
+    return {"rows": rows, "probes": probes, "abilities": kept, "differences": differences, "words_and_geometry": crossed}
+
+
+def _probes(made: list[dict], decoding: str) -> dict:
+    """Accuracy of the kind, and the rank correlation of similarity; its bootstrap draws things and seeds."""
+    kinds, cosines = values(made, decoding, "kind"), values(made, decoding, "similarity")
+    rng, things = np.random.default_rng(0), cosines.shape[1] // len(GRADES)
+    drawn = []
+    for _ in range(300):  # a rank correlation each, where a mean is a product
+        of = cosines[rng.integers(0, len(cosines), len(cosines))].reshape(len(cosines), things, len(GRADES))
+        drawn.append(np.mean([spearman(row.ravel()) for row in of[:, rng.integers(0, things, things)]]))
+    return {
+        "kind_accuracy": round(float(kinds.mean()), 4), "similarity_spearman": round(float(np.mean([spearman(row) for row in cosines])), 4),
+        "ci95": {"kind_accuracy": interval(draws([kinds])[0]), "similarity_spearman": interval(np.array(drawn))},
+    }  # fmt: skip
 
 
 def markdown(made: dict) -> str:
@@ -104,6 +121,11 @@ def markdown(made: dict) -> str:
     for row in made["rows"]:
         cells = [f"{row[m]:.3f} [{row['ci95'][m][0]:.3f}, {row['ci95'][m][1]:.3f}]" for m in METRICS]
         lines.append(f"| {row['way']} | {row['decoding']} | {row['seeds']} | {' | '.join(cells)} | {row['query_tokens']:.0f} |")
+    if made["probes"]:
+        lines += ["", "| way | decoding | seeds | kind of thing | similarity |", "|---|---|---|---|---|"]
+    for row in made["probes"]:
+        cells = [f"{row[m]:.3f} [{row['ci95'][m][0]:.3f}, {row['ci95'][m][1]:.3f}]" for m in ("kind_accuracy", "similarity_spearman")]
+        lines.append(f"| {row['way']} | {row['decoding']} | {row['seeds']} | {' | '.join(cells)} |")
     lines += ["", "| way | perplexity | against base | fact accuracy | against base |", "|---|---|---|---|---|"]
     base = made["abilities"].get("base")
     for way, kept in made["abilities"].items():

@@ -19,15 +19,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from random import Random
 
 import numpy as np
 
 from grace_core.cache import RepresentationCache
-from grace_core.demo.corpus import Entry, beir, entries
+from grace_core.demo.abilities import abilities
+from grace_core.demo.corpus import entries
+from grace_core.demo.probes import kinds_right, similarities
 from grace_core.demo.ship import CONFIGS
 from grace_core.errors import GraceError
-from grace_core.evaluation.retention import Choice, choices_right, perplexity
 from grace_core.evaluation.retrieval import bm25, per_query
 from grace_core.files import only_writer, read_json, write_json
 from grace_core.model import GraceModel
@@ -121,11 +121,20 @@ def _rounded(values: dict[str, np.ndarray]) -> dict[str, list[float]]:
 
 def measure(model: GraceModel, *, seed: int, rationale: bool = True) -> dict:
     """Test metrics of every query in every decoding, and abilities: see the module's text."""
-    test = test_set()
+    made = {"queries": list(test_set().queries), "decodings": measure_decodings(model, seed=seed, rationale=rationale)}
+    return made | {"abilities": abilities(model, entries())}
+
+
+def measure_decodings(model: GraceModel, *, seed: int, rationale: bool = True) -> dict[str, dict]:
+    """Retrieval of every test query, and the probes of :mod:`grace_core.demo.probes`, in every decoding."""
+    test, things = test_set(), entries()
     decodings: dict[str, dict] = {}
 
     def keep(name: str, vectors: np.ndarray, **more) -> None:
         values = test.per_query(vectors[: len(test.queries)], vectors[len(test.queries) :])
+        queries = dict(zip(test.queries, vectors[: len(test.queries)], strict=True))
+        passages = dict(zip(test.documents, vectors[len(test.queries) :], strict=True))
+        values |= {"kind": kinds_right(things, queries, passages), "similarity": similarities(things, passages)}
         decodings[name] = _rounded(values) | more
 
     keep("text", model.represent(test.texts, rationale=False).embeddings(Pooling.TEXT))
@@ -138,21 +147,7 @@ def measure(model: GraceModel, *, seed: int, rationale: bool = True) -> dict:
                 passage_tokens=float(tokens[len(test.queries) :].mean()),
                 truncated=float(made.truncated.mean()), distinct=len(set(made.rationales)) / len(test.texts),
             )  # fmt: skip
-    return {"queries": list(test.queries), "decodings": decodings, "abilities": abilities(model, entries())}
-
-
-def abilities(model: GraceModel, found: list[Entry]) -> dict[str, float]:
-    """Perplexity on passages about test things, and the share of facts preferred to three of other things of the kind."""
-    test = {entry.slug for entry in found if entry.split == "test"}
-    plain = [row["text"] for row in beir(found)[0] if row["_id"].rsplit("-", 1)[0] in test]
-    rng, choices = Random("facts"), []
-    for entry in found:
-        peers = [other for other in found if other.kind is entry.kind and other is not entry]
-        fact = rng.choice(entry.thing.facts)
-        options = [f" {fact.say}.", *(f" {rng.choice(peer.thing.facts).say}." for peer in rng.sample(peers, min(3, len(peers))))]
-        subject = entry.thing.subject
-        choices.append(Choice(subject[:1].upper() + subject[1:], tuple(options), 0))
-    return {"perplexity": round(perplexity(model, plain), 4), "fact_accuracy": round(float(choices_right(model, choices).mean()), 4)}
+    return decodings
 
 
 def words_and_geometry(base: GraceModel, trained: GraceModel) -> dict[str, dict[str, list[float]]]:

@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from grace_core.demo import report, study
+from grace_core.demo import probes, report, study
+from grace_core.demo.abilities import abilities
 from grace_core.demo.figures import COLOURS, training_curves
 from grace_core.demo.study import WAYS, measure, one, words_and_geometry
 from grace_core.errors import GraceError
@@ -18,14 +19,14 @@ from grace_core.training.heldout import HeldOut
 
 @pytest.fixture
 def small_test_set(monkeypatch):
-    made = HeldOut.read(Evaluation(path="demo", split="test", queries=8, documents=24, probes=0))
+    made = HeldOut.read(Evaluation(path="demo", split="test", queries=8, documents=40, probes=0))
     monkeypatch.setattr(study, "test_set", lambda: made)
     return made
 
 
 @pytest.fixture
 def fewer_things(monkeypatch, demo_entries):
-    monkeypatch.setattr(study, "entries", lambda: demo_entries[::8])
+    monkeypatch.setattr(study, "abilities", lambda model, _: abilities(model, demo_entries[::8]))
 
 
 def write(runs, way: str, seed: int, values: list[float], *, decodings=("greedy",), accuracy: float = 0.5) -> None:
@@ -48,7 +49,7 @@ def test_a_model_is_measured_in_every_decoding(small_test_set, fewer_things):
     made = measure(GraceModel.from_pretrained("demo-base", max_new_tokens=16), seed=0)
     assert set(made["decodings"]) == {"text", "greedy", "sampled"}
     for row in made["decodings"].values():
-        assert len(row["ndcg@10"]) == len(made["queries"]) == 8
+        assert len(row["ndcg@10"]) == len(row["kind"]) == len(made["queries"]) == 8
     assert made["decodings"]["greedy"]["query_tokens"] > 0
     assert made["abilities"]["perplexity"] > 1
     assert 0 <= made["abilities"]["fact_accuracy"] <= 1
@@ -108,6 +109,57 @@ def test_seeds_that_disagree_widen_the_interval(tmp_path):
     (low, high) = report.table(tmp_path)["rows"][0]["ci95"]["ndcg@10"]
     assert low < 0.2
     assert high > 0.8
+
+
+def vectors_of(demo_entries, noise: float) -> dict[str, np.ndarray]:
+    """A vector for every passage and query: one direction for its kind, one for its thing, and noise."""
+    rng = np.random.default_rng(0)
+    kinds, made = {}, {}
+    for entry in demo_entries:
+        centre = kinds.setdefault(entry.kind.kind, rng.standard_normal(64)) + rng.standard_normal(64)
+        for name in (f"{entry.slug}-1", f"{entry.slug}-2", f"q-{entry.slug}-1"):
+            vector = centre + noise * rng.standard_normal(64)
+            made[name] = vector / np.linalg.norm(vector)
+    return made
+
+
+def test_probes_tell_vectors_that_hold_kinds_and_things_from_noise(demo_entries):
+    found = {}
+    for noise in (0.3, 100.0):
+        vectors = vectors_of(demo_entries, noise)
+        test = {entry.slug for entry in demo_entries if entry.split == "test"}
+        queries = {name: vector for name, vector in vectors.items() if name.startswith("q-") and name[2:-2] in test}
+        right = probes.kinds_right(demo_entries, queries, vectors)
+        cosines = probes.similarities(demo_entries, vectors)
+        assert len(right) == len(queries) == len(test) == len(cosines) / 3
+        found[noise] = right.mean(), probes.spearman(cosines)
+    assert found[0.3][0] > 0.9
+    assert found[0.3][1] > 0.8
+    assert found[100.0][0] < 0.15
+    assert abs(found[100.0][1]) < 0.15
+
+
+def test_pairs_are_of_the_grades_that_they_stand_for(demo_entries):
+    kind_of = {entry.slug: entry.kind.kind for entry in demo_entries}
+    names = {f"{slug}-{n}" for slug in kind_of for n in (1, 2)}
+    things = [[name.rsplit("-", 1)[0] for name in pair] for pair in probes.pairs(demo_entries, names)]
+    for same, kind, other in zip(things[::3], things[1::3], things[2::3], strict=True):
+        assert same[0] == same[1] == kind[0] == other[0]
+        assert kind[1] != kind[0]
+        assert kind_of[kind[0]] == kind_of[kind[1]] != kind_of[other[1]]
+
+
+def test_probes_have_a_table_of_their_own(tmp_path):
+    for seed in range(2):
+        write(tmp_path, "base", seed, [0.1, 0.3])
+        path = tmp_path / f"base-seed{seed}" / "measured.json"
+        made = json.loads(path.read_text())
+        made["decodings"]["greedy"] |= {"kind": [1.0, 0.0], "similarity": [0.9, 0.5, 0.1, 0.8, 0.6, 0.2]}
+        path.write_text(json.dumps(made))
+    (row,) = report.table(tmp_path)["probes"]
+    assert row["kind_accuracy"] == 0.5
+    assert row["similarity_spearman"] == pytest.approx(0.9562, abs=1e-3)
+    assert "| base | greedy | 2 | 0.500 [" in report.markdown(report.table(tmp_path))
 
 
 def test_nothing_measured_is_an_error(tmp_path):

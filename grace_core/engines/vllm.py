@@ -17,6 +17,7 @@ vLLM runs in a process of its own. A program that makes an engine therefore need
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -219,14 +220,20 @@ class VllmEngine:
 
     def _watch(self) -> None:
         """Have a thread wake up whoever waits for a process that died: killed from outside, vLLM 0.32 would let them wait for ever."""
+        import psutil
+
         core, me = self._engine.engine_core, weakref.ref(self)
         manager = getattr(getattr(core, "resources", None), "engine_manager", None)
         if manager is not None:
-            threading.Thread(target=_wake_when_dead, args=(me, list(manager.processes)), daemon=True, name="vllm-watch").start()
+            workers = {process.sentinel: psutil.Process(process.pid).children(recursive=True) for process in manager.processes}
+            threading.Thread(target=_wake_when_dead, args=(me, workers), daemon=True, name="vllm-watch").start()
 
 
-def _wake_when_dead(me: weakref.ref[VllmEngine], processes: list) -> None:
-    multiprocessing.connection.wait([process.sentinel for process in processes])
+def _wake_when_dead(me: weakref.ref[VllmEngine], workers: dict[int, list]) -> None:
+    for sentinel in multiprocessing.connection.wait(list(workers)):
+        for worker in workers[sentinel]:  # one whose parent was killed was seen to run on, which would hold a GPU's memory
+            with contextlib.suppress(Exception):  # psutil's, for one that is gone, as it should be
+                worker.kill()
     engine = me()
     if engine is None or engine._died or engine._engine is None:
         return

@@ -35,8 +35,8 @@ from grace_core.index import GraceIndex
 from grace_core.model import GraceModel, Representations
 from grace_core.pooling import Pooling
 from grace_core.prompt import Prompt
-from grace_core.serving.batching import Batcher, Closing, QueueFull, RunFailed
-from grace_core.serving.errors import ApiError, from_validation, json_response
+from grace_core.serving.batching import Batcher, Closing, Ended, QueueFull, RunFailed
+from grace_core.serving.errors import ApiError, from_failure, from_validation, json_response
 from grace_core.serving.gate import Gate
 from grace_core.serving.limits import Limits
 from grace_core.serving.metrics import Metrics
@@ -307,8 +307,9 @@ def _handle_errors(app: FastAPI) -> None:
         return ApiError(429, str(error), code="rate_limit_exceeded", retry_after=error.retry_after).response()
 
     @app.exception_handler(RunFailed)
-    async def failed(_request: Request, _error: RunFailed) -> Response:
-        return ApiError(500, "the model failed on this request; the server's log says why").response()
+    @app.exception_handler(Ended)
+    async def failed(_request: Request, error: RunFailed | Ended) -> Response:
+        return from_failure(error).response()
 
     @app.exception_handler(Closing)
     async def closing(_request: Request, _error: Closing) -> Response:

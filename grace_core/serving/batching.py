@@ -56,6 +56,10 @@ class Closing(Exception):
     """The server is shutting down and takes nothing more."""
 
 
+class Ended(Exception):
+    """Nothing can be run any more, as the message says: only a restart helps."""
+
+
 @dataclass(eq=False)
 class _Job:
     """The texts of one request; ``order`` are the positions that are still to be run, longest text first."""
@@ -121,7 +125,7 @@ class Batcher:
         self._first = self._last = 0.0  # when gathering began, and when the newest text arrived
         self._crowd, self._crowd_until = 0, 0.0  # texts that are expected again, and until when
         self._pace = 0.0  # seconds a text, a moving average
-        self._closing = False
+        self._closing = self._failed = False  # as asked for; by an error of the thread's own
         self._failures = 0
         self._step_began: float | None = None
         self._vllm = model.engine_name == "vllm"
@@ -137,7 +141,7 @@ class Batcher:
     def embed(self, prompts: Sequence[Prompt], *, rationale: bool) -> Future[list[Row]]:
         """A future of the prompts' rows; what is in the cache is not run. Cancel it when nobody wants it any more.
 
-        Raises QueueFull, or Closing.
+        Raises QueueFull, Closing, or Ended.
         """
         keys = [self.model._key(prompt, self.model.settings, rationale) for prompt in prompts]
         found = self._cached(keys)
@@ -159,7 +163,7 @@ class Batcher:
         return job.future
 
     def chat(self, chat: Chat) -> None:
-        """Let the model answer. Raises QueueFull, or Closing."""
+        """Let the model answer. Raises QueueFull, Closing, or Ended."""
         with self._changed:
             self._admit(1)
             self._chats.append(chat)
@@ -173,16 +177,24 @@ class Batcher:
         """Refuse what does not fit; an empty queue takes any request, since there is none that would fit better later."""
         if self._closing:
             raise Closing
+        if ended := self.ended():
+            raise Ended(ended)
         waiting = self.waiting()
         if waiting and waiting + count > self.limits.max_queue:
             raise QueueFull(waiting, int(min(60, max(1, self._pace * waiting / 2))))
 
-    def ailment(self) -> str | None:
-        """What is wrong, in one line; None if all is well."""
-        if not self._thread.is_alive():
+    def ended(self) -> str | None:
+        """Why nothing can be run any more, in one line; None if that is not so."""
+        if self._failed or not self._thread.is_alive():
             return "the model's thread has ended; restart the server"
         if not getattr(self.model.engine, "alive", True):
             return "vLLM has died; see the log, and restart the server"
+        return None
+
+    def ailment(self) -> str | None:
+        """What is wrong, in one line; None if all is well."""
+        if ended := self.ended():
+            return ended
         if self._failures >= FAILURES:
             return f"the last {self._failures} runs of the model failed; see the log, and restart the server"
         began = self._step_began
@@ -331,7 +343,10 @@ class Batcher:
             self._finish(run, stop.value)
             self._end(run)
         except Exception as error:
-            log.exception("a run of the model failed")
+            if self.ended():  # every run says the same, with the same traceback
+                log.error("a run of the model failed: %s", error)
+            else:
+                log.exception("a run of the model failed")
             self._end(run)
             self._broken(run, error)
         finally:
@@ -376,13 +391,14 @@ class Batcher:
 
     def _broken(self, run: _Embedding | _Talk, error: Exception) -> None:
         """Fail the chats, or the text, of a run that failed; several texts are tried again in halves."""
-        failed = RunFailed(f"{type(error).__name__}: {error}")
+        ended = self.ended()
+        failed = Ended(ended) if ended else RunFailed(f"{type(error).__name__}: {error}")
         failed.__cause__ = error
         if isinstance(run, _Talk):
             self._failures += 1
             for row in run.running:
                 run.chats[row].emit(failed)
-        elif len(run.entries) > 1 and getattr(self.model.engine, "alive", True):
+        elif len(run.entries) > 1 and not ended:
             keys = list(run.entries)
             for half in (keys[: len(keys) // 2], keys[len(keys) // 2 :]):
                 self._again.append({key: run.entries[key] for key in half})
@@ -393,9 +409,9 @@ class Batcher:
                     _settle(job, failed)
 
     def _fail_all(self) -> None:
-        error = RunFailed("the model's thread has ended")
         with self._changed:
-            self._closing = True
+            self._failed = True
+            error = Ended(self.ended())
             runs = [run.entries for run in self._runs if isinstance(run, _Embedding)]
             jobs = {job for entries in (*runs, *self._again) for same in entries.values() for job, _ in same} | set(self._jobs)
             chats = [chat for run in self._runs if isinstance(run, _Talk) for chat in run.chats] + list(self._chats)

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from grace_core.errors import GraceError
-from grace_core.options import Device, Dtype, Engine, Json, MaxNewTokens, MaxPromptTokens, Model, NoCache, Seed, Temperature
+from grace_core.options import Device, Dtype, Engine, MaxNewTokens, MaxPromptTokens, Model, NoCache, Seed, Temperature
 from grace_core.serving.limits import Limits
 
 DEFAULTS = Limits()
@@ -52,12 +52,13 @@ def serve_command(
         raise GraceError(f"with --collection the settings are those of its index; leave out --{next(iter(given)).replace('_', '-')}")
     keys = [key for key in (*(api_key or ()), *os.environ.get(KEYS, "").split(",")) if key.strip()]
 
-    from grace_core.serving.run import listen, serve
+    from grace_core.serving.run import cleaned_up_on_sigterm, listen, serve
 
     bound = listen(host, port)  # before the model is loaded, which may take minutes
     try:
         options = {"device": device, "dtype": dtype, "engine": engine or "transformers"} | given
-        app = _app(model, collection, [key.strip() for key in keys], limits, no_cache=no_cache, **options)
+        with cleaned_up_on_sigterm():
+            app = _app(model, collection, [key.strip() for key in keys], limits, no_cache=no_cache, **options)
         logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
         if not keys and not _is_local(bound):
             print(f"warning: whoever reaches {host} can use this server; set ${KEYS} to ask for a key", file=sys.stderr)
@@ -77,24 +78,6 @@ def _app(name: str, collection: Path | None, keys: list[str], limits: Limits, *,
         return create_app(GraceModel.from_pretrained(name, cache=cache, **options), keys=keys, limits=limits)
     index = GraceIndex(collection, model_name(name))
     return create_app(index.load_model(cache=cache, **options), index=index, keys=keys, limits=limits)
-
-
-def bench_command(
-    model: Model = "demo-base",
-    clients: Annotated[int, typer.Option(min=1, help="How many ask at the same time.")] = 64,
-    seconds: Annotated[float, typer.Option(min=1, help="For each of the two phases.")] = 60.0,
-    texts: Annotated[int, typer.Option(min=1, help="How many passages.")] = 512,
-    as_json: Json = False,
-) -> None:
-    """`grace serve` under load against the library called in one process; then mixed requests, for faults."""
-    from benchmarks.server import run
-    from grace_core.console import show
-
-    result = run(model, clients=clients, seconds=seconds, texts=texts)
-    lines = [f"{name}: {value:.2f} ×" for name, value in result["ratios"].items()]
-    for name, phase in result["phases"].items():
-        lines.append(f"{name}: {phase['texts']} texts, answers by status {phase['codes']}, {phase['wrong']} wrong")
-    show(result, as_json, "\n".join(lines))
 
 
 def _is_local(bound) -> bool:

@@ -7,6 +7,8 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
+from grace_core.serving.batching import Ended
+
 TYPES = {401: "authentication_error", 429: "rate_limit_error", 500: "server_error", 503: "server_error"}
 
 
@@ -26,6 +28,13 @@ class ApiError(Exception):
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         return json_response(self.as_dict(), self.status, headers)
+
+
+def from_failure(error: Exception) -> ApiError:
+    """What is told when a run of the model failed: why, only if it concerns more than this request."""
+    if isinstance(error, Ended):
+        return ApiError(503, str(error), code="model_ended")
+    return ApiError(500, "the model failed on this request; the server's log says why")
 
 
 def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
-from collections.abc import Callable
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import h11
 import uvicorn
@@ -82,6 +86,19 @@ def _patient(seconds: float) -> type[H11Protocol]:
                 self._head = None
 
     return Connection
+
+
+@contextmanager
+def cleaned_up_on_sigterm() -> Iterator[None]:
+    """Until the server listens to it, SIGTERM ends the program as an exception would: killed, it would leave vLLM's processes behind."""
+    if threading.current_thread() is not threading.main_thread():  # where signals cannot be listened to
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def serve(app, bound: socket.socket, limits: Limits, *, announce: Callable[[str], None]) -> None:

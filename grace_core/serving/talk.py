@@ -14,7 +14,7 @@ from grace_core.errors import GraceError
 from grace_core.model import GraceModel
 from grace_core.serving.batching import Batcher, Chat
 from grace_core.serving.chat import Answer, conversation
-from grace_core.serving.errors import ApiError, to_json
+from grace_core.serving.errors import ApiError, from_failure, to_json
 from grace_core.serving.limits import Limits
 from grace_core.serving.schemas import ChatRequest
 from grace_core.serving.texts import positions_of
@@ -35,7 +35,7 @@ class Talk:
 
 
 def submit(model: GraceModel, batcher: Batcher, limits: Limits, asked: ChatRequest, loop: asyncio.AbstractEventLoop) -> Talk:
-    """Check and tokenise a conversation, and let the model answer. Raises ApiError, GraceError, QueueFull or Closing."""
+    """Check and tokenise a conversation, and let the model answer. Raises ApiError, GraceError, QueueFull, Closing or Ended."""
     characters = sum(len(message.content) for message in asked.messages)
     if characters > limits.max_characters:
         raise ApiError(400, f"the messages have {characters:,} characters, at most {limits.max_characters:,} are taken", param="messages")
@@ -80,7 +80,7 @@ async def _pieces(served: Served, talk: Talk) -> AsyncIterator[tuple[str, str | 
         while True:
             item = await talk.came.get()
             if isinstance(item, Exception):
-                raise ApiError(500, "the model failed on this request; the server's log says why")
+                raise from_failure(item)
             if isinstance(item, str):
                 yield answer.end(), item
                 return

@@ -13,7 +13,7 @@ app: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-vllm: $(VENV_VLLM)/.installed
 	$(VENV_VLLM)/bin/python -m pytest tests/engines $(ARGS)
@@ -22,7 +22,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 
 bench: $(VENV)/.installed
-	$(BIN)/grace bench encode
+	$(BIN)/grace bench all --out runs/performance.json $(ARGS)
 
 demo: $(VENV)/.installed
 	$(BIN)/grace demo all

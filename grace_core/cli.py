@@ -9,12 +9,12 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.commands import bench_build, bench_memory, bench_search
+from benchmarks.commands import bench_app
 from grace_core.adapters.command import mteb_command
-from grace_core.bench_command import vllm_command
 from grace_core.console import bar, show, tell
 from grace_core.errors import GraceError
-from grace_core.map_cli import bench_map_entry, map_entry
+from grace_core.evaluation.retention_command import retention_command
+from grace_core.map_cli import map_entry
 from grace_core.options import (
     BatchSize,
     Device,
@@ -30,12 +30,11 @@ from grace_core.options import (
     Seed,
     Temperature,
 )
-from grace_core.serving.command import bench_command, serve_command
+from grace_core.serving.command import serve_command
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help="GRACE Explorer.")
 index_app = typer.Typer(no_args_is_help=True, help="Build and check indexes.")
 eval_app = typer.Typer(no_args_is_help=True, help="Evaluate models.")
-bench_app = typer.Typer(no_args_is_help=True, help="Measure speed against peers, in one run.")
 demo_app = typer.Typer(no_args_is_help=True, help="Make again everything that ships.")
 app.add_typer(index_app, name="index")
 app.add_typer(eval_app, name="eval")
@@ -284,9 +283,8 @@ def train(
 
 app.command("map")(map_entry)
 app.command("serve")(serve_command)
-bench_app.command("serve")(bench_command)
 eval_app.command("mteb")(mteb_command)
-bench_app.command("vllm")(vllm_command)
+eval_app.command("retention")(retention_command)
 
 
 @eval_app.command("retrieval")
@@ -332,58 +330,6 @@ def eval_faithfulness(
         folder, model, split=split, queries=queries, documents=documents, seed=seed, device=device, report=tell
     )
     show(result, as_json, text)
-
-
-@bench_app.command("encode")
-def bench_encode(
-    model: Model = "demo-base",
-    texts: Annotated[int, typer.Option(min=1, help="How many passages.")] = 128,
-    runs: Annotated[int, typer.Option(min=1)] = 5,
-    batch_size: BatchSize = 64,
-    as_json: Json = False,
-) -> None:
-    """One pass against plain generate() and against generate, detokenise, tokenise, second forward."""
-    from benchmarks.encode import run
-
-    result = run(model, texts=texts, runs=runs, batch_size=batch_size)
-    lines = [f"{name}: {value:.2f} ×" for name, value in result["ratios"].items()]
-    show(result, as_json, "\n".join(lines))
-
-
-@bench_app.command("train")
-def bench_train(
-    model: Model = "demo-base",
-    objective: Annotated[str, typer.Option(help="symmetric, joint or reference.")] = "symmetric",
-    runs: Annotated[int, typer.Option(min=1, help="Timed steps of each.")] = 5,
-    as_json: Json = False,
-) -> None:
-    """A training step against a plain GRPO step of TRL with a constant reward."""
-    from benchmarks.train import run
-
-    result = run(model, objective=objective, runs=runs)
-    show(result, as_json, "\n".join(f"{name}: {value:.2f} ×" for name, value in result["ratios"].items()))
-
-
-@bench_app.command("explain")
-def bench_explain(
-    model: Model = "demo-base",
-    hits: Annotated[int, typer.Option(min=1, help="How many hits are explained at once.")] = 10,
-    runs: Annotated[int, typer.Option(min=1)] = 7,
-    as_json: Json = False,
-) -> None:
-    """Explaining all hits of a query against encoding query and hits without generating."""
-    from benchmarks.explain import run
-
-    result = run(model, hits=hits, runs=runs)
-    show(result, as_json, "\n".join(f"{name}: {value:.2f} ×" for name, value in result["ratios"].items()))
-
-
-bench_app.command("map")(bench_map_entry)
-
-
-bench_app.command("search")(bench_search)
-bench_app.command("build")(bench_build)
-bench_app.command("memory")(bench_memory)
 
 
 @demo_app.command("corpus")

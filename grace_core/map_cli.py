@@ -1,4 +1,4 @@
-"""``grace map`` and ``grace bench map``: their options."""
+"""``grace map``: its options."""
 
 from __future__ import annotations
 
@@ -34,17 +34,3 @@ def map_entry(
     finally:
         close()
     show(result, as_json, lines)
-
-
-def bench_map_entry(
-    documents: Annotated[int, typer.Option(min=100, help="How many vectors, made up, of 256 dimensions.")] = 10_000,
-    runs: Annotated[int, typer.Option(min=1)] = 3,
-    ways: Annotated[bool, typer.Option("--ways", help="Compare ways to align maps instead.")] = False,
-    as_json: Json = False,
-) -> None:
-    """One map, and two aligned ones, against umap-learn's UMAP of one."""
-    from benchmarks.map import compare_ways, run
-
-    result = compare_ways(documents) if ways else run(documents=documents, runs=runs)
-    lines = [f"{name}: {value}" for name, value in (result["ways"] if ways else result["ratios"]).items()]
-    show(result, as_json, "\n".join(lines))

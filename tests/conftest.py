@@ -23,7 +23,7 @@ import pytest  # noqa: E402 - the environment must be set before anything reads 
 import torch  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
-torch.set_num_threads(2)
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 WORDS = (
     "the river rises in mountains of north and flows through forest to sea a bridge was built by king over old town people come every "

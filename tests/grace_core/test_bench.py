@@ -7,6 +7,8 @@ import json
 import pytest
 
 from benchmarks.encode import run
+from benchmarks.table import LINES, table
+from benchmarks.table import run as run_all
 from grace_core.model import GraceModel
 
 
@@ -29,3 +31,41 @@ def test_the_command_prints_the_same_keys(grace, model):
     status, out, err = grace("bench", "encode", "--model", model, "--texts", 6, "--runs", 1, "--json")
     assert status == 0, err
     assert json.loads(out)["ratios"].keys() == {"vs_generate", "vs_two_pass"}
+
+
+def test_embedding_texts_is_compared_with_sentence_transformers(grace, model):
+    status, out, err = grace("bench", "text", "--model", model, "--texts", 6, "--runs", 1, "--json")
+    assert status == 0, err
+    result = json.loads(out)
+    assert result["ratios"].keys() == {"vs_sentence_transformers", "vs_bare_text"}
+    assert all(value > 0 for value in result["ratios"].values())
+
+
+def test_a_cold_start_is_told_in_parts(grace, model, sentences, tmp_path):
+    (tmp_path / "c.txt").write_text("\n".join(sentences[:5]))
+    assert grace("index", "build", tmp_path / "c.txt", "--out", tmp_path / "x", "--model", model)[0] == 0
+    status, out, err = grace("bench", "start", tmp_path / "x", "--model", "tiny", "--runs", 1, "--json")
+    assert status == 0, err
+    seconds = json.loads(out)["seconds"]
+    total = seconds.pop("total")
+    assert set(seconds) == {"imports", "index", "weights", "first_token", "rationale", "answer"}
+    assert 0 < sum(seconds.values()) < total
+
+
+def test_the_table_has_a_line_for_each_ratio_that_was_measured():
+    ratios = {"vs_sentence_transformers": 1.234, "vs_bare_text": 0.9}
+    results = {"text": {"ratios": ratios}, "start": {"seconds": {"imports": 1.5}, "model": "m"}}
+    lines = table(results).splitlines()
+    assert lines[2:4] == [
+        "| embeddings without rationales | sentence-transformers, same weights and tokens | ≥ 1 | 1.23 × |",
+        "| embeddings without rationales | sentence-transformers, texts without the prompt |  | 0.90 × |",
+    ]
+    assert lines[-1] == "| m | 1.50 |"
+
+
+def test_what_was_measured_is_kept_and_not_measured_again(grace, tmp_path):
+    kept = {name: {"ratios": {"made_up": 1.0}} for name in (*{line.benchmark for line in LINES}, "start")}
+    (tmp_path / "kept.json").write_text(json.dumps(kept))
+    assert run_all(out=tmp_path / "kept.json") == kept
+    status, _, err = grace("bench", "all", "--only", "speed")
+    assert (status, "there is no benchmark 'speed'; there are encode, vllm, text" in err) == (2, True)

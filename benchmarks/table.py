@@ -1,0 +1,115 @@
+"""All benchmarks in one table: what is measured, against whom, what is asked of it, and what it gave (docs/performance.md)."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from grace_core.errors import GraceError
+from grace_core.files import read_json, write_json
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the table: a ratio of a benchmark's result, and the bound that is asked of it ("≥ 2", or nothing)."""
+
+    benchmark: str
+    ratio: str
+    what: str
+    against: str
+    bound: str = ""
+
+
+LINES = (
+    Line("encode", "vs_two_pass", "encode, transformers engine", "generate, detokenise, tokenise, second forward", "≥ 2"),
+    Line("encode", "vs_generate", "encode, transformers engine", "plain `generate()` of the same tokens"),
+    Line("vllm", "vs_generate", "encode, vLLM engine", "plain vLLM generation of the same tokens", "≥ 0.85"),
+    Line("text", "vs_sentence_transformers", "embeddings without rationales", "sentence-transformers, same weights and tokens", "≥ 1"),
+    Line("text", "vs_bare_text", "embeddings without rationales", "sentence-transformers, texts without the prompt"),
+    Line("search", "flat_batch", "search 100,000 × 256, 256 queries at once", "raw FAISS, flat", "≥ 0.95"),
+    Line("search", "flat_single", "search 100,000 × 256, one query a call", "raw FAISS, flat", "≥ 0.95"),
+    Line("search-kinds", "hnsw_batch", "search 100,000 × 256, HNSW, at once", "raw FAISS, HNSW", "≥ 0.95"),
+    Line("search-kinds", "hnsw_single", "search 100,000 × 256, HNSW, one a call", "raw FAISS, HNSW", "≥ 0.95"),
+    Line("search-kinds", "ivfpq_batch", "search 100,000 × 256, IVF-PQ with exact cosines, at once", "raw FAISS, IVF-PQ", "≥ 0.95"),
+    Line("search-kinds", "ivfpq_single", "search 100,000 × 256, IVF-PQ with exact cosines, one a call", "raw FAISS, IVF-PQ", "≥ 0.95"),
+    Line("search-1m", "flat_batch", "search 1,000,000 × 256, 256 queries at once", "raw FAISS, flat", "≥ 0.95"),
+    Line("search-1m", "flat_single", "search 1,000,000 × 256, one query a call", "raw FAISS, flat", "≥ 0.95"),
+    Line("serve", "vs_library", "server, 64 clients, one text a request", "the library in one process, same texts", "≥ 0.8"),
+    Line("build", "cache", "index build, all texts in the cache", "reading Parquet and writing FAISS", "≥ 0.7"),
+    Line("build", "shards", "index build, all shards there", "reading Parquet and writing FAISS"),
+    Line("build", "vectors", "`grace index faiss` from stored vectors", "reading Parquet and writing FAISS", "≥ 0.7"),
+    Line("memory", "growth", "peak memory while indexing 100,000, without vectors", "the same with 25,000", "≤ 1.05"),
+    Line("train", "cost_of_method", "training step, time a token", "a plain GRPO step with a constant reward", "≤ 1.25"),
+    Line("explain", "vs_encoding", "“Why?” for ten hits, time", "one forward over the same tokens"),
+    Line("map", "one", "one map, time", "umap-learn's UMAP", "≤ 1.05"),
+    Line("map", "two", "two aligned maps, time", "umap-learn's UMAP of one", "≤ 2.2"),
+)
+LONG = ("search-kinds", "search-1m")  # five minutes each, and 5 GB of disk for a million: only when asked for by name
+
+
+def run(
+    corpus: str | None = None, *, only: Sequence[str] | None = None, out: str | Path | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> dict[str, dict]:  # fmt: skip
+    """``{benchmark: its result}``. ``corpus`` gives `build` and `memory` their texts (default: the demo corpus, written to a folder).
+
+    With ``out`` every result is kept there as it comes, and what is there already is not measured again, unless it is named in ``only``.
+    Raises GraceError for a benchmark that there is not.
+    """
+    names = list(dict.fromkeys([*(line.benchmark for line in LINES), "start"]))
+    if unknown := [name for name in only or [] if name not in names]:
+        raise GraceError(f"there is no benchmark {unknown[0]!r}; there are {', '.join(names)}")
+    results = read_json(Path(out)) if out and Path(out).exists() else {}
+    for name in only or [name for name in names if name not in LONG and name not in results]:
+        if name == "vllm" and importlib.util.find_spec("vllm") is None:
+            report("vllm: left out, vLLM is not installed (pip install -r requirements-vllm.txt)")
+            continue
+        report(f"{name} …")
+        results[name] = _measure(name, corpus)
+        report(f"{name}: {results[name]['ratios'] or results[name]['seconds']}")
+        if out:
+            write_json(Path(out), results)
+    return results
+
+
+def _measure(name: str, corpus: str | None) -> dict:
+    """One benchmark in a process of its own, so that none inherits the threads and the memory of another."""
+    with tempfile.TemporaryDirectory() as scratch:
+        options: list[str] = [name]
+        if name in ("build", "memory"):
+            options.append(str(corpus or _demo_texts(Path(scratch) / "demo.jsonl")))
+        elif name == "search-kinds":
+            options = ["search", "--kind", "hnsw", "--kind", "ivfpq"]
+        elif name == "search-1m":
+            options = ["search", "--documents", "1000000"]
+        process = subprocess.run([sys.executable, "-m", "grace_core.cli", "bench", *options, "--json"], capture_output=True, text=True)
+    if process.returncode:
+        raise GraceError(f"bench {' '.join(options)} failed: {process.stderr.strip()[-500:]}")
+    return json.loads(process.stdout)
+
+
+def _demo_texts(path: Path) -> Path:
+    from grace_core.demo.corpus import beir
+
+    path.write_text("".join(json.dumps({"_id": row["_id"], "text": f"{row['title']}\n{row['text']}"}) + "\n" for row in beir()[0]))
+    return path
+
+
+def table(results: dict[str, dict]) -> str:
+    """Markdown: a line for each measured ratio, and the cold start in parts."""
+    lines = ["| what | against | asked | measured |", "|---|---|---|---|"]
+    for line in LINES:
+        if line.benchmark in results:
+            measured = results[line.benchmark]["ratios"][line.ratio]
+            lines.append(f"| {line.what} | {line.against} | {line.bound} | {measured:.2f} × |")
+    if "start" in results:
+        seconds = results["start"]["seconds"]
+        lines += ["", f"| cold start, seconds | {' | '.join(seconds)} |", "|---" * (len(seconds) + 1) + "|"]
+        lines.append(f"| {results['start']['model']} | {' | '.join(f'{value:.2f}' for value in seconds.values())} |")
+    return "\n".join(lines)

@@ -1,0 +1,85 @@
+"""Embedding texts without rationales, against sentence-transformers with the same weights and mean pooling.
+
+``vs_sentence_transformers``  texts a second of ``GraceModel.encode(texts, rationale=False)`` over those of ``SentenceTransformer.encode``
+                              on the same conversations: system prompt, text and template, the same tokens
+``vs_bare_text``              the same peer given the text alone, without the prompt that GRACE's vectors are made with: fewer tokens
+
+All tokenise, sort by length, run in batches of the same size, pool and normalise. The peer pools all tokens that it is given, the prompt's
+included, as its mean pooling does; that its states are those of our decoder is checked beforehand.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import numpy as np
+import torch
+
+from grace_core.demo.corpus import beir
+from grace_core.model import GraceModel
+
+
+def run(model: str = "demo-base", *, texts: int = 256, runs: int = 5, batch_size: int = 64) -> dict:
+    """Medians of ``runs`` rounds, the contenders in turn: ``{ratios, texts_per_second, runs, model, texts, threads}``."""
+    grace = GraceModel.from_pretrained(model)
+    peer = sentence_transformer(grace)
+    passages = [f"{row['title']}\n{row['text']}" for row in beir()[0]]
+    passages = passages[:: max(1, len(passages) // texts)][:texts]
+    conversations = [grace.prompts.head + text + grace.prompts.tail for text in passages]
+
+    def theirs(rows: list[str]) -> np.ndarray:
+        return peer.encode(rows, batch_size=batch_size, normalize_embeddings=True, show_progress_bar=False)
+
+    contenders = {
+        "grace": lambda: grace.encode(passages, rationale=False, batch_size=batch_size),
+        "sentence_transformers": lambda: theirs(conversations),
+        "bare_text": lambda: theirs(passages),
+    }
+    _check(grace, theirs, conversations[:8])
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(runs + 1):
+        for name, work in contenders.items():
+            started = time.perf_counter()
+            work()
+            if number:  # the first round warms up
+                seconds[name].append(time.perf_counter() - started)
+    rates = {name: len(passages) / statistics.median(values) for name, values in seconds.items()}
+    return {
+        "ratios": {f"vs_{peer}": round(rates["grace"] / rates[peer], 3) for peer in ("sentence_transformers", "bare_text")},
+        "texts_per_second": {name: round(rate, 1) for name, rate in rates.items()},
+        "runs": runs, "model": model, "texts": len(passages), "threads": torch.get_num_threads(),
+    }  # fmt: skip
+
+
+def sentence_transformer(grace: GraceModel):
+    """The same weights, in memory once, with mean pooling."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    plain = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}  # without it, a chat template is put around texts
+    transformer = Transformer(
+        str(grace._folder), model_kwargs={"dtype": grace.model.dtype}, modality_config=plain, module_output_name="token_embeddings"
+    )
+    return SentenceTransformer(modules=[transformer, Pooling(grace.dim, pooling_mode="mean")], device=str(grace.engine.device))
+
+
+def _check(grace: GraceModel, theirs, conversations: list[str]) -> None:
+    """Raises RuntimeError unless the peer runs the same model: its vectors of conversations are the mean of our decoder's states."""
+    wanted = []
+    for conversation in conversations:
+        ids = torch.tensor([grace.tokenizer(conversation, add_special_tokens=False)["input_ids"]], device=grace.engine.device)
+        with torch.inference_mode():
+            wanted.append(grace.model.get_decoder()(ids).last_hidden_state[0].float().mean(0).cpu().numpy())
+    wanted = np.stack(wanted)
+    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+    cosine = (wanted * theirs(conversations)).sum(1).min()
+    if cosine < 0.999:
+        raise RuntimeError(f"the peer's vectors are not of the same model and tokens (cosine {cosine:.4f})")
+
+
+if __name__ == "__main__":
+    import json
+
+    print(json.dumps(run(), indent=2))

@@ -7,7 +7,6 @@ build is slowed down by the build's steps, but never waits for a whole batch; a 
 from __future__ import annotations
 
 import logging
-import sqlite3
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from contextlib import contextmanager
 
 from grace_core.cache import RepresentationCache
 from grace_core.engines.transformers import TransformersEngine
+from grace_core.errors import GraceError
 from grace_core.model import GraceModel
 
 log = logging.getLogger("app")
@@ -90,30 +90,42 @@ class QueryCache:
     def __init__(self, disk: RepresentationCache | None, *, size: int = 1000):
         self.disk, self.size = disk, size
         self._rows: OrderedDict = OrderedDict()
+        self._texts: OrderedDict = OrderedDict()  # name to (key, whether the text was cut)
         self._lock = threading.Lock()
 
     def get(self, keys: list[str]) -> dict:
         with self._lock:
             found = {key: self._rows[key] for key in keys if key in self._rows}
         missing = [key for key in keys if key not in found]
-        if missing and self.disk is not None:  # an empty cache is false
-            try:
-                found |= self.disk.get(missing)
-            except sqlite3.Error as error:
-                self._let_go(error)
-        return found
+        return found | (self._on_disk("get", missing) if missing else {})
+
+    def get_texts(self, names: list[str]) -> dict:
+        with self._lock:
+            known = {name: self._texts[name] for name in names if name in self._texts}
+            found = {name: (self._rows[key], cut) for name, (key, cut) in known.items() if key in self._rows}
+        missing = [name for name in names if name not in found]
+        return found | (self._on_disk("get_texts", missing) if missing else {})
 
     def put(self, rows: dict) -> None:
+        self._keep(self._rows, rows)
+        self._on_disk("put", rows)
+
+    def name_texts(self, names: dict) -> None:
+        self._keep(self._texts, names)
+        self._on_disk("name_texts", names)
+
+    def _keep(self, where: OrderedDict, new: dict) -> None:
         with self._lock:
-            self._rows |= rows
-            while len(self._rows) > self.size:
-                self._rows.popitem(last=False)
+            where |= new
+            while len(where) > self.size:
+                where.popitem(last=False)
+
+    def _on_disk(self, method: str, values) -> dict:
+        """What the cache on disk gives; nothing from the moment that it cannot be used."""
         if self.disk is not None:
             try:
-                self.disk.put(rows)
-            except sqlite3.Error as error:
-                self._let_go(error)
-
-    def _let_go(self, error: Exception) -> None:
-        log.warning("the cache %s cannot be used any more (%s); going on without it", self.disk.path, error)
-        self.disk = None
+                return getattr(self.disk, method)(values) or {}
+            except GraceError as error:
+                log.warning("the cache %s cannot be used any more (%s); going on without it", self.disk.path, error)
+                self.disk = None
+        return {}

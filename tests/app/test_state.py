@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from app.search import open_document, search
 from app.shared import QueryCache, Turns, share
 from app.state import Workspace
 from app.view import Column, View
+from grace_core.cache import RepresentationCache
 from grace_core.errors import GraceError
 
 TEXT, FULL, OTHER = Column("tiny-a", False), Column("tiny-a", True), Column("tiny-b", True)
@@ -110,20 +110,25 @@ def test_a_cache_that_cannot_be_written_is_done_without(world, tmp_path):
     assert last(workspace, View("world", TEXT, FULL, 5, QUERY)).b.hits
 
 
-def test_a_cache_that_breaks_is_let_go():
-    class Broken:
-        path = "x"
-
-        def get(self, keys):
-            raise sqlite3.OperationalError("disk I/O error")
-
-        put = get
-
-    cache = QueryCache(Broken(), size=2)
+def test_a_cache_that_breaks_is_let_go(tmp_path):
+    disk = RepresentationCache(tmp_path / "cache.sqlite")
+    cache = QueryCache(disk, size=2)
+    disk.close()
     assert cache.get(["a"]) == {}
     assert cache.disk is None
     cache.put({"a": 1, "b": 2, "c": 3})
     assert cache.get(["a", "b", "c"]) == {"b": 2, "c": 3}
+
+
+def test_texts_are_found_in_memory_and_on_disk(tmp_path):
+    row = ([1, 2], np.ones((3, 4), np.float32), np.array([1, 2, 3]), False)
+    cache = QueryCache(RepresentationCache(tmp_path / "cache.sqlite"), size=2)
+    for number in range(3):
+        cache.put({f"key {number}": row})
+        cache.name_texts({f"name {number}": (f"key {number}", number == 0)})
+    found = cache.get_texts([f"name {number}" for number in range(4)])  # the first has left the memory
+    assert {name: cut for name, (_, cut) in found.items()} == {"name 0": True, "name 1": False, "name 2": False}
+    assert found["name 0"][0][0] == found["name 2"][0][0] == [1, 2]
 
 
 @pytest.mark.parametrize("column", [TEXT, FULL, OTHER])

@@ -29,7 +29,7 @@ class Line:
 LINES = (
     Line("encode", "vs_two_pass", "encode, transformers engine", "generate, detokenise, tokenise, second forward", "≥ 2"),
     Line("encode", "vs_generate", "encode, transformers engine", "plain `generate()` of the same tokens"),
-    Line("vllm", "vs_generate", "encode, vLLM engine", "plain vLLM generation of the same tokens", "≥ 0.85"),
+    Line("vllm", "vs_generation", "encode, vLLM engine", "plain vLLM generation of the same tokens", "≥ 0.85"),
     Line("text", "vs_sentence_transformers", "embeddings without rationales", "sentence-transformers, same weights and tokens", "≥ 1"),
     Line("text", "vs_bare_text", "embeddings without rationales", "sentence-transformers, texts without the prompt"),
     Line("search", "flat_batch", "search 100,000 × 256, 256 queries at once", "raw FAISS, flat", "≥ 0.95"),

@@ -14,16 +14,14 @@ import time
 
 import torch
 
-from grace_core.demo.corpus import beir
+from benchmarks.rounds import demo_passages
 from grace_core.model import GraceModel
 
 
 def run(model: str = "demo-base", *, texts: int = 128, runs: int = 5, batch_size: int = 64) -> dict:
     """Medians of ``runs`` rounds over ``texts`` demo passages: ``{ratios, tokens_per_second, runs, model, texts, threads}``."""
     grace = GraceModel.from_pretrained(model)
-    passages = [f"{row['title']}\n{row['text']}" for row in beir()[0]]
-    passages = passages[:: max(1, len(passages) // texts)][:texts]
-    prompts = sorted((grace.prompts.build(text) for text in passages), key=lambda prompt: -len(prompt.ids))
+    prompts = sorted((grace.prompts.build(text) for text in demo_passages(texts)), key=lambda prompt: -len(prompt.ids))
     batches = [prompts[i : i + batch_size] for i in range(0, len(prompts), batch_size)]
 
     def generate(batch) -> list[list[int]]:

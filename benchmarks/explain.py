@@ -8,11 +8,9 @@ Each ratio is our time over the peer's. Rationales are there beforehand in all t
 
 from __future__ import annotations
 
-import statistics
-import time
-
 import torch
 
+from benchmarks.rounds import demo_passages, median_seconds
 from grace_core.demo.corpus import beir
 from grace_core.explain import explain, token_states
 from grace_core.model import GraceModel
@@ -24,9 +22,7 @@ def run(model: str = "demo-base", *, hits: int = 10, runs: int = 7) -> dict:
     The hits are ``hits`` demo passages spread over the corpus, with the rationales that the model writes about them.
     """
     grace = GraceModel.from_pretrained(model)
-    rows, queries = beir()[:2]
-    passages = [f"{row['title']}\n{row['text']}" for row in rows]
-    texts = [queries[0]["text"], *passages[:: max(1, len(passages) // hits)][:hits]]
+    texts = [beir()[1][0]["text"], *demo_passages(hits)]
     made = grace.represent(texts)
     scores = made.embeddings()[1:] @ made.embeddings()[0]
 
@@ -40,14 +36,7 @@ def run(model: str = "demo-base", *, hits: int = 10, runs: int = 7) -> dict:
         "encoding": lambda: grace.represent_given(texts, made.rationale_ids, batch_size=len(texts)).embeddings(),
         "text_only": lambda: grace.represent(texts, rationale=False, batch_size=len(texts)),
     }
-    seconds = {name: [] for name in contenders}
-    for number in range(runs + 1):
-        for name, work in contenders.items():
-            started = time.perf_counter()
-            work()
-            if number:  # the first round warms up
-                seconds[name].append(time.perf_counter() - started)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    medians = median_seconds(contenders, runs)
     return {
         "ratios": {f"vs_{peer}": round(medians["why"] / medians[peer], 3) for peer in ("encoding", "text_only")},
         "milliseconds": {name: round(1000 * value, 1) for name, value in medians.items()},

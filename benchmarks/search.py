@@ -12,7 +12,6 @@ a model. Both sides search with the same number of threads, in turn.
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.rounds import median_seconds
 from grace_core import ann
 from grace_core.collection import Collection
 from grace_core.index import GraceIndex, build
@@ -129,14 +129,8 @@ def _race(index: GraceIndex, kind: str, queries: np.ndarray, k: int, runs: int) 
         ("grace", "single"): (len(some), lambda: [index.search(query, k) for query in some]),
         ("faiss", "single"): (len(some), lambda: [raw.search(query[None], k, **options) for query in some]),
     }
-    seconds = {name: [] for name in contenders}
-    for number in range(runs + 1):
-        for name, (_, work) in contenders.items():
-            started = time.perf_counter()
-            work()
-            if number:  # the first round warms up
-                seconds[name].append(time.perf_counter() - started)
-    return {name: contenders[name][0] / statistics.median(values) for name, values in seconds.items()}
+    seconds = median_seconds({name: work for name, (_, work) in contenders.items()}, runs)
+    return {name: contenders[name][0] / value for name, value in seconds.items()}
 
 
 if __name__ == "__main__":

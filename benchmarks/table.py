@@ -6,11 +6,11 @@ import importlib.util
 import json
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from grace_core.demo.corpus import CORPUS_DIR
 from grace_core.errors import GraceError
 from grace_core.files import read_json, write_json
 
@@ -57,7 +57,7 @@ def run(
     corpus: str | None = None, *, only: Sequence[str] | None = None, out: str | Path | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, dict]:  # fmt: skip
-    """``{benchmark: its result}``. ``corpus`` gives `build` and `memory` their texts (default: the demo corpus, written to a folder).
+    """``{benchmark: its result}``. ``corpus`` gives `build` and `memory` their texts (default: the demo corpus).
 
     With ``out`` every result is kept there as it comes, and what is there already is not measured again, unless it is named in ``only``.
     Raises GraceError for a benchmark that there is not.
@@ -80,25 +80,17 @@ def run(
 
 def _measure(name: str, corpus: str | None) -> dict:
     """One benchmark in a process of its own, so that none inherits the threads and the memory of another."""
-    with tempfile.TemporaryDirectory() as scratch:
-        options: list[str] = [name]
-        if name in ("build", "memory"):
-            options.append(str(corpus or _demo_texts(Path(scratch) / "demo.jsonl")))
-        elif name == "search-kinds":
-            options = ["search", "--kind", "hnsw", "--kind", "ivfpq"]
-        elif name == "search-1m":
-            options = ["search", "--documents", "1000000"]
-        process = subprocess.run([sys.executable, "-m", "grace_core.cli", "bench", *options, "--json"], capture_output=True, text=True)
+    options: list[str] = [name]
+    if name in ("build", "memory"):
+        options.append(str(corpus or CORPUS_DIR))
+    elif name == "search-kinds":
+        options = ["search", "--kind", "hnsw", "--kind", "ivfpq"]
+    elif name == "search-1m":
+        options = ["search", "--documents", "1000000"]
+    process = subprocess.run([sys.executable, "-m", "grace_core.cli", "bench", *options, "--json"], capture_output=True, text=True)
     if process.returncode:
         raise GraceError(f"bench {' '.join(options)} failed: {process.stderr.strip()[-500:]}")
     return json.loads(process.stdout)
-
-
-def _demo_texts(path: Path) -> Path:
-    from grace_core.demo.corpus import beir
-
-    path.write_text("".join(json.dumps({"_id": row["_id"], "text": f"{row['title']}\n{row['text']}"}) + "\n" for row in beir()[0]))
-    return path
 
 
 def table(results: dict[str, dict]) -> str:

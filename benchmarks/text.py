@@ -10,13 +10,10 @@ included, as its mean pooling does; that its states are those of our decoder is 
 
 from __future__ import annotations
 
-import statistics
-import time
-
 import numpy as np
 import torch
 
-from grace_core.demo.corpus import beir
+from benchmarks.rounds import demo_passages, median_seconds
 from grace_core.model import GraceModel
 
 
@@ -24,8 +21,7 @@ def run(model: str = "demo-base", *, texts: int = 256, runs: int = 5, batch_size
     """Medians of ``runs`` rounds, the contenders in turn: ``{ratios, texts_per_second, runs, model, texts, threads}``."""
     grace = GraceModel.from_pretrained(model)
     peer = sentence_transformer(grace)
-    passages = [f"{row['title']}\n{row['text']}" for row in beir()[0]]
-    passages = passages[:: max(1, len(passages) // texts)][:texts]
+    passages = demo_passages(texts)
     conversations = [grace.prompts.head + text + grace.prompts.tail for text in passages]
 
     def theirs(rows: list[str]) -> np.ndarray:
@@ -37,14 +33,8 @@ def run(model: str = "demo-base", *, texts: int = 256, runs: int = 5, batch_size
         "bare_text": lambda: theirs(passages),
     }
     _check(grace, theirs, conversations[:8])
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for number in range(runs + 1):
-        for name, work in contenders.items():
-            started = time.perf_counter()
-            work()
-            if number:  # the first round warms up
-                seconds[name].append(time.perf_counter() - started)
-    rates = {name: len(passages) / statistics.median(values) for name, values in seconds.items()}
+    seconds = median_seconds(contenders, runs)
+    rates = {name: len(passages) / value for name, value in seconds.items()}
     return {
         "ratios": {f"vs_{peer}": round(rates["grace"] / rates[peer], 3) for peer in ("sentence_transformers", "bare_text")},
         "texts_per_second": {name: round(rate, 1) for name, rate in rates.items()},

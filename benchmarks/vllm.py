@@ -16,7 +16,7 @@ import time
 
 import psutil
 
-from grace_core.demo.corpus import beir
+from benchmarks.rounds import demo_passages
 from grace_core.model import GraceModel
 
 
@@ -26,9 +26,7 @@ def run(model: str = "demo-base", *, texts: int = 256, runs: int = 5, batch_size
     ``batch_size`` is the second forward's.
     """
     grace, second = GraceModel.from_pretrained(model, engine="vllm"), GraceModel.from_pretrained(model)
-    passages = [f"{row['title']}\n{row['text']}" for row in beir()[0]]
-    passages = passages[:: max(1, len(passages) // texts)][:texts]
-    prompts = sorted((grace.prompts.build(text) for text in passages), key=lambda prompt: -len(prompt.ids))
+    prompts = sorted((grace.prompts.build(text) for text in demo_passages(texts)), key=lambda prompt: -len(prompt.ids))
     ours, plain = grace.engine, _plain(grace)
 
     def two_passes() -> list[list[int]]:

@@ -119,12 +119,12 @@ def markdown(made: dict) -> str:
     """The tables for the documentation."""
     lines = ["| way | decoding | seeds | nDCG@10 | Recall@10 | MRR@10 | tokens a query's rationale |", "|---|---|---|---|---|---|---|"]
     for row in made["rows"]:
-        cells = [f"{row[m]:.3f} [{row['ci95'][m][0]:.3f}, {row['ci95'][m][1]:.3f}]" for m in METRICS]
+        cells = [_cell(row[m], row["ci95"][m]) for m in METRICS]
         lines.append(f"| {row['way']} | {row['decoding']} | {row['seeds']} | {' | '.join(cells)} | {row['query_tokens']:.0f} |")
     if made["probes"]:
         lines += ["", "| way | decoding | seeds | kind of thing | similarity |", "|---|---|---|---|---|"]
     for row in made["probes"]:
-        cells = [f"{row[m]:.3f} [{row['ci95'][m][0]:.3f}, {row['ci95'][m][1]:.3f}]" for m in ("kind_accuracy", "similarity_spearman")]
+        cells = [_cell(row[m], row["ci95"][m]) for m in ("kind_accuracy", "similarity_spearman")]
         lines.append(f"| {row['way']} | {row['decoding']} | {row['seeds']} | {' | '.join(cells)} |")
     lines += ["", "| way | perplexity | against base | fact accuracy | against base |", "|---|---|---|---|---|"]
     base = made["abilities"].get("base")
@@ -139,9 +139,13 @@ def markdown(made: dict) -> str:
         heads = list(next(iter(made["words_and_geometry"].values())))
         lines += ["", f"| nDCG@10, greedy | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
         for way, row in made["words_and_geometry"].items():
-            cells = [f"{cell['ndcg@10']:.3f} [{cell['ci95'][0]:.3f}, {cell['ci95'][1]:.3f}]" for cell in row.values()]
+            cells = [_cell(cell["ndcg@10"], cell["ci95"]) for cell in row.values()]
             lines.append(f"| {way} | {' | '.join(cells)} |")
     lines += ["", "| nDCG@10 | difference |", "|---|---|"]
     for name, row in made["differences"].items():
         lines.append(f"| {name.replace(' - ', ' − ')} | {row['difference']:+.3f} [{row['ci95'][0]:+.3f}, {row['ci95'][1]:+.3f}] |")
     return "\n".join(lines)
+
+
+def _cell(value: float, ci95: list[float]) -> str:
+    return f"{value:.3f} [{ci95[0]:.3f}, {ci95[1]:.3f}]"

@@ -1,0 +1,28 @@
+"""What several benchmarks share: passages of the demo corpus, and contenders that are timed in turn."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Hashable
+
+from grace_core.demo.corpus import beir
+
+
+def demo_passages(count: int) -> list[str]:
+    """``count`` passages, spread over the demo corpus; all of them if there are fewer."""
+    passages = [f"{row['title']}\n{row['text']}" for row in beir()[0]]
+    return passages[:: max(1, len(passages) // count)][:count]
+
+
+def median_seconds(contenders: dict[Hashable, Callable[[], object]], runs: int) -> dict[Hashable, float]:
+    """Medians of ``runs`` rounds by contender. In each round all have their turn, so that what else the machine does meets all alike; a
+    round before them warms up."""
+    seconds: dict[Hashable, list[float]] = {name: [] for name in contenders}
+    for number in range(runs + 1):
+        for name, work in contenders.items():
+            started = time.perf_counter()
+            work()
+            if number:
+                seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in seconds.items()}

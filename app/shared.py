@@ -65,17 +65,16 @@ class SharedEngine(TransformersEngine):
         with self._turns:
             return super().states(prompts, forced)
 
-    def steps(self, prompts, decoding, seeds=None):
-        running = super().steps(prompts, decoding, seeds)
+    def decode(self, prompts, decoding, seeds=None, *, width=None):
+        running = super().decode(prompts, decoding, seeds, width=width)
         while True:
             if check := getattr(self._thread, "check", None):
                 check()
             with self._turns:
-                try:
-                    new = next(running)
-                except StopIteration as stop:
-                    return stop.value
-            yield new
+                made = next(running, None)
+            if made is None:
+                return
+            yield made
 
 
 def share(model: GraceModel) -> GraceModel:

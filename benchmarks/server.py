@@ -124,7 +124,7 @@ class Load:
 
     async def _counts(self) -> np.ndarray:
         """The server's processor time, the texts in its batches, and the batches."""
-        batches = [f'grace_batch_texts_{what}{{kind="rationale"}}' for what in ("sum", "count")]
+        batches = [f"grace_step_texts_{what}" for what in ("sum", "count")]
         return np.array([await self._metric(name) for name in ("process_cpu_seconds_total", *batches)])
 
     async def _metric(self, name: str) -> float:

@@ -381,8 +381,9 @@ def demo_train(
 def demo_study(
     way: Annotated[list[str] | None, typer.Option("--way", help="A way to train, e.g. symmetric; repeatable; default all.")] = None,
     seed: Annotated[list[int] | None, typer.Option("--seed", help="Repeatable; default 0, 1, 2.")] = None,
-    runs: Annotated[Path, typer.Option(help="Where the runs are kept; what is measured is not done again.")] = Path("runs/study"),
-    table: Annotated[bool, typer.Option("--table", help="Train nothing; only print the tables of what is measured.")] = False,
+    runs: Annotated[Path, typer.Option(help="Where the runs lie.")] = Path("runs/study"),
+    keep: Annotated[Path, typer.Option(help="Where results are kept; what is there is not done again.")] = Path("docs/study"),
+    table: Annotated[bool, typer.Option("--table", help="Train nothing; only print the tables of what is kept.")] = False,
     figure: Annotated[Path | None, typer.Option(help="Draw the training curves of the named ways, an SVG or PNG.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -396,12 +397,12 @@ def demo_study(
     if not table:
         for number in seed or (0, 1, 2):
             for name in way or WAYS:
-                one(name, number, runs, report=tell)
+                one(name, number, runs, keep=keep, report=tell)
     if figure:
         from grace_core.demo.figures import training_curves
 
-        training_curves(runs, way or ("reference", "symmetric", "joint"), figure)
-    made = tables(runs)
+        training_curves(keep, way or ("reference", "symmetric", "joint"), figure)
+    made = tables(keep)
     show(made, as_json, markdown(made))
 
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from grace_core.cache import RepresentationCache
-from grace_core.engines.transformers import Decoding, TransformersEngine
+from grace_core.cache import RepresentationCache, Row
+from grace_core.engines.inflight import Decoding
+from grace_core.engines.transformers import TransformersEngine
 from grace_core.errors import GraceError
 from grace_core.files import read_json
 from grace_core.pooling import Pooling, embeddings
@@ -205,9 +206,9 @@ class GraceModel:
     ) -> Representations:
         """Rationales and part sums of ``texts``, in their order; what is in the cache is not generated again.
 
-        Texts are batched by length. ``settings`` override fields of :class:`Settings` for this call. ``progress`` shows a bar, or
-        is called with (done, all). Without ``rationale`` only the prompt is run, and the rationale part is empty.
-        Raises GraceError for an empty text (with its position) or a bad setting.
+        Texts are run by length, ``batch_size`` of them at a time. ``settings`` override fields of :class:`Settings` for this call.
+        ``progress`` shows a bar, or is called with (done, all). Without ``rationale`` only the prompt is run, and the rationale part is
+        empty. Raises GraceError for an empty text (with its position) or a bad setting.
         """
         if isinstance(texts, str):
             raise GraceError("texts must be a list of str, got a single str; wrap it in a list")
@@ -223,18 +224,16 @@ class GraceModel:
         batch_size = self.batch_size(batch_size)
         with _Progress(progress, len(texts)) as bar:
             bar(len(texts) - len(order))
-            for start in range(0, len(order), batch_size):
-                batch = order[start : start + batch_size]
-                selected = [prompts[i] for i in batch]
-                out = self.engine.generate(selected, chosen.decoding) if rationale else self.engine.pool(selected)
-                made = {
-                    keys[i]: (out.rationale_ids[j], out.sums[j].numpy(), out.counts[j].numpy(), out.truncated[j])
-                    for j, i in enumerate(batch)
-                }
-                if self.cache is not None:
-                    self.cache.put(made)
-                found |= made
-                bar(len(batch))
+            made: dict[str, Row] = {}
+            try:
+                for place, row in self._run([prompts[i] for i in order], chosen.decoding if rationale else None, batch_size):
+                    made[keys[order[place]]] = row
+                    bar(1)
+                    if len(made) == batch_size:
+                        found |= self._keep(made)
+                        made = {}
+            finally:  # also of a run that is stopped
+                found |= self._keep(made)
         if names and new:
             self.cache.name_texts({names[i]: (keys[i], prompts[i].text_truncated) for i in new})
         rows = [(found[keys[i]], prompts[i].text_truncated) if i in keys else stored[names[i]] for i in range(len(texts))]
@@ -247,6 +246,22 @@ class GraceModel:
             truncated=np.array([row[3] for row, _ in rows], dtype=bool),
             text_truncated=np.array([cut for _, cut in rows], dtype=bool),
         )
+
+    def _run(self, prompts: list[Prompt], decoding: Decoding | None, width: int) -> Iterator[tuple[int, Row]]:
+        """The rows of prompts, with a rationale if there is a ``decoding``, as they are done; ``width`` of them run at a time."""
+        if decoding:
+            for i, row in self.engine.each(prompts, decoding, width=width):
+                yield i, (row.ids, row.sums.numpy(), np.array(row.counts), row.truncated)
+            return
+        for start in range(0, len(prompts), width):
+            out = self.engine.pool(prompts[start : start + width])
+            for i, (sums, counts) in enumerate(zip(out.sums.numpy(), out.counts.numpy(), strict=True), start):
+                yield i, ([], sums, counts, False)
+
+    def _keep(self, rows: dict[str, Row]) -> dict[str, Row]:
+        if self.cache is not None and rows:
+            self.cache.put(rows)
+        return rows
 
     def represent_given(
         self, texts: Sequence[str], rationales: Sequence[str | Sequence[int]], *, batch_size: int = 32, **settings

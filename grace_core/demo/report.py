@@ -26,6 +26,8 @@ def read(runs: Path) -> dict[str, list[dict]]:
         made = [read_json(path) for path in runs.glob(f"{way}-seed*/measured.json")]
         if made:
             found[way] = sorted(made, key=lambda row: row["seed"])
+        if last := [{"seed": row["seed"], **row["last"]} for row in found.get(way, ()) if "last" in row]:
+            found[f"{way}, last step"] = last
     if not found:
         raise GraceError(f"{runs} holds no measured run; make one with `grace demo study --way base`")
     return found

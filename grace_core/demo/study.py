@@ -1,7 +1,7 @@
 """The study: every way to train on the demo world, with seeds, measured alike. Made in pieces, since all of it takes hours.
 
 A *run* is one way with one seed, and has a folder of its own, ``<runs>/<way>-seed<n>``: the training run's files, and beside them
-``measured.json`` once its best model has been measured. A run that was stopped goes on where it was; one that is measured is left alone.
+``measured.json`` once its model has been measured. A run that was stopped goes on where it was; one that is measured is left alone.
 ``base`` is a way too, whose model is the one that all others start from, and ``bm25``, which has none.
 
 A model is measured on the test queries against all passages, in every decoding:
@@ -13,11 +13,19 @@ A model is measured on the test queries against all passages, in every decoding:
 and then on what it has kept: perplexity on plain passages about test things, and the share of facts that it prefers to three
 facts about other things of the kind. Passages and facts are of the world that it was pretrained on; none is in a training triplet.
 Models that write are also measured with the greedy rationales of the starting model, and it with theirs (:func:`words_and_geometry`).
+
+What is measured is a run's best model by the dev queries. Under the reference reward that is the one before the first step, so for the ways
+in LAST the model after the last step is measured as well (``"last"``).
+
+Runs are large and stay where they were made; what the tables and the figures need of them (:data:`KEPT`) goes into a folder that can be
+handed on, as docs/study is.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +37,7 @@ from grace_core.demo.probes import kinds_right, similarities
 from grace_core.demo.ship import CONFIGS
 from grace_core.errors import GraceError
 from grace_core.evaluation.retrieval import bm25, per_query
-from grace_core.files import only_writer, read_json, write_json
+from grace_core.files import only_writer, read_json, write_atomically, write_json
 from grace_core.model import GraceModel
 from grace_core.pooling import Pooling
 from grace_core.readers import Corpus, Document
@@ -62,43 +70,67 @@ WAYS: dict[str, tuple[str, tuple[str, ...]]] = {
     "joint-kl-1": ("demo-grace-joint.yaml", ("beta=1.0",)),
 }
 
+LAST = ("reference", "reference-unsup", "reference-no-cancelled")
+KEPT = ("measured.json", "metrics.jsonl")
+
 
 def run_name(way: str, seed: int) -> str:
     return f"{way}-seed{seed}"
 
 
-def one(way: str, seed: int, runs: Path, *, report: Callable[[str], None]) -> dict:
-    """Train (unless that is done) and measure (unless that is done) one run; returns what ``measured.json`` holds."""
+def one(way: str, seed: int, runs: Path, *, keep: Path | None = None, report: Callable[[str], None]) -> dict:
+    """Train (unless that is done) and measure (unless that is done) one run; returns what ``measured.json`` holds.
+
+    Results are copied to ``keep``/way-seed, and what is there is not done again.
+    """
+    folder = runs / run_name(way, seed)
+    kept = keep / folder.name if keep else folder
+    if (kept / "measured.json").exists():
+        return read_json(kept / "measured.json")
+    if not (folder / "measured.json").exists():
+        made = _train_and_measure(way, seed, folder, report)
+        folder.mkdir(parents=True, exist_ok=True)
+        with only_writer(folder):
+            write_json(folder / "measured.json", {"way": way, "seed": seed, **made})
+    if kept != folder:
+        kept.mkdir(parents=True, exist_ok=True)
+        for name in reversed(KEPT):  # measured.json last, which says that all is there
+            if (folder / name).exists():
+                write_atomically(kept / name, lambda path, name=name: shutil.copyfile(folder / name, path))
+    return read_json(kept / "measured.json")
+
+
+def _train_and_measure(way: str, seed: int, folder: Path, report: Callable[[str], None]) -> dict:
     from grace_core.training.callbacks import TrainingCollapsed
+    from grace_core.training.checkpoints import newest_checkpoint, settings_of
     from grace_core.training.config import load_config
     from grace_core.training.run import train
 
-    folder = runs / run_name(way, seed)
-    if (folder / "measured.json").exists():
-        return read_json(folder / "measured.json")
-    file, overrides = WAYS[way]
-    model, writes = "demo-base", True
-    if file:
-        config = load_config(CONFIGS / file, [*overrides, f"seed={seed}", f"out={folder}"])
-        model, writes = str(folder / "best"), config.method == "grace"  # the baselines' models are used without a rationale
-        state = read_json(folder / "run.json")["state"] if (folder / "run.json").exists() else ""
-        if state in ("", "running"):
-            try:
-                train(config, resume=True, report=lambda line: report(f"{folder.name}: {line}"))
-            except TrainingCollapsed as error:  # a finding, not a fault: the best model so far is measured
-                report(f"{folder.name}: {error}")
-    report(f"{folder.name}: measuring")
     if way == "bm25":
-        made = measure_bm25()
-    else:
-        cache = RepresentationCache(runs / "representations.sqlite")  # what one measurement made serves the next
-        trained = GraceModel.from_pretrained(model, cache=cache)
-        made = measure(trained, seed=seed, rationale=writes)
-        if file and writes:
-            made["words_and_geometry"] = words_and_geometry(GraceModel.from_pretrained("demo-base", cache=cache), trained)
-    folder.mkdir(parents=True, exist_ok=True)
-    with only_writer(folder):
-        write_json(folder / "measured.json", {"way": way, "seed": seed, **made})
+        return measure_bm25()
+    cache = RepresentationCache(folder.parent / "representations.sqlite")  # what one run made of demo-base serves the next
+    base = GraceModel.from_pretrained("demo-base", cache=cache)
+    file, overrides = WAYS[way]
+    if not file:
+        report(f"{folder.name}: measuring")
+        return measure(base, seed=seed)
+    config = load_config(CONFIGS / file, [*overrides, f"seed={seed}", f"out={folder}"])
+    writes = config.method == "grace"  # the baselines' models are used without a rationale
+    state = read_json(folder / "run.json")["state"] if (folder / "run.json").exists() else ""
+    if state in ("", "running"):
+        try:
+            train(config, resume=True, report=lambda line: report(f"{folder.name}: {line}"), cache=cache)
+        except TrainingCollapsed as error:  # a finding, not a fault: the best model so far is measured
+            report(f"{folder.name}: {error}")
+    report(f"{folder.name}: measuring")
+    trained = GraceModel.from_pretrained(folder / "best", cache=cache)
+    made = measure(trained, seed=seed, rationale=writes)
+    if writes:
+        made["words_and_geometry"] = words_and_geometry(base, trained)
+    if way in LAST:
+        last = newest_checkpoint(folder)
+        model = GraceModel.from_pretrained(last, cache=cache, **asdict(settings_of(config)))
+        made["last"] = {"step": int(last.name.split("-")[1]), **measure(model, seed=seed)}
     return made
 
 

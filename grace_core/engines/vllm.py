@@ -33,7 +33,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from grace_core.engines.transformers import Decoding, Pooled
+from grace_core.engines.inflight import Decoding, Written
+from grace_core.engines.transformers import Pooled
 from grace_core.errors import GraceError
 from grace_core.pooling import PARTS
 from grace_core.prompt import Prompt
@@ -128,6 +129,13 @@ class VllmEngine:
                 next(steps)
             except StopIteration as stop:
                 return stop.value
+
+    def each(self, prompts: list[Prompt], decoding: Decoding, *, width: int) -> Iterator[tuple[int, Written]]:
+        """The rows of :meth:`generate` for ``width`` prompts after the other."""
+        for start in range(0, len(prompts), width):
+            out = self.generate(prompts[start : start + width], decoding)
+            rows = zip(out.rationale_ids, out.sums, out.counts.tolist(), out.truncated, strict=True)
+            yield from ((start + i, Written(*row)) for i, row in enumerate(rows))
 
     def steps(self, prompts: list[Prompt], decoding: Decoding, seeds: list[int] | None = None) -> Iterator[list[tuple[int, int]]]:
         """As :meth:`generate`, step by step: yields the ``(row, token)`` pairs of each step and returns the Pooled result at the end."""

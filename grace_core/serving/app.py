@@ -35,8 +35,9 @@ from grace_core.index import GraceIndex
 from grace_core.model import GraceModel, Representations
 from grace_core.pooling import Pooling
 from grace_core.prompt import Prompt
-from grace_core.serving.batching import Batcher, Closing, Ended, QueueFull, RunFailed
+from grace_core.serving.batching import Batcher
 from grace_core.serving.errors import ApiError, from_failure, from_validation, json_response
+from grace_core.serving.failures import Closing, Ended, QueueFull, RunFailed
 from grace_core.serving.gate import Gate
 from grace_core.serving.limits import Limits
 from grace_core.serving.metrics import Metrics
@@ -45,6 +46,7 @@ from grace_core.serving.talk import complete, stream, submit
 from grace_core.serving.texts import positions_of, prompts_of
 
 T = TypeVar("T")
+FEW = 4  # texts that are no reason to change threads
 FRONT_THREADS = 4
 
 
@@ -119,6 +121,10 @@ class Served:
         """The function's result from one of the front threads, so that nobody else waits for it."""
         return await asyncio.get_running_loop().run_in_executor(self.front, function, *arguments)
 
+    async def by_size(self, texts: int, function: Callable[..., T], *arguments) -> T:
+        """The function's result, from a front thread if it is about many texts: for a few the way there takes longer than the work."""
+        return await self.in_front(function, *arguments) if texts > FEW else function(*arguments)
+
     async def represent(
         self, request: Request, inputs: Sequence[str] | Sequence[list[int]], labels: Sequence[str], *, rationale: bool, truncate: bool
     ) -> Representations:
@@ -130,7 +136,7 @@ class Served:
 
         prompts, future = await self.in_front(begin)
         rows = await unless_gone(request, asyncio.wrap_future(future))
-        made = await self.in_front(_representations, self.model, prompts, rows)
+        made = await self.by_size(len(rows), _representations, self.model, prompts, rows)
         self.metrics.tokens.labels("text").inc(int(made.counts[:, 0].sum()))
         self.metrics.tokens.labels("rationale").inc(int(made.counts[:, 2].sum()))
         return made
@@ -196,7 +202,7 @@ def _add_openai(app: FastAPI, served: Served) -> None:
         wanted = pooling is Pooling.FULL or asked.rationale
         labels = ["input"] if len(asked.input) == 1 else [f"input[{i}]" for i in range(len(asked.input))]
         made = await served.represent(request, asked.input, labels, rationale=wanted, truncate=asked.truncate)
-        return await served.in_front(_embeddings_response, asked, made, pooling)
+        return await served.by_size(len(made), _embeddings_response, asked, made, pooling)
 
     @app.post("/v1/chat/completions")
     async def chat(asked: ChatRequest, request: Request) -> Response:

@@ -1,17 +1,16 @@
-"""One thread owns the model: it gathers texts from all requests into batches, and lets several runs take turns, a decoding step each.
+"""One thread owns the model: it lets texts of all requests join those that are being decoded, a step at a time, and leave when they end.
 
-What is gathered together. A batch takes one text of every waiting request in turn until it is full, and whom it served goes to the end
-of the queue, so that a large request does not keep small ones waiting. It starts when it is full, when nothing has arrived for a tenth of
-``max_wait``, or after ``max_wait``. When a batch ends, those who got their answers are about to ask again: for PATIENCE of the time that it
-took, the next one waits for as many texts as there were. A batch that starts without them splits a steady crowd into parts that take turns
-(with 64 clients the batches had 27 texts on average, and the throughput was a third lower).
+Who joins. One text of every waiting request in turn, and whom it served goes to the end of the queue, so that a large request does not
+keep small ones waiting. Where nothing is being decoded, the first ones wait until all places are filled, until nothing has arrived for a
+tenth of ``max_wait``, or for ``max_wait``; later ones join as soon as one place in TOGETHER is free and wanted, or after the same time. A
+text is answered when it ends, whatever it runs with. (When texts ran in whole batches, clients got their answers and asked again all at
+once, and while HTTP was at work the model was not.)
 
-What runs side by side. At most one batch of embeddings is being decoded, so that texts gather behind it instead of starting small
-batches; up to CHAT_RUNS groups of chats take turns with it. Texts without rationale need a single forward and go in between. vLLM makes
-its batches itself: it gets whatever there is at once, each chat by itself.
+What runs side by side. Up to CHAT_RUNS groups of chats take turns with the texts. Texts without rationale need a single forward and go in
+between. vLLM does all this by itself: it gets whatever there is at once, each chat by itself.
 
-A text's result does not depend on what it ran with: padding is masked and sampling noise belongs to the text (see the engine). A batch
-that fails is run again in halves, until the text at fault is alone.
+A text's result does not depend on what it ran with: padding is masked and sampling noise belongs to the text (see the engine). Where a step
+fails, the texts in it are run again in halves, as batches of their own, until the text at fault is alone.
 """
 
 from __future__ import annotations
@@ -24,40 +23,23 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from grace_core.cache import Row
-from grace_core.engines.transformers import Decoding
+from grace_core.engines.inflight import Decoding, InFlight, Written
+from grace_core.engines.transformers import TOGETHER
 from grace_core.errors import GraceError
 from grace_core.model import GraceModel
 from grace_core.prompt import Prompt
+from grace_core.serving.failures import Closing, Ended, QueueFull, RunFailed
 from grace_core.serving.limits import Limits
 from grace_core.serving.metrics import Metrics
 
 log = logging.getLogger("grace.serve")
 CHAT_RUNS = 4
 VLLM_RUNS = 32  # of either kind, where vLLM shares its steps among them
-PATIENCE = 0.25
 FAILURES = 3  # so many runs that failed one after the other are the model's fault and not a text's
 STALLED = 300.0  # seconds without the end of a step
-
-
-class QueueFull(Exception):
-    """Too much is waiting; ``retry_after`` is the time in whole seconds in which about half of it will be done."""
-
-    def __init__(self, waiting: int, retry_after: int):
-        super().__init__(f"{waiting} texts are waiting already; try again in {retry_after} s")
-        self.retry_after = retry_after
-
-
-class RunFailed(Exception):
-    """The model failed on a text, or altogether; the cause is logged."""
-
-
-class Closing(Exception):
-    """The server is shutting down and takes nothing more."""
-
-
-class Ended(Exception):
-    """Nothing can be run any more, as the message says: only a restart helps."""
 
 
 @dataclass(eq=False)
@@ -100,6 +82,15 @@ class _Embedding:
 
 
 @dataclass(eq=False)
+class _Flow:
+    """Texts that are being decoded and may join and leave at any step: who asked for each, and since when it runs."""
+
+    rows: InFlight
+    entries: dict[str, list[_Entry]] = field(default_factory=dict)
+    began: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
 class _Talk:
     """Chats that are being decoded together; ``running`` holds the rows that have not ended."""
 
@@ -123,13 +114,13 @@ class Batcher:
         self._again: deque[dict[str, list[_Entry]]] = deque()  # halves of batches that failed
         self._runs: list[_Embedding | _Talk] = []
         self._first = self._last = 0.0  # when gathering began, and when the newest text arrived
-        self._crowd, self._crowd_until = 0, 0.0  # texts that are expected again, and until when
         self._pace = 0.0  # seconds a text, a moving average
         self._closing = self._failed = False  # as asked for; by an error of the thread's own
         self._failures = 0
         self._step_began: float | None = None
         self._vllm = model.engine_name == "vllm"
         self._size = max(limits.max_batch, model.engine.batch) if self._vllm else limits.max_batch
+        self._flow = None if self._vllm else _Flow(InFlight(model.engine, model.settings.decoding))
         self._tokens = float("inf") if self._vllm else limits.max_batch_tokens
         self._cache_warned = -1e9
         metrics.queued.set_function(self.waiting)
@@ -218,6 +209,8 @@ class Batcher:
             try:
                 for run in self._new_runs():
                     self._runs.append(run)
+                if self._flow and self._flow.entries:
+                    self._flow_on()
                 for run in tuple(self._runs):
                     self._advance(run)
             except Exception:  # of the scheduler itself: nothing that waits would ever be answered
@@ -228,7 +221,7 @@ class Batcher:
     def _wait_for_work(self) -> bool:
         """Sleep until there is a step to do. False when closing, and all is done."""
         with self._changed:
-            while not (self._runs or self._again or self._chats):
+            while not (self._runs or self._again or self._chats or (self._flow and self._flow.entries)):
                 self._drop_done()
                 if self._jobs:
                     left = min(self._unripe(kind) for kind in (True, False))
@@ -249,25 +242,30 @@ class Batcher:
         waiting = sum(len(job.order) for job in self._jobs if job.rationale is rationale)
         if not waiting:
             return float("inf")
-        if self._closing or waiting >= self._size:
+        enough = self._size
+        if rationale and self._flow and (running := len(self._flow.entries)):
+            enough = max(1, min(self._size - running, self._size // TOGETHER))
+        if self._closing or waiting >= enough:
             return 0.0
-        now = time.monotonic()
-        if rationale and waiting < self._crowd and now < self._crowd_until:
-            return self._crowd_until - now
-        return min(self._last + self.limits.max_wait / 10, self._first + self.limits.max_wait) - now
+        return min(self._last + self.limits.max_wait / 10, self._first + self.limits.max_wait) - time.monotonic()
 
     def _new_runs(self) -> Iterator[_Embedding | _Talk]:
         decoding = sum(isinstance(run, _Embedding) for run in self._runs) >= (VLLM_RUNS if self._vllm else 1)
+        joining: dict[str, list[_Entry]] = {}
         with self._changed:
             self._drop_done()
             texts = self._gather(rationale=False) if self._unripe(False) <= 0 else {}
             rationales: dict[str, list[_Entry]] = {}
             if self._again and not decoding:
                 rationales = self._again.popleft()
-            elif not decoding and self._unripe(True) <= 0:
+            elif self._flow and not self._again and self._flow.rows.open and self._unripe(True) <= 0:
+                joining = self._gather(rationale=True)
+            elif self._vllm and not decoding and self._unripe(True) <= 0:
                 rationales = self._gather(rationale=True)
             talks = sum(isinstance(run, _Talk) for run in self._runs)
             chats = self._gather_chats() if talks < (VLLM_RUNS if self._vllm else CHAT_RUNS) else []
+        if joining:
+            self._join(joining)
         if texts:
             yield self._begin(texts)
         if rationales:
@@ -283,6 +281,41 @@ class Batcher:
         self.metrics.batch.labels("rationale" if rationale else "text").observe(len(prompts))
         return _Embedding(self._steps(prompts, self.model.settings.decoding) if rationale else self._pool(prompts), entries)
 
+    def _join(self, entries: dict[str, list[_Entry]]) -> None:
+        flow, prompts = self._flow, [job.prompts[i] for job, i in (same[0] for same in entries.values())]
+        self.metrics.batch.labels("rationale").observe(len(prompts))
+        flow.entries |= entries
+        flow.began |= dict.fromkeys(entries, time.monotonic())
+        self._try(lambda: flow.rows.join(list(entries), prompts))
+
+    def _flow_on(self) -> None:
+        """One step of the texts in flight, without those that nobody wants any more."""
+        flow = self._flow
+        for key in [key for key, same in flow.entries.items() if all(job.future.done() for job, _ in same)]:
+            flow.rows.leave(key)
+            del flow.entries[key], flow.began[key]
+        if flow.entries:
+            self.metrics.step.observe(len(flow.entries))
+            self._try(flow.rows.step)
+
+    def _try(self, step: Callable[[], tuple]) -> None:
+        """A step of the flow: gives the texts that ended to those who asked for them, or all of them a second try if it fails."""
+        flow, self._step_began = self._flow, time.monotonic()
+        try:
+            _, ended = step()
+        except Exception as error:
+            log.exception("a step of the model failed")
+            self._flow = _Flow(InFlight(self.model.engine, self.model.settings.decoding))
+            self._broken(_Embedding(iter(()), flow.entries), error)
+            return
+        finally:
+            self._step_began = None
+        self._failures = 0
+        if ended:
+            now = time.monotonic()
+            self._set_pace(sum(now - flow.began.pop(key) for key, _ in ended) / len(ended) / len(flow.entries))
+            self._land({key: _row(written) for key, written in ended}, {key: flow.entries.pop(key) for key, _ in ended})
+
     def _steps(self, prompts: list[Prompt], decoding: Decoding, seeds: list[int] | None = None) -> Generator:
         return self.model.engine.steps(prompts, decoding, seeds)
 
@@ -292,20 +325,22 @@ class Batcher:
         yield
 
     def _gather(self, *, rationale: bool) -> dict[str, list[_Entry]]:
-        """The next batch: a text of every request in turn, each different text once."""
+        """What is run next: a text of every request in turn, each different text once, as far as there is place."""
         entries: dict[str, list[_Entry]] = {}
+        running = self._flow.entries if rationale and self._flow else {}
         room = self.model.settings.max_new_tokens if rationale else 0
-        longest, turns = 0, deque(job for job in self._jobs if job.rationale is rationale)
+        longest = max((len(job.prompts[i].ids) + room for job, i in (same[0] for same in running.values())), default=0)
+        turns = deque(job for job in self._jobs if job.rationale is rationale)
         while turns:
             job = turns[0]
             i = job.order[0]
             key = job.keys[i]
-            if key not in entries:
+            if key not in entries and key not in running:
                 longest = max(longest, len(job.prompts[i].ids) + room)
-                full = len(entries) >= self._size or (len(entries) + 1) * longest > self._tokens
-                if entries and full:
+                together = len(running) + len(entries)
+                if together and (together >= self._size or (together + 1) * longest > self._tokens):
                     break
-            entries.setdefault(key, []).append((job, job.order.popleft()))
+            (running if key in running else entries).setdefault(key, []).append((job, job.order.popleft()))
             turns.popleft()
             if job.order:
                 turns.append(job)
@@ -371,18 +406,17 @@ class Batcher:
             for row in run.running:
                 run.chats[row].emit("length" if pooled.truncated[row] else "stop")
             return
-        rows: dict[str, Row] = {
-            key: (pooled.rationale_ids[j], pooled.sums[j].numpy(), pooled.counts[j].numpy(), pooled.truncated[j])
-            for j, key in enumerate(run.entries)
-        }
+        self._set_pace((time.monotonic() - run.began) / len(run.entries))
+        rows = zip(pooled.rationale_ids, pooled.sums.numpy(), pooled.counts.numpy(), pooled.truncated, strict=True)
+        self._land(dict(zip(run.entries, rows, strict=True)), run.entries)
+
+    def _set_pace(self, seconds: float) -> None:
+        self._pace = 0.8 * self._pace + 0.2 * seconds if self._pace else seconds
+
+    def _land(self, rows: dict[str, Row], entries: dict[str, list[_Entry]]) -> None:
+        """Give rows to all who asked for them."""
         self._store(rows)
-        now, rationale = time.monotonic(), next(iter(run.entries.values()))[0][0].rationale
-        pace = (now - run.began) / len(rows)
-        self._pace = 0.8 * self._pace + 0.2 * pace if self._pace else pace
-        if rationale:
-            waiting = sum(len(job.order) for job in tuple(self._jobs) if job.rationale)
-            self._crowd, self._crowd_until = min(self._size, len(rows) + waiting), now + PATIENCE * (now - run.began)
-        for key, same in run.entries.items():
+        for key, same in entries.items():
             for job, i in same:
                 job.rows[i] = rows[key]
                 job.left -= 1
@@ -412,7 +446,7 @@ class Batcher:
         with self._changed:
             self._failed = True
             error = Ended(self.ended())
-            runs = [run.entries for run in self._runs if isinstance(run, _Embedding)]
+            runs = [run.entries for run in (*self._runs, self._flow) if isinstance(run, _Embedding | _Flow)]
             jobs = {job for entries in (*runs, *self._again) for same in entries.values() for job, _ in same} | set(self._jobs)
             chats = [chat for run in self._runs if isinstance(run, _Talk) for chat in run.chats] + list(self._chats)
         for job in jobs:
@@ -444,6 +478,10 @@ class Batcher:
 
 def _alike(a: Decoding, b: Decoding) -> bool:
     return (a.max_new_tokens, a.temperature, a.top_p) == (b.max_new_tokens, b.temperature, b.top_p)
+
+
+def _row(written: Written) -> Row:
+    return written.ids, written.sums.numpy(), np.array(written.counts), written.truncated
 
 
 def _settle(job: _Job, error: Exception | None = None) -> None:

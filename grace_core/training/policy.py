@@ -63,7 +63,8 @@ from grace_core.training.states import (
 
 GENERATION_ROWS = 128  # rollouts that are sampled together on a CPU
 RETAINED_TOKENS = 128
-FORWARD_ROWS = 64  # rollouts in one forward pass without gradients; on a CPU with gradients too
+FORWARD_ROWS = 64  # rollouts in one forward pass without gradients
+CPU_ROWS = 16  # the same on a CPU, with gradients too: logits of more leave its caches, and malloc gives their memory back every time
 
 
 class GracePolicyTrainer(GRPOTrainer):
@@ -126,15 +127,13 @@ class GracePolicyTrainer(GRPOTrainer):
         for rows, temperature in ((copies.keys() - cooler, self.temperature), (cooler, self.config.partner_temperature)):
             decoding = Decoding(self.config.max_new_tokens, temperature)
             order = sorted(rows, key=lambda i: (len(self._prompts[i].ids), i))
-            for begin in range(0, len(order), GENERATION_ROWS):
-                chunk = order[begin : begin + GENERATION_ROWS]
-                with self.accelerator.autocast():
-                    made = engine.generate([self._prompts[i] for i in chunk], decoding, [seed + i % k for i in chunk])
-                z = F.normalize(made.sums.sum(dim=1) / made.counts.sum(dim=1, keepdim=True), dim=-1)
-                for place, i in enumerate(chunk):
-                    for row in copies[i]:
-                        completions[row] = made.rationale_ids[place] + [end] * (not made.truncated[place])
-                        embeddings[row] = z[place]
+            with self.accelerator.autocast():
+                made = engine.generate([self._prompts[i] for i in order], decoding, [seed + i % k for i in order], width=GENERATION_ROWS)
+            z = F.normalize(made.sums.sum(dim=1) / made.counts.sum(dim=1, keepdim=True), dim=-1) if order else embeddings
+            for place, i in enumerate(order):
+                for row in copies[i]:
+                    completions[row] = made.rationale_ids[place] + [end] * (not made.truncated[place])
+                    embeddings[row] = z[place]
         model.train(training)
         self._embeddings = embeddings
         return completions
@@ -190,8 +189,8 @@ class GracePolicyTrainer(GRPOTrainer):
             pooled = pooling_mask(self.rollouts, input_ids.shape[1] - logits_to_keep, input_ids.shape[1])
         if self.on_cpu:
             logps, entropies, z = score_completions(
-                model, input_ids, attention_mask, keep=logits_to_keep, temperature=self.temperature, rows=FORWARD_ROWS,
-                autocast=self.accelerator.autocast, decoder=self.decoder, pooled=pooled,
+                model, input_ids, attention_mask, keep=logits_to_keep, temperature=self.temperature, rows=CPU_ROWS,
+                autocast=self.accelerator.autocast, entropy=options.get("compute_entropy", False), decoder=self.decoder, pooled=pooled,
             )  # fmt: skip
             made = logps, entropies, None
         else:

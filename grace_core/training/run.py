@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from transformers import PrinterCallback
 
+from grace_core.cache import RepresentationCache
 from grace_core.errors import GraceError
 from grace_core.files import only_writer
 from grace_core.model import GraceModel, Representations
@@ -33,11 +34,14 @@ def print_progress(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def train(config: TrainConfig, *, resume: bool = False, report: Callable[[str], None] = print_progress) -> dict:
+def train(
+    config: TrainConfig, *, resume: bool = False, report: Callable[[str], None] = print_progress, cache: RepresentationCache | None = None
+) -> dict:  # fmt: skip
     """Train and return ``{"out", "model", "state", "steps", "best": {"step", "ndcg@10", …}, "seconds", …}``.
 
     The best model by held-out nDCG@10 (without an evaluation, the last) lies in ``out/best``. With ``resume`` the run goes on from its
-    newest checkpoint, or from the start if it has none. Raises GraceError for bad input before anything is trained, and
+    newest checkpoint, or from the start if it has none. ``cache`` serves the evaluation before the first step, which runs from one
+    starting model share. Raises GraceError for bad input before anything is trained, and
     TrainingCollapsed if the collapse alarm stops the run; the best model so far is there all the same.
     """
     import torch
@@ -53,6 +57,7 @@ def train(config: TrainConfig, *, resume: bool = False, report: Callable[[str], 
     items = read_items(config)
     heldout = HeldOut.read(config.evaluation) if config.evaluation else None
     model = load_for_training(config)
+    model.cache = cache
     overlong = count_overlong(items, model.prompts)
     if overlong["cut"]:
         report(f"{overlong['cut']} of {overlong['looked_at']} texts are cut to fit max_prompt_tokens {config.max_prompt_tokens}")
@@ -107,6 +112,8 @@ def _run(config, trainer, model, heldout, out: Path, checkpoint: Path | None, do
         options = {"rationale": rationale, "batch_size": config.evaluation.batch_size, "seed": config.seed}
         temperatures = config.evaluation.temperatures if rationale else [0.0]
         with live_model(trainer, config, tokenizer) as live:
+            if live and model.cache and not trainer.state.global_step:
+                live.fingerprint, live.cache = model.fingerprint, model.cache
             made = [represent(trainer, live, heldout.texts, temperature=t, **options) for t in temperatures]
         scores, probes = heldout.evaluate(made[0], rationale=rationale)
         if len(made) > 1:

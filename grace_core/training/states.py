@@ -113,13 +113,14 @@ def embed_rollouts(model, rollouts: Sequence[Rollout], *, decoder, pad_id: int, 
 
 
 def score_completions(
-    model, ids: Tensor, attention: Tensor, *, keep: int, temperature: float, rows: int, autocast, decoder=None, pooled: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor | None]:
+    model, ids: Tensor, attention: Tensor, *, keep: int, temperature: float, rows: int, autocast, entropy: bool = True,
+    decoder=None, pooled: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
     """Log-probabilities and entropies ``(n, keep)`` of the last ``keep`` columns of ``ids`` ``(n, t)``, and embeddings ``(n, d)``.
 
     The rollouts of a group have one prompt, which goes through the model once: its keys and values are then those of all of them, in the
     backward pass too. Completions follow by length, ``rows`` at a time, without the columns that are padding in all of them. Embeddings
-    are over the positions of ``pooled`` ``(n, t)``, with gradient; None without it.
+    are over the positions of ``pooled`` ``(n, t)``, with gradient; None without it, as are entropies without ``entropy``.
     """
     begin = ids.shape[1] - keep
     distinct, prompt_of = torch.where(attention[:, :begin].bool(), ids[:, :begin], -1).unique(dim=0, return_inverse=True)
@@ -133,7 +134,7 @@ def score_completions(
                 input_ids=distinct.clamp(min=0), attention_mask=known.long(), position_ids=token_positions(known), use_cache=True,
                 logits_to_keep=1,
             )  # fmt: skip
-        first, cached = made.logits[:, -1:], [(layer.keys, layer.values) for layer in made.past_key_values.layers]
+        first, cached = made.logits[:, -1] / temperature, [(layer.keys, layer.values) for layer in made.past_key_values.layers]
         prompts = caught.pop() if pooled is not None else None
         for chunk in order.split(rows):
             of, count = prompt_of[chunk], max(int(lengths[chunk].max()), 1)
@@ -144,14 +145,34 @@ def score_completions(
                     input_ids=completions, attention_mask=seen, position_ids=token_positions(seen)[:, -count:], use_cache=True,
                     past_key_values=DynamicCache([(keys[of, :, left:], values[of, :, left:]) for keys, values in cached]),
                 )  # fmt: skip
-            logits = torch.cat([first[of], made.logits[:, :-1]], dim=1)
-            scores = torch.log_softmax(logits.float() / temperature, dim=-1)
+            logits = made.logits if temperature == 1 else made.logits / temperature
+            scores = torch.cat([_log_probabilities(first[of, None], completions[:, :1]), _log_probabilities(logits, completions[:, 1:])], 1)
             missing = (0, keep - count)
-            logps.append(F.pad(scores.gather(2, completions[:, :, None])[:, :, 0], missing))
-            with torch.no_grad():
-                entropies.append(F.pad(-(scores.exp() * scores).sum(dim=-1), missing))
+            logps.append(F.pad(scores, missing))
+            if entropy:
+                with torch.no_grad():
+                    entropies.append(F.pad(torch.cat([_entropies(first[of, None]), _entropies(logits[:, :-1])], dim=1), missing))
             if pooled is not None:
                 states = torch.cat([prompts[of, left:], caught.pop()], dim=1)
                 embeddings.append(mean_embeddings(states, pooled[chunk, left:right]))
     back = order.argsort()
-    return torch.cat(logps)[back], torch.cat(entropies)[back], torch.cat(embeddings)[back] if embeddings else None
+    return torch.cat(logps)[back], torch.cat(entropies)[back] if entropy else None, torch.cat(embeddings)[back] if embeddings else None
+
+
+def _log_probabilities(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Log-probabilities ``(b, t)`` of tokens from logits ``(b, t + more, v)``, of which the first t count.
+
+    What is behind them is left out by the loss and not cut off, since logits are large and a cut one is copied, back and forth.
+    """
+    target = F.pad(tokens, (0, logits.shape[1] - tokens.shape[1]), value=-1)
+    losses = F.cross_entropy(logits.flatten(0, 1).float(), target.flatten(), ignore_index=-1, reduction="none")
+    return -losses.view(target.shape)[:, : tokens.shape[1]]
+
+
+def _entropies(logits: Tensor) -> Tensor:
+    """Entropies ``(b, t)`` in nats, row by row: a row's numbers fit into a processor's cache, those of all do not."""
+    found = []
+    for row in logits.float():
+        scores = row.log_softmax(dim=-1)
+        found.append(-(scores.exp() * scores).sum(dim=-1))
+    return torch.stack(found)

@@ -208,10 +208,10 @@ def test_demo_study_prints_what_is_measured(grace, tmp_path):
     scores = {key: [0.5, 1.0] for key in ("ndcg@10", "recall@10", "mrr@10")}
     made = {"way": "base", "seed": 0, "decodings": {"text": scores}, "abilities": {"perplexity": 3.0, "fact_accuracy": 0.5}}
     (tmp_path / "base-seed0" / "measured.json").write_text(json.dumps(made))
-    status, out, err = grace("demo", "study", "--runs", tmp_path, "--table")
+    status, out, err = grace("demo", "study", "--keep", tmp_path, "--table")
     assert status == 0, err
     assert "| base | text | 1 | 0.750 [" in out
-    status, out, _ = grace("demo", "study", "--runs", tmp_path, "--table", "--json")
+    status, out, _ = grace("demo", "study", "--keep", tmp_path, "--table", "--json")
     assert json.loads(out)["rows"][0]["ndcg@10"] == 0.75
     assert "there is no way nonsense" in refusal(grace("demo", "study", "--way", "nonsense"))
     assert "no recipe for nonsense" in refusal(grace("demo", "train", "nonsense"))

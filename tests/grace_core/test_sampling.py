@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from grace_core.engines.transformers import Decoding, _choose
+from grace_core.engines.inflight import Decoding, choose
 from grace_core.errors import GraceError
 
 LOGITS = torch.tensor([2.0, -1.0, 0.5, 1.5, -3.0, 0.0, 1.0, -0.5])
@@ -14,7 +14,7 @@ LOGITS = torch.tensor([2.0, -1.0, 0.5, 1.5, -3.0, 0.0, 1.0, -0.5])
 def frequencies(decoding: Decoding, draws: int = 40_000, *, evenly: bool) -> torch.Tensor:
     """Shares of each token among draws with even or random noise."""
     noise = (torch.arange(draws) + 0.5) / draws if evenly else torch.rand(draws, generator=torch.Generator().manual_seed(1))
-    tokens = _choose(LOGITS.expand(draws, -1), decoding, noise)
+    tokens = choose(LOGITS.expand(draws, -1), decoding, noise)
     return torch.bincount(tokens, minlength=len(LOGITS)) / draws
 
 
@@ -47,11 +47,11 @@ def test_top_p_keeps_the_nucleus_and_nothing_else(top_p):
 @pytest.mark.parametrize("noise", [0.0, 1.0 - 2**-24])
 def test_extreme_noise_gives_a_token_that_has_mass(noise):
     logits = torch.tensor([[0.0, -float("inf"), 5.0, -float("inf")]])
-    assert int(_choose(logits, Decoding(temperature=1.0), torch.tensor([noise]))) in (0, 2)
+    assert int(choose(logits, Decoding(temperature=1.0), torch.tensor([noise]))) in (0, 2)
 
 
 def test_greedy_takes_the_best_token():
-    assert _choose(torch.stack([LOGITS, -LOGITS]), Decoding(), None).tolist() == [0, 4]
+    assert choose(torch.stack([LOGITS, -LOGITS]), Decoding(), None).tolist() == [0, 4]
 
 
 def test_a_seed_gives_the_same_rationales_and_another_seed_others(tiny, sentences):

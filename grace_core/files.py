@@ -14,26 +14,33 @@ from pathlib import Path
 from grace_core.errors import GraceError
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], None], *, flush: bool = True) -> None:
     """Call ``write`` with a temporary path beside ``path``, flush it to disk, and rename it into place.
 
-    Raises GraceError if the disk is full, whatever ``write`` raises then; nothing is left behind.
+    Without ``flush`` a loss of power, and nothing else, may leave a file that is not whole. Raises GraceError if the disk is full,
+    whatever ``write`` raises then; nothing is left behind.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with needs_room(path):
             write(temporary)
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
+            if flush:
+                flush_to_disk(temporary)
         os.chmod(temporary, 0o644)  # some writers make files that only their owner may read
         os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        if flush:
+            flush_to_disk(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def flush_to_disk(path: Path) -> None:
+    """What has been written to a file, or the names in a folder, survives a loss of power from now on."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 @contextmanager

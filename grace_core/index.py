@@ -148,11 +148,17 @@ def _encode_all(work: Work, model, rationale: bool, encode: Encode, progress, sh
     def tick(count: int) -> None:
         progress(done + count, total)
 
-    for number, made in encode(jobs(), tick):
-        made.embeddings(Pooling.FULL if rationale else Pooling.TEXT)  # a vector that is not finite is found here, not at the end
-        work.write(number, made)
-        done += len(made)
-        progress(done, total)
+    began = time.monotonic()
+    try:
+        for number, made in encode(jobs(), tick):
+            made.embeddings(Pooling.FULL if rationale else Pooling.TEXT)  # a vector that is not finite is found here, not at the end
+            work.write(number, made, seconds=time.monotonic() - began)
+            began = time.monotonic()
+            done += len(made)
+            progress(done, total)
+    finally:
+        if done < total:
+            work.keep()
     if done < total:
         raise BuildStopped(f"stopped after {done} of {total} documents; build again to go on")
     counts = work.finish(model)

@@ -332,7 +332,9 @@ class GraceModel:
 
     def decode(self, ids: list[list[int]]) -> list[str]:
         """Rationale ids to text; markup tokens that a model wrote in the middle of its rationale are left out."""
-        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)] if ids else []
+        if not any(ids):  # a collection without rationales has many of them
+            return [""] * len(ids)
+        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Weights (safetensors), tokenizer, template and settings; :meth:`from_pretrained` reads them back."""

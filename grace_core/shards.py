@@ -1,7 +1,8 @@
 """A build on its way: the documents' representations in shards on disk, put together when the last one is there.
 
     <model>/.build/plan.json             what the shards are made from and with
-                  /000000.safetensors    rows, part sums and counts, rationale ids and flags of some documents
+                  /000000.safetensors    rows, part sums and counts, rationale ids and flags of some documents;
+                                         000000.quick.safetensors if it can be made again in no time
 
 The documents go in order of length, longest first. A shard's content depends on the documents and settings only, not on who
 encodes it or when, so that a resumed build, and one on many machines, gives the same files as one that was never stopped.
@@ -12,6 +13,7 @@ vectors and rationale ids are put into their places on disk through memory maps,
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +22,13 @@ import numpy as np
 
 from grace_core.collection import Collection
 from grace_core.errors import GraceError
-from grace_core.files import needs_room, read_json, write_atomically, write_json
+from grace_core.files import flush_to_disk, needs_room, read_json, write_atomically, write_json
 from grace_core.model import GraceModel, Representations
 from grace_core.pooling import PARTS
 from grace_core.tensors import create_tensors, map_tensors, reserve
 
 BLOCK = 8_192  # documents whose rationales are decoded and written at once
+QUICK = 0.1  # seconds
 
 
 def refuse_mixture(folder: Path, there: dict, wanted: dict) -> None:
@@ -63,7 +66,8 @@ class Work:
     def __init__(self, collection: Collection, folder: Path, wanted: dict, *, shard: int):
         self.collection, self.folder, self.path, self._shard = collection, folder, folder / ".build", shard
         self.path.mkdir(exist_ok=True)
-        for leftover in [*folder.glob(".*.tmp"), *self.path.glob(".*.tmp")]:
+        self._quick: set[int] = set()  # shards that are not flushed to the disk
+        for leftover in [*folder.glob(".*.tmp"), *self.path.glob(".*.tmp"), *self.path.glob("*.quick.safetensors")]:
             leftover.unlink()
         if (self.path / "plan.json").exists():
             refuse_mixture(self.path, read_json(self.path / "plan.json"), wanted)
@@ -92,7 +96,7 @@ class Work:
         return -(-len(self._order) // self._shard)
 
     def shard_path(self, number: int) -> Path:
-        return self.path / f"{number:06d}.safetensors"
+        return self.path / f"{number:06d}{'.quick' if number in self._quick else ''}.safetensors"
 
     def rows_of(self, number: int) -> np.ndarray:
         """Rows of the corpus, longest text first."""
@@ -105,8 +109,12 @@ class Work:
         """Numbers of the shards that are still to be made."""
         return [number for number in range(len(self)) if not self.shard_path(number).exists()]
 
-    def write(self, number: int, made: Representations) -> None:
-        """Write a shard, atomically."""
+    def write(self, number: int, made: Representations, *, seconds: float) -> None:
+        """Write a shard, atomically.
+
+        One that took few ``seconds``, since it came out of the cache, is not flushed to the disk, which would take longer, until
+        :meth:`keep`: if the process is killed before, a resumed build makes it again.
+        """
         from safetensors.numpy import save_file
 
         tensors = {
@@ -115,7 +123,22 @@ class Work:
             "lengths": np.array([len(ids) for ids in made.rationale_ids], dtype=np.int64),
             "truncated": made.truncated, "text_truncated": made.text_truncated,
         }  # fmt: skip
-        write_atomically(self.shard_path(number), lambda path: save_file(tensors, path))
+        quick = {number} if seconds < QUICK else set()
+        self._quick |= quick
+        try:
+            write_atomically(self.shard_path(number), lambda path: save_file(tensors, path), flush=not quick)
+        except BaseException:
+            self._quick -= quick
+            raise
+
+    def keep(self) -> None:
+        """Flush what is not flushed yet, for a build that stops before its end."""
+        for number in tuple(self._quick):
+            path = self.shard_path(number)
+            flush_to_disk(path)
+            self._quick.discard(number)
+            os.replace(path, self.shard_path(number))
+        flush_to_disk(self.path)
 
     def finish(self, model: GraceModel) -> dict:
         """Put the shards together in the corpus's order as vectors.safetensors and rationales.parquet; the manifest's counts."""

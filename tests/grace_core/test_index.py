@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 import grace_core.index
+import grace_core.shards
 from grace_core.collection import Collection, collection_folder, find_collections
 from grace_core.errors import GraceError
 from grace_core.files import only_writer, sha256
 from grace_core.index import FILES, BuildStopped, GraceIndex, build
 from grace_core.pooling import Pooling
 from grace_core.readers import Corpus, Document, Judgements
+from grace_core.shards import Work
 
 TITLES = ("", "A title", "")
 
@@ -143,7 +145,9 @@ def test_files_do_not_depend_on_batch_size_or_interruptions(built, corpus, model
     assert collection.unfinished == []
 
 
-def test_a_resumed_build_encodes_nothing_twice(corpus, model, tmp_path, monkeypatch):
+@pytest.mark.parametrize("quick", [0.0, 60.0])
+def test_a_resumed_build_encodes_nothing_twice(corpus, model, tmp_path, monkeypatch, quick):
+    monkeypatch.setattr(grace_core.shards, "QUICK", quick)
     collection = Collection.create(corpus, tmp_path / "again")
     seen = []
     original = model.represent
@@ -155,6 +159,21 @@ def test_a_resumed_build_encodes_nothing_twice(corpus, model, tmp_path, monkeypa
     assert sorted(seen) == sorted(document.content for document in corpus.documents if document.content)
     build(collection, model)
     assert len(seen) == 58
+
+
+def test_quick_shards_of_a_killed_build_are_made_again(corpus, model, built, tmp_path, monkeypatch):
+    monkeypatch.setattr(grace_core.shards, "QUICK", 60.0)
+    monkeypatch.setattr(Work, "keep", lambda self: None)  # as a process that is killed does not
+    collection = Collection.create(corpus, tmp_path / "again")
+    asked = iter([False, False, True])
+    with pytest.raises(BuildStopped, match="32 of 58"):
+        build(collection, model, batch_size=7, should_stop=lambda: next(asked))
+    work = collection.folder / "tiny" / ".build"
+    assert len(list(work.glob("*.quick.safetensors"))) == len(list(work.glob("*.safetensors"))) == 2
+    seen = []
+    build(collection, model, batch_size=7, progress=lambda done, total: seen.append(done))
+    assert seen[0] == 0
+    assert content(collection.folder / "tiny") == content(built.folder)
 
 
 def test_a_build_is_not_gone_on_with_by_another_engine(corpus, model, tmp_path):

@@ -158,7 +158,7 @@ class Builds:
 
 def reachable(source: str) -> None:
     """Raises GraceError within seconds if ``source`` is to be fetched from a hub that does not answer."""
-    from grace_core.model import DEMO_MODELS_DIR
+    from grace_core.sources import DEMO_MODELS_DIR
 
     if (DEMO_MODELS_DIR / source).is_dir() or Path(source).is_dir() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source):
         return  # nothing to fetch, or for the library to refuse

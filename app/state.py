@@ -18,6 +18,7 @@ from app.view import Column
 from grace_core.collection import Collection, collection_folder, find_collections
 from grace_core.errors import GraceError
 from grace_core.files import read_json
+from grace_core.sources import demo_models, find_model
 
 if TYPE_CHECKING:
     import numpy as np
@@ -131,7 +132,7 @@ class Workspace:
     def load(self, source: str) -> GraceModel:
         """A model by its demo name, folder or Hugging Face id, with its own settings; one that is in memory is not loaded again."""
         from app.shared import share
-        from grace_core.model import GraceModel, find_model
+        from grace_core.model import GraceModel
 
         folder = find_model(source)  # may take as long as a download, so before the lock
         with self._loading:
@@ -147,7 +148,7 @@ class Workspace:
 
     def named_model(self, name: str) -> GraceModel:
         """A demo model or a model of a known collection, by its short name; never one that would have to be fetched first."""
-        if name in self.demo_models():
+        if name in demo_models():
             return self.load(name)
         for collection in self.collections():
             if name in self.collection(collection).models:
@@ -156,24 +157,17 @@ class Workspace:
 
     def model_names(self) -> list[str]:
         built = {model for name in self.collections() for model in self.collection(name).models}
-        return sorted(built | set(self.demo_models()))
+        return sorted(built | set(demo_models()))
 
     def known_source(self, name: str) -> str | None:
         """Where the model of a short name comes from, if a finished index tells or it is a demo model."""
-        if name in self.demo_models():
+        if name in demo_models():
             return name
         for collection in self.collections():
             manifest = self.root / collection / name / "manifest.json"
             if manifest.exists():
                 return read_json(manifest).get("model_id")
         return None
-
-    @staticmethod
-    def demo_models() -> list[str]:
-        import grace_core
-
-        folder = Path(grace_core.__file__).parent / "demo" / "models"
-        return sorted(path.parent.name for path in folder.glob("demo-*/config.json"))
 
     def grades(self, collection: str, query: str) -> dict[str, int] | None:
         """Document id to grade for a query that the collection's judgements know, else None."""

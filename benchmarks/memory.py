@@ -40,7 +40,8 @@ def small_model(folder: Path) -> Path:
     """One random layer of 64 dimensions, with demo-base's tokenizer."""
     from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-    from grace_core.model import GraceModel, Settings, find_model
+    from grace_core.model import GraceModel, Settings
+    from grace_core.sources import find_model
 
     tokenizer = AutoTokenizer.from_pretrained(find_model("demo-base"))
     config = Qwen2Config(

@@ -177,8 +177,8 @@ def search(
     """Search a collection with a query; the model writes a rationale for it first."""
     from grace_core.cache import RepresentationCache
     from grace_core.index import GraceIndex
-    from grace_core.model import model_name
     from grace_core.pooling import Pooling
+    from grace_core.sources import model_name
 
     index = GraceIndex(folder, model_name(model))
     loaded = index.load_model(device=device, engine=engine, cache=RepresentationCache())
@@ -353,7 +353,7 @@ def demo_pretrain(
 ) -> None:
     """Pretrain demo-base from the fact base: a good hour on two cores."""
     from grace_core.demo.pretrain import PretrainConfig, pretrain
-    from grace_core.model import DEMO_MODELS_DIR
+    from grace_core.sources import DEMO_MODELS_DIR
 
     config = PretrainConfig() if tokens is None else PretrainConfig(tokens=tokens, habit_tokens=tokens // 20)
     out = out or DEMO_MODELS_DIR / "demo-base"
@@ -438,7 +438,7 @@ def demo_all(as_json: Json = False) -> None:
     from grace_core.demo.corpus import write
     from grace_core.demo.pretrain import pretrain
     from grace_core.demo.ship import SHIPPED, train_shipped
-    from grace_core.model import DEMO_MODELS_DIR
+    from grace_core.sources import DEMO_MODELS_DIR
 
     write()
     pretrain(DEMO_MODELS_DIR / "demo-base", Path("runs/demo-base"), report=tell)

@@ -8,8 +8,8 @@ from grace_core.cache import RepresentationCache
 from grace_core.errors import GraceError
 from grace_core.explain import Difference, Explainer, Sentence, difference, listed
 from grace_core.index import GraceIndex
-from grace_core.model import model_name
 from grace_core.pooling import PARTS, RATIONALE, TEXT, Pooling
+from grace_core.sources import model_name
 
 SHOWN = 100  # characters of a sentence on a line
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from grace_core.collection import Collection
 from grace_core.errors import GraceError
 from grace_core.index import Encode, GraceIndex, build
-from grace_core.model import GraceModel, model_name
+from grace_core.model import GraceModel
 from grace_core.readers import stream_corpus
+from grace_core.sources import model_name
 
 
 def build_command(

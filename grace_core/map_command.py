@@ -11,10 +11,10 @@ import numpy as np
 from grace_core.collection import Collection
 from grace_core.errors import GraceError
 from grace_core.index import GraceIndex
-from grace_core.model import model_name
 from grace_core.neighbours import Change, K, change_of, map_quality, nearest
 from grace_core.pooling import Pooling
 from grace_core.projection import Map, column_name, displacement, map_collection, regions_changed
+from grace_core.sources import model_name
 
 UNCHANGED = 0.8  # overlap from which a document's neighbours count as the same: 12 of 15
 ENOUGH = 30  # documents; if fewer keep so many, those of the tenth that keeps most count

@@ -21,15 +21,14 @@ from grace_core.errors import GraceError
 from grace_core.files import read_json
 from grace_core.pooling import Pooling, embeddings
 from grace_core.prompt import REPRESENTATION_PROMPT, Prompt, PromptBuilder
+from grace_core.sources import find_model, first_line, model_name
 
 if TYPE_CHECKING:
     from grace_core.engines.vllm import VllmEngine
 
-DEMO_MODELS_DIR = Path(__file__).parent / "demo" / "models"
 SETTINGS_FILE = "grace_config.json"
 ENGINES = ("transformers", "vllm")
 # what a checkpoint needs: never .bin or .pt, which are pickles
-MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,7 @@ class GraceModel:
         except GraceError:
             raise
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-            raise GraceError(f"{name}: not a causal language model that can be loaded from {folder}: {_first_line(error)}") from error
+            raise GraceError(f"{name}: not a causal language model that can be loaded from {folder}: {first_line(error)}") from error
         made = cls(settings=chosen, name=source, cache=cache, **parts)
         made._folder = folder
         return made
@@ -402,47 +401,6 @@ class GraceModel:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def model_name(name: str | Path) -> str:
-    """The name of a model's folder in a collection: the last part of its id or path, made safe for a file system."""
-    last = str(name).rstrip("/").split("/")[-1]
-    safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in last).strip(".")
-    if not safe:
-        raise GraceError(f"{str(name)!r} is no usable model name")
-    return safe
-
-
-def demo_models() -> list[str]:
-    """The names of the models that ship, demo-base first."""
-    return sorted(path.name for path in DEMO_MODELS_DIR.glob("demo-*") if (path / "config.json").exists())
-
-
-def find_model(name: str | Path, *, revision: str | None = None) -> Path:
-    """The local folder of a model, fetched from the Hugging Face hub if it is neither a demo model nor a folder."""
-    text = str(name)
-    demo = DEMO_MODELS_DIR / text
-    if text.startswith("demo-") and "/" not in text:
-        if (demo / "config.json").exists():
-            return demo
-        raise GraceError(f"there is no demo model {text!r}; there are: {', '.join(demo_models()) or 'none, run `grace demo pretrain`'}")
-    if os.path.isdir(text):  # Path.is_dir raises where a name is too long
-        if not (Path(text) / "config.json").exists():
-            raise GraceError(f"{text} is a folder without config.json, so not a model; name the folder that a model was saved to")
-        return Path(text)
-    parts = text.split("/")
-    if len(parts) > 2 or any(not part or part.startswith(".") for part in parts) or not all(c.isalnum() or c in "-_./" for c in text):
-        raise GraceError(f"{text!r} is neither a demo model, nor a folder, nor a Hugging Face id such as Qwen/Qwen2.5-0.5B-Instruct")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(text, revision=revision, allow_patterns=MODEL_FILES))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise GraceError(
-            f"model {text!r} is no folder here and could not be fetched from the Hugging Face hub ({_first_line(error)}); "
-            "check the id and the network, log in with `hf auth login` if it is gated, or use demo-base"
-        ) from error
-
-
 def check_engine(engine: str, device: str | None = None) -> None:
     """Raises GraceError for an engine that there is not, or a device that it does not let one choose."""
     if engine not in ENGINES:
@@ -461,7 +419,7 @@ def _load_for_transformers(folder: Path, _settings: Settings, device: str | None
         place = torch.device(device)
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
-        raise GraceError(f"device {device!r} cannot be used here: {_first_line(error)}; use cpu") from error
+        raise GraceError(f"device {device!r} cannot be used here: {first_line(error)}; use cpu") from error
     dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     model = AutoModelForCausalLM.from_pretrained(
@@ -503,10 +461,6 @@ def _end_ids(generation_config, tokenizer) -> set[int]:
     if not ends:
         raise GraceError(f"{tokenizer.name_or_path!r} names no end token, so a rationale would never end; set eos_token_id")
     return ends
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 class _Progress:

@@ -14,6 +14,7 @@ from app.tabs import Shell, html
 from grace_core.collection import collection_folder
 from grace_core.errors import GraceError
 from grace_core.readers import SUFFIXES, preview
+from grace_core.sources import demo_models
 
 ROLES = ("id", "title", "text")
 NONE = ("— none —", "")
@@ -49,7 +50,7 @@ class CorpusTab:
 
 def build(shell: Shell) -> CorpusTab:
     """Lay out the tab and wire it."""
-    models = shell.workspace.demo_models()
+    models = demo_models()
     with gr.Tab("Corpus", id="corpus"):
         with gr.Column(elem_classes="g-page"):
             html(value=str(tag("p", "Build a collection from your own documents, then explore it.", class_="g-lead")))

@@ -12,8 +12,9 @@ from grace_core.evaluation.command import retrieval_command
 from grace_core.files import read_json, write_json
 from grace_core.index import GraceIndex, build
 from grace_core.map_command import map_command
-from grace_core.model import DEMO_MODELS_DIR, GraceModel
+from grace_core.model import GraceModel
 from grace_core.readers import read_corpus
+from grace_core.sources import DEMO_MODELS_DIR
 from grace_core.training.config import load_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"

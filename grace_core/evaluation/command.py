@@ -10,8 +10,8 @@ from grace_core.collection import Collection
 from grace_core.errors import GraceError
 from grace_core.evaluation import faithfulness, retrieval, stored
 from grace_core.index import GraceIndex
-from grace_core.model import model_name
 from grace_core.pooling import Pooling
+from grace_core.sources import model_name
 
 
 def retrieval_command(

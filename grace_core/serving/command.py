@@ -70,8 +70,9 @@ def serve_command(
 def _app(name: str, collection: Path | None, keys: list[str], limits: Limits, *, no_cache: bool, **options):
     from grace_core.cache import RepresentationCache
     from grace_core.index import GraceIndex
-    from grace_core.model import GraceModel, model_name
+    from grace_core.model import GraceModel
     from grace_core.serving.app import create_app
+    from grace_core.sources import model_name
 
     cache = None if no_cache else RepresentationCache()
     if collection is None:

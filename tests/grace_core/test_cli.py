@@ -183,11 +183,12 @@ def test_demo_pretrain_writes_a_model(grace, monkeypatch, tmp_path):
     assert GraceModel.from_pretrained(tmp_path / "model").dim == 192
 
 
-def test_demo_index_encodes_with_every_demo_model_and_again_with_new_weights(grace, dataset, model, other_folder, monkeypatch, tmp_path):
+def test_demo_index_encodes_with_what_is_indexed_and_again_with_new_weights(grace, dataset, model, other_folder, monkeypatch, tmp_path):
     shutil.copytree(model, tmp_path / "models" / "demo-base")
     shutil.copytree(model, tmp_path / "models" / "demo-cl")
-    monkeypatch.setattr("grace_core.model.DEMO_MODELS_DIR", tmp_path / "models")
+    monkeypatch.setattr("grace_core.sources.DEMO_MODELS_DIR", tmp_path / "models")
     monkeypatch.setattr("grace_core.demo.ship.CORPUS_DIR", dataset)
+    monkeypatch.setattr("grace_core.demo.ship.INDEXED", ("demo-base", "demo-cl"))
     status, out, err = grace("demo", "index", "--out", tmp_path / "demo", "--json")
     assert status == 0, err
     assert {name: counts["encoded"] for name, counts in json.loads(out)["models"].items()} == {"demo-base": 29, "demo-cl": 29}

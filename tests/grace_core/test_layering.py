@@ -69,7 +69,7 @@ def test_the_library_knows_nothing_of_the_interface():
 
 def test_imports_run_downwards_only():
     ranks = {"errors": 0, "model": 3, "ann": 3, "shards": 4, "index": 5, "evaluation": 7, "map_command": 8, "cli": 9}
-    ranks |= dict.fromkeys(("files", "pooling", "prompt", "cache", "readers", "rewards", "neighbours", "layout"), 1)
+    ranks |= dict.fromkeys(("files", "pooling", "prompt", "cache", "readers", "rewards", "neighbours", "layout", "sources"), 1)
     ranks |= dict.fromkeys(("engines", "collection", "tensors", "regions"), 2) | dict.fromkeys(("explain", "cluster", "projection"), 6)
     for path in LIBRARY:
         own = path.relative_to(ROOT / "grace_core").parts[0].removesuffix(".py")
@@ -96,4 +96,4 @@ def test_nothing_unpickles_or_runs_a_model_s_own_code(path):
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_stay_short(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 550
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 500

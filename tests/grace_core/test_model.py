@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from grace_core.errors import GraceError
-from grace_core.model import GraceModel, Settings, find_model, model_name
+from grace_core.model import GraceModel, Settings
+from grace_core.sources import find_model, model_name
 
 
 def refusal(name, **options) -> str:

@@ -13,9 +13,10 @@ from grace_core.demo.ship import INDEXED
 from grace_core.evaluation.retrieval import evaluate_index, judged_queries, per_query
 from grace_core.files import read_json
 from grace_core.index import GraceIndex
-from grace_core.model import DEMO_MODELS_DIR, GraceModel, demo_models
+from grace_core.model import GraceModel
 from grace_core.pooling import Pooling
 from grace_core.readers import read_corpus
+from grace_core.sources import DEMO_MODELS_DIR, demo_models
 from grace_core.training.config import load_config
 
 

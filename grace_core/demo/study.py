@@ -23,6 +23,7 @@ handed on, as docs/study is.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -37,7 +38,7 @@ from grace_core.demo.probes import kinds_right, similarities
 from grace_core.demo.ship import CONFIGS
 from grace_core.errors import GraceError
 from grace_core.evaluation.retrieval import bm25, per_query
-from grace_core.files import only_writer, read_json, write_atomically, write_json
+from grace_core.files import only_writer, read_json, write_atomically
 from grace_core.model import GraceModel
 from grace_core.pooling import Pooling
 from grace_core.readers import Corpus, Document
@@ -93,7 +94,8 @@ def one(way: str, seed: int, runs: Path, *, keep: Path | None = None, report: Ca
         made = _train_and_measure(way, seed, folder, report)
         folder.mkdir(parents=True, exist_ok=True)
         with only_writer(folder):
-            write_json(folder / "measured.json", {"way": way, "seed": seed, **made})
+            text = json.dumps({"way": way, "seed": seed, **made}, separators=(",", ":")) + "\n"  # thousands of numbers: no line for each
+            write_atomically(folder / "measured.json", lambda path: path.write_text(text, encoding="utf-8"))
     if kept != folder:
         kept.mkdir(parents=True, exist_ok=True)
         for name in reversed(KEPT):  # measured.json last, which says that all is there

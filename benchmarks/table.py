@@ -42,6 +42,7 @@ LINES = (
     Line("search-1m", "flat_single", "search 1,000,000 × 256, one query a call", "raw FAISS, flat", "≥ 0.95"),
     Line("serve", "vs_library", "server, 64 clients, one text a request", "the library in one process, same texts", "≥ 0.8"),
     Line("build", "cache", "index build, all texts in the cache", "reading Parquet and writing FAISS", "≥ 0.7"),
+    Line("build", "cache_vs_same_files", "index build, all texts in the cache", "reading Parquet and writing the same files"),
     Line("build", "shards", "index build, all shards there", "reading Parquet and writing FAISS"),
     Line("build", "vectors", "`grace index faiss` from stored vectors", "reading Parquet and writing FAISS", "≥ 0.7"),
     Line("memory", "growth", "peak memory while indexing 100,000, without vectors", "the same with 25,000", "≤ 1.05"),

@@ -29,6 +29,6 @@ def test_build_reports_three_ways_against_its_peer(grace, texts):
     status, out, err = grace("bench", "build", texts, "--documents", 30, "--runs", 1, "--json")
     assert status == 0, err
     result = json.loads(out)
-    assert result["ratios"].keys() == {"cache", "shards", "vectors"}
+    assert result["ratios"].keys() == {"cache", "cache_vs_same_files", "shards", "vectors"}
     assert all(value > 0 for value in result["ratios"].values())
     assert (result["documents"], result["distinct_texts"]) == (30, 20)

@@ -71,6 +71,9 @@ WAYS: dict[str, tuple[str, tuple[str, ...]]] = {
     "joint-w-1": ("demo-grace-joint.yaml", ("contrastive_weight=1.0",)),
     "joint-kl-0.05": ("demo-grace-joint.yaml", ("beta=0.05",)),
     "joint-kl-1": ("demo-grace-joint.yaml", ("beta=1.0",)),
+    "joint-kl-0.05-w-1": ("demo-grace-joint.yaml", ("beta=0.05", "contrastive_weight=1.0")),
+    # begun with the words of demo-grace, whose place the starting model has in both KL terms
+    "joint-after-symmetric": ("demo-grace-joint.yaml", ("model=demo-grace", "beta=0.05")),
 }
 
 LAST = ("reference", "reference-unsup", "reference-no-cancelled")

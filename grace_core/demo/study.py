@@ -14,8 +14,8 @@ and then on what it has kept: perplexity on plain passages about test things, an
 facts about other things of the kind. Passages and facts are of the world that it was pretrained on; none is in a training triplet.
 Models that write are also measured with the greedy rationales of the starting model, and it with theirs (:func:`words_and_geometry`).
 
-What is measured is a run's best model by the dev queries. Under the reference reward that is the one before the first step, so for the ways
-in LAST the model after the last step is measured as well (``"last"``).
+What is measured is a run's best model by the dev queries. Where that is the one before the first step, as under the reference reward, it
+says nothing of the training, so for the ways in LAST the model after the last step is measured as well (``"last"``).
 
 Runs are large and stay where they were made; what the tables and the figures need of them (:data:`KEPT`) goes into a folder that can be
 handed on, as docs/study is.
@@ -76,7 +76,7 @@ WAYS: dict[str, tuple[str, tuple[str, ...]]] = {
     "joint-after-symmetric": ("demo-grace-joint.yaml", ("model=demo-grace", "beta=0.05")),
 }
 
-LAST = ("reference", "reference-unsup", "reference-no-cancelled")
+LAST = ("reference", "reference-unsup", "reference-no-cancelled", "joint-after-symmetric")
 KEPT = ("measured.json", "metrics.jsonl")
 
 

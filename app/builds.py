@@ -22,7 +22,7 @@ BATCH = 16
 NOTE = "source.json"  # in <model>/.build: where the model came from, which a later run needs to go on
 REACH = 4.0  # seconds to wait for an answer of the hub
 SAMPLE, SAMPLE_SECONDS = 8, 8.0
-INSTANT = 0.02  # seconds in which no batch is encoded
+INSTANT = 0.02  # seconds in which no more than BATCH texts are encoded
 
 
 @dataclass
@@ -45,9 +45,10 @@ class Job:
 
     def mark(self, done: int, total: int) -> None:
         now = time.monotonic()
-        if done != self.done or not self._marks:
-            if self._marks and now - self._marks[-1][0] < INSTANT:  # kept from an earlier run, so no measure of speed
-                self._marks.clear()
+        at_once = self._marks and now - self._marks[-1][0] < INSTANT
+        if at_once and done - self._marks[-1][1] > BATCH:  # kept from an earlier run, so no measure of speed
+            self._marks.clear()
+        if not self._marks or (done != self.done and not at_once):
             self._marks.append((now, done))
         self.done, self.total = done, total
         self.state = "encoding" if done < total else "finishing"

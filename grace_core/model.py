@@ -248,7 +248,7 @@ class GraceModel:
 
     def _run(self, prompts: list[Prompt], decoding: Decoding | None, width: int) -> Iterator[tuple[int, Row]]:
         """The rows of prompts, with a rationale if there is a ``decoding``, as they are done; ``width`` of them run at a time."""
-        if decoding:
+        if decoding and prompts:
             for i, row in self.engine.each(prompts, decoding, width=width):
                 yield i, (row.ids, row.sums.numpy(), np.array(row.counts), row.truncated)
             return

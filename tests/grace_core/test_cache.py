@@ -21,12 +21,12 @@ def cached(tiny_models, tmp_path, monkeypatch):
     tiny = tiny_models["qwen2"]
     model = GraceModel(tiny.model, tiny.tokenizer, tiny.settings, name="tiny", cache=RepresentationCache(tmp_path / "cache.sqlite"))
     model.written = []
-    for method in ("steps", "pool"):
+    for method in ("decode", "pool"):
         original = getattr(model.engine, method)
 
-        def counting(prompts, *args, original=original):
+        def counting(prompts, *args, original=original, **options):
             model.written.append(len(prompts))
-            return original(prompts, *args)
+            return original(prompts, *args, **options)
 
         monkeypatch.setattr(model.engine, method, counting)
     return model

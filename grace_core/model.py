@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 SETTINGS_FILE = "grace_config.json"
 ENGINES = ("transformers", "vllm")
-# what a checkpoint needs: never .bin or .pt, which are pickles
 
 
 @dataclass(frozen=True)
@@ -250,7 +249,7 @@ class GraceModel:
         """The rows of prompts, with a rationale if there is a ``decoding``, as they are done; ``width`` of them run at a time."""
         if decoding and prompts:
             for i, row in self.engine.each(prompts, decoding, width=width):
-                yield i, (row.ids, row.sums.numpy(), np.array(row.counts), row.truncated)
+                yield i, row.row
             return
         for start in range(0, len(prompts), width):
             out = self.engine.pool(prompts[start : start + width])

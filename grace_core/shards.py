@@ -96,7 +96,10 @@ class Work:
         return -(-len(self._order) // self._shard)
 
     def shard_path(self, number: int) -> Path:
-        return self.path / f"{number:06d}{'.quick' if number in self._quick else ''}.safetensors"
+        return self._path_of(number, number in self._quick)
+
+    def _path_of(self, number: int, quick: bool) -> Path:
+        return self.path / f"{number:06d}{'.quick' if quick else ''}.safetensors"
 
     def rows_of(self, number: int) -> np.ndarray:
         """Rows of the corpus, longest text first."""
@@ -123,13 +126,10 @@ class Work:
             "lengths": np.array([len(ids) for ids in made.rationale_ids], dtype=np.int64),
             "truncated": made.truncated, "text_truncated": made.text_truncated,
         }  # fmt: skip
-        quick = {number} if seconds < QUICK else set()
-        self._quick |= quick
-        try:
-            write_atomically(self.shard_path(number), lambda path: save_file(tensors, path), flush=not quick)
-        except BaseException:
-            self._quick -= quick
-            raise
+        quick = seconds < QUICK
+        write_atomically(self._path_of(number, quick), lambda path: save_file(tensors, path), flush=not quick)
+        if quick:
+            self._quick.add(number)
 
     def keep(self) -> None:
         """Flush what is not flushed yet, for a build that stops before its end."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from grace_core.errors import GraceError
 
 DEMO_MODELS_DIR = Path(__file__).parent / "demo" / "models"
+# what a checkpoint needs: never .bin or .pt, which are pickles
 MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
 
 

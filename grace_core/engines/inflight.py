@@ -15,6 +15,7 @@ import hashlib
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from transformers.cache_utils import DynamicLayer
 
@@ -51,6 +52,11 @@ class Written:
     sums: torch.Tensor
     counts: list[int]
     truncated: bool
+
+    @property
+    def row(self) -> tuple[list[int], np.ndarray, np.ndarray, bool]:
+        """As the cache of representations keeps it."""
+        return self.ids, self.sums.numpy(), np.array(self.counts), self.truncated
 
 
 @dataclass
@@ -96,7 +102,8 @@ class InFlight:
         distinct, place = distinct_prompts(prompts)
         output, states, starts, cache = self.engine.prefill(distinct)
         sums, counts = self.engine.prefill_sums(states, distinct)
-        cache.batch_select_indices(place.to(device))
+        if len(distinct) < len(prompts):  # samples of one prompt part here
+            cache.batch_select_indices(place.to(device))
         rows = [
             _Row(name, len(prompt.ids), starts[i], sums[i], counts[i].tolist())
             for name, prompt, i in zip(names, prompts, place.tolist(), strict=True)

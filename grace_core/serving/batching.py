@@ -23,10 +23,8 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from grace_core.cache import Row
-from grace_core.engines.inflight import Decoding, InFlight, Written
+from grace_core.engines.inflight import Decoding, InFlight
 from grace_core.engines.transformers import TOGETHER
 from grace_core.errors import GraceError
 from grace_core.model import GraceModel
@@ -314,7 +312,7 @@ class Batcher:
         if ended:
             now = time.monotonic()
             self._set_pace(sum(now - flow.began.pop(key) for key, _ in ended) / len(ended) / len(flow.entries))
-            self._land({key: _row(written) for key, written in ended}, {key: flow.entries.pop(key) for key, _ in ended})
+            self._land({key: written.row for key, written in ended}, {key: flow.entries.pop(key) for key, _ in ended})
 
     def _steps(self, prompts: list[Prompt], decoding: Decoding, seeds: list[int] | None = None) -> Generator:
         return self.model.engine.steps(prompts, decoding, seeds)
@@ -478,10 +476,6 @@ class Batcher:
 
 def _alike(a: Decoding, b: Decoding) -> bool:
     return (a.max_new_tokens, a.temperature, a.top_p) == (b.max_new_tokens, b.temperature, b.top_p)
-
-
-def _row(written: Written) -> Row:
-    return written.ids, written.sums.numpy(), np.array(written.counts), written.truncated
 
 
 def _settle(job: _Job, error: Exception | None = None) -> None:

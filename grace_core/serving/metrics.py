@@ -22,7 +22,12 @@ class Metrics:
         self.step = Histogram("grace_step_texts", "Texts whose rationales a step goes on with.", buckets=SIZES, **own)
         self.tokens = Counter("grace_tokens", "Tokens read and written for answers.", ["kind"], **own)
         self.cached = Counter("grace_cache", "Texts that were found in the cache, or were not.", ["result"], **own)
-        for metric, labels in ((self.batch, ("rationale", "text", "chat")), (self.cached, ("hit", "miss"))):
+        kinds = {
+            self.batch: ("rationale", "text", "chat"),
+            self.tokens: ("text", "rationale", "prompt", "completion"),
+            self.cached: ("hit", "miss"),
+        }
+        for metric, labels in kinds.items():
             for label in labels:  # so that they are 0 and not missing before the first time
                 metric.labels(label)
         ProcessCollector(registry=self.registry)

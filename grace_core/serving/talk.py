@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -117,11 +118,12 @@ async def stream(served: Served, talk: Talk, asked: ChatRequest) -> AsyncIterato
 
     try:
         yield chunk({"role": "assistant", "content": ""})
-        async for piece, reason in _pieces(served, talk):
-            if piece:
-                yield chunk({"content": piece})
-            if reason:
-                yield chunk({}, reason)
+        async with aclosing(_pieces(served, talk)) as pieces:  # a client that goes away ends them at once
+            async for piece, reason in pieces:
+                if piece:
+                    yield chunk({"content": piece})
+                if reason:
+                    yield chunk({}, reason)
         if asked.stream_options and asked.stream_options.include_usage:
             yield _event(shared | {"choices": [], "usage": _usage(talk)})
         yield b"data: [DONE]\n\n"

@@ -299,7 +299,7 @@ def test_metrics_count_requests_tokens_and_batches(new_model, sentences):
     requests = {(s.labels["route"], s.labels["code"]): s.value for s in families["grace_requests"].samples if s.name.endswith("_total")}
     assert requests == {("/v1/embeddings", "200"): 1, ("/v1/embeddings", "404"): 1, ("other", "404"): 3, ("/metrics", "200"): 1}
     tokens = {s.labels["kind"]: s.value for s in families["grace_tokens"].samples if s.name.endswith("_total")}
-    assert tokens == {"text": made.counts[:, 0].sum(), "rationale": made.counts[:, 2].sum()}
+    assert tokens == {"text": made.counts[:, 0].sum(), "rationale": made.counts[:, 2].sum(), "prompt": 0, "completion": 0}
     batches = {s.name: s.value for s in families["grace_batch_texts"].samples if s.labels["kind"] == "rationale"}
     assert (batches["grace_batch_texts_count"], batches["grace_batch_texts_sum"]) == (1, 5)
     assert families["grace_queue_texts"].samples[0].value == 0

@@ -73,14 +73,15 @@ def bench_train(
 def bench_serve(
     model: Model = "demo-base",
     clients: Annotated[int, typer.Option(min=1, help="How many ask at the same time.")] = 64,
-    seconds: Annotated[float, typer.Option(min=1, help="For each of the two phases.")] = 60.0,
+    seconds: Annotated[float, typer.Option(min=1, help="For one text a request, in all rounds, and for mixed requests.")] = 60.0,
     texts: Texts = 512,
+    runs: Runs = 4,
     as_json: Json = False,
 ) -> None:
     """`grace serve` under load against the library called in one process; then mixed requests, for faults."""
     from benchmarks.server import run
 
-    result = run(model, clients=clients, seconds=seconds, texts=texts)
+    result = run(model, clients=clients, seconds=seconds, texts=texts, runs=runs)
     phases = result["phases"].items()
     _show(result, as_json, *(f"{name}: {phase['texts']} texts, answers {phase['codes']}, {phase['wrong']} wrong" for name, phase in phases))
 

@@ -1,12 +1,12 @@
 """``grace serve`` under load, against the library called in one process on the same texts.
 
 ``vs_library``  texts per second that the server answers to many clients, each of which sends one text, waits for its answer and sends the
-next, over those of ``GraceModel.represent`` on the same texts in batches of the same size, before and after. Neither has a cache. The same
-in texts per second of processor time (``cpu_ratios``) hardly depends on what else the machine does; the server's includes HTTP, and not the
-clients.
+next, over those of ``GraceModel.represent`` on the same texts in batches of the same size: the median of rounds in which both have their
+turn, each against the library before and after it. Neither has a cache. The same in texts per second of processor time (``cpu_ratios``)
+hardly depends on what else the machine does; the server's includes HTTP, and not the clients.
 
-A second phase, for faults and not for speed, mixes requests: several texts, base64, texts alone, reranking, chats, and clients that go away
-before their answer. Every embedding of both phases is compared with the library's. Memory is what the server itself reports.
+A last phase, for faults and not for speed, mixes requests: several texts, base64, texts alone, reranking, chats, and clients that go away
+before their answer. Every embedding of all phases is compared with the library's. Memory is what the server itself reports.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import httpx
+import aiohttp
 import numpy as np
 import torch
 
@@ -36,27 +36,33 @@ from grace_core.pooling import Pooling
 TOLERANCE = 1e-4  # of every number of a unit vector: rounding differs with the shapes of a batch
 
 
-def run(model: str = "demo-base", *, clients: int = 64, seconds: float = 60.0, texts: int = 512) -> dict:
-    """``{ratios, cpu_ratios, texts_per_second, phases, model, clients, texts, threads}``; a phase has answers, wrong ones and memory."""
+def run(model: str = "demo-base", *, clients: int = 64, seconds: float = 60.0, texts: int = 512, runs: int = 4) -> dict:
+    """``{ratios, cpu_ratios, rounds, texts_per_second, phases, model, clients, texts, threads}``: ``rounds`` holds the ratio of each round,
+    a phase its answers, the wrong ones and the memory."""
     grace = GraceModel.from_pretrained(model)
     rows = beir()[0]
     chosen = [f"{row['title']}\n{row['text']}" for row in random.Random(0).sample(rows, min(texts, len(rows)))]
     grace.represent(chosen[:64])  # warm
-    made, before = _library(grace, chosen)
-    expected = {pooling: made.embeddings(pooling) for pooling in Pooling}
+    made, library = _library(grace, chosen)
+    expected, libraries, phases = {pooling: made.embeddings(pooling) for pooling in Pooling}, [library], []
     with server(model) as url:
         load = Load(url, grace.name, chosen, expected)
-        steady = asyncio.run(load.phase(load.one_text, clients=clients, seconds=seconds))
+        for _ in range(runs):
+            phases.append(asyncio.run(load.phase(load.one_text, clients=clients, seconds=seconds / runs)))
+            libraries.append(_library(grace, chosen)[1])
         mixed = asyncio.run(load.phase(load.anything, clients=clients, seconds=seconds))
-    _, after = _library(grace, chosen)
-    library = 2 * len(chosen) / (before + after)
-    served = steady["texts"] / np.array([steady["seconds"], steady["cpu_seconds"]])
-    wall, cpu = (served / library).round(3).tolist()
+    # seconds a text, of the clock and of the processor
+    beside = np.array([(before + after) / 2 for before, after in itertools.pairwise(libraries)]) / len(chosen)
+    served = np.array([[phase["seconds"], phase["cpu_seconds"]] for phase in phases]) / [[phase["texts"]] for phase in phases]
+    rounds = beside / served
+    wall, cpu = np.median(rounds, 0).round(3).tolist()
+    speeds = {"server": served, "library": beside}
     return {
         "ratios": {"vs_library": wall},
         "cpu_ratios": {"vs_library": cpu},
-        "texts_per_second": {"server": round(float(served[0]), 1), "library": round(float(library[0]), 1)},
-        "phases": {"one text a request": steady, "mixed": mixed},
+        "rounds": rounds[:, 0].round(3).tolist(),
+        "texts_per_second": {name: round(float(1 / np.median(seconds[:, 0])), 1) for name, seconds in speeds.items()},
+        "phases": {**{f"one text a request, {number}": phase for number, phase in enumerate(phases, 1)}, "mixed": mixed},
         "model": model, "clients": clients, "texts": len(chosen), "threads": torch.get_num_threads(),
     }  # fmt: skip
 
@@ -93,8 +99,8 @@ class Load:
         """``clients`` ask one request after the other for ``seconds`` and wait for their last answers, which count, as does that time."""
         self.order, self.codes, self.wrong, self.abandoned = itertools.cycle(range(len(self.texts))), Counter(), 0, 0
         self.texts_done, self.latencies, self.memory = 0, [], []
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-        async with httpx.AsyncClient(base_url=self.url, timeout=300, limits=limits, trust_env=False) as self.http:
+        # a light client: what it takes of the processor, the server does not get
+        async with aiohttp.ClientSession(self.url, connector=aiohttp.TCPConnector(limit=0)) as self.http:
             began, before = time.perf_counter(), await self._counts()
             end = began + seconds
             watch = asyncio.create_task(self._watch())
@@ -128,14 +134,15 @@ class Load:
         return np.array([await self._metric(name) for name in ("process_cpu_seconds_total", *batches)])
 
     async def _metric(self, name: str) -> float:
-        return float(re.search(rf"^{re.escape(name)} (\S+)", (await self.http.get("/metrics")).text, re.M)[1])
+        async with self.http.get("/metrics") as answer:
+            return float(re.search(rf"^{re.escape(name)} (\S+)", await answer.text(), re.M)[1])
 
     async def _post(self, path: str, body: dict) -> dict | None:
-        answer = await self.http.post(path, json={"model": self.model} | body)
-        self.codes[answer.status_code] += 1
-        if answer.status_code == 429:
-            await asyncio.sleep(float(answer.headers["Retry-After"]))
-        return answer.json() if answer.status_code == 200 else None
+        async with self.http.post(path, json={"model": self.model} | body) as answer:
+            self.codes[answer.status] += 1
+            if answer.status == 429:
+                await asyncio.sleep(float(answer.headers["Retry-After"]))
+            return await answer.json() if answer.status == 200 else None
 
     async def one_text(self) -> int:
         return await self._embed([next(self.order)], "float", Pooling.FULL)

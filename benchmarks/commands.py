@@ -73,9 +73,9 @@ def bench_train(
 def bench_serve(
     model: Model = "demo-base",
     clients: Annotated[int, typer.Option(min=1, help="How many ask at the same time.")] = 64,
-    seconds: Annotated[float, typer.Option(min=1, help="For one text a request, in all rounds, and for mixed requests.")] = 60.0,
+    seconds: Annotated[float, typer.Option(min=1, help="For each round, and for the mixed requests.")] = 60.0,
     texts: Texts = 512,
-    runs: Runs = 4,
+    runs: Runs = 3,
     as_json: Json = False,
 ) -> None:
     """`grace serve` under load against the library called in one process; then mixed requests, for faults."""

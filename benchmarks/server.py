@@ -36,7 +36,7 @@ from grace_core.pooling import Pooling
 TOLERANCE = 1e-4  # of every number of a unit vector: rounding differs with the shapes of a batch
 
 
-def run(model: str = "demo-base", *, clients: int = 64, seconds: float = 60.0, texts: int = 512, runs: int = 4) -> dict:
+def run(model: str = "demo-base", *, clients: int = 64, seconds: float = 60.0, texts: int = 512, runs: int = 3) -> dict:
     """``{ratios, cpu_ratios, rounds, texts_per_second, phases, model, clients, texts, threads}``: ``rounds`` holds the ratio of each round,
     a phase its answers, the wrong ones and the memory."""
     grace = GraceModel.from_pretrained(model)
@@ -48,7 +48,7 @@ def run(model: str = "demo-base", *, clients: int = 64, seconds: float = 60.0, t
     with server(model) as url:
         load = Load(url, grace.name, chosen, expected)
         for _ in range(runs):
-            phases.append(asyncio.run(load.phase(load.one_text, clients=clients, seconds=seconds / runs)))
+            phases.append(asyncio.run(load.phase(load.one_text, clients=clients, seconds=seconds)))
             libraries.append(_library(grace, chosen)[1])
         mixed = asyncio.run(load.phase(load.anything, clients=clients, seconds=seconds))
     # seconds a text, of the clock and of the processor

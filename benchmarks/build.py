@@ -32,7 +32,7 @@ from grace_core.pooling import Pooling, embeddings
 from grace_core.readers import Corpus, Document, read_corpus
 
 
-def run(corpus: str | Path, *, documents: int = 10_000, runs: int = 3) -> dict:
+def run(corpus: str | Path, *, documents: int = 100_000, runs: int = 3) -> dict:
     """``{ratios, documents_per_second, runs, documents, distinct_texts, dim}``: medians of ``runs`` rounds, the contenders in turn."""
     texts = [document.content for document in read_corpus(corpus).documents if document.content]
     rows = [Document(f"d{number}", "", texts[number % len(texts)], {}) for number in range(documents)]

@@ -132,7 +132,7 @@ def bench_search(
 
 
 @bench_app.command("build")
-def bench_build(corpus: Source, documents: Annotated[int, typer.Option(min=1)] = 10_000, runs: Runs = 3, as_json: Json = False) -> None:
+def bench_build(corpus: Source, documents: Annotated[int, typer.Option(min=1)] = 100_000, runs: Runs = 3, as_json: Json = False) -> None:
     """Building an index from what is there already against reading Parquet and writing FAISS."""
     from benchmarks.build import run
 

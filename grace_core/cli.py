@@ -384,12 +384,13 @@ def demo_study(
     runs: Annotated[Path, typer.Option(help="Where the runs lie.")] = Path("runs/study"),
     keep: Annotated[Path, typer.Option(help="Where results are kept; what is there is not done again.")] = Path("docs/study"),
     table: Annotated[bool, typer.Option("--table", help="Train nothing; only print the tables of what is kept.")] = False,
+    into: Annotated[Path | None, typer.Option(help="A Markdown file whose tables are brought up to date.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Draw the training curves of the named ways, an SVG or PNG.")] = None,
+    trade_off: Annotated[Path | None, typer.Option(help="Draw gains against losses of joint ways, an SVG or PNG.")] = None,
     as_json: Json = False,
 ) -> None:
     """Train and measure ways to train, with seeds, and print the tables. Can be stopped and gone on with; runs may share a machine."""
-    from grace_core.demo.report import markdown
-    from grace_core.demo.report import table as tables
+    from grace_core.demo import figures, report, tables
     from grace_core.demo.study import WAYS, one
 
     if unknown := set(way or ()) - set(WAYS):
@@ -399,11 +400,13 @@ def demo_study(
             for name in way or WAYS:
                 one(name, number, runs, keep=keep, report=tell)
     if figure:
-        from grace_core.demo.figures import training_curves
-
-        training_curves(keep, way or ("reference", "symmetric", "joint"), figure)
-    made = tables(keep)
-    show(made, as_json, markdown(made))
+        figures.training_curves(keep, way or ("reference", "symmetric", "joint"), figure)
+    made = report.table(keep)
+    if into:
+        tables.fill(into, made)
+    if trade_off:
+        figures.trade_off(made["trade_off"], trade_off)
+    show(made, as_json, tables.markdown(made))
 
 
 @demo_app.command("index")

@@ -1,4 +1,4 @@
-"""The study's training curves as a figure, from the files that the runs keep."""
+"""The study's figures: training curves, from the files that the runs keep, and what is gained against what is lost."""
 
 from __future__ import annotations
 
@@ -30,12 +30,7 @@ def training_curves(runs: Path, ways: Sequence[str], out: Path) -> Path:
         raise GraceError(f"{runs} holds no run of {', '.join(missing)}; there are runs of {', '.join(there) or 'nothing'}")
     if len(found) > len(COLOURS):
         raise GraceError(f"got {len(found)} ways, at most {len(COLOURS)} are told apart in one figure; name fewer")
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise GraceError("figures need matplotlib: pip install -r requirements-dev.txt") from None
-
-    figure = Figure(figsize=(11, 5.6), layout="constrained")
+    figure = _figure(11, 5.6)
     axes = figure.subplots(2, 3).flat
     for axis, (key, title, of_evaluations) in zip(axes, PANELS, strict=True):
         for colour, (way, files) in zip(COLOURS, found.items(), strict=False):
@@ -47,6 +42,48 @@ def training_curves(runs: Path, ways: Sequence[str], out: Path) -> Path:
                 axis.plot(*zip(*points, strict=True), label=way if number == 0 else None, **looks)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("step", fontsize=9)
+    return _save(figure, out)
+
+
+def trade_off(made: dict, out: Path) -> Path:
+    """Write what ways of different weights gain in retrieval against what they lose, to ``out``; ``made`` is the report's ``trade_off``.
+
+    Joint ways of one KL are joined in the order of their weights. Raises GraceError if the base is missing, or matplotlib.
+    """
+    if "base" not in made:
+        raise GraceError("the trade-off is told against the base, which is not measured; run `grace demo study --way base`")
+    figure, base = _figure(10, 4.2), made["base"]
+    panels = (("perplexity", "perplexity on plain text, times the base's"), ("fact_accuracy", "fact accuracy, times the base's"))
+    for axis, (name, title) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
+        lines: dict = {}
+        for way, row in made.items():
+            decodings = [key for key in ("greedy", "sampled") if key in row] or ["text"]
+            point = row[name] / base[name], sum(row[key] for key in decodings) / len(decodings)
+            lines.setdefault(way if row["kl"] is None else f"KL {row['kl']:g}", []).append((*point, row["weight"]))
+        for colour, (label, points) in zip(COLOURS, lines.items(), strict=False):
+            xs, ys, weights = zip(*points, strict=True)
+            axis.plot(xs, ys, color=colour, marker="o", linewidth=1.3, label=label)
+            for x, y, weight in points if weights[0] is not None else ():
+                axis.annotate(f"w {weight:g}", (x, y), textcoords="offset points", xytext=(-6, 5), fontsize=8, ha="right")
+        axis.set_title(title, fontsize=10)
+        if name == "perplexity":
+            axis.set_xscale("log")
+            axis.set_xticks(ticks := (1, 1.2, 1.5, 2, 4, 8), [f"{tick:g}" for tick in ticks], minor=False)
+            axis.set_xticks([], minor=True)
+    figure.axes[0].set_ylabel("test nDCG@10", fontsize=9)
+    return _save(figure, out)
+
+
+def _figure(width: float, height: float):
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise GraceError("figures need matplotlib: pip install -r requirements-dev.txt") from None
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _save(figure, out: Path) -> Path:
+    for axis in figure.axes:
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     figure.axes[0].legend(frameon=False, fontsize=9)

@@ -1,4 +1,4 @@
-"""Tables of the study, from whatever runs are measured: means with intervals over seeds and queries, and paired differences.
+"""Figures of the study, from whatever runs are measured: means with intervals over seeds and queries, and paired differences.
 
 A way's values are an array ``(seeds, queries)``. Intervals: 95 %, percentile bootstrap that draws seeds and queries anew, both with
 replacement; for a difference of two ways the same queries on both sides (they are the same questions) and seeds for each of its own.
@@ -6,28 +6,37 @@ replacement; for a difference of two ways the same queries on both sides (they a
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 
 from grace_core.demo.probes import GRADES, spearman
+from grace_core.demo.ship import CONFIGS
 from grace_core.demo.study import WAYS
 from grace_core.errors import GraceError
 from grace_core.evaluation.retrieval import METRICS, RESAMPLES
 from grace_core.files import read_json
+from grace_core.training.config import load_config
 
 DECODINGS = ("text", "greedy", "sampled")
+LAST_STEP = ", last step"  # behind the name of a way whose model after the last step is meant, not the best one
+ABLATIONS = ("symmetric-", "reference-no-cancelled")  # how they begin; each is compared with what it is an ablation of
+TRADE_OFF = ("demo-grace.yaml", "demo-grace-joint.yaml")  # of ways that differ in the weight of a contrastive loss, and of the KL
 
 
 def read(runs: Path) -> dict[str, list[dict]]:
-    """Measured runs by way, in the order of seeds. Raises GraceError if there are none."""
+    """Measured runs by way, in the order of seeds. Raises GraceError if there are none.
+
+    Where the model after the last step was measured as well, it stands for the way: the best one is then the starting model.
+    """
     found = {}
     for way in WAYS:
-        made = [read_json(path) for path in runs.glob(f"{way}-seed*/measured.json")]
-        if made:
-            found[way] = sorted(made, key=lambda row: row["seed"])
-        if last := [{"seed": row["seed"], **row["last"]} for row in found.get(way, ()) if "last" in row]:
-            found[f"{way}, last step"] = last
+        made = sorted((read_json(path) for path in runs.glob(f"{way}-seed*/measured.json")), key=lambda row: row["seed"])
+        if any("last" in row for row in made):
+            found[way + LAST_STEP] = [{"seed": row["seed"], **row["last"]} for row in made if "last" in row]
+        elif made:
+            found[way] = made
     if not found:
         raise GraceError(f"{runs} holds no measured run; make one with `grace demo study --way base`")
     return found
@@ -62,7 +71,8 @@ def difference(a: np.ndarray, b: np.ndarray) -> dict:
 
 
 def table(runs: Path) -> dict:
-    """``{"rows": [{way, decoding, seeds, metrics, ci95, tokens}], "probes", "abilities", "differences", "words_and_geometry"}``."""
+    """``{"rows": [{way, decoding, seeds, metrics, ci95, tokens}], "probes", "abilities", "differences", "words_and_geometry", "ablations",
+    "trade_off"}``."""
     found = read(runs)
     rows, probes, cells = [], [], {}
     for way, made in found.items():
@@ -82,25 +92,62 @@ def table(runs: Path) -> dict:
                 probes.append({"way": way, "decoding": decoding, "seeds": len(made), **_probes(made, decoding)})
     differences = {}
     for (way, decoding), array in cells.items():
-        if way in ("bm25", "base", "cl", "simcse"):
-            continue
-        for other in (("base", "text"), ("base", decoding), ("cl", "text")):
-            if other in cells and other != (way, decoding):
-                differences[f"{way} {decoding} - {' '.join(other)}"] = difference(array, cells[other])
+        if decoding != "text" and way != "base":
+            for other in (("base", "text"), ("base", decoding), ("cl", "text")):
+                if other in cells:
+                    differences[f"{way} {decoding} - {' '.join(other)}"] = difference(array, cells[other])
     kept = {
         way: {name: [round(row["abilities"][name], 4) for row in made] for name in ("perplexity", "fact_accuracy")}
         for way, made in found.items() if "abilities" in made[0]
     }  # fmt: skip
+    return {
+        "rows": rows, "probes": probes, "abilities": kept, "differences": differences,
+        "words_and_geometry": {way: cell for way, made in found.items() if (cell := _crossed(made))},
+        "ablations": _ablations(cells), "trade_off": _trade_off(found, kept),
+    }  # fmt: skip
+
+
+def _crossed(made: list[dict]) -> dict:
+    """Rationales of the starting or the trained model, in vectors of either."""
+    tables = [row["words_and_geometry"] for row in made if "words_and_geometry" in row]
     crossed = {}
-    for way, made in found.items():
-        tables = [row["words_and_geometry"] for row in made if "words_and_geometry" in row]
-        if tables:
-            cell = {(w, g): np.array([one[w][g] for one in tables]) for w in ("base", "trained") for g in ("base", "trained")}
-            crossed[way] = {
-                f"{w} words, {g} geometry": {"ndcg@10": round(float(array.mean()), 4), "ci95": interval(draws([array])[0])}
-                for (w, g), array in cell.items()
-            }
-    return {"rows": rows, "probes": probes, "abilities": kept, "differences": differences, "words_and_geometry": crossed}
+    for words, geometry in itertools.product(("base", "trained"), repeat=2) if tables else ():
+        array = np.array([one[words][geometry] for one in tables])
+        crossed[f"{words} words, {geometry} geometry"] = {"ndcg@10": round(float(array.mean()), 4), "ci95": interval(draws([array])[0])}
+    return crossed
+
+
+def _ablations(cells: dict[tuple[str, str], np.ndarray]) -> dict:
+    """``{way: {"against": way, decoding: difference}}``."""
+    made = {}
+    for (way, decoding), array in cells.items():
+        whole = way.split("-")[0] + (LAST_STEP if way.endswith(LAST_STEP) else "")
+        if way.startswith(ABLATIONS) and way != "symmetric-unsup" and decoding != "text" and (whole, decoding) in cells:
+            made.setdefault(way, {"against": whole})[decoding] = difference(array, cells[whole, decoding])
+    return made
+
+
+def _trade_off(found: dict[str, list[dict]], abilities: dict) -> dict:
+    """``{way: {weight, kl, text, greedy, sampled, base_words, perplexity, fact_accuracy, seeds}}``, by KL and weight; ``weight`` is the
+    contrastive loss's, and None for what has none."""
+    made = {}
+    for way, rows in found.items():
+        file, overrides = WAYS.get(way, ("", ()))
+        if way in ("base", "cl", "simcse"):
+            weight, kl = None, None
+        elif file in TRADE_OFF and all(change.split("=")[0] in ("steps", "warmup", "beta", "contrastive_weight") for change in overrides):
+            config = load_config(CONFIGS / file, overrides)
+            weight, kl = config.contrastive_weight if config.objective == "joint" else 0.0, config.beta
+        else:
+            continue
+        mean = {name: float(values(rows, name, "ndcg@10").mean()) for name in DECODINGS if name in rows[0]["decodings"]}
+        read = [np.mean(row["words_and_geometry"]["base"]["trained"]) for row in rows if "words_and_geometry" in row]
+        made[way] = {
+            "weight": weight, "kl": kl, "seeds": len(rows), **{name: round(value, 4) for name, value in mean.items()},
+            **({"base_words": round(float(np.mean(read)), 4)} if read else {}),
+            **{name: float(np.mean(of_seeds)) for name, of_seeds in abilities[way].items()},
+        }  # fmt: skip
+    return dict(sorted(made.items(), key=lambda item: (item[1]["weight"] is not None, item[1]["kl"] or 0, item[1]["weight"] or 0)))
 
 
 def _probes(made: list[dict], decoding: str) -> dict:
@@ -115,39 +162,3 @@ def _probes(made: list[dict], decoding: str) -> dict:
         "kind_accuracy": round(float(kinds.mean()), 4), "similarity_spearman": round(float(np.mean([spearman(row) for row in cosines])), 4),
         "ci95": {"kind_accuracy": interval(draws([kinds])[0]), "similarity_spearman": interval(np.array(drawn))},
     }  # fmt: skip
-
-
-def markdown(made: dict) -> str:
-    """The tables for the documentation."""
-    lines = ["| way | decoding | seeds | nDCG@10 | Recall@10 | MRR@10 | tokens a query's rationale |", "|---|---|---|---|---|---|---|"]
-    for row in made["rows"]:
-        cells = [_cell(row[m], row["ci95"][m]) for m in METRICS]
-        lines.append(f"| {row['way']} | {row['decoding']} | {row['seeds']} | {' | '.join(cells)} | {row['query_tokens']:.0f} |")
-    if made["probes"]:
-        lines += ["", "| way | decoding | seeds | kind of thing | similarity |", "|---|---|---|---|---|"]
-    for row in made["probes"]:
-        cells = [_cell(row[m], row["ci95"][m]) for m in ("kind_accuracy", "similarity_spearman")]
-        lines.append(f"| {row['way']} | {row['decoding']} | {row['seeds']} | {' | '.join(cells)} |")
-    lines += ["", "| way | perplexity | against base | fact accuracy | against base |", "|---|---|---|---|---|"]
-    base = made["abilities"].get("base")
-    for way, kept in made["abilities"].items():
-        cells = []
-        for name, digits in (("perplexity", 2), ("fact_accuracy", 3)):
-            mean = float(np.mean(kept[name]))
-            change = f"{100 * (mean / np.mean(base[name]) - 1):+.1f} %" if base else ""
-            cells += [f"{mean:.{digits}f}", change]
-        lines.append(f"| {way} | {' | '.join(cells)} |")
-    if made["words_and_geometry"]:
-        heads = list(next(iter(made["words_and_geometry"].values())))
-        lines += ["", f"| nDCG@10, greedy | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
-        for way, row in made["words_and_geometry"].items():
-            cells = [_cell(cell["ndcg@10"], cell["ci95"]) for cell in row.values()]
-            lines.append(f"| {way} | {' | '.join(cells)} |")
-    lines += ["", "| nDCG@10 | difference |", "|---|---|"]
-    for name, row in made["differences"].items():
-        lines.append(f"| {name.replace(' - ', ' − ')} | {row['difference']:+.3f} [{row['ci95'][0]:+.3f}, {row['ci95'][1]:+.3f}] |")
-    return "\n".join(lines)
-
-
-def _cell(value: float, ci95: list[float]) -> str:
-    return f"{value:.3f} [{ci95[0]:.3f}, {ci95[1]:.3f}]"

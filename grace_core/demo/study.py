@@ -67,10 +67,8 @@ WAYS: dict[str, tuple[str, tuple[str, ...]]] = {
     "symmetric-query-only": ("demo-grace.yaml", (*SHORT, "without=[document]")),
     "symmetric-document-only": ("demo-grace.yaml", (*SHORT, "without=[query]")),
     "symmetric-truncated-free": ("demo-grace.yaml", (*SHORT, "rank_truncated_last=false")),
-    "joint-w-0.1": ("demo-grace-joint.yaml", ("contrastive_weight=0.1",)),
-    "joint-w-1": ("demo-grace-joint.yaml", ("contrastive_weight=1.0",)),
     "joint-kl-0.05": ("demo-grace-joint.yaml", ("beta=0.05",)),
-    "joint-kl-1": ("demo-grace-joint.yaml", ("beta=1.0",)),
+    "joint-kl-0.05-w-0.1": ("demo-grace-joint.yaml", ("beta=0.05", "contrastive_weight=0.1")),
     "joint-kl-0.05-w-1": ("demo-grace-joint.yaml", ("beta=0.05", "contrastive_weight=1.0")),
     # begun with the words of demo-grace, whose place the starting model has in both KL terms
     "joint-after-symmetric": ("demo-grace-joint.yaml", ("model=demo-grace", "beta=0.05")),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
 
-from grace_core.demo import probes, report, study
+from grace_core.demo import probes, report, study, tables
 from grace_core.demo.abilities import abilities
-from grace_core.demo.figures import COLOURS, training_curves
+from grace_core.demo.figures import COLOURS, trade_off, training_curves
 from grace_core.demo.study import WAYS, measure, one, words_and_geometry
 from grace_core.errors import GraceError
 from grace_core.model import GraceModel
@@ -98,9 +99,82 @@ def test_tables_from_what_is_measured(tmp_path):
     difference = made["differences"]["symmetric greedy - base greedy"]
     assert difference["difference"] == pytest.approx(0.3)
     assert difference["ci95"] == pytest.approx([0.3, 0.3])  # paired: every query gains the same
-    text = report.markdown(made)
+    text = tables.markdown(made)
     assert "| symmetric | greedy | 3 | 0.550 [" in text
     assert "-50.0 %" in text
+
+
+def test_a_way_whose_best_model_is_the_first_is_told_by_its_last(tmp_path):
+    write(tmp_path, "reference", 0, [0.2] * 4)
+    path = tmp_path / "reference-seed0" / "measured.json"
+    made = json.loads(path.read_text())
+    scores = dict.fromkeys(("ndcg@10", "recall@10", "mrr@10"), [0.1] * 4)
+    last = {"step": 40, "decodings": {"greedy": scores}, "abilities": made["abilities"]}
+    path.write_text(json.dumps(made | {"last": last}))
+    (row,) = report.table(tmp_path)["rows"]
+    assert (row["way"], row["ndcg@10"]) == ("reference, last step", 0.1)
+
+
+def test_ablations_are_compared_with_what_they_change(tmp_path):
+    write(tmp_path, "base", 0, [0.1, 0.3], decodings=("text", "greedy", "sampled"))
+    write(tmp_path, "symmetric", 0, [0.5, 0.7], decodings=("text", "greedy", "sampled"))
+    write(tmp_path, "symmetric-unsup", 0, [0.5, 0.9], decodings=("text", "greedy", "sampled"))
+    write(tmp_path, "symmetric-no-kl", 0, [0.4, 0.6], decodings=("text", "greedy", "sampled"))
+    made = report.table(tmp_path)
+    assert set(made["ablations"]) == {"symmetric-no-kl"}
+    assert made["ablations"]["symmetric-no-kl"]["greedy"] == {"difference": -0.1, "ci95": pytest.approx([-0.1, -0.1])}
+    assert "(`symmetric-no-kl`) | 1 | -0.100 [-0.100, -0.100] |" in tables.tables(made)["ablations"]
+    shown = tables.tables(made)["main"]
+    assert "symmetric-unsup | greedy" in shown
+    assert "no-kl" not in shown
+    assert "symmetric | text" not in shown  # what it is without its rationales says nothing
+
+
+def test_the_trade_off_goes_by_kl_and_weight(tmp_path):
+    for way in ("base", "cl"):
+        write(tmp_path, way, 0, [0.1, 0.3], decodings=("text",))
+    for way in ("joint", "joint-kl-0.05", "symmetric", "joint-kl-0.05-w-1", "symmetric-kl-0.2", "symmetric-no-kl"):
+        write(tmp_path, way, 0, [0.4, 0.6], decodings=("text", "greedy", "sampled"))
+    made = report.table(tmp_path)["trade_off"]
+    assert [(row["kl"], row["weight"]) for row in made.values()] == [
+        (None, None), (None, None), (0.05, 0.0), (0.05, 0.3), (0.05, 1.0), (0.2, 0.0), (0.2, 0.3)]  # fmt: skip
+    drawing = trade_off(made, tmp_path / "trade-off.svg").read_text(encoding="utf-8")
+    assert all(f"stroke: {colour}" in drawing for colour in COLOURS[2:4])  # a line for each KL
+    del made["base"]
+    with pytest.raises(GraceError, match="told against the base"):
+        trade_off(made, tmp_path / "none.svg")
+
+
+def test_tables_are_put_into_their_places(tmp_path):
+    write(tmp_path, "base", 0, [0.1, 0.3])
+    made, document = report.table(tmp_path), tmp_path / "results.md"
+    document.write_text("before\n<!-- study: main -->\nold\n<!-- study: end -->\nafter\n")
+    for _ in range(2):  # a second time changes nothing
+        tables.fill(document, made)
+        text = document.read_text()
+        assert "old" not in text
+        assert text.startswith("before\n<!-- study: main -->\n\n| way |")
+        assert text.endswith("|\n\n<!-- study: end -->\nafter\n")
+        assert text.count("0.200 [") == 3
+    unknown = "<!-- study: mian -->\n<!-- study: end -->"
+    for content, complaint in (("no place", "has no place for a table"), (unknown, "has places for mian; write")):
+        document.write_text(content)
+        with pytest.raises(GraceError, match=complaint):
+            tables.fill(document, made)
+        assert document.read_text() == content
+
+
+@pytest.mark.slow
+def test_the_documents_tables_are_those_of_the_kept_results(root, tmp_path):
+    document = tmp_path / "results.md"
+    document.write_text((root / "docs" / "results.md").read_text(encoding="utf-8"), encoding="utf-8")
+    tables.fill(document, report.table(root / "docs" / "study"))
+    number = re.compile(r"[-+]?\d+\.\d+")
+    old, new = ((root / "docs" / "results.md").read_text(encoding="utf-8"), document.read_text(encoding="utf-8"))
+    assert number.sub("", old) == number.sub("", new)
+    for a, b in zip(number.findall(old), number.findall(new), strict=True):
+        digits = len(a.split(".")[1])
+        assert float(a) == pytest.approx(float(b), abs=1.1 * 10**-digits)  # on another processor the last one may be rounded otherwise
 
 
 def test_seeds_that_disagree_widen_the_interval(tmp_path):
@@ -159,7 +233,7 @@ def test_probes_have_a_table_of_their_own(tmp_path):
     (row,) = report.table(tmp_path)["probes"]
     assert row["kind_accuracy"] == 0.5
     assert row["similarity_spearman"] == pytest.approx(0.9562, abs=1e-3)
-    assert "| base | greedy | 2 | 0.500 [" in report.markdown(report.table(tmp_path))
+    assert "| base | greedy | 2 | 0.500 [" in tables.markdown(report.table(tmp_path))
 
 
 def test_nothing_measured_is_an_error(tmp_path):

@@ -64,13 +64,14 @@ def trade_off(made: dict, out: Path) -> Path:
             xs, ys, weights = zip(*points, strict=True)
             axis.plot(xs, ys, color=colour, marker="o", linewidth=1.3, label=label)
             for x, y, weight in points if weights[0] is not None else ():
-                axis.annotate(f"w {weight:g}", (x, y), textcoords="offset points", xytext=(-6, 5), fontsize=8, ha="right")
+                axis.annotate(f"w {weight:g}", (x, y), textcoords="offset points", xytext=(6, 3), fontsize=8)
         axis.set_title(title, fontsize=10)
+        axis.margins(x=0.12)
         if name == "perplexity":
             axis.set_xscale("log")
-            axis.set_xticks(ticks := (1, 1.2, 1.5, 2, 4, 8), [f"{tick:g}" for tick in ticks], minor=False)
+            axis.set_xticks(ticks := (1, 1.2, 1.5, 2, 3, 4, 5), [f"{tick:g}" for tick in ticks], minor=False)
             axis.set_xticks([], minor=True)
-    figure.axes[0].set_ylabel("test nDCG@10", fontsize=9)
+    figure.axes[0].set_ylabel("test nDCG@10, mean of greedy and sampled", fontsize=9)
     return _save(figure, out)
 
 

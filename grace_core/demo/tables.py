@@ -28,7 +28,8 @@ CHANGED = {
     "symmetric-truncated-free": "rollouts that are cut off not ranked last",
     "reference-no-cancelled": "without the terms that cancel",
 }
-PLACE = re.compile(r"(<!-- study: (\S+) -->\n).*?(?=<!-- study: end -->)", re.S)
+END = "<!-- study: end -->"
+PLACE = re.compile(rf"(<!-- study: (\S+) -->\n).*?{END}", re.S)
 
 
 def tables(made: dict) -> dict[str, str]:
@@ -53,8 +54,8 @@ def fill(document: Path, made: dict) -> None:
     names = [name for _, name in PLACE.findall(text)]
     if not names or (unknown := set(names) - set(found)):
         what = f"places for {', '.join(sorted(unknown))}" if names else "no place for a table"
-        raise GraceError(f"{document} has {what}; write <!-- study: NAME --> and <!-- study: end -->, NAME being {', '.join(found)}")
-    filled = PLACE.sub(lambda place: f"{place[1]}\n{found[place[2]]}\n\n", text)
+        raise GraceError(f"{document} has {what}; write <!-- study: NAME --> and {END}, NAME being {', '.join(found)}")
+    filled = PLACE.sub(lambda place: f"{place[1]}\n{found[place[2]]}\n\n{END}", text)
     write_atomically(document, lambda path: path.write_text(filled, encoding="utf-8"))
 
 

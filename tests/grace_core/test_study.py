@@ -148,13 +148,13 @@ def test_the_trade_off_goes_by_kl_and_weight(tmp_path):
 def test_tables_are_put_into_their_places(tmp_path):
     write(tmp_path, "base", 0, [0.1, 0.3])
     made, document = report.table(tmp_path), tmp_path / "results.md"
-    document.write_text("before\n<!-- study: main -->\nold\n<!-- study: end -->\nafter\n")
+    document.write_text("before\n<!-- study: main -->\nold\n<!-- study: end -->\nafter\n<!-- study: abilities -->\n<!-- study: end -->\n")
     for _ in range(2):  # a second time changes nothing
         tables.fill(document, made)
         text = document.read_text()
         assert "old" not in text
         assert text.startswith("before\n<!-- study: main -->\n\n| way |")
-        assert text.endswith("|\n\n<!-- study: end -->\nafter\n")
+        assert "|\n\n<!-- study: end -->\nafter\n<!-- study: abilities -->\n\n| way | perplexity |" in text
         assert text.count("0.200 [") == 3
     unknown = "<!-- study: mian -->\n<!-- study: end -->"
     for content, complaint in (("no place", "has no place for a table"), (unknown, "has places for mian; write")):

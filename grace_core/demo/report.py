@@ -13,7 +13,7 @@ import numpy as np
 
 from grace_core.demo.probes import GRADES, spearman
 from grace_core.demo.ship import CONFIGS
-from grace_core.demo.study import WAYS
+from grace_core.demo.study import SHORT, WAYS
 from grace_core.errors import GraceError
 from grace_core.evaluation.retrieval import METRICS, RESAMPLES
 from grace_core.files import read_json
@@ -135,7 +135,9 @@ def _trade_off(found: dict[str, list[dict]], abilities: dict) -> dict:
         file, overrides = WAYS.get(way, ("", ()))
         if way in ("base", "cl", "simcse"):
             weight, kl = None, None
-        elif file in TRADE_OFF and all(change.split("=")[0] in ("steps", "warmup", "beta", "contrastive_weight") for change in overrides):
+        elif file in TRADE_OFF and all(
+            change.split("=")[0] in ("beta", "contrastive_weight") for change in set(overrides) - set(SHORT)
+        ):
             config = load_config(CONFIGS / file, overrides)
             weight, kl = config.contrastive_weight if config.objective == "joint" else 0.0, config.beta
         else:

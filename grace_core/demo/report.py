@@ -13,7 +13,7 @@ import numpy as np
 
 from grace_core.demo.probes import GRADES, spearman
 from grace_core.demo.ship import CONFIGS
-from grace_core.demo.study import SHORT, WAYS
+from grace_core.demo.study import ABLATIONS, SHORT, WAYS
 from grace_core.errors import GraceError
 from grace_core.evaluation.retrieval import METRICS, RESAMPLES
 from grace_core.files import read_json
@@ -21,7 +21,6 @@ from grace_core.training.config import load_config
 
 DECODINGS = ("text", "greedy", "sampled")
 LAST_STEP = ", last step"  # behind the name of a way whose model after the last step is meant, not the best one
-ABLATIONS = ("symmetric-", "reference-no-cancelled")  # how they begin; each is compared with what it is an ablation of
 TRADE_OFF = ("demo-grace.yaml", "demo-grace-joint.yaml")  # of ways that differ in the weight of a contrastive loss, and of the KL
 
 
@@ -122,7 +121,7 @@ def _ablations(cells: dict[tuple[str, str], np.ndarray]) -> dict:
     made = {}
     for (way, decoding), array in cells.items():
         whole = way.split("-")[0] + (LAST_STEP if way.endswith(LAST_STEP) else "")
-        if way.startswith(ABLATIONS) and way != "symmetric-unsup" and decoding != "text" and (whole, decoding) in cells:
+        if way.removesuffix(LAST_STEP) in ABLATIONS and decoding != "text" and (whole, decoding) in cells:
             made.setdefault(way, {"against": whole})[decoding] = difference(array, cells[whole, decoding])
     return made
 

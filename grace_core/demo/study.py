@@ -76,6 +76,18 @@ WAYS: dict[str, tuple[str, tuple[str, ...]]] = {
     "joint-after-symmetric": ("demo-grace-joint.yaml", ("model=demo-grace", "beta=0.05")),
 }
 
+# way: what is changed; its objective is the first word of its name
+ABLATIONS = {
+    "reference-no-cancelled": "without the terms that cancel",
+    "symmetric-no-kl": "no KL to the starting model, on rollouts or on plain text",
+    "symmetric-kl-0.2": "KL of weight 0.2 instead of 0.05",
+    "symmetric-no-retain": "no KL on plain text",
+    "symmetric-k4": "4 rollouts of twice as many texts instead of 8",
+    "symmetric-t-0.1": "reward temperature 0.1 instead of 0.05",
+    "symmetric-query-only": "without the document's reward term",
+    "symmetric-document-only": "without the query's reward term",
+    "symmetric-truncated-free": "rollouts that are cut off not ranked last",
+}
 LAST = ("reference", "reference-unsup", "reference-no-cancelled", "joint-after-symmetric")
 KEPT = ("measured.json", "metrics.jsonl")
 
@@ -132,7 +144,7 @@ def _train_and_measure(way: str, seed: int, folder: Path, report: Callable[[str]
     report(f"{folder.name}: measuring")
     trained = GraceModel.from_pretrained(folder / "best", cache=cache)
     made = measure(trained, seed=seed, rationale=writes)
-    if writes and not set(SHORT) <= set(overrides):
+    if writes and way not in ABLATIONS:
         made["words_and_geometry"] = words_and_geometry(base, trained)
     if way in LAST:
         last = newest_checkpoint(folder)

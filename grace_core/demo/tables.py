@@ -11,23 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from grace_core.demo.report import LAST_STEP
+from grace_core.demo.study import ABLATIONS
 from grace_core.errors import GraceError
 from grace_core.evaluation.retrieval import METRICS
 from grace_core.files import write_atomically
 
 # what the tables of results show; all else that is measured is in the tables of ablations and of the trade-off
 MAIN = ("bm25", "base", "cl", "simcse", "reference", "reference-unsup", "symmetric", "symmetric-unsup", "joint-kl-0.05")
-CHANGED = {
-    "symmetric-no-kl": "no KL to the starting model, on rollouts or on plain text",
-    "symmetric-kl-0.2": "KL of weight 0.2 instead of 0.05",
-    "symmetric-no-retain": "no KL on plain text",
-    "symmetric-k4": "4 rollouts of twice as many texts instead of 8",
-    "symmetric-t-0.1": "reward temperature 0.1 instead of 0.05",
-    "symmetric-query-only": "without the document's reward term",
-    "symmetric-document-only": "without the query's reward term",
-    "symmetric-truncated-free": "rollouts that are cut off not ranked last",
-    "reference-no-cancelled": "without the terms that cancel",
-}
 END = "<!-- study: end -->"
 PLACE = re.compile(rf"(<!-- study: (\S+) -->\n).*?{END}", re.S)
 
@@ -117,7 +107,7 @@ def _ablations(made: dict) -> str:
     for way, row in made["ablations"].items():
         perplexity, change, facts, _ = _kept(made, way)
         seeds = next(one["seeds"] for one in made["rows"] if one["way"] == way)
-        what = f"{CHANGED[way.removesuffix(LAST_STEP)]} (`{way}`)"
+        what = f"{ABLATIONS[way.removesuffix(LAST_STEP)]} (`{way}`)"
         rows.append([what, str(seeds), _change(row["greedy"]), _change(row["sampled"]), f"{perplexity} ({change})", facts])
     return _table(["changed", "seeds", "nDCG@10, greedy", "nDCG@10, sampled", "perplexity", "fact accuracy"], rows)
 

@@ -52,8 +52,7 @@ def build_app(
             asked = dict(request.query_params).get("tab")
             return gr.Tabs(selected=asked) if asked in TABS else gr.skip()
 
-        def opened_further(asked: dict | None, request: gr.Request):
-            yield from explore.go_on(first, asked, request)
+        def warm_up():
             if not warmed.is_set():  # only now, as its imports would hold up the first page
                 warmed.set()
                 threading.Thread(target=workspace.warm_up, daemon=True).start()
@@ -61,14 +60,7 @@ def build_app(
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
         loaded = first.results.ready(opened, None, [*first.everything, first.opened], concurrency_limit=None, **quiet)
         first.results.ready(asked_tab, None, tabs, **quiet)
-        loaded.then(
-            opened_further,
-            first.opened,
-            [first.results, first.detail],
-            concurrency_limit=explore.SAME_TIME,
-            concurrency_id="search",
-            **quiet,
-        )
+        explore.search_opened(first, loaded).then(warm_up, None, None, **quiet)
         demo.load(shell.built["corpus"].show_builds, None, shell.built["corpus"].watched, **quiet)
     demo.workspace = workspace
     return demo

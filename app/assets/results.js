@@ -60,10 +60,14 @@ const twins = (event, on) => {
 ['mouseover', 'focusin'].forEach((name) => element.addEventListener(name, (event) => twins(event, true)));
 ['mouseout', 'focusout'].forEach((name) => element.addEventListener(name, (event) => twins(event, false)));
 
-// The page is opened only once its controls are drawn: what Gradio is told of a control before that may be lost.
 const controls = ['#g-query textarea', '#g-collection input', '#g-a input', '#g-b input', '#g-k input', '#g-examples', '#g-note', '#g-detail'];
-const whenDrawn = () => {
-  if (controls.every((control) => document.querySelector(control))) setTimeout(() => trigger('ready', {}), 0);
-  else setTimeout(whenDrawn, 20);
+requestAnimationFrame(() => whenDrawn(controls, () => true, 'ready'));
+
+// Coming back to a page that was opened: there may be other collections now.
+let there = false;
+const look = () => {
+  const now = element.getClientRects().length > 0;
+  if (now && !there && element.querySelector('.g-results')) trigger('shown', {});
+  there = now;
 };
-requestAnimationFrame(whenDrawn);
+new ResizeObserver(look).observe(element);

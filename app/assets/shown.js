@@ -1,6 +1,6 @@
-// What Gradio is told of a part before it is drawn may be lost: says "shown" once all `parts` are there, unless the tab was left meanwhile.
-const whenDrawn = (parts, still) => {
+// What Gradio is told of a part before it is drawn may be lost: tells `event` once all `parts` are there, if that is still wanted by then.
+const whenDrawn = (parts, still, event = 'shown') => {
   if (!still()) return;
-  if (parts.every((part) => document.querySelector(part))) trigger('shown', {});
-  else setTimeout(whenDrawn, 20, parts, still);
+  if (parts.every((part) => document.querySelector(part))) setTimeout(() => { if (still()) trigger(event, {}); }, 0);
+  else setTimeout(whenDrawn, 20, parts, still, event);
 };

@@ -6,12 +6,11 @@ and take their colours from style.css, so that light and dark need no second dra
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from app.components.html import tag
+from app.components.html import drawing, tag
 from app.runs import Run
 from app.view import TrainingView
 
@@ -79,7 +78,7 @@ def curves(runs: Sequence[Run], view: TrainingView) -> str:
         "ticks": [step for step in ticks(0, reach, 4) if step == int(step)],
         "charts": [made for made in charts if made["lines"]],
     }
-    return json.dumps(made, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return drawing(made)
 
 
 def chart(measure: Measure, rows: Sequence[tuple[int, Run, Sequence[dict]]], *, held_out: bool = False) -> dict:

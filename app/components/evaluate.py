@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from app.components.corpus import duration
 from app.components.detail import minus
-from app.components.html import Safe, banner, join, number, tag
+from app.components.html import Safe, banner, drawing, join, number, tag
 from app.components.results import SIDES, letter, shorten
 from app.components.words import content_words, rationale_text
 from app.evaluate import Case, Comparison, EvaluateView, Progress
@@ -208,7 +207,7 @@ def picture(found: Comparison | None, view: EvaluateView | None, *, keep: bool =
         single = len(found.values) == 1
         made |= {"labels": [column.label for column in found.view.columns]}
         made |= {"bars": bars(found)} if single else {"bubbles": bubbles(found)}
-    return json.dumps(made, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return drawing(made)
 
 
 def bubbles(found: Comparison) -> list[dict]:

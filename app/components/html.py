@@ -6,6 +6,7 @@ that is not :class:`Safe`, and only :func:`tag` and :func:`join` make :class:`Sa
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from html import escape
@@ -71,6 +72,11 @@ def banner(message: str | None, *, kind: str = "error") -> Safe:
         class_=f"g-banner g-banner-{kind}",
         role=role,
     )
+
+
+def drawing(made: dict) -> str:
+    """What a script of the page is to draw, as JSON in which nothing looks like markup."""
+    return json.dumps(made, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", r"\u003c")
 
 
 def chip(label: object, *, title: str | None = None, kind: str = "") -> Safe:

@@ -137,17 +137,19 @@ def _wire(tab: CorpusTab, measure: gr.Button, start: gr.Button) -> None:
 def show_file(path: str | None) -> list:
     """Preview, guessed columns and a name for a file that was just chosen."""
     if not path:
-        nothing = gr.update(choices=[NONE], value="")
-        return [str(render_no_preview()), nothing, nothing, nothing, gr.skip(), ""]
+        return [str(render_no_preview()), *_no_columns(), gr.skip(), ""]
     try:
         head = preview(path)
     except Exception as error:
-        nothing = gr.update(choices=[NONE], value="")
-        return [str(render_no_preview(shortened_message(error, path))), nothing, nothing, nothing, gr.skip(), ""]
+        return [str(render_no_preview(shortened_message(error, path))), *_no_columns(), gr.skip(), ""]
     choices = [NONE, *((name or "(no name)", name) for name in head.columns if name)]
     guessed = [gr.update(choices=choices, value=head.mapping[role] or "") for role in ROLES]
     missing = None if head.mapping["text"] else "no column looks like the text: choose it under Columns"
     return [str(render_preview(head.columns, head.mapping, head.rows)), *guessed, suggested_name(path), str(banner(missing, kind="info"))]
+
+
+def _no_columns() -> list[dict]:
+    return [gr.update(choices=[NONE], value="") for _ in ROLES]
 
 
 def show_mapping(path: str | None, chosen: tuple) -> list:

@@ -53,7 +53,6 @@ class EvaluateTab:
     picture: gr.HTML
     scores: gr.HTML
     cases: gr.HTML
-    opened: gr.State  # whether the page's address has been read
     latest: Latest  # what a page shows: another view or evaluation makes the one that goes on unwanted
     cancelled: Latest
 
@@ -103,22 +102,20 @@ def _button(enabled: object) -> dict:
 
 def build(shell: Shell) -> EvaluateTab:
     """Lay out the tab and wire it."""
-    with gr.Tab("Evaluate", id="evaluate"):
-        with gr.Column(elem_classes="g-page"):
-            with gr.Row(elem_classes="g-controls g-eval-controls"):
-                collection = gr.Dropdown([], label="Collection", filterable=False, elem_id="g-eval-collection", scale=2, min_width=110)
-                a = gr.Dropdown([], label="Column A", filterable=False, elem_id="g-eval-a", scale=4, min_width=190)
-                b = gr.Dropdown([], label="Column B", filterable=False, elem_id="g-eval-b", scale=4, min_width=190)
-                split = gr.Dropdown([], label="Split", filterable=False, elem_id="g-eval-split", scale=3, min_width=130)
-                first = gr.Radio([str(FIRST), ALL], value=ALL, label="Queries", elem_id="g-eval-first", min_width=150)
-                button = gr.Button("Evaluate", variant="primary", elem_id="g-eval-run", interactive=False, scale=0, min_width=120)
-            job = html(js="actions", elem_id="g-eval-job")
-            with gr.Column(elem_classes="g-eval-top"):
-                drawn = html(js="elements shown evaluate", elem_id="g-eval-picture", value="{}", html_template=CANVAS)
-                scores = html(elem_id="g-eval-scores")
-            cases = html(js="examples", elem_id="g-eval-cases")
-        opened = gr.State(False)
-    parts = (collection, a, b, split, first, button, job, drawn, scores, cases, opened)
+    with gr.Tab("Evaluate", id="evaluate"), gr.Column(elem_classes="g-page"):
+        with gr.Row(elem_classes="g-controls g-eval-controls"):
+            collection = gr.Dropdown([], label="Collection", filterable=False, elem_id="g-eval-collection", scale=2, min_width=110)
+            a = gr.Dropdown([], label="Column A", filterable=False, elem_id="g-eval-a", scale=4, min_width=190)
+            b = gr.Dropdown([], label="Column B", filterable=False, elem_id="g-eval-b", scale=4, min_width=190)
+            split = gr.Dropdown([], label="Split", filterable=False, elem_id="g-eval-split", scale=3, min_width=130)
+            first = gr.Radio([str(FIRST), ALL], value=ALL, label="Queries", elem_id="g-eval-first", min_width=150)
+            button = gr.Button("Evaluate", variant="primary", elem_id="g-eval-run", interactive=False, scale=0, min_width=120)
+        job = html(js="actions", elem_id="g-eval-job")
+        with gr.Column(elem_classes="g-eval-top"):
+            drawn = html(js="elements shown evaluate", elem_id="g-eval-picture", value="{}", html_template=CANVAS)
+            scores = html(elem_id="g-eval-scores")
+        cases = html(js="examples", elem_id="g-eval-cases")
+    parts = (collection, a, b, split, first, button, job, drawn, scores, cases)
     tab = EvaluateTab(shell, Evaluations(shell.workspace), *parts, Latest(), Latest())
     _wire(tab)
     return tab
@@ -127,8 +124,8 @@ def build(shell: Shell) -> EvaluateTab:
 def _wire(tab: EvaluateTab) -> None:
     quiet = {"show_progress": "hidden", "api_visibility": "private", "trigger_mode": "multiple"}
 
-    def shown(opened, collection, a, b, split, first, request: gr.Request):
-        yield from show_tab(tab, opened, (collection, a, b, split, first), dict(request.query_params))
+    def shown(collection, a, b, split, first, request: gr.Request):
+        yield from show_tab(tab, (collection, a, b, split, first), dict(request.query_params))
 
     def changed(collection, a, b, split, first, request: gr.Request):
         tab.latest.start(request.session_hash)
@@ -140,55 +137,54 @@ def _wire(tab: EvaluateTab) -> None:
     def cancelled(request: gr.Request):
         tab.cancelled.start(request.session_hash)
 
-    def picked(event: gr.EventData, collection, a, b, split, first, request: gr.Request):
-        yield from open_query(tab, (collection, a, b, split, first), event._data, request.session_hash)
+    def picked(event: gr.EventData, collection, a, b, split, first):
+        return open_query(tab, (collection, a, b, split, first), event._data)
 
     everything = [*tab.controls, *tab.shown]
-    tab.picture.shown(shown, [tab.opened, *tab.controls], [tab.opened, *everything], concurrency_limit=SAME_TIME, **quiet)
+    tab.picture.shown(shown, tab.controls, everything, concurrency_limit=SAME_TIME, **quiet)
     gr.on([part.input for part in tab.controls], changed, tab.controls, everything, concurrency_limit=SAME_TIME, **quiet)
     tab.button.click(started, tab.controls, tab.shown, concurrency_limit=RUNNING, **quiet)
     tab.job.select(cancelled, None, None, concurrency_limit=None, **quiet)
-    outputs = [tab.shell.tabs, *tab.shell.built["explore"].everything, tab.job]
-    searching = {"concurrency_limit": SAME_TIME, "concurrency_id": "search"}
+    first = tab.shell.built["explore"]
+    outputs = [*first.everything, first.opened, tab.shell.tabs, tab.job]
     for part in (tab.picture, tab.cases):
-        part.select(picked, tab.controls, outputs, **searching, **quiet)
+        explore.search_opened(first, part.select(picked, tab.controls, outputs, **quiet))
 
 
 def _asked(chosen: tuple | list) -> dict:
     return dict(zip(("on", "x", "y", "split", "first"), chosen, strict=True))
 
 
-def show_tab(tab: EvaluateTab, opened: bool, chosen: tuple, address: dict) -> Iterator[list]:
-    """The tab as it comes into sight: the first time as the address asks, later as it was left, with what is new on disk."""
+def show_tab(tab: EvaluateTab, chosen: tuple, address: dict) -> Iterator[list]:
+    """The tab as it comes into sight: as the address asks while nothing is chosen yet, later as it was left, with what is new on disk."""
     try:
-        view, problems = read_evaluate(tab.shell.workspace, _asked(chosen) if opened else address)
-        controls = tab.show_controls(view)
+        view, problems = read_evaluate(tab.shell.workspace, address if chosen[0] is None else _asked(chosen))
+        for values in _in_two(tab, view, "; ".join(problems)):
+            values[len(tab.controls) + 1] = gr.skip()  # an evaluation may be going on
+            yield values
     except Exception as error:
         empty = not tab.shell.workspace.collections()
         trouble = str(render_trouble(message_of(error), empty=empty and isinstance(error, GraceError)))
-        yield [False, *[gr.skip()] * len(tab.controls), _button(False), "", picture(None, None, keep=True), trouble, ""]
-        return
-    for values in _in_two(tab, view, [True, *controls], "; ".join(problems)):
-        values[len(controls) + 2] = gr.skip()  # an evaluation may be going on
-        yield values
+        yield [*[gr.skip()] * len(tab.controls), _button(False), "", picture(None, None, keep=True), trouble, ""]
 
 
 def change(tab: EvaluateTab, chosen: tuple) -> Iterator[list]:
     """Another collection begins with its own columns and split."""
     try:
         view, _ = read_evaluate(tab.shell.workspace, _asked(chosen))
-        controls = tab.show_controls(view)
+        yield from _in_two(tab, view)
     except Exception as error:
         trouble = str(render_trouble(message_of(error)))
         yield [*[gr.skip()] * len(tab.controls), _button(False), "", picture(None, None, keep=True), trouble, ""]
-        return
-    yield from _in_two(tab, view, controls, "")
 
 
-def _in_two(tab: EvaluateTab, view: EvaluateView, before: list, message: str) -> Iterator[list]:
-    """Everything but BM25 first, as that takes a while in a large collection."""
-    yield [*before, *tab.show(view, message=message, lexical=False)]
-    yield [*before, *tab.show(view, message=message)]
+def _in_two(tab: EvaluateTab, view: EvaluateView, message: str = "") -> Iterator[list]:
+    """Everything but BM25 first, as that takes a while in a large collection.
+
+    Both times with updates of their own: Gradio takes the value out of an update that it sends.
+    """
+    yield [*tab.show_controls(view), *tab.show(view, message=message, lexical=False)]
+    yield [*tab.show_controls(view), *tab.show(view, message=message)]
 
 
 def run(tab: EvaluateTab, chosen: tuple, page: str) -> Iterator[list]:
@@ -220,18 +216,14 @@ def run(tab: EvaluateTab, chosen: tuple, page: str) -> Iterator[list]:
         yield tab.show(view, message=message_of(error)) if current() else same
 
 
-def open_query(tab: EvaluateTab, chosen: tuple, data: object, page: str) -> Iterator[list]:
-    """Explore with both columns on the query of a click, then what its search finds."""
+def open_query(tab: EvaluateTab, chosen: tuple, data: object) -> list:
+    """Explore with both columns on the query of a click: values for its parts, what it is to search, the row of tabs, and :attr:`job`."""
     target = tab.shell.built["explore"]
-    rest = [gr.skip()] * (len(target.everything) - 2)
     try:
         view, _ = read_evaluate(tab.shell.workspace, _asked(chosen), strict=True)
         asked = explore_view(tab.shell.workspace, view, data)
         controls = target.show_controls(asked)
     except Exception as error:
-        yield [gr.skip(), *rest, gr.skip(), gr.skip(), str(banner(message_of(error)))]
-        return
+        return [*[gr.skip()] * len(target.everything), explore.NOTHING, gr.skip(), str(banner(message_of(error)))]
     blank = str(render_results(Snapshot(asked, Side(asked.a), Side(asked.b))))
-    yield [gr.Tabs(selected="explore"), *controls, blank, "", ""]
-    for shown in explore.run(target, asked.asked(), page):
-        yield [gr.skip(), *rest, gr.skip() if shown is None else shown, gr.skip(), gr.skip()]
+    return [*controls, blank, "", asked.asked(), gr.Tabs(selected="explore"), ""]

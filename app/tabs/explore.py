@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import gradio as gr
+from gradio.events import Dependency
 
 from app.components.detail import render_detail
 from app.components.html import banner
@@ -47,7 +48,6 @@ class ExploreTab:
     """The parts of the tab that others may set: see :meth:`show_collection`."""
 
     shell: Shell
-    page: gr.Tab
     collection: gr.Dropdown
     a: gr.Dropdown
     b: gr.Dropdown
@@ -58,7 +58,7 @@ class ExploreTab:
     note: gr.HTML
     results: gr.HTML
     detail: gr.HTML
-    opened: gr.State  # None until :func:`open_page` has answered: Gradio selects the first tab before that
+    opened: gr.State  # what a page that was just opened or led here is to search, see :func:`search_opened`
     latest: Latest
 
     @property
@@ -73,8 +73,8 @@ class ExploreTab:
         """Values for :attr:`controls`; without a view the collections can still be chosen from."""
         workspace = self.shell.workspace
         if view is None:
-            nothing = gr.update(choices=[], value=None)
-            return [gr.update(choices=workspace.collections(), value=None), nothing, nothing, gr.skip(), gr.skip(), "", ""]
+            columns = [gr.update(choices=[], value=None) for _ in range(2)]
+            return [gr.update(choices=workspace.collections(), value=None), *columns, gr.skip(), gr.skip(), "", ""]
         choices = [(column.label, column.id) for column in workspace.columns(view.collection)]
         return [
             gr.update(choices=workspace.collections(), value=view.collection),
@@ -101,7 +101,7 @@ class ExploreTab:
 
 def build(shell: Shell) -> ExploreTab:
     """Lay out the tab and wire it."""
-    with gr.Tab("Explore", id="explore") as page:
+    with gr.Tab("Explore", id="explore"):
         with gr.Column(elem_classes="g-page"):
             with gr.Row(elem_classes="g-ask", equal_height=True):
                 query = gr.Textbox(
@@ -121,11 +121,11 @@ def build(shell: Shell) -> ExploreTab:
                 b = gr.Dropdown([], label="Column B", filterable=False, elem_id="g-b", min_width=200)
                 k = gr.Radio(list(SIZES), value=10, label="Neighbours", elem_id="g-k", min_width=150)
             examples = html(js="examples", elem_id="g-examples")
-            results = html(js="results", elem_id="g-results")
+            results = html(js="shown results", elem_id="g-results")
             note = html(elem_id="g-note")
         detail = html(js="elements figures why whatif detail", elem_id="g-detail", server_functions=answers(shell.workspace))
         opened = gr.State(None)
-    tab = ExploreTab(shell, page, collection, a, b, k, query, button, examples, note, results, detail, opened, Latest())
+    tab = ExploreTab(shell, collection, a, b, k, query, button, examples, note, results, detail, opened, Latest())
     _wire(tab)
     return tab
 
@@ -158,12 +158,11 @@ def _wire(tab: ExploreTab) -> None:
         changed[len(inputs) - 1] = gr.skip()  # what is typed stays
         return changed
 
-    def visited(collection, opened):
+    def visited(collection):
         names = tab.shell.workspace.collections()
-        if opened is not None and collection not in names:
+        if collection not in names:
             return tab.show_collection(None)
-        rest = [gr.skip()] * (len(tab.everything) - 1)
-        return [gr.update(choices=names) if opened is not None else gr.skip(), *rest]
+        return [gr.update(choices=names), *[gr.skip()] * (len(tab.everything) - 1)]
 
     def clicked(event: gr.EventData):
         return open_hit(tab, event)
@@ -171,7 +170,7 @@ def _wire(tab: ExploreTab) -> None:
     gr.on([tab.button.click, tab.query.submit], ask, inputs, [tab.results, tab.detail], **asking)
     gr.on([tab.a.input, tab.b.input, tab.k.input], ask_again, inputs, [tab.results, tab.detail], **asking)
     tab.examples.select(ask_example, inputs[:-1], [tab.query, tab.results, tab.detail], **asking)
-    tab.page.select(visited, [tab.collection, tab.opened], tab.everything, **quiet)
+    tab.results.shown(visited, tab.collection, tab.everything, **quiet)
     tab.collection.input(choose, tab.collection, tab.everything, **quiet)
     tab.results.select(clicked, None, tab.detail, **quiet | {"trigger_mode": "multiple"})
 
@@ -251,8 +250,23 @@ def open_page(tab: ExploreTab, request: gr.Request) -> list:
     return [*tab.show_controls(view), str(render_results(Snapshot(view, Side(view.a), Side(view.b)))), "", view.asked() | view.opened()]
 
 
-def go_on(tab: ExploreTab, asked: dict, request: gr.Request) -> Iterator[list]:
-    """The results, and the document if one is asked for, of a page that was just opened."""
+def search_opened(tab: ExploreTab, event: Dependency) -> Dependency:
+    """Search for what ``event`` has put into :attr:`ExploreTab.opened`.
+
+    Two events and not one that yields: of answers that come at once, Gradio's page applies what the later ones change in an update to the
+    earlier ones too, so that what only the first one tells, like which tab to select, may be lost.
+    """
+
+    def further(asked: dict | None, request: gr.Request):
+        yield from go_on(tab, asked, request)
+
+    quiet = {"show_progress": "hidden", "api_visibility": "private"}
+    found = [tab.results, tab.detail]
+    return event.then(further, tab.opened, found, concurrency_limit=SAME_TIME, concurrency_id="search", **quiet)
+
+
+def go_on(tab: ExploreTab, asked: dict | None, request: gr.Request) -> Iterator[list]:
+    """The results, and the document if one is asked for, of a page that was just opened or led here."""
     if not asked or not asked.get("q"):
         yield [gr.skip(), gr.skip()]  # a generator without any value would empty its outputs
         return

@@ -48,12 +48,8 @@ def build(shell: Shell) -> MapTab:
     def search_from_here(event: gr.EventData):
         return seek(tab, event._data)
 
-    def go_on(asked, request: gr.Request):
-        yield from explore.go_on(first, asked, request)
-
-    component.seek(search_from_here, None, [*first.everything, first.opened, shell.tabs], trigger_mode="multiple", **quiet).then(
-        go_on, first.opened, [first.results, first.detail], concurrency_limit=explore.SAME_TIME, concurrency_id="search", **quiet
-    )
+    outputs = [*first.everything, first.opened, shell.tabs]
+    explore.search_opened(first, component.seek(search_from_here, None, outputs, trigger_mode="multiple", **quiet))
     for part in (first.results, first.detail):
         part.tomap(lambda: gr.Tabs(selected="map"), None, shell.tabs, **quiet)
     return tab
@@ -213,7 +209,7 @@ def selected_terms(pair: Pair, rows) -> list[str]:
 def seek(tab: MapTab, data: object) -> list:
     """The Explore tab with both columns, searching for what the opened document says, or under the placed query with it opened.
 
-    Values for Explore's parts, what it is to search (see :func:`app.tabs.explore.go_on`), and the row of tabs.
+    Values for Explore's parts, what it is to search (see :func:`app.tabs.explore.search_opened`), and the row of tabs.
     """
     first = tab.shell.built["explore"]
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.components import html
-from app.components.html import Safe, banner, join, tag
+from app.components.html import Safe, banner, drawing, join, tag
 
 NASTY = st.one_of(
     st.text(),
@@ -74,6 +75,12 @@ def test_only_safe_text_is_left_alone():
     assert isinstance(join("a"), Safe)
     assert banner(None) == ""
     assert "&lt;b&gt;" in banner("<b>")
+
+
+def test_what_is_drawn_comes_back_as_it_was_and_holds_no_markup():
+    made = {"query": "<script>1</script> & \\u003c \u2028 '\"", "rows": [1, None, 0.5]}
+    assert json.loads(drawing(made)) == made
+    assert "<" not in drawing(made)
 
 
 def test_only_the_helpers_make_markup():

@@ -84,10 +84,13 @@ def _figure(width: float, height: float):
 
 
 def _save(figure, out: Path) -> Path:
+    from matplotlib import rc_context
+
     for axis in figure.axes:
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     figure.axes[0].legend(frameon=False, fontsize=9)
     kind = out.suffix.lstrip(".") or "svg"
-    write_atomically(out, lambda path: figure.savefig(path, format=kind, dpi=130, metadata={"Date": None} if kind == "svg" else None))
+    with rc_context({"svg.hashsalt": out.name}):  # the same ids, and so the same file, of the same figures
+        write_atomically(out, lambda path: figure.savefig(path, format=kind, dpi=130, metadata={"Date": None} if kind == "svg" else None))
     return out

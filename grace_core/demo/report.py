@@ -70,8 +70,8 @@ def difference(a: np.ndarray, b: np.ndarray) -> dict:
 
 
 def table(runs: Path) -> dict:
-    """``{"rows": [{way, decoding, seeds, metrics, ci95, tokens}], "probes", "abilities", "differences", "words_and_geometry", "ablations",
-    "trade_off"}``."""
+    """``{"rows": [{way, decoding, seeds, metrics, ci95, tokens}], "probes", "abilities",
+    "differences": [{way, decoding, against, difference, ci95}], "words_and_geometry", "ablations", "trade_off"}``."""
     found = read(runs)
     rows, probes, cells = [], [], {}
     for way, made in found.items():
@@ -89,12 +89,13 @@ def table(runs: Path) -> dict:
             })  # fmt: skip
             if all("kind" in row["decodings"][decoding] for row in made):  # BM25 has no vectors
                 probes.append({"way": way, "decoding": decoding, "seeds": len(made), **_probes(made, decoding)})
-    differences = {}
-    for (way, decoding), array in cells.items():
-        if decoding != "text" and way != "base":
-            for other in (("base", "text"), ("base", decoding), ("cl", "text")):
-                if other in cells:
-                    differences[f"{way} {decoding} - {' '.join(other)}"] = difference(array, cells[other])
+    differences = [
+        {"way": way, "decoding": decoding, "against": {"way": other[0], "decoding": other[1]}, **difference(array, cells[other])}
+        for (way, decoding), array in cells.items()
+        if decoding != "text" and way != "base"
+        for other in (("base", "text"), ("base", decoding), ("cl", "text"))
+        if other in cells
+    ]
     kept = {
         way: {name: [round(row["abilities"][name], 4) for row in made] for name in ("perplexity", "fact_accuracy")}
         for way, made in found.items() if "abilities" in made[0]

@@ -82,9 +82,9 @@ def _probes(made: dict) -> str:
 
 def _differences(made: dict) -> str:
     rows = [
-        [name.replace(" - ", " − "), _change(row)]
-        for name, row in made["differences"].items()
-        if _shown(re.split(" (greedy|sampled) -", name)[0])
+        [" − ".join(f"{side['way']} {side['decoding']}" for side in (row, row["against"])), _change(row)]
+        for row in made["differences"]
+        if _shown(row["way"])
     ]
     return _table(["nDCG@10", "difference"], rows)
 

@@ -96,7 +96,8 @@ def test_tables_from_what_is_measured(tmp_path):
     assert rows["symmetric", "greedy"]["seeds"] == 3
     low, high = rows["symmetric", "greedy"]["ci95"]["ndcg@10"]
     assert 0.4 <= low < 0.55 < high <= 0.7
-    difference = made["differences"]["symmetric greedy - base greedy"]
+    (difference,) = (row for row in made["differences"] if row["decoding"] == row["against"]["decoding"] == "greedy")
+    assert (difference["way"], difference["against"]["way"]) == ("symmetric", "base")
     assert difference["difference"] == pytest.approx(0.3)
     assert difference["ci95"] == pytest.approx([0.3, 0.3])  # paired: every query gains the same
     text = tables.markdown(made)
@@ -140,6 +141,7 @@ def test_the_trade_off_goes_by_kl_and_weight(tmp_path):
         (None, None), (None, None), (0.05, 0.0), (0.05, 0.3), (0.05, 1.0), (0.2, 0.0), (0.2, 0.3)]  # fmt: skip
     drawing = trade_off(made, tmp_path / "trade-off.svg").read_text(encoding="utf-8")
     assert all(f"stroke: {colour}" in drawing for colour in COLOURS[2:4])  # a line for each KL
+    assert trade_off(made, tmp_path / "trade-off.svg").read_text(encoding="utf-8") == drawing  # of the same figures the same file
     del made["base"]
     with pytest.raises(GraceError, match="told against the base"):
         trade_off(made, tmp_path / "none.svg")

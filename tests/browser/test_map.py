@@ -37,6 +37,13 @@ def address(page) -> dict[str, str]:
     return {key: values[0] for key, values in parse_qs(urlsplit(page.url).query).items()}
 
 
+def moved_together(page, before: list) -> list:
+    """The ranges once both maps show the same other part than before."""
+    same = f"before => {RANGES}.map(String).every((range, _, both) => range === both[0] && range !== before)"
+    page.wait_for_function(same, arg=",".join(before[0]))
+    return page.evaluate(RANGES)
+
+
 def drag(page, points: list[tuple[float, float]]) -> None:
     page.mouse.move(*points[0])
     page.mouse.down()
@@ -164,11 +171,11 @@ def test_a_query_words_and_the_link_that_shows_them_again(page, url, workspace_r
     before = page.evaluate(RANGES)
     page.click("[data-do=near-card]")
     page.wait_for_function("new URLSearchParams(location.search).has('zoom')")
+    zoomed, near = address(page)["zoom"], moved_together(page, before)
     page.mouse.move(*place(page, "left", 22))
     page.mouse.wheel(0, -240)
-    page.wait_for_timeout(400)
-    ranges = page.evaluate(RANGES)
-    assert ranges[0] == ranges[1] != before[0]  # both maps move together
+    page.wait_for_function("zoom => new URLSearchParams(location.search).get('zoom') !== zoom", arg=zoomed)
+    ranges = moved_together(page, near)
     asked = address(page)
     assert asked.items() >= {"star": QUERY, "find": "story 2", "point": "d22", "colour": "none"}.items()
     page.reload()

@@ -7,13 +7,14 @@ import logging
 import sys
 from pathlib import Path
 
-DEMO = "demo"
+DEMO, RUNS = "demo", "runs"
+STUDY = Path(__file__).resolve().parents[1] / "docs" / "study"  # what is to be seen where runs are made by default, before one is
 
 
 def main(
     collection: str | None = DEMO,
     indexes: str | Path = "indexes",
-    runs: str | Path = "runs",
+    runs: str | Path = RUNS,
     host: str = "127.0.0.1",
     port: int = 7860,
     open_browser: bool = True,
@@ -26,7 +27,7 @@ def main(
     there = find_collections(indexes)
     if collection and collection != DEMO and collection not in there:
         raise GraceError(f"there is no collection {collection!r} in {indexes}; there are: {', '.join(there) or 'none'}")
-    demo = build_app(indexes, runs, collection=collection)
+    demo = build_app(indexes, runs, collection=collection, kept_runs=STUDY if Path(runs) == Path(RUNS) else None)
     try:
         url = launch(demo, host=host, port=port, open_browser=open_browser)
     except OSError as error:
@@ -39,7 +40,7 @@ def run(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m app", description="Start the GRACE Explorer.")
     parser.add_argument("--collection", default=DEMO, help="the collection shown first (default: %(default)s)")
     parser.add_argument("--indexes", default="indexes", help="the folder of the collections (default: %(default)s)")
-    parser.add_argument("--runs", default="runs", help="the folder of the training runs (default: %(default)s)")
+    parser.add_argument("--runs", default=RUNS, help="the folder of the training runs (default: %(default)s)")
     parser.add_argument("--host", default="127.0.0.1", help="the address to serve at (default: %(default)s)")
     parser.add_argument("--port", type=int, default=7860, help="the port to serve at (default: %(default)s)")
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")

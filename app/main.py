@@ -28,12 +28,15 @@ def build_app(
     *,
     collection: str | None = None,
     cache_path: str | Path | None = None,
+    kept_runs: str | Path | None = None,
 ) -> gr.Blocks:
     """The app over the collections in ``indexes_root`` and the training runs in ``runs_root``; ``collection`` is the one shown first.
 
+    As long as there is no run, those in ``kept_runs`` are shown.
+
     Nothing heavy is imported yet.
     """
-    workspace, runs = Workspace(indexes_root, preferred=collection, cache_path=cache_path), Runs(runs_root)
+    workspace, runs = Workspace(indexes_root, preferred=collection, cache_path=cache_path), Runs(runs_root, kept_runs)
     with gr.Blocks(title=TITLE, fill_width=True, analytics_enabled=False, delete_cache=(3600, 7 * 86400)) as demo:
         html(value=str(_header()), elem_id="g-header")
         with gr.Tabs(selected="explore", elem_id="g-tabs") as tabs:

@@ -82,23 +82,32 @@ class Run:
 
 
 class Runs:
-    """The runs in the folders of ``root``. Any thread may ask; only what was appended since the last time is read."""
+    """The runs in the folders of ``root``, or as long as there is none the finished ones in ``kept``, if that is given.
 
-    def __init__(self, root: str | Path):
-        self.root = Path(root)
-        self._known: dict[str, _Folder] = {}
+    Any thread may ask; only what was appended since the last time is read.
+    """
+
+    def __init__(self, root: str | Path, kept: str | Path | None = None):
+        self.root, self.kept = Path(root), Path(kept) if kept else None
+        self._known: dict[Path, _Folder] = {}
         self._lock = threading.Lock()
 
     def all(self) -> list[Run]:
-        """The newest first: by when a run was started or, once it has ended, when it ended."""
+        """The newest first: by when a run was started or, once it has ended, when it ended. Of the kept ones the best first."""
         with self._lock:
-            try:
-                names = [path.name for path in self.root.iterdir() if _is_run(path)]
-            except OSError:  # not there yet
-                names = []
-            self._known = {name: self._known.get(name) or _Folder(self.root / name) for name in names}
+            own = _folders(self.root)
+            folders = own or (_folders(self.kept) if self.kept else [])
+            self._known = {path: self._known.get(path) or _Folder(path) for path in folders}
             found = [folder.read() for folder in self._known.values()]
-        return sorted(found, key=lambda run: (-run.changed, run.name))
+        if own:
+            return sorted(found, key=lambda run: (-run.changed, run.name))
+        return sorted(found, key=lambda run: (-(run.best["ndcg@10"] if run.best else 0), run.name))
+
+    @property
+    def only_kept(self) -> bool:
+        """Whether what there is are the kept ones."""
+        with self._lock:
+            return any(path.parent == self.kept for path in self._known)
 
     def get(self, name: object) -> Run:
         """A run by its name. Raises GraceError if none has it."""
@@ -108,6 +117,13 @@ class Runs:
                 return run
         there = ", ".join(run.name for run in runs[:20]) or "none"
         raise GraceError(f"there is no run {str(name)[:100]!r} in {self.root}; there are: {there}")
+
+
+def _folders(root: Path) -> list[Path]:
+    try:
+        return [path for path in root.iterdir() if _is_run(path)]
+    except OSError:  # not there yet
+        return []
 
 
 def _is_run(path: Path) -> bool:

@@ -63,11 +63,11 @@ const twins = (event, on) => {
 const controls = ['#g-query textarea', '#g-collection input', '#g-a input', '#g-b input', '#g-k input', '#g-examples', '#g-note', '#g-detail'];
 requestAnimationFrame(() => whenDrawn(controls, () => true, 'ready'));
 
-// Coming back to a page that was opened: there may be other collections now.
+// Coming back to a page that was opened: to its head, from however far down another tab. There may be other collections now.
 let there = false;
 const look = () => {
   const now = element.getClientRects().length > 0;
-  if (now && !there && element.querySelector('.g-results')) trigger('shown', {});
+  if (now && !there && element.querySelector('.g-results')) { scrollTo(0, 0); trigger('shown', {}); }
   there = now;
 };
 new ResizeObserver(look).observe(element);

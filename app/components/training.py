@@ -18,10 +18,14 @@ PROBE_LENGTH = 90  # characters of a probe text in the list
 SHOWN = 8_000  # characters of a text or a rationale that are put into the page
 
 
-def render_runs(runs: Sequence[Run], view: TrainingView, root: Path, *, message: str = "") -> Safe:
+def render_runs(runs: Sequence[Run], view: TrainingView, root: Path, *, only_kept: bool = False, message: str = "") -> Safe:
     """All runs, the ticked ones in their colours. With a message the address is left as it is."""
     listed = tag("ul", *(_run(run, view) for run in runs), class_="g-runs", aria_label="Training runs") if runs else _no_runs(root)
-    return tag("div", banner(message), listed, class_="g-training", data_view=json.dumps(view.params()), data_keep=bool(message))
+    told = None
+    if only_kept:
+        start = join(_code("grace train configs/demo-grace.yaml"), " starts one, and it takes their place.")
+        told = tag("p", "Finished runs of the study, the best first. ", _code(str(root)), " holds no run yet: ", start, class_="g-note")
+    return tag("div", banner(message), told, listed, class_="g-training", data_view=json.dumps(view.params()), data_keep=bool(message))
 
 
 def _no_runs(root: Path) -> Safe:

@@ -40,7 +40,8 @@ class TrainingTab:
     def show(self, runs: list[Run], view: TrainingView, message: str = "") -> list:
         """Values for :attr:`everything`."""
         try:
-            shown = [str(render_runs(runs, view, self.runs.root, message=message)), curves(runs, view), str(render_probes(runs, view))]
+            listed = render_runs(runs, view, self.runs.root, only_kept=self.runs.only_kept, message=message)
+            shown = [str(listed), curves(runs, view), str(render_probes(runs, view))]
         except Exception as error:
             shown = [str(banner(message_of(error))), "{}", ""]
         return [*shown, view, stamp_of(runs)]

@@ -18,14 +18,13 @@ Models that write, ablations apart, are also measured with the greedy rationales
 What is measured is a run's best model by the dev queries. Where that is the one before the first step, as under the reference reward, it
 says nothing of the training, so for the ways in LAST the model after the last step is measured as well (``"last"``).
 
-Runs are large and stay where they were made; what the tables and the figures need of them (:data:`KEPT`) goes into a folder that can be
-handed on, as docs/study is.
+Runs are large and stay where they were made; what the tables, the figures and the explorer's Training tab need of them (:data:`KEPT`) goes
+into a folder that can be handed on, as docs/study is.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -89,7 +88,7 @@ ABLATIONS = {
     "symmetric-truncated-free": "rollouts that are cut off not ranked last",
 }
 LAST = ("reference", "reference-unsup", "reference-no-cancelled", "joint-after-symmetric")
-KEPT = ("measured.json", "metrics.jsonl")
+KEPT = ("measured.json", "metrics.jsonl", "probes.jsonl", "run.json")
 
 
 def run_name(way: str, seed: int) -> str:
@@ -112,11 +111,19 @@ def one(way: str, seed: int, runs: Path, *, keep: Path | None = None, report: Ca
             text = json.dumps({"way": way, "seed": seed, **made}, separators=(",", ":")) + "\n"  # thousands of numbers: no line for each
             write_atomically(folder / "measured.json", lambda path: path.write_text(text, encoding="utf-8"))
     if kept != folder:
-        kept.mkdir(parents=True, exist_ok=True)
-        for name in reversed(KEPT):  # measured.json last, which says that all is there
-            if (folder / name).exists():
-                write_atomically(kept / name, lambda path, name=name: shutil.copyfile(folder / name, path))
+        hand_on(folder, kept)
     return read_json(kept / "measured.json")
+
+
+def hand_on(folder: Path, kept: Path) -> None:
+    """Copy what is KEPT of a run."""
+    kept.mkdir(parents=True, exist_ok=True)
+    for name in reversed(KEPT):  # measured.json last, which says that all is there
+        if (folder / name).exists():
+            text = (folder / name).read_text(encoding="utf-8")
+            if name == "run.json":  # which says where it was made
+                text = text.replace(json.loads(text)["config"]["out"], kept.name)
+            write_atomically(kept / name, lambda path, text=text: path.write_text(text, encoding="utf-8"))
 
 
 def _train_and_measure(way: str, seed: int, folder: Path, report: Callable[[str], None]) -> dict:

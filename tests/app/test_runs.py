@@ -286,6 +286,34 @@ def test_nothing_is_sent_when_nothing_changed(runs):
     assert look(tab, later[3], later[4])[3].ticked == ["a"]
 
 
+def test_kept_runs_are_shown_best_first_until_there_is_one(tmp_path):
+    for name, steps in (("better", 6), ("worse", 2)):
+        write_run(tmp_path / "kept" / name, steps=steps, time=time.time() - steps)
+    runs = Runs(tmp_path / "runs", tmp_path / "kept")
+    tab = TrainingTab(None, runs, None, None, None, None, None, None)
+    shown = tab.show(runs.all(), ticked(runs))
+    assert [run.name for run in runs.all()] == ["better", "worse"]
+    assert "Finished runs of the study, the best first." in shown[0]
+    write_run(runs.root / "own", state="running", steps=2, planned=10)
+    later = look(tab, shown[3], shown[4])
+    assert later[3].ticked == ["own"]
+    assert "Finished runs" not in later[0]
+    assert [run.name for run in runs.all()] == ["own"]
+    assert not Runs(tmp_path / "none", tmp_path / "neither").all()
+
+
+def test_the_kept_runs_of_the_study_can_be_looked_at():
+    from app.__main__ import STUDY
+
+    found = Runs("none", STUDY).all()
+    assert {run.objective for run in found} >= {"symmetric", "reference", "joint"}
+    assert not any(run.problems for run in found)
+    for run in found:
+        assert run.state in ("finished", "stopped early", "collapsed"), run.name
+        assert run.best is not None
+    assert all(run.probes for run in found if run.method == "grace")
+
+
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=50))
 def test_axes_hold_their_values_and_have_round_ticks(values):
     low, high = span(values)

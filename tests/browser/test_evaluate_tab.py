@@ -128,6 +128,7 @@ def test_wins_and_losses_are_listed_with_what_was_written(page, url):
     query = second.locator(".g-eval-query").inner_text()
     second.get_by_role("button", name="Open in Explore").click()
     assert searched(page)["q"] == query
+    assert page.evaluate("scrollY") == 0  # however far down the query was
 
 
 def test_evaluating_shows_its_progress_can_be_stopped_and_goes_on(page, url):

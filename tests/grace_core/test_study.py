@@ -11,7 +11,7 @@ import pytest
 from grace_core.demo import probes, report, study, tables
 from grace_core.demo.abilities import abilities
 from grace_core.demo.figures import COLOURS, trade_off, training_curves
-from grace_core.demo.study import WAYS, measure, one, words_and_geometry
+from grace_core.demo.study import WAYS, hand_on, measure, one, words_and_geometry
 from grace_core.errors import GraceError
 from grace_core.model import GraceModel
 from grace_core.training.config import Evaluation, load_config
@@ -84,6 +84,18 @@ def test_words_and_geometry_of_one_model_are_the_same_four_times(small_test_set)
     for words in ("base", "trained"):
         for geometry in ("base", "trained"):
             np.testing.assert_allclose(table[words][geometry], expected, atol=1e-6)
+
+
+def test_what_is_handed_on_does_not_say_where_it_was_made(tmp_path):
+    folder, kept = tmp_path / "runs" / "symmetric-seed0", tmp_path / "kept" / "symmetric-seed0"
+    write(folder.parent, "symmetric", 0, [0.1])
+    (folder / "run.json").write_text(json.dumps({"config": {"out": str(folder)}, "best": {"path": f"{folder}/best"}}), encoding="utf-8")
+    (folder / "probes.jsonl").write_text("{}\n", encoding="utf-8")
+    (folder / "model.safetensors").write_bytes(b"large")
+    hand_on(folder, kept)
+    assert {path.name for path in kept.iterdir()} == {"measured.json", "probes.jsonl", "run.json"}
+    assert json.loads((kept / "run.json").read_text()) == {"config": {"out": "symmetric-seed0"}, "best": {"path": "symmetric-seed0/best"}}
+    assert (kept / "measured.json").read_bytes() == (folder / "measured.json").read_bytes()
 
 
 def test_tables_from_what_is_measured(tmp_path):

@@ -183,16 +183,12 @@ figure.addEventListener('keydown', (event) => {
 addEventListener('scroll', () => point(-1), { capture: true, passive: true });
 
 const parts = ['#g-eval-collection input', '#g-eval-a input', '#g-eval-b input', '#g-eval-split input', '#g-eval-first input', '#g-eval-scores', '#g-eval-cases', '#g-eval-job'];
-const look = () => {
-  const now = element.getClientRects().length > 0;
-  if (now !== there) {
-    there = now;
-    point(-1);
-    if (there) setTimeout(() => { sync(); whenDrawn(parts, () => there); }, 0); // after the tab that was left has taken its part out of the address
-    else sync();
-  }
-  if (there) render();
-};
-new ResizeObserver(look).observe(element);
+inSight((now) => {
+  there = now;
+  point(-1);
+  if (there) setTimeout(() => { sync(); whenDrawn(parts, () => there); }, 0); // after the tab that was left has taken its part out of the address
+  else sync();
+});
+new ResizeObserver(() => { if (there) render(); }).observe(element); // another size
 watch('value', update);
 update();

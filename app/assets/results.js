@@ -64,10 +64,4 @@ const controls = ['#g-query textarea', '#g-collection input', '#g-a input', '#g-
 requestAnimationFrame(() => whenDrawn(controls, () => true, 'ready'));
 
 // Coming back to a page that was opened: to its head, from however far down another tab. There may be other collections now.
-let there = false;
-const look = () => {
-  const now = element.getClientRects().length > 0;
-  if (now && !there && element.querySelector('.g-results')) { scrollTo(0, 0); trigger('shown', {}); }
-  there = now;
-};
-new ResizeObserver(look).observe(element);
+inSight((there) => { if (there && element.querySelector('.g-results')) { scrollTo(0, 0); trigger('shown', {}); } });

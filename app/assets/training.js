@@ -26,12 +26,9 @@ element.addEventListener('click', (event) => {
 });
 
 const parts = ['#g-curves .g-curves', '#g-probes'];
-const look = () => {
-  const now = element.getClientRects().length > 0;
-  if (now === there) return;
+inSight((now) => {
   there = now;
   sync();
   if (there) setTimeout(whenDrawn, 0, parts, () => there);
   else trigger('hidden', {});
-};
-new ResizeObserver(look).observe(element);
+});

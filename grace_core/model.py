@@ -21,7 +21,7 @@ from grace_core.errors import GraceError
 from grace_core.files import read_json
 from grace_core.pooling import Pooling, embeddings
 from grace_core.prompt import REPRESENTATION_PROMPT, Prompt, PromptBuilder
-from grace_core.sources import find_model, first_line, model_name
+from grace_core.sources import find_model, first_line, model_name, packaged_folder
 
 if TYPE_CHECKING:
     from grace_core.engines.vllm import VllmEngine
@@ -130,7 +130,9 @@ class GraceModel:
         engine = engine or "transformers"
         check_engine(engine, device)
         folder = find_model(name, revision=revision)
-        saved = read_json(folder / SETTINGS_FILE) if (folder / SETTINGS_FILE).exists() else {}
+        packaged = packaged_folder(name)
+        settings_file = (packaged or folder) / SETTINGS_FILE
+        saved = read_json(settings_file) if settings_file.exists() else {}
         try:
             chosen = Settings(**saved | settings)
         except TypeError as error:
@@ -148,10 +150,11 @@ class GraceModel:
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise GraceError(f"{name}: not a causal language model that can be loaded from {folder}: {first_line(error)}") from error
         made = cls(settings=chosen, name=source, cache=cache, **parts)
-        made._folder = folder
+        made._folder, made._packaged = folder, packaged
         return made
 
     _folder: Path | None = None
+    _packaged: Path | None = None  # the folder with our settings for a model whose weights come from elsewhere
 
     @property
     def model(self):

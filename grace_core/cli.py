@@ -29,6 +29,7 @@ from grace_core.options import (
     NoCache,
     Seed,
     Temperature,
+    Template,
 )
 from grace_core.serving.command import serve_command
 
@@ -64,6 +65,7 @@ def index_build(
     max_prompt_tokens: MaxPromptTokens = None,
     temperature: Temperature = None,
     seed: Seed = None,
+    template: Template = None,
     device: Device = None,
     dtype: Dtype = None,
     no_cache: NoCache = False,
@@ -76,12 +78,15 @@ def index_build(
     as_json: Json = False,
 ) -> None:
     """Encode a corpus with one or more models. Run again after an interruption, it goes on where it stopped."""
+    from grace_core.chat_templates import parse_arguments
     from grace_core.index_command import build_command
+
+    arguments = parse_arguments(template)
 
     def loader(name: str, chosen: str):
         return load(
             name, engine=chosen, device=device, dtype=dtype, no_cache=no_cache, max_new_tokens=max_new_tokens,
-            max_prompt_tokens=max_prompt_tokens, temperature=temperature, seed=seed,
+            max_prompt_tokens=max_prompt_tokens, temperature=temperature, seed=seed, template=arguments,
         )  # fmt: skip
 
     result, text = build_command(
@@ -229,6 +234,7 @@ def encode(
     max_prompt_tokens: MaxPromptTokens = None,
     temperature: Temperature = None,
     seed: Seed = None,
+    template: Template = None,
     device: Device = None,
     engine: Engine = None,
     dtype: Dtype = None,
@@ -239,16 +245,18 @@ def encode(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from grace_core.chat_templates import parse_arguments
     from grace_core.files import write_atomically
     from grace_core.pooling import Pooling
     from grace_core.readers import read_corpus
 
+    arguments = parse_arguments(template)
     if not out.parent.is_dir():
         raise GraceError(f"--out {out}: the folder {out.parent} does not exist; make it first")
     documents = [document for document in read_corpus(file, limit=limit).documents if document.content]
     loaded = load(
         model, device=device, engine=engine, dtype=dtype, no_cache=no_cache, max_new_tokens=max_new_tokens,
-        max_prompt_tokens=max_prompt_tokens, temperature=temperature, seed=seed,
+        max_prompt_tokens=max_prompt_tokens, temperature=temperature, seed=seed, template=arguments,
     )  # fmt: skip
     progress, close = bar(loaded.name)
     try:

@@ -20,33 +20,14 @@ from grace_core.engines.transformers import TransformersEngine
 from grace_core.errors import GraceError
 from grace_core.files import read_json
 from grace_core.pooling import Pooling, embeddings
-from grace_core.prompt import REPRESENTATION_PROMPT, Prompt, PromptBuilder
+from grace_core.prompt import Prompt, PromptBuilder
+from grace_core.settings import SETTINGS_FILE, Settings
 from grace_core.sources import find_model, first_line, model_name, packaged_folder
 
 if TYPE_CHECKING:
     from grace_core.engines.vllm import VllmEngine
 
-SETTINGS_FILE = "grace_config.json"
 ENGINES = ("transformers", "vllm")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What decides a representation besides the weights. Stored with a saved model and with every index."""
-
-    system: str = REPRESENTATION_PROMPT
-    max_prompt_tokens: int = 1024
-    max_new_tokens: int = 512
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self):
-        _ = self.decoding  # a value out of range is refused before anything is done with it
-
-    @property
-    def decoding(self) -> Decoding:
-        return Decoding(self.max_new_tokens, self.temperature, self.top_p, self.seed)
 
 
 @dataclass
@@ -101,7 +82,7 @@ class GraceModel:
         self.source = name or tokenizer.name_or_path or "model"
         self.name = model_name(self.source)
         self.cache = cache
-        self.prompts = PromptBuilder(tokenizer, settings.system, max_prompt_tokens=settings.max_prompt_tokens)
+        self.prompts = PromptBuilder(tokenizer, **settings.prompt)
         self.engine_name = "transformers" if engine is None else "vllm"
         self.engine = engine or TransformersEngine(
             model, pad_id=_pad_id(tokenizer), end_ids=_end_ids(model.generation_config, tokenizer)
@@ -355,9 +336,9 @@ class GraceModel:
             chosen = replace(self.settings, **overrides)
         except TypeError as error:
             raise GraceError(f"unknown setting: {error}; known are {', '.join(asdict(self.settings))}") from error
-        if (chosen.system, chosen.max_prompt_tokens) == (self.settings.system, self.settings.max_prompt_tokens):
+        if chosen.prompt == self.settings.prompt:
             return chosen, self.prompts
-        return chosen, PromptBuilder(self.tokenizer, chosen.system, max_prompt_tokens=chosen.max_prompt_tokens)
+        return chosen, PromptBuilder(self.tokenizer, **chosen.prompt)
 
     def _build(self, texts: Sequence[str], chosen: Settings, builder: PromptBuilder, positions: Sequence[int]) -> list[Prompt]:
         """Prompts of ``texts``, which errors call by their ``positions``."""

@@ -14,6 +14,10 @@ MaxNewTokens = Annotated[int | None, typer.Option("--max-new-tokens", min=1, hel
 MaxPromptTokens = Annotated[int | None, typer.Option("--max-prompt-tokens", min=1, help="Longest prompt; longer texts are cut.")]
 Temperature = Annotated[float | None, typer.Option("--temperature", min=0, max=10, help="0 is greedy.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="For sampling.")]
+Template = Annotated[
+    list[str] | None,
+    typer.Option("--template", help="key=value for the chat template, e.g. enable_thinking=false; repeatable; values as JSON, else text."),
+]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 …; default CUDA where there is one.")]
 Engine = Annotated[str | None, typer.Option("--engine", help="transformers, the default, or vllm; docs/vllm.md.")]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")]

@@ -1,7 +1,8 @@
 """Chat messages to token ids, and which of those tokens are the user's text.
 
-The chat template is rendered once with a sentinel in place of the text; what stands before the sentinel is the *head* (system
-prompt and markup), what stands after it is the *tail* (end of the user's turn, start of the assistant's). A text is then
+The chat template is rendered with a sentinel in place of the text; what stands before the sentinel is the *head* (representation
+prompt and markup), what stands after it is the *tail* (end of the user's turn, start of the assistant's). How a template wants its
+messages, and whether it leaves them as they are, is found out in :mod:`grace_core.chat_templates`. A text is then
 rendered as head + text + tail, tokenised in one go, and its span read off the tokenizer's character offsets, so that a token
 merged across the boundary is still found (it counts as text). Searching for the text's own tokens would miss it.
 
@@ -11,10 +12,13 @@ so such a text is tokenised apart from the template with special tokens split in
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from grace_core.chat_templates import DATE, SENTINEL, ChatTemplate, given_as
 from grace_core.errors import GraceError
 
 # The representation prompt of the paper's experiments (arXiv 2510.04506). Results depend on it to the letter.
@@ -23,7 +27,6 @@ REPRESENTATION_PROMPT = (
     "Finally, generate a comprehensive understanding of this text."
 )
 _UNPAIRED = re.compile("[\ud800-\udfff]")  # halves of surrogate pairs: no tokenizer takes them
-SENTINEL = "\u2402GRACE\u2403TEXT\u2402"
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,20 @@ class Prompt:
 class PromptBuilder:
     """Builds prompts for one tokenizer and one representation prompt.
 
-    Raises GraceError if the tokenizer has no chat template, or one that does not show the user's text exactly once.
+    ``template`` holds arguments of the chat template, such as enable_thinking, and ``date`` (YYYY-MM-DD) what one that writes the date
+    is told. Raises GraceError if the tokenizer has no chat template, or one that cannot be made to show the user's text and the
+    representation prompt as they are.
     """
 
-    def __init__(self, tokenizer, system: str = REPRESENTATION_PROMPT, *, max_prompt_tokens: int = 1024):
+    def __init__(
+        self,
+        tokenizer,
+        system: str = REPRESENTATION_PROMPT,
+        *,
+        max_prompt_tokens: int = 1024,
+        template: dict | None = None,
+        date: str = DATE,
+    ):
         if not getattr(tokenizer, "chat_template", None):
             raise GraceError(
                 f"the tokenizer of {tokenizer.name_or_path!r} has no chat template, so it cannot be asked for a rationale; "
@@ -56,26 +69,38 @@ class PromptBuilder:
         self.tokenizer = tokenizer
         self.system = system
         self.max_prompt_tokens = max_prompt_tokens
-        messages = [{"role": "user", "content": SENTINEL}]
-        if system:
-            messages.insert(0, {"role": "system", "content": system})
-        try:
-            rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # jinja raises its own types, TemplateError among them, for a role it does not accept
-            raise GraceError(
-                f"the chat template of {tokenizer.name_or_path!r} does not accept a system and a user message: {error}"
-            ) from error
-        if rendered.count(SENTINEL) != 1:
-            raise GraceError(
-                f"the chat template of {tokenizer.name_or_path!r} shows the user's text {rendered.count(SENTINEL)} times, expected once"
-            )
-        self.head, self.tail = rendered.split(SENTINEL)
+        self.template = ChatTemplate(tokenizer, template, date)
+        self.frame = self.template.read_frame(system)
+        self.head, self.tail = self.frame.head, self.frame.tail
         self.overhead = len(self._ids(self.head)) + len(self._ids(self.tail))
         if self.overhead >= max_prompt_tokens:
             raise GraceError(
                 f"the prompt takes {self.overhead} tokens without any text, and max_prompt_tokens is {max_prompt_tokens}; raise it"
             )
         self._specials = [token for token in tokenizer.get_added_vocab() if token]
+
+    @property
+    def place(self) -> str:
+        """Where the representation prompt stands: in a "system" message, in the "user"'s turn in front of the text, or "none"."""
+        return self.frame.place
+
+    @property
+    def described(self) -> dict:
+        """How the chat template is used, as JSON: ``place``, ``content`` ("text" or "parts"), ``date`` (None unless the template writes
+        one), ``opening`` (what opens the answer's turn if the template does not, else None), and ``sha256`` of head and tail."""
+        frame, digest = self.frame, hashlib.sha256(f"{self.head}{SENTINEL}{self.tail}".encode("utf-8", "surrogatepass"))
+        return {
+            "place": frame.place, "content": frame.content, "date": self.template.day if frame.dated else None,
+            "opening": frame.opening and frame.opening[1].removeprefix(frame.opening[0]), "sha256": digest.hexdigest(),
+        }  # fmt: skip
+
+    def render(self, turns: Sequence[dict]) -> str:
+        """The text of a conversation up to the answer, by the template as it is used here. Raises whatever the template does."""
+        text = self.template.render(given_as(self.frame, turns))
+        if self.frame.opening is None:
+            return text
+        closed, opened = self.frame.opening
+        return text.removesuffix(closed) + opened
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]

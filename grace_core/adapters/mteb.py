@@ -76,7 +76,7 @@ def revision_of(model: GraceModel, *, rationale: bool) -> str:
     """40 hexadecimal digits over all that decides an embedding."""
     settings = asdict(model.settings)
     if not rationale:
-        settings = {key: settings[key] for key in ("system", "max_prompt_tokens")}
+        settings = {key: settings[key] for key in model.settings.prompt}
     elif not model.settings.temperature:
         settings |= {"seed": 0, "top_p": 1.0}  # greedy decoding looks at neither
     parts = [VERSION, model.fingerprint, model.dtype, model.engine_name, rationale, settings]

@@ -34,7 +34,7 @@ def conversation(model: GraceModel, messages: Sequence[Message]) -> Prompt:
 
 def _render(model: GraceModel, turns: list[dict]) -> str:
     try:
-        return model.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return model.prompts.render(turns)
     except Exception as error:  # jinja raises its own types, TemplateError among them, for roles it does not accept
         raise GraceError(f"the chat template of {model.name} does not take these messages: {str(error).splitlines()[0][:200]}") from error
 

@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
+from grace_core.chat_templates import parse_arguments
 from grace_core.errors import GraceError
-from grace_core.options import Device, Dtype, Engine, MaxNewTokens, MaxPromptTokens, Model, NoCache, Seed, Temperature
+from grace_core.options import Device, Dtype, Engine, MaxNewTokens, MaxPromptTokens, Model, NoCache, Seed, Temperature, Template
 from grace_core.serving.limits import Limits
 
 DEFAULTS = Limits()
@@ -36,6 +37,7 @@ def serve_command(
     max_prompt_tokens: MaxPromptTokens = None,
     temperature: Temperature = None,
     seed: Seed = None,
+    template: Template = None,
     device: Device = None,
     dtype: Dtype = None,
     engine: Engine = None,
@@ -46,7 +48,10 @@ def serve_command(
         max_queue=max_queue, max_texts=min(max_texts, max_queue), max_characters=max_characters, max_body=max_body,
         max_batch=max_batch, max_batch_tokens=max_batch_tokens, max_wait=max_wait, shutdown_seconds=shutdown_seconds,
     )  # fmt: skip
-    settings = {"max_new_tokens": max_new_tokens, "max_prompt_tokens": max_prompt_tokens, "temperature": temperature, "seed": seed}
+    settings = {
+        "max_new_tokens": max_new_tokens, "max_prompt_tokens": max_prompt_tokens, "temperature": temperature, "seed": seed,
+        "template": parse_arguments(template),
+    }  # fmt: skip
     given = {name: value for name, value in settings.items() if value is not None}
     if collection is not None and given:
         raise GraceError(f"with --collection the settings are those of its index; leave out --{next(iter(given)).replace('_', '-')}")

@@ -28,7 +28,10 @@ from grace_core.training.config import TrainConfig
 
 def settings_of(config: TrainConfig) -> Settings:
     """The settings that a trained model is used with: the prompt and the limits of training, greedy decoding."""
-    return Settings(system=config.system, max_prompt_tokens=config.max_prompt_tokens, max_new_tokens=config.max_new_tokens)
+    return Settings(
+        system=config.system, max_prompt_tokens=config.max_prompt_tokens, max_new_tokens=config.max_new_tokens,
+        template=config.template,
+    )  # fmt: skip
 
 
 def merged_state(state: dict[str, Tensor], *, scale: float) -> dict[str, Tensor]:

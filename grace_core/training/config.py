@@ -91,6 +91,7 @@ class TrainConfig(Section):
     evaluation: Evaluation | None = Evaluation()
 
     system: str = REPRESENTATION_PROMPT
+    template: dict[str, Any] = {}  # arguments of the chat template, such as enable_thinking
     max_prompt_tokens: Positive = 1024
     max_new_tokens: Positive = 512
     batch: Annotated[int, Field(ge=2)] = 16

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +85,7 @@ def load_for_training(config: TrainConfig) -> GraceModel:
     Weights of which every step changes a millionth would not change at all in bf16.
     """
     frozen_in_bf16 = config.lora is not None and config.precision == "bfloat16"
-    settings = {"system": config.system, "max_prompt_tokens": config.max_prompt_tokens, "max_new_tokens": config.max_new_tokens}
+    settings = asdict(settings_of(config))  # those that the trained model is saved with, whatever the starting model's are
     model = GraceModel.from_pretrained(config.model, device="cpu", dtype="bfloat16" if frozen_in_bf16 else "float32", **settings)
     limit = getattr(model.model.config.get_text_config(), "max_position_embeddings", None)
     if limit and config.max_prompt_tokens + config.max_new_tokens > limit and config.method == "grace":

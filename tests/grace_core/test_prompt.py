@@ -187,14 +187,6 @@ def test_a_template_that_does_not_show_the_text_once_is_refused(new_tokenizer, t
         PromptBuilder(new_tokenizer(template))
 
 
-def test_a_template_that_takes_no_system_message_is_refused_unless_there_is_none(new_tokenizer):
-    check = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
-    template = check + new_tokenizer.templates["chatml"]
-    with pytest.raises(GraceError, match="does not accept a system and a user message: no system role"):
-        PromptBuilder(new_tokenizer(template))
-    assert PromptBuilder(new_tokenizer(template), system="").build("words").start > 0
-
-
 def test_a_limit_below_the_template_is_refused(builders):
     with pytest.raises(GraceError, match="raise it"):
         PromptBuilder(builders["chatml"].tokenizer, max_prompt_tokens=builders["chatml"].overhead)

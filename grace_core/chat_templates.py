@@ -1,0 +1,297 @@
+"""What a tokenizer's chat template makes of a prompt and a text, found out by rendering it with texts that are known.
+
+Templates are programs: some take no system message or leave it out, take a message as a list of parts, write today's
+date, change what they are given, or open no turn for the answer. :meth:`ChatTemplate.read_frame` tries the ways to give
+a prompt and a text to a template, and takes the first under which both come out as they went in: a :class:`Frame`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import date, datetime, time, timedelta
+
+from grace_core.errors import GraceError
+
+DATE = "2025-01-01"  # what templates that write the date are told by default; an index must not depend on the day
+SENTINEL = "\u2402GRACE\u2403TEXT\u2402"
+REMEDY = "put a chat_template.jinja beside its tokenizer files that {}"
+RESERVED = {
+    "messages", "conversation", "tokenize", "add_generation_prompt", "continue_final_message", "padding", "truncation",
+    "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs", "strftime_now",
+}  # fmt: skip
+_WORDS = 'Some "words", 1 < 2'
+_PROMPT, _ANSWER = "\u2402grace\u2403Prompt\u2402", "\u2402grace\u2403Answer\u2402"
+# Each begins and ends with another character, and all together hold what filters change; no white space at the ends,
+# which a prompt is built without.
+_PROBES = (
+    "a word",
+    "x < y & y > z; <b>bold</b> &amp; \"double\" 'single' `back` \\n C:\\temp /slash {x} {{ y }} {% z %} {# c #} |",
+    "First line\n  second, indented\r\nthird\tafter a tab\n\n\nfourth  after  two  spaces https://a.org/b?c=d&e=f OK",
+    "\u00e9 e\u0301 \u00df \u0130 \u01c6 \ufb01 \u6f22\u5b57 \ud55c\uae00 \u0e01\u0e33 a\u00a0b\u200bc \u201cq\u201d "
+    "\u2013 \u2026 \u212b \U0001f469\u200d\U0001f680",
+    "#2 g@h.org ~ ^ _under_ *star*",
+    "- item.",
+    "'q'",
+    "[1, 2]",
+    "# Title: (0.50)!",
+    "0",
+    "line of words, " * 20_000 + "end",
+)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How a template is used, and what stands around the text.
+
+    A prompt is ``head`` + text + ``tail``. ``place`` is where the representation prompt stands: in a message of role
+    "system", in front of the text in the "user"'s turn, or "none" where there is none. ``content`` is how messages are
+    given: "text" or "parts". ``dated`` tells whether the template writes a date. ``opening`` is what opens the answer's
+    turn where the template itself does not when asked to: (what stands at the end of a conversation, what stands there
+    in front of an answer); else None.
+    """
+
+    head: str
+    tail: str
+    place: str
+    content: str
+    dated: bool = False
+    opening: tuple[str, str] | None = None
+
+
+class _Unfit(Exception):
+    """One way to use a template does not work; ``rank`` is higher the further it came."""
+
+    def __init__(self, rank: int, message: str):
+        super().__init__(message)
+        self.rank = rank
+
+
+class ChatTemplate:
+    """A tokenizer's chat template with its arguments, ``template``, on one day, ``date`` (YYYY-MM-DD)."""
+
+    def __init__(self, tokenizer, template: dict | None = None, day: str = DATE):
+        self.tokenizer, self.arguments, self.day = tokenizer, template or {}, day
+        self.name = f"the chat template of {tokenizer.name_or_path!r}"
+        known = {*tokenizer.special_tokens_map, "chat_template", "tools", "documents"}
+        source = self._source()
+        for key in self.arguments:
+            if key not in known and not re.search(rf"\b{re.escape(key)}\b", source):
+                raise GraceError(f"{self.name} never reads the argument {key!r}; check its spelling, or leave it out")
+
+    def _source(self) -> str:
+        """The template's text; of a tokenizer with several, the one that is asked for, or its default."""
+        named, wanted = self.tokenizer.chat_template, self.arguments.get("chat_template")
+        if isinstance(named, str):
+            return wanted or named
+        if (wanted or "default") not in named:
+            raise GraceError(
+                f"the tokenizer of {self.tokenizer.name_or_path!r} has no chat template {wanted or 'default'!r}; "
+                f"choose one of {', '.join(named)} with the template's argument chat_template"
+            )
+        return named[wanted or "default"]
+
+    def render(self, messages: Sequence[dict], *, open_answer: bool = True, days: int = 0) -> str:
+        """The text of a conversation, ``days`` after the date. Raises whatever the template does."""
+        later = timedelta(days=days, hours=days % 24, minutes=days % 60)  # not only another day
+        now = datetime.combine(date.fromisoformat(self.day), time()) + later
+        options = {"tokenize": False, "add_generation_prompt": open_answer, "strftime_now": now.strftime}
+        return self.tokenizer.apply_chat_template(list(messages), **options, **self.arguments)
+
+    def read_frame(self, system: str) -> Frame:
+        """How to give ``system`` and a text to the template.
+
+        Raises GraceError, with a remedy, where no way shows both as they are.
+        """
+        failures = []  # of those that came furthest, max takes the first: the simplest way that was tried last
+        for place in ("system", "user") if system else ("none",):
+            tried = []
+            for content in ("text", "parts"):
+                try:
+                    return self._opened(self._tried(system, place, content), system)
+                except _Unfit as failure:
+                    tried.append(failure)
+            failures = tried + failures
+        raise GraceError(str(max(failures, key=lambda failure: failure.rank)))
+
+    def _tried(self, system: str, place: str, content: str) -> Frame:
+        def shown(prompt: str, text: str, days: int = 0) -> str:
+            try:
+                return self.render(messages_of(prompt, text, place, content), days=days)
+            except Exception as error:  # jinja raises its own types, and a template any other
+                messages = "a system and a user message" if place == "system" else "a user message"
+                raise _Unfit(0, self._broken(error, messages)) from error
+
+        rendered = shown(system, SENTINEL)
+        if shown(system, SENTINEL) != rendered:
+            raise _Unfit(4, f"{self.name} renders the same messages differently each time; {REMEDY.format('does not')}")
+        if (times := rendered.count(SENTINEL)) != 1:
+            change = "" if times else f" ({_change(rendered, shown(system, _WORDS))})"
+            raise _Unfit(
+                1, f"{self.name} shows the user's text {times} times, expected once{change}; "
+                f"{REMEDY.format('shows every message once, as it is')}"
+            )  # fmt: skip
+        head, tail = rendered.split(SENTINEL)
+        if content == "parts" and re.search("[\"']type[\"']", head):  # the parts as they are written in a program
+            raise _Unfit(0, f"{self.name} takes no messages of several parts; {REMEDY.format('does')}")
+        for probe in _PROBES:
+            found = shown(system, probe)
+            if found != head + probe + tail:
+                if found.startswith(head) and found.endswith(tail):
+                    change = _difference(probe, found[len(head) : len(found) - len(tail)])
+                else:
+                    change = _difference(head + probe + tail, found)
+                raise _Unfit(
+                    3, f"{self.name} alters the user's text: {change}; {REMEDY.format('shows messages as they are')}"
+                )
+        if system:
+            general = shown(_PROMPT, SENTINEL).partition(SENTINEL)[0]
+            if general.count(_PROMPT) != 1:  # left out, shown behind the text and pooled with it, or changed
+                message = f"{self.name} does not show the system prompt once, in front of the text"
+                raise _Unfit(2, f"{message}; {REMEDY.format('does')}")
+            if head not in {general.replace(_PROMPT, each) for each in (system, system.strip())}:
+                raise _Unfit(2, f"{self.name} alters the system prompt; {REMEDY.format('shows messages as they are')}")
+        dated = any(shown(system, SENTINEL, days) != rendered for days in (1, 45, 400))
+        return Frame(head, tail, place, content, dated)
+
+    def _opened(self, frame: Frame, system: str) -> Frame:
+        """The frame with what opens the answer's turn; the template's own if asking for it makes a difference."""
+
+        def shown(text: str, answer: str | None = None) -> str:
+            turns = messages_of(system, text, frame.place, frame.content)
+            if answer is not None:
+                turns.append({"role": "assistant", "content": _content(answer, frame.content)})
+            return self.render(turns, open_answer=False)
+
+        try:
+            if shown(SENTINEL).strip() != (frame.head + SENTINEL + frame.tail).strip():
+                return frame
+        except Exception:  # a template that must be asked
+            return frame
+        between = set()
+        for text, answer in ((SENTINEL, _ANSWER), ("One text.", _ANSWER), (SENTINEL, "One answer.")):
+            try:
+                whole = shown(text, answer)
+            except Exception:
+                whole = ""
+            front, found, rest = whole.partition(frame.head + text)
+            middle, answered, _ = rest.partition(answer)
+            between.add(middle if found and not front and answered else None)
+        if len(between) > 1 or None in between:
+            raise GraceError(
+                f"{self.name} opens no turn for the answer, and does not show how an answer stands behind a text; "
+                + REMEDY.format("opens the assistant's turn if add_generation_prompt is set")
+            )
+        (middle,) = between
+        if middle.strip() == frame.tail.strip():  # as where the end of the user's turn is the beginning of the answer
+            return frame
+        return replace(frame, tail=middle, opening=(frame.tail, middle))
+
+    def _broken(self, error: Exception, messages: str) -> str:
+        """One line on a template that cannot be rendered: where, why, and what to do."""
+        from jinja2 import TemplateSyntaxError
+
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        line = error.lineno if isinstance(error, TemplateSyntaxError) else _line(error)
+        where = f" (line {line})" if line else ""
+        if isinstance(error, TemplateSyntaxError):
+            return f"{self.name} cannot be read{where}: {reason}; {REMEDY.format('is right')}"
+        return f"{self.name} does not accept {messages}{where}: {reason}; {REMEDY.format('does')}"
+
+
+def messages_of(system: str, text: str, place: str, content: str) -> list[dict]:
+    """The messages that ask about ``text``, as :class:`Frame` has ``place`` and ``content``."""
+    if place == "system":
+        turns = [{"role": "system", "content": system}, {"role": "user", "content": text}]
+    else:
+        turns = [{"role": "user", "content": f"{system}\n\n{text}" if place == "user" else text}]
+    return [turn | {"content": _content(turn["content"], content)} for turn in turns]
+
+
+def given_as(frame: Frame, turns: Sequence[dict]) -> list[dict]:
+    """A conversation as the frame's template takes it: without a system role, that message is joined to the user's."""
+    turns = list(turns)
+    if frame.place == "user" and [turn["role"] for turn in turns[:2]] == ["system", "user"]:
+        turns[:2] = [{"role": "user", "content": f"{turns[0]['content']}\n\n{turns[1]['content']}"}]
+    return [turn | {"content": _content(turn["content"], frame.content)} for turn in turns]
+
+
+def checked_arguments(template: dict) -> dict:
+    """A copy of a template's arguments. Raises GraceError unless they are a dict of JSON values by names."""
+    if not isinstance(template, dict):
+        raise GraceError(f"template must be a dict of the chat template's arguments, got {type(template).__name__}")
+    for key in template:
+        if not isinstance(key, str) or not key.isidentifier():
+            raise GraceError(f"a chat template's arguments have names, got {key!r}; expected one like enable_thinking")
+        if key in RESERVED:
+            raise GraceError(f"{key!r} is no argument of a chat template that can be chosen; leave it out of template")
+    try:
+        copied = json.loads(json.dumps(template, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise GraceError(f"template must hold JSON values only: {error}") from error
+    if copied != template:
+        raise GraceError("template must hold JSON values only, got a tuple or a key that is no str; use a list, a str")
+    return copied
+
+
+def checked_date(day: str) -> str:
+    """The date as YYYY-MM-DD. Raises GraceError for another."""
+    try:
+        return date.fromisoformat(day).isoformat()
+    except (TypeError, ValueError) as error:
+        raise GraceError(f"date must be a day as YYYY-MM-DD, such as {DATE}, got {day!r}") from error
+
+
+def parse_arguments(pairs: Sequence[str] | None) -> dict | None:
+    """``key=value`` from a command line, values as JSON where they are and as str else.
+
+    None for none, so that a model keeps its own.
+    """
+    if not pairs:
+        return None
+    made = {}
+    for pair in pairs:
+        key, found, value = pair.partition("=")
+        if not found:
+            raise GraceError(f"--template is {pair!r}, expected key=value, such as enable_thinking=false")
+        try:
+            made[key.strip()] = json.loads(value)
+        except ValueError:
+            made[key.strip()] = value
+    return checked_arguments(made)
+
+
+def _content(text: str, kind: str) -> str | list[dict]:
+    return [{"type": "text", "text": text}] if kind == "parts" else text
+
+
+def _line(error: BaseException) -> int | None:
+    """The template's line that raised, which jinja puts into the traceback."""
+    line, trace = None, error.__traceback__
+    while trace:
+        if trace.tb_frame.f_code.co_filename in ("<template>", "<unknown>"):
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line
+
+
+def _common(one: str, other: str) -> int:
+    """How many characters two texts have in common at their beginnings."""
+    differing = (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return next(differing, min(len(one), len(other)))
+
+
+def _change(other: str, found: str) -> str:
+    """What became of ``_WORDS`` in ``found``, where ``other`` has another text: all that is not the same in both."""
+    begin = _common(other, found)
+    end = _common(other[begin:][::-1], found[begin:][::-1])
+    return f"{_WORDS!r} comes out as {found[begin : len(found) - end][:40]!r}"
+
+
+def _difference(expected: str, found: str) -> str:
+    """The first place where two texts differ, in a few characters of each."""
+    place = _common(expected, found)
+    begin = max(0, place - 8)
+    return f"{expected[begin : place + 12]!r} comes out as {found[begin : place + 12]!r}"

@@ -17,6 +17,7 @@ from app.state import Workspace
 from app.view import Column, View, check_query
 from app.why import MAX_EDIT, case, row_of
 from grace_core.errors import GraceError
+from grace_core.geometry import Role
 
 MAX_K = 100
 MAX_TEXTS = 64
@@ -47,9 +48,10 @@ def add(workspace: Workspace, runs: Runs, evaluations: Evaluations, maps: Maps) 
             what_if_api, workspace, query, collection, model, document, rationale, edited_text, edited_rationale, leave_one_out
         )
 
-    def encode_endpoint(texts: list[str], model: str, rationale: bool = True) -> dict[str, Any]:
-        """L2-normalised embeddings of up to 64 texts (or of one), and the rationales they were made with."""
-        return answered(encode_api, workspace, texts, model, rationale)
+    def encode_endpoint(texts: list[str], model: str, rationale: bool = True, input_type: str = "document") -> dict[str, Any]:
+        """L2-normalised embeddings of up to 64 texts (or of one), and the rationales they were made with, in the model's own geometry;
+        ``input_type`` is query or document."""
+        return answered(encode_api, workspace, texts, model, rationale, input_type)
 
     def evaluate_endpoint(collection: str, a: str, b: str = "", split: str = "", first: bool = False) -> dict[str, Any]:
         """nDCG@10, Recall@10 and MRR@10 of the columns a and b (such as "demo-base:rationale") on the judged queries of a collection, with
@@ -149,7 +151,9 @@ def _view(
     return View(collection, column, column, k, query, "" if document is None else _name("document", document))
 
 
-def encode_api(workspace: Workspace, texts: object, model: object, rationale: object) -> dict[str, Any]:
+def encode_api(workspace: Workspace, texts: object, model: object, rationale: object, role: object = "document") -> dict[str, Any]:
+    if role not in list(Role):
+        raise GraceError(f"input_type must be query or document, got {role!r:.40}")
     texts = [texts] if isinstance(texts, str) else texts
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise GraceError("texts must be a text or a list of texts")
@@ -163,7 +167,7 @@ def encode_api(workspace: Workspace, texts: object, model: object, rationale: ob
     rationale = _flag(rationale)
     loaded = workspace.named_model(_name("model", model))
     made = loaded.represent([check_query(text) for text in texts], rationale=rationale, batch_size=16)
-    vectors = made.embeddings(Column(loaded.name, rationale).pooling)
+    vectors = loaded.geometry.vectors(made.sums, made.counts, Column(loaded.name, rationale).pooling, role)
     return {"model": loaded.name, "dim": loaded.dim, "rationales": made.rationales, "embeddings": vectors.tolist()}
 
 

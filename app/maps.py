@@ -314,7 +314,7 @@ def place_query(workspace, view: MapView, pair: Pair) -> list[dict]:
     made = []
     for chart in pair.charts[: 1 if pair.one else 2]:
         written = workspace.model_of(chart.index).represent([view.star], rationale=chart.column.rationale)
-        vector = written.embeddings(chart.column.pooling)[0]
+        vector = chart.index.embed(written, chart.column.pooling)[0]
         hits = chart.index.hits(vector, STAR, pooling=chart.column.pooling)
         at = place(chart.points, chart.vectors, vector[None], K)[0]
         made.append({

@@ -123,7 +123,7 @@ def search(workspace, view: View) -> Iterator[Snapshot]:
 
 
 def _fill(workspace, side: Side, index: GraceIndex, made: Representations, k: int) -> None:
-    vector = made.embeddings(side.column.pooling)[0]
+    vector = index.embed(made, side.column.pooling)[0]
     side.hits = index.hits(vector, k, pooling=side.column.pooling)
     side.average = float(vector @ workspace.average(index, side.column))
     side.rationale = made.rationales[0]
@@ -147,8 +147,8 @@ def open_document(workspace, view: View) -> Opened:
         if view.doc not in index.row:
             raise GraceError(f"{view.doc[:100]!r} has no text, so {column.model} has no vector of it and no score")
         made = workspace.model_of(index).represent([view.query], rationale=column.rationale)
-        place = _place(index, column, made.embeddings(column.pooling)[0], view.doc)
-        place.blocks = _blocks(made.sums[0], index, column, view.doc)
+        place = _place(index, column, index.embed(made, column.pooling)[0], view.doc)
+        place.blocks = _blocks(made, index, column, view.doc)
         places.append(place)
         queries.append(made.rationales[0] if column.rationale else "")
     grades = workspace.grades(view.collection, view.query)
@@ -164,13 +164,17 @@ def _place(index: GraceIndex, column: Column, query: np.ndarray, document: str) 
     return Place(column, rank + 1, float(scores[0][rank]), index.rationales[row], index.truncated[row], cut, int(index.counts[row, 2]) == 0)
 
 
-def _blocks(query: np.ndarray, index: GraceIndex, column: Column, document: str) -> dict[str, float]:
+def _blocks(query: Representations, index: GraceIndex, column: Column, document: str) -> dict[str, float]:
     """The score by :data:`BLOCKS`, from the part sums that were stored; what the template has a part in is one block."""
     from grace_core.explain import score_blocks
     from grace_core.pooling import PARTS
 
-    made = score_blocks(query, index.sums[[index.row[document]]], column.pooling)[0]
-    blocks = dict.fromkeys(BLOCKS if column.rationale else BLOCKS[:1], 0.0)
+    rows = [index.row[document]]
+    (made,) = score_blocks(
+        (query.sums, query.counts), (index.sums[rows], index.counts[rows]), column.pooling, geometry=index.geometry
+    )  # fmt: skip
+    without = BLOCKS[:1] if index.geometry.is_raw else (BLOCKS[0], BLOCKS[-1])  # see Geometry.pooled_parts
+    blocks = dict.fromkeys(BLOCKS if column.rationale else without, 0.0)
     for i, mine in enumerate(PARTS):
         for j, other in enumerate(PARTS):
             name = "template" if "template" in (mine, other) else f"{mine} × {other}"

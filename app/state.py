@@ -43,9 +43,9 @@ class Workspace:
         self._collections: dict[str, tuple[int, Collection]] = {}
         self._indexes: dict[tuple[str, str], tuple[int, GraceIndex]] = {}
         self._averages: dict[tuple[str, Column], tuple[GraceIndex, np.ndarray]] = {}
-        self._models: OrderedDict[tuple[str, str], GraceModel] = OrderedDict()
+        self._models: OrderedDict[tuple[str, str, str], GraceModel] = OrderedDict()
         self._explainers: OrderedDict[tuple[str, str], Explainer] = OrderedDict()
-        self._sources: dict[str, tuple[tuple, tuple[str, str]]] = {}
+        self._sources: dict[str, tuple[tuple, tuple[str, str, str]]] = {}
         self._opening = threading.RLock()
         self._loading = threading.RLock()
 
@@ -106,7 +106,7 @@ class Workspace:
         """The model that built ``index``, loaded once and ready for several threads."""
         from app.shared import share
 
-        key = (index.manifest["model"]["sha256"], json.dumps(asdict(index.settings), sort_keys=True))
+        key = (index.manifest["model"]["sha256"], index.manifest["dtype"], json.dumps(asdict(index.settings), sort_keys=True))
         if found := self._models.get(key):
             return found
         with self._loading:
@@ -140,7 +140,7 @@ class Workspace:
             if source in self._sources and self._sources[source][0] == stamp and (found := self._models.get(self._sources[source][1])):
                 return found
             model = GraceModel.from_pretrained(source, cache=self.cache())
-            key = (model.fingerprint, json.dumps(asdict(model.settings), sort_keys=True))
+            key = (model.fingerprint, model.dtype, json.dumps(asdict(model.settings), sort_keys=True))
             self._sources[source] = (stamp, key)
             if key not in self._models:
                 self._keep(key, share(model))
@@ -224,7 +224,7 @@ class Workspace:
         except Exception as error:
             log.warning("warming up failed: %s", error)
 
-    def _keep(self, key: tuple[str, str], model: GraceModel) -> None:
+    def _keep(self, key: tuple[str, str, str], model: GraceModel) -> None:
         self._models[key] = model
         while len(self._models) > MODELS_KEPT:
             self._models.popitem(last=False)

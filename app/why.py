@@ -222,8 +222,9 @@ def _effects(found: Case, document: TokenStates, ids: Sequence[int], base: float
     vector, told = found.query_vector(), {}
     for part in (TEXT, RATIONALE) if found.column.rationale else (TEXT,):
         made = leave_one_out(
-            found.explainer.model, vector, found.explainer.text(found.row), document, ids, part=part, pooling=found.pooling
-        )
+            found.explainer.model, vector, found.explainer.text(found.row), document, ids, part=part, pooling=found.pooling,
+            geometry=found.index.geometry,
+        )  # fmt: skip
         scores = {one.begin: score - base for one, score in made}
         told[PARTS[part]] = [
             {"text": one.text, "effect": scores.get(one.begin)} for one in document.sentences if one.part == part

@@ -4,6 +4,7 @@ With S = sum of the pooled hidden states of a text, z = S / |S|, and any split o
 
     cos(q, d) = sum over g, g' of c(g, g'),     c(g, g') = (S_g / |S_q|) · (S_g' / |S_d|)
 
+In another geometry (:mod:`grace_core.geometry`) S_g / |S| is what the group adds to the unit vector there, which is affine in its states.
 This is exact, and holds for parts (text, template, rationale), for sentences and for single tokens alike; all of it is computed from fp32
 states in fp64. What is left between the sum and the score that ranked the document is rounding, and is returned as ``residual``.
 
@@ -34,26 +35,26 @@ import numpy as np
 from tokenizers.decoders import DecodeStream
 
 from grace_core.errors import GraceError
+from grace_core.geometry import RAW, Geometry, Role
 from grace_core.index import GraceIndex
 from grace_core.model import GraceModel
-from grace_core.pooling import PARTS, RATIONALE, TEMPLATE, TEXT, Pooling, embeddings
+from grace_core.pooling import PARTS, RATIONALE, TEMPLATE, TEXT, Pooling
+from grace_core.texts import as_list, as_texts
 
 SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+(?=\S)|\n+|(?<=<think>)\s*|\s*(?=</think>)|(?<=</think>)\s*")
 
 
-def score_blocks(query: np.ndarray, documents: np.ndarray, pooling: Pooling = Pooling.FULL) -> np.ndarray:
-    """Blocks ``(n, 3, 3)`` in fp64, [document, part of the query, part of the document], from part sums ``(3, d)`` and ``(n, 3, d)``.
+Sums = tuple[np.ndarray, np.ndarray]  # part sums (n, 3, d) and counts (n, 3)
 
-    Their sum over both parts is the cosine. Without rationale (``Pooling.TEXT``) only text × text is not zero.
+
+def score_blocks(query: Sums, documents: Sums, pooling: Pooling = Pooling.FULL, *, geometry: Geometry = RAW) -> np.ndarray:
+    """Blocks ``(n, 3, 3)`` in fp64, [document, part of the query, part of the document], from part sums and counts of one query and n
+    documents.
+
+    Their sum over both parts is the score. Without rationale (``Pooling.TEXT``) only text × text is not zero.
     """
-    query, documents = query.astype(np.float64), documents.astype(np.float64)
-    if pooling is Pooling.TEXT:
-        only = np.zeros((len(PARTS), 1))
-        only[TEXT] = 1
-        query, documents = query * only, documents * only
-    query = query / np.linalg.norm(query.sum(axis=0))
-    documents = documents / np.linalg.norm(documents.sum(axis=1), axis=-1)[:, None, None]
-    return np.einsum("pd,nqd->npq", query, documents)
+    (asked,) = geometry.parts(*query, pooling, Role.QUERY)
+    return np.einsum("pd,nqd->npq", asked, geometry.parts(*documents, pooling, Role.DOCUMENT))
 
 
 @dataclass(frozen=True)
@@ -77,32 +78,26 @@ class TokenStates:
     parts: np.ndarray
     pieces: list[str]
     sentences: list[Sentence]
+    unit: np.ndarray | None = None  # (t, d) fp64: what each token adds to the unit vector, set by :meth:`within`
 
-    def only(self, pooling: Pooling) -> TokenStates:
-        """The tokens that ``pooling`` pools."""
-        if pooling is Pooling.FULL:
-            return self
-        number = int((self.parts == TEXT).sum())
-        kept = [sentence for sentence in self.sentences if sentence.part == TEXT]
-        return TokenStates(self.states[:number], self.parts[:number], self.pieces[:number], kept)
-
-    @property
-    def unit(self) -> np.ndarray:
-        """States over the norm of their sum, ``(t, d)`` fp64: they add up to the embedding."""
-        states = self.states.astype(np.float64)
-        return states / np.linalg.norm(states.sum(axis=0))
+    def within(self, geometry: Geometry, pooling: Pooling, role: str) -> TokenStates:
+        """The tokens that ``pooling`` pools, with what each adds to the vector of the text in this role."""
+        pooled = [*geometry.pooled_parts(pooling), *([TEMPLATE, RATIONALE] if pooling is Pooling.FULL else [])]
+        number = int(np.isin(self.parts, pooled).sum())  # the parts that are left out stand last
+        kept = [sentence for sentence in self.sentences if sentence.part in pooled]
+        unit = geometry.tokens(self.states[:number], self.parts[:number], pooling, role)
+        return TokenStates(self.states[:number], self.parts[:number], self.pieces[:number], kept, unit)
 
     def by_sentence(self) -> np.ndarray:
         """:attr:`unit` summed over each sentence, ``(s, d)``."""
-        unit = self.unit
-        return np.stack([unit[sentence.begin : sentence.end].sum(axis=0) for sentence in self.sentences])
+        return np.stack([self.unit[sentence.begin : sentence.end].sum(axis=0) for sentence in self.sentences])
 
 
 def token_states(
     model: GraceModel, texts: Sequence[str], rationale_ids: Sequence[Sequence[int]], *, batch_size: int = 32, **settings
 ) -> list[TokenStates]:
     """States of every pooled token of ``texts`` with the given rationales, by one forward pass a batch. Settings as for represent."""
-    forced = [list(ids) for ids in rationale_ids]
+    texts, forced = as_texts(texts), [list(ids) for ids in as_list(rationale_ids, "rationales", of="token ids")]
     prompts, batches = model.with_rationales(texts, forced, batch_size=batch_size, **settings)
     found: list[TokenStates | None] = [None] * len(texts)
     for batch in batches:
@@ -241,15 +236,21 @@ def difference(first: Explanation, second: Explanation) -> Difference:
     )
 
 
-def explain(query: TokenStates, document: TokenStates, score: float, *, pooling: Pooling = Pooling.FULL) -> Explanation:
-    """Split ``score``, the cosine that ranked ``document``, into sentences and tokens of both sides."""
-    query, document = query.only(pooling), document.only(pooling)
+def explain(
+    query: TokenStates, document: TokenStates, score: float, *, pooling: Pooling = Pooling.FULL, geometry: Geometry = RAW,
+    roles: tuple[str, str] = (Role.QUERY, Role.DOCUMENT),
+) -> Explanation:  # fmt: skip
+    """Split ``score``, the cosine that ranked ``document``, into sentences and tokens of both sides, which are in these ``roles``."""
+    query, document = query.within(geometry, pooling, roles[0]), document.within(geometry, pooling, roles[1])
     a, b = query.unit, document.unit
     return Explanation(score, query, document, query.by_sentence() @ document.by_sentence().T, a @ b.sum(axis=0), b @ a.sum(axis=0))
 
 
 def relative_to_corpus(query: np.ndarray, document: TokenStates, mean: np.ndarray) -> np.ndarray:
-    """What each token ``(t,)`` contributes to the score above that of the corpus mean ``(d,)``, for a query embedding ``(d,)``."""
+    """What each token ``(t,)`` contributes to the score above that of the corpus mean ``(d,)``, for a query embedding ``(d,)``.
+
+    ``document`` is that of an :class:`Explanation`, or what :meth:`TokenStates.within` gives.
+    """
     share = mean.astype(np.float64) / len(document.states)
     return (document.unit - share) @ query.astype(np.float64)
 
@@ -272,7 +273,7 @@ class WhatIf:
 
 def what_if(
     model: GraceModel, query: np.ndarray, vectors: np.ndarray, ids: Sequence[str], row: int, *,
-    text: str, rationale: str | Sequence[int], pooling: Pooling = Pooling.FULL, **settings,
+    text: str, rationale: str | Sequence[int], pooling: Pooling = Pooling.FULL, geometry: Geometry = RAW, **settings,
 ) -> WhatIf:  # fmt: skip
     """Encode document ``row`` again with ``text`` and ``rationale`` (forced, not generated), and rank it anew among ``vectors`` ``(n, d)``.
 
@@ -287,7 +288,8 @@ def what_if(
         raise GraceError(f"the edited rationale has {len(forced)} tokens, {model.name} takes at most {longest}; shorten it")
     made = model.represent_given([text], [forced], **settings)
     written = rationale if isinstance(rationale, str) else made.rationales[0]
-    return _moved(vectors @ query, ids, row, float(made.embeddings(pooling)[0] @ query), written)
+    vector = geometry.vectors(made.sums, made.counts, pooling, Role.DOCUMENT)[0]
+    return _moved(vectors @ query, ids, row, float(vector @ query), written)
 
 
 def _moved(scores: np.ndarray, ids: Sequence[str], row: int, new: float, rationale: str) -> WhatIf:
@@ -309,7 +311,7 @@ def rationale_tokens(model: GraceModel, rationale: str) -> list[int]:
 
 def leave_one_out(
     model: GraceModel, query: np.ndarray, text: str, document: TokenStates, rationale_ids: Sequence[int], *,
-    part: int = RATIONALE, pooling: Pooling = Pooling.FULL, **options,
+    part: int = RATIONALE, pooling: Pooling = Pooling.FULL, geometry: Geometry = RAW, **options,
 ) -> list[tuple[Sentence, float]]:  # fmt: skip
     """The score without each sentence of ``part`` in turn, all in one batch: ``[(sentence, score)]``.
 
@@ -330,7 +332,8 @@ def leave_one_out(
     if not texts:
         return []
     made = model.represent_given(texts, forced, **options)
-    return [(s, float(z @ query)) for s, z in zip(sentences, made.embeddings(pooling), strict=True)]
+    vectors = geometry.vectors(made.sums, made.counts, pooling, Role.DOCUMENT)
+    return [(s, float(z @ query)) for s, z in zip(sentences, vectors, strict=True)]
 
 
 class Explainer:
@@ -369,7 +372,7 @@ class Explainer:
     def query_vector(self, query: str, pooling: Pooling | None = None) -> np.ndarray:
         """The embedding ``(d,)`` of a query, with a rationale where ``pooling`` wants one."""
         pooling = self.index.default_pooling if pooling is None else pooling
-        return self.model.represent([query], rationale=pooling is Pooling.FULL).embeddings(pooling)[0]
+        return self.index.embed(self.model.represent([query], rationale=pooling is Pooling.FULL), pooling)[0]
 
     def states(self, texts: Sequence[str], rationale_ids: Sequence[Sequence[int]]) -> list[TokenStates]:
         """As :func:`token_states`, for those that are not kept yet."""
@@ -391,10 +394,11 @@ class Explainer:
         """Why each of the documents ``rows`` has its score for ``query``; states of the query and of all documents by one forward."""
         pooling = self.index.default_pooling if pooling is None else pooling
         made = self.model.represent([query], rationale=pooling is Pooling.FULL)
-        scores = embeddings(self.index.sums[rows], self.index.counts[rows], pooling) @ made.embeddings(pooling)[0]
+        scores = self.index.stored(pooling)[list(rows)] @ self.index.embed(made, pooling)[0]
         ids = [made.rationale_ids[0], *(self.rationale_ids[row] for row in rows)]
         asked, *documents = self.states([query, *(self.text(row) for row in rows)], ids)
-        return [explain(asked, one, float(score), pooling=pooling) for one, score in zip(documents, scores, strict=True)]
+        pairs = zip(documents, scores, strict=True)
+        return [explain(asked, one, float(score), pooling=pooling, geometry=self.index.geometry) for one, score in pairs]
 
     def what_if(
         self, query: str, row: int, *, text: str | None = None, rationale: str | Sequence[int] | None = None, pooling: Pooling | None = None
@@ -410,11 +414,16 @@ class Explainer:
         if text == self.text(row) and not isinstance(rationale, str) and list(rationale) == self.rationale_ids[row]:
             scores = self.vectors(pooling) @ asked
             return _moved(scores, self.index.ids, row, float(scores[row]), self.index.rationales[row])
-        return what_if(self.model, asked, self.vectors(pooling), self.index.ids, row, text=text, rationale=rationale, pooling=pooling)
+        return what_if(
+            self.model, asked, self.vectors(pooling), self.index.ids, row, text=text, rationale=rationale, pooling=pooling,
+            geometry=self.index.geometry,
+        )  # fmt: skip
 
     def leave_one_out(self, query: str, row: int, *, part: int = RATIONALE, pooling: Pooling | None = None) -> list[tuple[Sentence, float]]:
         """See :func:`leave_one_out`."""
         pooling = self.index.default_pooling if pooling is None else pooling
         ids, asked = self.rationale_ids[row], self.query_vector(query, pooling)
         (document,) = self.states([self.text(row)], [ids])
-        return leave_one_out(self.model, asked, self.text(row), document, ids, part=part, pooling=pooling)
+        return leave_one_out(
+            self.model, asked, self.text(row), document, ids, part=part, pooling=pooling, geometry=self.index.geometry
+        )  # fmt: skip

@@ -9,7 +9,6 @@ from grace_core.errors import GraceError
 from grace_core.explain import Difference, Explainer, Sentence, difference, listed
 from grace_core.index import GraceIndex
 from grace_core.pooling import PARTS, RATIONALE, TEXT, Pooling
-from grace_core.sources import model_name
 
 SHOWN = 100  # characters of a sentence on a line
 
@@ -91,7 +90,7 @@ def explain_command(
 
 
 def _open(folder: Path, model: str, device: str | None) -> Explainer:
-    index = GraceIndex(folder, model_name(model))
+    index = GraceIndex.of_model(folder, model)
     return Explainer(index, index.load_model(device=device, cache=RepresentationCache()))
 
 

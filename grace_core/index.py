@@ -3,6 +3,8 @@
     <collection>/<model>/manifest.json         what it was made from and with, counts, hashes; written last
                         /rationales.parquet    _id, rationale, rationale_ids, token counts, truncated flags
                         /vectors.safetensors   sums (n, 3, d) fp32 and counts (n, 3) of the parts text, template, rationale
+                        /geometry-*.safetensors  what makes vectors of the sums (grace_core.geometry), unless they are raw
+                        /statistics.safetensors  the model's own statistics, /queries.safetensors the collection's, if there are any
                         /index.faiss           over the normalised embeddings (grace_core.ann); can be made again from the vectors
 
 A build goes through the documents in shards of SHARD (grace_core.shards), each written when it is finished: a killed build goes on
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import time
 import warnings
@@ -25,18 +28,22 @@ from pathlib import Path
 import numpy as np
 
 from grace_core import ann
+from grace_core import geometry as geometries
 from grace_core.collection import Collection
 from grace_core.errors import GraceError
 from grace_core.files import only_writer, read_json, sha256, write_atomically, write_json
+from grace_core.geometry import Geometry, Role, Statistics
 from grace_core.model import GraceModel, Representations, Settings
 from grace_core.pooling import Pooling
 from grace_core.readers import Document
 from grace_core.shards import Work, refuse_mixture
+from grace_core.sources import model_name
 from grace_core.tensors import PooledVectors, map_tensors
 
 SCHEMA = 1
 SHARD = 128
 FILES = ("rationales.parquet", "vectors.safetensors", "index.faiss")
+STATISTICS, QUERIES = "statistics.safetensors", "queries.safetensors"
 Job = tuple[int, list[str]]  # a shard's number and its texts
 Encode = Callable[[Iterator[Job], Callable[[int], None]], Iterator[tuple[int, Representations]]]
 
@@ -68,6 +75,7 @@ def identity(model: GraceModel, collection: Collection, rationale: bool) -> dict
     return {
         "schema": SCHEMA,
         "model": {"sha256": model.fingerprint, "dim": model.dim},
+        "dtype": model.dtype,
         "settings": asdict(model.settings),
         "rationale": rationale,
         "corpus_sha256": collection.hash,
@@ -81,6 +89,8 @@ def build(
     rationale: bool = True,
     batch_size: int = 64,
     faiss: str | None = None,
+    geometry: str | None = None,
+    name: str | None = None,
     encode: Encode | None = None,
     engine: str | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -88,7 +98,9 @@ def build(
 ) -> GraceIndex:
     """Encode the collection with ``model``, or go on with a build that was stopped, or open the index if it is finished.
 
-    ``faiss`` is one of :data:`grace_core.ann.KINDS`; None is flat, or what is there. ``encode`` takes shards and gives their
+    ``faiss`` is one of :data:`grace_core.ann.KINDS`; None is flat, or what is there. ``geometry`` is one of
+    :data:`grace_core.geometry.KINDS`; None is what is there, or the model's own choice. ``name`` is the model's folder in the collection,
+    if not the last part of its id. ``encode`` takes shards and gives their
     representations, in any order, ``engine`` being what it does that with, if not the model's; by default they are made here, one
     after the other, in batches of ``batch_size``; :mod:`grace_core.cluster` has another. ``progress`` is called with (documents done,
     all). ``should_stop`` is asked between shards and raises BuildStopped. Raises GraceError if the folder holds an index made with
@@ -97,21 +109,29 @@ def build(
     """
     if faiss is not None:
         ann.check_kind(faiss)
-    folder = collection.folder / model.name
+    if geometry is not None:
+        geometries.check_kind(geometry)
+    name = model.name if name is None else model_name(name)
+    folder = collection.folder / name
     if not any(collection.contents()):
         raise GraceError(f"{collection.folder}: none of the {collection.size} documents has any text; nothing to encode")
     wanted = identity(model, collection, rationale)
     with only_writer(folder):
         if not (folder / "manifest.json").exists():
-            made_by = {"dtype": model.dtype, "engine": engine or model.engine_name}  # an index has one; another may be searched with
+            made_by = {"engine": engine or model.engine_name}  # an index has one; another may be searched with
             work = Work(collection, folder, wanted | made_by, shard=SHARD)
             encode = encode or _encoder(model, rationale, batch_size)
             counts, seconds = _encode_all(work, model, rationale, encode, progress or (lambda done, total: None), should_stop)
             about = {"model_id": model.source, "counts": counts, "seconds": seconds}
-            _write_faiss(folder, wanted | made_by | about, faiss or "flat")
+            if model.statistics is not None:
+                model.statistics.save(folder / STATISTICS)
+            manifest = _with_geometry(folder, wanted | made_by | about, geometry or model.default_geometry(counts["encoded"]))
+            _write_faiss(folder, manifest, faiss or "flat")
         refuse_mixture(folder, read_json(folder / "manifest.json"), wanted)
         shutil.rmtree(folder / ".build", ignore_errors=True)  # also what a build left that was killed at its very end
-    index = GraceIndex(collection, model.name)
+    index = GraceIndex(collection, name)
+    if geometry is not None and geometry != index.geometry.kind:
+        index.change_geometry(geometry)
     if faiss is not None and faiss != index.faiss_kind:
         index.change_faiss(faiss)
     return index
@@ -170,7 +190,8 @@ def _encode_all(work: Work, model, rationale: bool, encode: Encode, progress, sh
 def _write_faiss(folder: Path, manifest: dict, kind: str) -> None:
     """Make index.faiss from the vectors, and write the manifest with its kind, its measured recall, and the hashes of all files."""
     tensors = map_tensors(folder / "vectors.safetensors")
-    vectors = PooledVectors(tensors["sums"], tensors["counts"], _pooling(manifest))
+    geometry = Geometry.load(folder, manifest.get("geometry", {}))
+    vectors = PooledVectors(tensors["sums"], tensors["counts"], _pooling(manifest), geometry)
     index = ann.make(vectors, kind)
     found: dict = {"kind": kind}
     if kind != "flat":
@@ -179,6 +200,28 @@ def _write_faiss(folder: Path, manifest: dict, kind: str) -> None:
     write_atomically(folder / "index.faiss", lambda path: ann.write(index, path))
     files = manifest.get("files") or {name: sha256(folder / name) for name in FILES[:2]}  # a new kind changes one file only
     _write_manifest(folder, manifest | {"faiss": found, "files": files | {"index.faiss": sha256(folder / "index.faiss")}})
+
+
+def _with_geometry(folder: Path, manifest: dict, kind: str, weight: float | None = None) -> dict:
+    """The manifest with a geometry of this kind, fitted to the stored sums and written to ``folder``.
+
+    The file's name holds its hash, and the manifest names it: a process that is killed in between leaves the former geometry in force.
+    """
+    from safetensors.numpy import load_file
+
+    tensors = map_tensors(folder / "vectors.safetensors")
+    model = Statistics.load(folder / STATISTICS) if (folder / STATISTICS).is_file() else None
+    asked = load_file(folder / QUERIES) if (folder / QUERIES).is_file() else None
+    made = geometries.fit(
+        kind, (tensors["sums"], tensors["counts"]), model=model, queries=asked and (asked["sums"], asked["counts"])
+    )  # fmt: skip
+    if weight is not None:
+        made = geometries.reweighted(made, weight)
+    stored = made.as_dict()
+    if not made.is_raw:
+        name = made.save(folder)
+        stored |= {"file": name, "sha256": sha256(folder / name)}
+    return manifest | {"geometry": stored}
 
 
 def _pooling(manifest: dict) -> Pooling:
@@ -226,6 +269,27 @@ class GraceIndex:
         vectors = map_tensors(self.folder / "vectors.safetensors")
         self.sums, self.counts = vectors["sums"], vectors["counts"]
         self._opened: dict[Pooling, object] = {}
+
+    @classmethod
+    def of_model(cls, collection: Collection | str | Path, model: str) -> GraceIndex:
+        """The index that ``model`` names: by its folder in the collection, or by the id or path that it was built from.
+
+        Another model whose path only ends alike is refused.
+        """
+        collection = collection if isinstance(collection, Collection) else Collection(collection)
+        if model in collection.models:
+            return cls(collection, model)
+        source = str(Path(model).resolve()) if os.path.isdir(model) else model
+        ids = {name: read_json(collection.folder / name / "manifest.json")["model_id"] for name in collection.models}
+        found = [name for name, model_id in ids.items() if model_id == source]
+        if len(found) == 1:
+            return cls(collection, found[0])
+        there = ", ".join(f"{name} (of {model_id})" for name, model_id in ids.items()) or "none"
+        if len(found) > 1:
+            raise GraceError(f"{collection.folder} has several indexes of {model!r}: {', '.join(found)}; give one of these names")
+        name = model_name(model)
+        hint = "; its build was stopped: build again to go on" if name in collection.unfinished else ""
+        raise GraceError(f"{collection.folder} has no index of model {model!r}, there are: {there}{hint}")
 
     def _holds(self, name: str) -> bool:
         path = self.folder / name
@@ -291,7 +355,17 @@ class GraceIndex:
 
     def stored(self, pooling: Pooling | None = None) -> PooledVectors:
         """The same embeddings on disk; rows are computed when sliced."""
-        return PooledVectors(self.sums, self.counts, self._check(pooling))
+        return PooledVectors(self.sums, self.counts, self._check(pooling), self.geometry)
+
+    @cached_property
+    def geometry(self) -> Geometry:
+        """What makes vectors of part sums here; indexes of before there were several are raw."""
+        return Geometry.load(self.folder, self.manifest.get("geometry", {}))
+
+    def embed(self, made: Representations, pooling: Pooling | None = None, *, role: str = Role.QUERY) -> np.ndarray:
+        """Vectors ``(n, d)`` fp32 of representations by this index's model, to be searched with, or compared as documents."""
+        pooling = self.default_pooling if pooling is None else Pooling(pooling)
+        return self.geometry.vectors(made.sums, made.counts, pooling, role)
 
     def _check(self, pooling: Pooling | None) -> Pooling:
         pooling = self.default_pooling if pooling is None else Pooling(pooling)
@@ -346,7 +420,8 @@ class GraceIndex:
 
     def load_model(self, **options) -> GraceModel:
         """The model that built this index, with its settings. Raises GraceError if its weights are not the same any more."""
-        model = GraceModel.from_pretrained(self.manifest["model_id"], **asdict(self.settings) | options)
+        own = asdict(self.settings) | {"dtype": self.manifest.get("dtype")}
+        model = GraceModel.from_pretrained(self.manifest["model_id"], **own | {key: v for key, v in options.items() if v is not None})
         if model.fingerprint != self.manifest["model"]["sha256"]:
             raise GraceError(
                 f"{self.folder} was built with other weights of {self.manifest['model_id']} than are there now; "
@@ -379,5 +454,28 @@ class GraceIndex:
         documents; the index is left as it was."""
         with only_writer(self.folder):
             _write_faiss(self.folder, self.manifest, ann.check_kind(kind))
-            self.manifest = read_json(self.folder / "manifest.json")
+        self._reopen()
+
+    def change_geometry(self, kind: str, *, queries: Representations | None = None, weight: float | None = None) -> None:
+        """Make the vectors anew from the stored sums, in another geometry; no model is needed.
+
+        ``queries`` are representations of unlabelled queries of the collection, whose mean is then known; they are kept for later
+        changes. ``weight`` is the rationale's. Raises GraceError for another kind, or too few documents; the index is left as it was.
+        """
+        from safetensors.numpy import save_file
+
+        with only_writer(self.folder):
+            if queries is not None:
+                tensors = {"sums": queries.sums, "counts": queries.counts}
+                write_atomically(self.folder / QUERIES, lambda path: save_file(tensors, path))
+            manifest = _with_geometry(self.folder, self.manifest, geometries.check_kind(kind), weight)
+            _write_faiss(self.folder, manifest, self.faiss_kind)
+            for leftover in self.folder.glob("geometry-*.safetensors"):
+                if leftover.name != manifest["geometry"].get("file"):
+                    leftover.unlink()
+        self._reopen()
+
+    def _reopen(self) -> None:
+        self.manifest = read_json(self.folder / "manifest.json")
         self.damaged, self._opened = [], {}
+        self.__dict__.pop("geometry", None)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from grace_core.cache import RepresentationCache
 from grace_core.collection import Collection
+from grace_core.console import tell
 from grace_core.errors import GraceError
 from grace_core.index import Encode, GraceIndex, build
 from grace_core.model import GraceModel
+from grace_core.pooling import Pooling
 from grace_core.readers import stream_corpus
-from grace_core.sources import model_name
 
 
 def build_command(
@@ -25,6 +27,8 @@ def build_command(
     rationale: bool,
     batch_size: int,
     faiss: str | None,
+    geometry: str | None = None,
+    name: str | None = None,
     engine: str,
     workers: int,
     device: str | None,
@@ -36,10 +40,15 @@ def build_command(
         raise GraceError(f"--engine is {engine!r}, expected transformers, vllm, ray, or ray:vllm")
     here = "transformers" if place == "ray" else engine  # beside a cluster this process only tokenises and decodes
     read = stream_corpus(corpus, limit=limit, columns={role: name for role, name in columns.items() if name} or None)
+    if name is not None and len(models) > 1:
+        raise GraceError(f"--name is for one model, got {len(models)}; build them one after the other")
     collection, built = None, {}
-    for name in models:
-        model = load(name, here)
-        collection = collection or Collection.create(read, out)  # after the first model is found, so that a typing error leaves nothing
+    for source in models:
+        model = load(source, here)
+        if collection is None:  # after the first model is found, so that a typing error leaves nothing
+            collection = Collection.create(read, out)
+            for note in read.notes:
+                tell(f"note: {note}")
         encode: Encode | None = None
         if place == "ray":
             from grace_core.cluster import ray_encoder
@@ -51,29 +60,73 @@ def build_command(
         progress, close = bar(model.name)
         try:
             made = build(
-                collection, model, rationale=rationale, batch_size=batch_size, faiss=faiss, encode=encode, engine=inner or None,
-                progress=progress,
+                collection, model, rationale=rationale, batch_size=batch_size, faiss=faiss, geometry=geometry, name=name, encode=encode,
+                engine=inner or None, progress=progress,
             )  # fmt: skip
+        except Exception:
+            collection.withdraw()  # where nothing is encoded yet
+            raise
         finally:
             close()
             model.close()  # the next one needs its memory
-        built[made.model_name] = made.manifest["counts"] | {"seconds": made.manifest["seconds"], "faiss": described(made)}
+        built[made.model_name] = made.manifest["counts"] | {"seconds": made.manifest["seconds"], "faiss": described(made)} | {
+            "geometry": made.geometry.as_dict()
+        }  # fmt: skip
     lines = [
         f"{name}: {count['encoded']} documents encoded, {count['empty']} empty ones left out, "
-        f"{count['truncated_rationales']} rationales cut off{faiss_line(count['faiss'])}"
+        f"{count['truncated_rationales']} rationales cut off{faiss_line(count['faiss'])}; geometry {count['geometry']['kind']}"
         for name, count in built.items()
     ]
-    return {"collection": str(out), "models": built}, "\n".join(lines)
+    return {"collection": str(out), "models": built, "notes": read.notes}, "\n".join(lines)
 
 
 def faiss_command(folder: Path, models: list[str], kind: str) -> tuple[dict, str]:
     """Make index.faiss of the models again, as ``kind``."""
     collection, made = Collection(folder), {}
     for name in models:
-        index = GraceIndex(collection, model_name(name))
+        index = GraceIndex.of_model(collection, name)
         index.change_faiss(kind)
         made[index.model_name] = described(index)
     return {"collection": str(folder), "models": made}, "\n".join(f"{name}{faiss_line(found) or '; flat'}" for name, found in made.items())
+
+
+def geometry_command(
+    folder: Path, kind: str, *, models: list[str] | None, queries: Path | None, weight: float | None, device: str | None
+) -> tuple[dict, str]:
+    """Give the models' indexes another geometry. ``queries`` is a file with a query a line; only these are encoded."""
+    collection = Collection(folder)
+    indexes = [GraceIndex.of_model(collection, name) for name in models or collection.models]
+    if not indexes:
+        raise GraceError(f"{folder} has no finished index; build one with `grace index build`")
+    asked = None
+    if queries is not None:
+        try:
+            lines = queries.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise GraceError(f"{queries} is not UTF-8 text; expected a query a line") from error
+        asked = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+        if not asked:
+            raise GraceError(f"{queries} holds no query; expected one a line")
+    made = {}
+    for index in indexes:
+        given = None
+        if asked is not None:
+            model = index.load_model(device=device, cache=RepresentationCache())
+            given = model.represent(asked, rationale=index.default_pooling is Pooling.FULL)
+        index.change_geometry(kind, queries=given, weight=weight)
+        made[index.model_name] = index.geometry.as_dict()
+    result = {"collection": str(folder), "models": made}
+    return result, "\n".join(f"{index.model_name}: {geometry_line(index.manifest)}" for index in indexes)
+
+
+def geometry_line(manifest: dict) -> str:
+    """The geometry of a manifest, with what its statistics come from."""
+    found = manifest.get("geometry", {"kind": "raw"})
+    line = f"geometry {found['kind']}, dtype {manifest.get('dtype', 'float32')}"
+    if found["kind"] != "raw":
+        own = "and the model's own statistics" if found["model_statistics"] else "alone"
+        line += f": from {found['documents']} documents {own}, {found['queries'] or 'no'} queries of the collection"
+    return line
 
 
 def described(index: GraceIndex) -> dict:

@@ -14,7 +14,6 @@ from grace_core.index import GraceIndex
 from grace_core.neighbours import Change, K, change_of, map_quality, nearest
 from grace_core.pooling import Pooling
 from grace_core.projection import Map, column_name, displacement, map_collection, regions_changed
-from grace_core.sources import model_name
 
 UNCHANGED = 0.8  # overlap from which a document's neighbours count as the same: 12 of 15
 ENOUGH = 30  # documents; if fewer keep so many, those of the tenth that keeps most count
@@ -40,10 +39,11 @@ def map_command(
     ``displacement_ratio`` is the largest of these, otherwise None.
     """
     collection = Collection(folder)
-    names = list(dict.fromkeys(model_name(model) for model in models or ())) or collection.models
-    if not names:
+    named = dict.fromkeys(models or collection.models)
+    if not named:
         raise GraceError(f"{folder} has no index to map; build one with `grace index build CORPUS --out {folder} --model M`")
-    indexes = {name: GraceIndex(collection, name) for name in names}
+    opened = [GraceIndex.of_model(collection, name) for name in named]
+    indexes = {index.model_name: index for index in opened}
     columns = [(name, index.default_pooling) for name, index in indexes.items()]
     columns += [(name, Pooling.TEXT) for name, index in indexes.items() if text and index.default_pooling is not Pooling.TEXT]
     started = time.time()

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ import numpy as np
 from grace_core.collection import Collection
 from grace_core.errors import GraceError
 from grace_core.files import flush_to_disk, needs_room, read_json, write_atomically, write_json
-from grace_core.model import GraceModel, Representations
+from grace_core.model import GraceModel, Representations, Settings
 from grace_core.pooling import PARTS
 from grace_core.tensors import create_tensors, map_tensors, reserve
 
@@ -33,6 +33,7 @@ QUICK = 0.1  # seconds
 
 def refuse_mixture(folder: Path, there: dict, wanted: dict) -> None:
     """Raises GraceError where what ``folder`` was made with differs from what is ``wanted`` now."""
+    there = there | {"settings": asdict(Settings(**there["settings"]))} if "settings" in there else there  # what is new has its default
     for key, value in wanted.items():
         if there.get(key) != value:
             old, new = there.get(key), value

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from grace_core.errors import GraceError
+from grace_core.geometry import RAW, Geometry
 from grace_core.pooling import TEXT, Pooling, embeddings
 
 BLOCK = 16_384  # rows that are worked on at once
@@ -70,11 +71,12 @@ def reserve(descriptor: int, size: int) -> None:
 
 @dataclass(frozen=True)
 class PooledVectors:
-    """L2-normalised embeddings ``(n, d)`` fp32 of stored part sums ``(n, 3, d)``, computed for the rows that are asked for."""
+    """L2-normalised vectors ``(n, d)`` fp32 of stored part sums ``(n, 3, d)`` in a geometry, computed for the rows that are asked for."""
 
     sums: np.ndarray
     counts: np.ndarray
     pooling: Pooling
+    geometry: Geometry = RAW
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -85,6 +87,8 @@ class PooledVectors:
 
     def __getitem__(self, rows) -> np.ndarray:
         """The embeddings of a slice or an array of rows."""
+        if not self.geometry.is_raw:
+            return self.geometry.vectors(self.sums[rows], self.counts[rows], self.pooling)
         parts = slice(TEXT, TEXT + 1) if self.pooling is Pooling.TEXT else slice(None)  # what is not pooled is not read
         return embeddings(self.sums[rows, parts], self.counts[rows], self.pooling)
 

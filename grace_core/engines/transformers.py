@@ -17,10 +17,10 @@ from __future__ import annotations
 import copy
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import islice, pairwise
 from threading import Lock
 
 import numpy as np
@@ -31,6 +31,7 @@ from grace_core.pooling import PARTS, RATIONALE, TEMPLATE, TEXT
 from grace_core.prompt import Prompt
 
 TOGETHER = 16  # wait until one row in so many has ended before others join: a forward over several prompts costs less than one over each
+FEW = 8  # prompts that are run together whatever their lengths
 
 
 @dataclass
@@ -180,7 +181,7 @@ class TransformersEngine:
         while waiting or len(flow):
             room = width - len(flow)
             if waiting and flow.open and (not len(flow) or room >= min(len(waiting), max(1, width // TOGETHER))):
-                rows = [waiting.popleft() for _ in range(min(room, len(waiting)))]
+                rows = [waiting.popleft() for _ in range(alike([len(prompts[i].ids) for i in islice(waiting, room)]))]
                 yield flow.join(rows, [prompts[i] for i in rows], [seeds[i] for i in rows] if seeds else None)
             else:
                 yield flow.step()
@@ -209,6 +210,21 @@ class TransformersEngine:
             if new:
                 yield new
         return _pooled(rows)
+
+
+def alike(lengths: Sequence[int]) -> int:
+    """How many of the first prompts are run together: the forward computes the padding of the shorter ones too.
+
+    At least FEW, which fill a matrix product; more while none is longer than the longest of these, or shorter by a quarter.
+    """
+    longest, shortest = max(lengths[:FEW]), min(lengths[:FEW])
+    together = len(lengths[:FEW])
+    for length in lengths[FEW:]:
+        longest, shortest = max(longest, length), min(shortest, length)
+        if 4 * shortest < 3 * longest:
+            break
+        together += 1
+    return together
 
 
 def _pooled(rows: dict[int, Written]) -> Pooled:

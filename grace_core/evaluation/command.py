@@ -11,7 +11,6 @@ from grace_core.errors import GraceError
 from grace_core.evaluation import faithfulness, retrieval, stored
 from grace_core.index import GraceIndex
 from grace_core.pooling import Pooling
-from grace_core.sources import model_name
 
 
 def retrieval_command(
@@ -29,7 +28,7 @@ def retrieval_command(
     queries = retrieval.judged_queries(collection.judgements, split)
     results = {}
     for name in models:
-        index = GraceIndex(collection, model_name(name))
+        index = GraceIndex.of_model(collection, name)
         loaded = index.load_model(device=device, cache=RepresentationCache(), **given)
         made = {}
         for pooling in (Pooling.TEXT, Pooling.FULL) if index.default_pooling is Pooling.FULL else (Pooling.TEXT,):
@@ -59,7 +58,7 @@ def faithfulness_command(
     chosen = faithfulness.choose_queries(judged, queries, seed=seed)
     results, lines = {}, []
     for name in models:
-        index = GraceIndex(collection, model_name(name))
+        index = GraceIndex.of_model(collection, name)
         loaded = index.load_model(device=device, cache=RepresentationCache())
         row = faithfulness.evaluate(index, loaded, chosen, collection.judgements.qrels, documents=documents, seed=seed, report=report)
         results[name] = row

@@ -40,9 +40,10 @@ import numpy as np
 from grace_core.errors import GraceError
 from grace_core.evaluation.retrieval import CUTOFF, RESAMPLES, per_query
 from grace_core.explain import Explainer, Explanation, explain, read_pieces, score_blocks, split_sentences, token_states
+from grace_core.geometry import RAW, Geometry, Role
 from grace_core.index import GraceIndex
 from grace_core.model import GraceModel, Representations
-from grace_core.pooling import RATIONALE, Pooling, embeddings
+from grace_core.pooling import RATIONALE, Pooling
 
 ORDERS = 3  # random orders for each rationale
 CHUNK = 32  # pairs whose token states are in memory at a time
@@ -80,7 +81,7 @@ def evaluate(
     pooling = index.default_pooling
     report(f"{model.name}: {len(queries)} queries")
     asked = model.represent(list(queries.values()), rationale=pooling is Pooling.FULL, batch_size=batch_size)
-    scores, ranked = index.search(asked.embeddings(pooling), CUTOFF)
+    scores, ranked = index.search(index.embed(asked, pooling), CUTOFF)
     result = {"queries": len(queries), "documents": len(index), "seed": seed, "rationales": pooling is Pooling.FULL}
     report(f"{model.name}: token states of the queries and of the document ranked first for each")
     pairs, residual = _pairs(explainer, list(queries.values()), asked, ranked, scores, pooling)
@@ -96,18 +97,22 @@ def evaluate(
     vectors = {}
     for role in ("query", "document"):
         report(f"{model.name}: swapped and shuffled rationales of {len(texts[role])} texts, role {role}")
-        vectors[role] = treated(model, texts[role], ids[role], *own[role], rng=rng, batch_size=batch_size)
+        vectors[role] = treated(
+            model, texts[role], ids[role], *own[role], rng=rng, batch_size=batch_size, geometry=index.geometry, role=role
+        )  # fmt: skip
     found = _dependence(vectors, list(queries), [index.ids[row] for row in rows], qrels)
 
     first = [int(row) for row in ranked[:, 0]]
     sides = {
-        "document": ([explainer.text(row) for row in first], [explainer.rationale_ids[row] for row in first], asked.embeddings()),
+        "document": ([explainer.text(row) for row in first], [explainer.rationale_ids[row] for row in first], index.embed(asked)),
         "query": (texts["query"], asked.rationale_ids, explainer.vectors(pooling)[first]),
     }
     for role, (side_texts, side_ids, others) in sides.items():
         report(f"{model.name}: deletion, role {role}")
         parts = [pair[role] for pair in pairs]
-        found["roles"][role] |= deletion(model, side_texts, side_ids, others, parts, rng=rng, batch_size=batch_size)
+        found["roles"][role] |= deletion(
+            model, side_texts, side_ids, others, parts, rng=rng, batch_size=batch_size, geometry=index.geometry, role=role
+        )  # fmt: skip
     headline = found["roles"]["document"]
     return result | {
         "swap_cosine": headline["swapped_cosine"]["mean"],
@@ -139,7 +144,7 @@ def interval(values: Sequence[float] | np.ndarray, *, seed: int = 0) -> dict | N
 
 def treated(
     model: GraceModel, texts: Sequence[str], ids: Sequence[Sequence[int]], sums: np.ndarray, counts: np.ndarray, *,
-    rng: np.random.Generator, batch_size: int = 64,
+    rng: np.random.Generator, batch_size: int = 64, geometry: Geometry = RAW, role: str = Role.DOCUMENT,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """Embeddings ``(n, d)`` of texts under each of :data:`TREATMENTS`; ``sums`` and ``counts`` are those with their own rationales."""
     cycle = rng.permutation(len(texts))
@@ -150,11 +155,16 @@ def treated(
     empty_sums, empty_counts = sums.copy(), counts.copy()
     empty_sums[:, RATIONALE] = 0
     empty_counts[:, RATIONALE] = 0
+
+    def given(rationales: list[list[int]]) -> np.ndarray:
+        made = model.represent_given(texts, rationales, batch_size=batch_size)
+        return geometry.vectors(made.sums, made.counts, role=role)
+
     return {
-        "own": embeddings(sums, counts),
-        "swapped": model.represent_given(texts, swapped, batch_size=batch_size).embeddings(),
-        "empty": embeddings(empty_sums, empty_counts),
-        "shuffled": model.represent_given(texts, shuffled, batch_size=batch_size).embeddings(),
+        "own": geometry.vectors(sums, counts, role=role),
+        "swapped": given(swapped),
+        "empty": geometry.vectors(empty_sums, empty_counts, role=role),
+        "shuffled": given(shuffled),
     }
 
 
@@ -252,9 +262,9 @@ def _pairs(
 ) -> tuple[list[dict[str, Attributed]], float]:
     """Query and first document of every query: their attributed sentences, and the largest residual of all scores at all levels."""
     index, pairs = explainer.index, []
-    sums = [score_blocks(asked.sums[i], index.sums[rows], pooling).sum(axis=(1, 2)) for i, rows in enumerate(ranked)]
+    sums = [_blocks(asked, i, index, rows, pooling).sum(axis=(1, 2)) for i, rows in enumerate(ranked)]
     residual = float(np.abs(np.array(sums) - scores).max())
-    means = {"document": explainer.vectors(pooling).mean(axis=0), "query": asked.embeddings(pooling).mean(axis=0)}
+    means = {"document": explainer.vectors(pooling).mean(axis=0), "query": index.embed(asked, pooling).mean(axis=0)}
     for start in range(0, len(texts), CHUNK):
         some = range(start, min(start + CHUNK, len(texts)))
         rows = [int(ranked[i, 0]) for i in some]
@@ -262,11 +272,18 @@ def _pairs(
         documents = token_states(explainer.model, [explainer.text(row) for row in rows], [explainer.rationale_ids[row] for row in rows])
         for i, query, document in zip(some, queries, documents, strict=True):
             score = float(scores[i, 0])
-            there, back = explain(query, document, score, pooling=pooling), explain(document, query, score, pooling=pooling)
+            options = {"pooling": pooling, "geometry": index.geometry}
+            there = explain(query, document, score, **options)
+            back = explain(document, query, score, **options, roles=(Role.DOCUMENT, Role.QUERY))
             levels = (there.sum, there.tokens.sum(), there.query_tokens.sum())
             residual = max(residual, *(abs(float(level) - score) for level in levels))
             pairs.append({"document": attributed(there, means["document"]), "query": attributed(back, means["query"])})
     return pairs, residual
+
+
+def _blocks(asked: Representations, i: int, index: GraceIndex, rows: np.ndarray, pooling: Pooling) -> np.ndarray:
+    query = asked.sums[i : i + 1], asked.counts[i : i + 1]
+    return score_blocks(query, (index.sums[rows], index.counts[rows]), pooling, geometry=index.geometry)
 
 
 def without(ids: Sequence[int], sentences: Sequence[tuple[int, int]], removed: frozenset[int]) -> list[int]:
@@ -277,7 +294,7 @@ def without(ids: Sequence[int], sentences: Sequence[tuple[int, int]], removed: f
 
 def deletion(
     model: GraceModel, texts: Sequence[str], ids: Sequence[Sequence[int]], others: np.ndarray, parts: Sequence[Attributed], *,
-    rng: np.random.Generator, batch_size: int = 64,
+    rng: np.random.Generator, batch_size: int = 64, geometry: Geometry = RAW, role: str = Role.DOCUMENT,
 ) -> dict:  # fmt: skip
     """Deletion and insertion gaps and agreement for ``texts`` with their rationales, against the other side's embeddings ``(n, d)``."""
     usable = [i for i, part in enumerate(parts) if len(part.sentences) >= 2]
@@ -294,7 +311,7 @@ def deletion(
     made = model.represent_given(
         [texts[i] for i, _ in left], [without(ids[i], parts[i].sentences, removed) for i, removed in left], batch_size=batch_size
     )
-    found = np.einsum("nd,nd->n", made.embeddings(), others[[i for i, _ in left]]) if left else []
+    found = np.einsum("nd,nd->n", geometry.vectors(made.sums, made.counts, role=role), others[[i for i, _ in left]]) if left else []
     score = dict(zip(left, map(float, found), strict=True))
 
     curves = {  # f(0) … f(m), the random ones as the mean of their orders

@@ -115,7 +115,7 @@ def retrieve(
     """
     pooling = index.default_pooling if pooling is None else pooling
     made = model.represent(list(queries.values()), rationale=pooling is Pooling.FULL, batch_size=batch_size, progress=progress)
-    _, rows = index.search(made.embeddings(pooling), CUTOFF, pooling=pooling)
+    _, rows = index.search(index.embed(made, pooling), CUTOFF, pooling=pooling)
     return {
         query_id: Retrieved(query, tuple(index.ids[row] for row in found), rationale, bool(truncated))
         for (query_id, query), found, rationale, truncated in zip(queries.items(), rows, made.rationales, made.truncated, strict=True)

@@ -17,6 +17,7 @@ from grace_core.explain import (
     token_states,
     what_if,
 )
+from grace_core.geometry import RAW
 from grace_core.pooling import PARTS, TEMPLATE, Pooling
 
 QUERY = "which river rises in the mountains"
@@ -45,7 +46,7 @@ def test_all_levels_add_up_to_the_score(world, pooling):
     _, _, made, states = world
     vectors = made.embeddings(pooling)
     scores = vectors[1:] @ vectors[0]
-    blocks = score_blocks(made.sums[0], made.sums[1:], pooling)
+    blocks = score_blocks((made.sums[:1], made.counts[:1]), (made.sums[1:], made.counts[1:]), pooling)
     np.testing.assert_allclose(blocks.sum(axis=(1, 2)), scores, atol=1e-5)
     for i, score in enumerate(scores, start=1):
         found = explain(states[0], states[i], float(score), pooling=pooling)
@@ -81,9 +82,9 @@ def test_differences_split_too(world):
     _, _, made, states = world
     vectors = made.embeddings()
     mean = vectors[1:].mean(axis=0)
-    shares = relative_to_corpus(vectors[0], states[3], mean)
+    shares = relative_to_corpus(vectors[0], states[3].within(RAW, Pooling.FULL, "document"), mean)
     assert shares.sum() == pytest.approx(float(vectors[3] @ vectors[0] - mean @ vectors[0]), abs=1e-5)
-    above = score_blocks(made.sums[0], made.sums[[3, 4]])
+    above = score_blocks((made.sums[:1], made.counts[:1]), (made.sums[[3, 4]], made.counts[[3, 4]]))
     assert (above[0] - above[1]).sum() == pytest.approx(float((vectors[3] - vectors[4]) @ vectors[0]), abs=1e-5)
 
 

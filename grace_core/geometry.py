@@ -1,0 +1,361 @@
+"""From stored part sums to the vector that ranks.
+
+With S_p the sum and n_p the number of hidden states of part p (:mod:`grace_core.pooling`), for a text in the role r (query or document):
+
+    raw          z = sum over p of S_p, normalised: the mean over all pooled positions, as published
+    otherwise    x_p = A_p (S_p / n_p - m_{r,p})
+                 z = sum over p of w_p x_p / |x_p|, normalised
+
+    centred      A_p = 1
+    calibrated   A_p = D_p^-1, with D_p the documents' standard deviations, dimension by dimension
+    whitened     A_p = D_p^-1 (R_p + s I)^(-1/2), with R_p their correlations and s three times the mean eigenvalue of R_p
+
+m_{r,p} is a mean for each role, since queries and documents differ in length and style, and a common mean leaves that difference in every
+score. The parts are normalised one by one, so that the longer one does not drown the others. The template's states are pooled too, also
+where there is no rationale: they stand behind the text, so they have read all of it and are about to say what it is about. Why all this is
+worth more than most training: docs/geometry.md.
+
+All of them are affine in the hidden states once the two norms are known, so a score still splits exactly: a state h of part p contributes
+a_p A_p (h - m_{r,p}) with a_p = w_p / (n_p |x_p| |sum|), and these add up to z. Raw has A_p = 1, m = 0 and a_p = 1 / |S|.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+
+from grace_core.errors import GraceError
+from grace_core.files import sha256, write_atomically
+from grace_core.pooling import PARTS, RATIONALE, TEMPLATE, TEXT, Pooling, embeddings
+
+KINDS = ("raw", "centred", "calibrated", "whitened")
+WEIGHTS = (1.0, 1.0, 1.0)  # of text, template and rationale; chosen on training queries (docs/geometry.md)
+SHRINKAGE = 3.0  # of the correlations to the identity, in units of their mean eigenvalue
+WIDEST = 2_048  # dimensions of a model that is whitened by default: matrices grow with their square
+SAMPLE = 20_000  # documents that correlations are taken from
+FEW = 10  # documents: statistics of fewer, without any of the model's own, would be noise
+DOCUMENTS = 30  # documents of the collection that count as much as the model's own statistics
+QUERIES = 5  # queries of the collection that count as much as what is known without them
+SHIFT = 0.5  # how much of the documents' shift against the model's own statistics the queries' mean follows
+SMALLEST = 0.05  # of the median standard deviation: a dimension that hardly varies must not outweigh all others
+FILE = "geometry.safetensors"  # a model's own statistics, beside its weights
+
+
+class Role(StrEnum):
+    """What a text is in a search; other embedding APIs call it the input type."""
+
+    QUERY = "query"
+    DOCUMENT = "document"
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Means ``(2, 3, d)`` of the part means by role (query first), and the documents' covariances ``(3, d, d)``, fp64.
+
+    ``documents`` and ``queries`` are the numbers of texts behind them; where there were no queries their means are not to be used.
+    ``system`` is the prompt that they were made with: another one moves them.
+    """
+
+    means: np.ndarray
+    covariances: np.ndarray
+    documents: int
+    queries: int
+    system: str = ""
+
+    @classmethod
+    def of(
+        cls, documents: tuple[np.ndarray, np.ndarray], queries: tuple[np.ndarray, np.ndarray] | None = None, *, system: str = ""
+    ) -> Statistics:
+        """From sums ``(n, 3, d)`` and counts ``(n, 3)`` of documents and, if there are any, of queries."""
+        mean = _mean(*documents)
+        asked = mean if queries is None or not len(queries[0]) else _mean(*queries)
+        number = 0 if queries is None else len(queries[0])
+        return cls(np.stack([asked, mean]), _covariances(*documents, mean), len(documents[0]), number, system)
+
+    @classmethod
+    def average(cls, found: Sequence[Statistics]) -> Statistics:
+        """Several collections' statistics, each counting the same; their documents' spread is that about each one's own mean."""
+        return cls(
+            np.mean([one.means for one in found], axis=0), np.mean([one.covariances for one in found], axis=0),
+            sum(one.documents for one in found), sum(one.queries for one in found), found[0].system,
+        )  # fmt: skip
+
+    def save(self, path: Path) -> None:
+        """Means and deviations as fp32, correlations as fp16."""
+        from safetensors.numpy import save_file
+
+        deviations = np.sqrt(np.diagonal(self.covariances, axis1=1, axis2=2))
+        unit = np.where(deviations > 0, deviations, 1.0)
+        arrays = {
+            "means": self.means.astype(np.float32), "deviations": deviations.astype(np.float32),
+            "correlations": (self.covariances / unit[:, :, None] / unit[:, None, :]).astype(np.float16),
+        }  # fmt: skip
+        about = {"documents": str(self.documents), "queries": str(self.queries), "system": self.system}
+        write_atomically(path, lambda target: save_file(arrays, target, metadata=about))
+
+    @classmethod
+    def load(cls, path: Path) -> Statistics:
+        """Raises GraceError for a file that does not hold statistics."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="numpy") as file:
+                about = file.metadata() or {}
+                means, deviations, found = (file.get_tensor(n).astype(np.float64) for n in ("means", "deviations", "correlations"))
+            covariances = found * deviations[:, :, None] * deviations[:, None, :]
+            made = cls(means, covariances, int(about["documents"]), int(about["queries"]), about.get("system", ""))
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise GraceError(f"{path} holds no statistics of a geometry ({error}); make it again by `grace eval geometry`") from error
+        if made.means.shape[:2] != (2, len(PARTS)) or made.covariances.shape != (*made.means.shape[1:], made.means.shape[2]):
+            shapes = f"{made.means.shape} and {made.covariances.shape}"
+            raise GraceError(f"{path} has statistics of shapes {shapes}, expected (2, 3, d) and (3, d, d)")
+        if not (np.isfinite(made.means).all() and np.isfinite(made.covariances).all()):
+            raise GraceError(f"{path} holds NaN or infinity; make it again by `grace eval geometry`")
+        return made
+
+
+def _mean(sums: np.ndarray, counts: np.ndarray, block: int = 8_192) -> np.ndarray:
+    """Mean ``(3, d)`` of the part means, over the rows that have the part; zeros for a part that nobody has."""
+    total, number = np.zeros(sums.shape[1:]), np.zeros(len(PARTS))
+    for start in range(0, len(sums), block):
+        means, there = part_means(sums[start : start + block], counts[start : start + block])
+        total, number = total + means.sum(axis=0), number + there.sum(axis=0)
+    return total / number.clip(1)[:, None]
+
+
+def _covariances(sums: np.ndarray, counts: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Covariances ``(3, d, d)`` of the part means about ``mean``, from at most SAMPLE rows spread over all."""
+    rows = np.unique(np.linspace(0, len(sums) - 1, min(len(sums), SAMPLE)).astype(int)) if len(sums) else np.zeros(0, int)
+    made, number = np.zeros((len(PARTS), sums.shape[2], sums.shape[2])), np.zeros(len(PARTS))
+    for start in range(0, len(rows), 4_096):
+        some = rows[start : start + 4_096]
+        means, there = part_means(sums[some], counts[some])
+        for part in range(len(PARTS)):
+            apart = means[there[:, part], part] - mean[part]
+            made[part] += apart.T @ apart
+        number += there.sum(axis=0)
+    return made / number.clip(1)[:, None, None]
+
+
+def part_means(sums: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean states ``(n, 3, d)`` fp64 of each part, zeros where a row lacks it, and which parts are there ``(n, 3)``."""
+    return sums.astype(np.float64) / np.maximum(counts, 1)[:, :, None], counts > 0
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """One way from part sums to vectors. ``means`` ``(2, 3, d)`` by role, ``scale`` ``(3, d)``, or ``(3, d, d)`` where it is whitened;
+    both are None where it is raw. ``about`` says where the statistics come from, for manifests and for people."""
+
+    kind: str = "raw"
+    means: np.ndarray | None = None
+    scale: np.ndarray | None = None
+    weights: tuple[float, float, float] = WEIGHTS
+    about: tuple[tuple[str, str | int], ...] = ()
+
+    @property
+    def is_raw(self) -> bool:
+        return self.kind == "raw"
+
+    def pooled_parts(self, pooling: Pooling) -> list[int]:
+        """The parts that make the vector: raw leaves the template out where there is no rationale, as published."""
+        if self.is_raw:
+            return [TEXT] if pooling is Pooling.TEXT else [TEXT, TEMPLATE, RATIONALE]
+        return [part for part in ([TEXT, TEMPLATE] if pooling is Pooling.TEXT else [TEXT, TEMPLATE, RATIONALE]) if self.weights[part]]
+
+    def vectors(self, sums: np.ndarray, counts: np.ndarray, pooling: Pooling = Pooling.FULL, role: str = Role.DOCUMENT) -> np.ndarray:
+        """L2-normalised vectors ``(n, d)`` fp32 from sums ``(n, 3, d)`` and counts ``(n, 3)``.
+
+        Raises GraceError for a row that has no vector: no token, a state that is not finite, or none that differs from the mean.
+        """
+        if self.is_raw:
+            return embeddings(sums, counts, pooling)
+        return self.parts(sums, counts, pooling, role).sum(axis=1).astype(np.float32)
+
+    def parts(self, sums: np.ndarray, counts: np.ndarray, pooling: Pooling = Pooling.FULL, role: str = Role.DOCUMENT) -> np.ndarray:
+        """What each part adds to the vectors, ``(n, 3, d)`` fp64; a part that is not pooled adds zeros. Errors as in :meth:`vectors`."""
+        made = np.zeros(sums.shape, np.float64)
+        factors, pooled = self._factors(sums, counts, pooling, role)
+        for part in self.pooled_parts(pooling):
+            made[:, part] = pooled[:, part] * factors[:, part, None]
+        return made
+
+    def _factors(self, sums, counts, pooling: Pooling, role: str) -> tuple[np.ndarray, np.ndarray]:
+        """Factors ``(n, 3)`` and part vectors ``(n, 3, d)`` whose products add up to the unit vectors."""
+        used = self.pooled_parts(pooling)
+        factors = np.zeros(counts.shape, np.float64)
+        if self.is_raw:
+            pooled = sums.astype(np.float64)
+            factors[:, used] = 1.0
+        else:
+            means, there = part_means(sums, counts)
+            pooled = np.zeros(sums.shape, np.float64)
+            for part in used:
+                pooled[:, part] = self._apply(part, means[:, part] - self._mean(role, part))
+                size = np.linalg.norm(pooled[:, part], axis=1)
+                lasting = there[:, part] & (size > 1e-9)
+                factors[lasting, part] = self.weights[part] / size[lasting]
+        norm = np.linalg.norm(np.einsum("npd,np->nd", pooled, factors), axis=1)
+        if bad := np.flatnonzero(~np.isfinite(norm) | (norm < 1e-9)).tolist():
+            raise GraceError(
+                f"row {bad[0]} has no vector in the geometry {self.kind!r} ({len(bad)} such rows): a hidden state is not finite, "
+                "or nothing of it differs from the mean; try dtype float32, or the geometry raw"
+            )
+        return factors / norm[:, None], pooled
+
+    def _mean(self, role: str, part: int) -> np.ndarray:
+        return self.means[list(Role).index(Role(role)), part]
+
+    def _apply(self, part: int, centred: np.ndarray) -> np.ndarray:
+        scale = self.scale[part]
+        return centred * scale if scale.ndim == 1 else centred @ scale
+
+    def tokens(self, states: np.ndarray, parts: np.ndarray, pooling: Pooling = Pooling.FULL, role: str = Role.DOCUMENT) -> np.ndarray:
+        """What each token's state ``(t, d)``, with the part of each ``(t,)``, adds to the text's unit vector: ``(t, d)`` fp64."""
+        states = states.astype(np.float64)
+        sums, counts = np.zeros((1, len(PARTS), states.shape[1])), np.zeros((1, len(PARTS)), np.int64)
+        for part in range(len(PARTS)):
+            sums[0, part], counts[0, part] = states[parts == part].sum(axis=0), (parts == part).sum()
+        factors, _ = self._factors(sums, counts, pooling, role)
+        made = np.zeros_like(states)
+        for part in self.pooled_parts(pooling):
+            mine = parts == part
+            if self.is_raw:
+                made[mine] = states[mine] * factors[0, part]
+            elif mine.any():
+                made[mine] = self._apply(part, states[mine] - self._mean(role, part)) * (factors[0, part] / counts[0, part])
+        return made
+
+    def save(self, folder: Path) -> str:
+        """Write the arrays to ``folder`` under a name that holds their hash, and return it; an older file stays beside it."""
+        from safetensors.numpy import save
+
+        data = save({"means": self.means.astype(np.float32), "scale": self.scale.astype(np.float32)})
+        name = f"geometry-{hashlib.sha256(data).hexdigest()[:12]}.safetensors"
+        write_atomically(folder / name, lambda path: path.write_bytes(data))
+        return name
+
+    def as_dict(self) -> dict:
+        """For a manifest: kind, weights, and where the statistics come from."""
+        return {"kind": self.kind} | ({} if self.is_raw else {"weights": list(self.weights)} | dict(self.about))
+
+    @classmethod
+    def load(cls, folder: Path, stored: dict) -> Geometry:
+        """The geometry of a manifest (:meth:`as_dict` with the file's name and hash). Raises GraceError if the file does not hold."""
+        if stored.get("kind", "raw") == "raw":
+            return RAW
+        from safetensors.numpy import load_file
+
+        path = folder / stored["file"]
+        if not path.is_file() or sha256(path) != stored["sha256"]:
+            raise GraceError(f"{path} is missing or was changed; `grace index geometry {folder.parent} --kind …` makes it again")
+        arrays = {name: array.astype(np.float64) for name, array in load_file(path).items()}
+        about = {key: value for key, value in stored.items() if key not in ("kind", "weights", "file", "sha256")}
+        return cls(stored["kind"], arrays["means"], arrays["scale"], tuple(stored["weights"]), tuple(about.items()))
+
+    def words(self) -> str:
+        """One plain sentence on what a score is."""
+        if self.is_raw:
+            return "A score is the cosine of the mean hidden states over text and rationale, as published."
+        how = {"centred": "", "calibrated": ", divided by its spread", "whitened": ", divided by its spread and decorrelated"}[self.kind]
+        return (
+            "A score is the cosine of two calibrated vectors. Each is made of three parts, the text, the chat template's tokens behind it "
+            f"and the rationale: of each the mean state, less what is usual for a query or for a document{how}, and brought to one length."
+        )
+
+
+RAW = Geometry()
+
+
+def check_kind(kind: str) -> str:
+    """Raises GraceError for a kind that there is not."""
+    if kind not in KINDS:
+        raise GraceError(f"geometry must be one of {', '.join(KINDS)}, got {kind!r}")
+    return kind
+
+
+def fit(
+    kind: str,
+    documents: tuple[np.ndarray, np.ndarray],
+    *,
+    model: Statistics | None = None,
+    queries: tuple[np.ndarray, np.ndarray] | None = None,
+    weights: tuple[float, float, float] = WEIGHTS,
+) -> Geometry:
+    """The geometry of a collection from its documents' sums ``(n, 3, d)`` and counts ``(n, 3)``.
+
+    ``model`` holds the model's own statistics, which stand in for documents where these are few, and for queries where none are given:
+    DOCUMENTS and QUERIES say how many of the collection's own count as much. ``queries`` are unlabelled queries of the collection, as
+    sums and counts. With neither, the queries' mean is that of the documents. Raises GraceError for fewer than FEW documents without
+    ``model``, except for raw, which needs no statistics.
+    """
+    if check_kind(kind) == "raw":
+        return RAW
+    count = len(documents[0])
+    if model is None and count < FEW:
+        raise GraceError(
+            f"{count} documents give no statistics to calibrate with, expected at least {FEW}, or a model with statistics of its own; "
+            "use the geometry raw"
+        )
+    if model is not None and model.means.shape[-1] != documents[0].shape[-1]:
+        raise GraceError(f"the model's statistics have {model.means.shape[-1]} dimensions, its vectors {documents[0].shape[-1]}")
+    own = Statistics.of(documents, queries)
+    mean, covariances, asked = own.means[1], own.covariances, own.means[1]
+    if model is not None:
+        # of a part that no document of the collection has, the model's statistics are all there is
+        share = np.where(documents[1].sum(axis=0) > 0, count / (count + DOCUMENTS), 0.0)[:, None]
+        apart = mean - model.means[1]
+        between = (share * (1 - share))[:, :, None] * (apart[:, :, None] * apart[:, None, :])
+        covariances = share[:, :, None] * covariances + (1 - share)[:, :, None] * model.covariances + between
+        mean = share * mean + (1 - share) * model.means[1]
+        asked = model.means[0] + np.where(share > 0, SHIFT * apart, 0.0) if model.queries else mean
+    if own.queries:
+        share = own.queries / (own.queries + QUERIES)
+        asked = share * own.means[0] + (1 - share) * asked
+    about = (("documents", count), ("model_statistics", model is not None), ("queries", own.queries))
+    return _made(kind, np.stack([asked, mean]), covariances, weights, about)
+
+
+def of_model(statistics: Statistics | None, weights: tuple[float, float, float] = WEIGHTS) -> Geometry:
+    """The default geometry from a model's own statistics alone, for texts of no collection; raw where it has none."""
+    if statistics is None:
+        return RAW
+    about = (("documents", 0), ("model_statistics", True), ("queries", 0))
+    return _made(default_kind(statistics.means.shape[2]), statistics.means, statistics.covariances, weights, about)
+
+
+def default_kind(dim: int) -> str:
+    """Whitened, which is best, unless the model is so wide that its matrices would be larger than many an index."""
+    return "whitened" if dim <= WIDEST else "calibrated"
+
+
+def _made(kind: str, means: np.ndarray, covariances: np.ndarray, weights: tuple[float, float, float], about: tuple) -> Geometry:
+    """The geometry of final statistics, in the precision in which it is kept."""
+    deviation = np.sqrt(np.diagonal(covariances, axis1=1, axis2=2))
+    middle = np.median(deviation, axis=1, keepdims=True)
+    # a dimension that hardly varies must not be blown up, nor a part that nobody has
+    scale = 1 / np.where(middle > 0, np.maximum(deviation, SMALLEST * middle), np.maximum(deviation, 1.0))
+    if kind == "centred":
+        scale = np.ones_like(scale)
+    elif kind == "whitened":
+        scale = np.stack([_whitening(covariance, one) for covariance, one in zip(covariances, scale, strict=True)])
+    means, scale = (array.astype(np.float32).astype(np.float64) for array in (means, scale))
+    return Geometry(kind, means, scale, weights, about)
+
+
+def _whitening(covariance: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """The matrix ``(d, d)`` that rows are multiplied with: standardised first, or the outlier dimensions alone would set the shrinkage."""
+    values, axes = np.linalg.eigh(covariance * scale[:, None] * scale[None, :])
+    values = values.clip(0)
+    level = SHRINKAGE * values.mean() or 1.0
+    return scale[:, None] * ((axes / np.sqrt(values + level)) @ axes.T)
+
+
+def reweighted(geometry: Geometry, rationale: float) -> Geometry:
+    """The same with another weight of the rationale."""
+    return replace(geometry, weights=(geometry.weights[TEXT], geometry.weights[TEMPLATE], float(rationale)))

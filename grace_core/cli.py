@@ -15,6 +15,7 @@ from grace_core.console import bar, show, tell
 from grace_core.errors import GraceError
 from grace_core.evaluation.retention_command import retention_command
 from grace_core.map_cli import map_entry
+from grace_core.models_command import models_command
 from grace_core.options import (
     BatchSize,
     Device,
@@ -291,6 +292,7 @@ def train(
 
 app.command("map")(map_entry)
 app.command("serve")(serve_command)
+app.command("models")(models_command)
 eval_app.command("mteb")(mteb_command)
 eval_app.command("retention")(retention_command)
 

@@ -60,10 +60,11 @@ def read_header(path: Path) -> dict:
     try:
         reader = GGUFReader(path)
     except Exception as error:  # the reader indexes into what is not there: ValueError, IndexError, UnicodeDecodeError, ...
-        raise GraceError(f"{path} is cut off or damaged ({path.stat().st_size} bytes, {type(error).__name__}); download it again") from error
+        size = path.stat().st_size
+        raise GraceError(f"{path} is cut off or damaged ({size} bytes, {type(error).__name__}); download it again") from error
     fields = {key: field.contents() for key, field in reader.fields.items() if key.startswith(("general.", "split."))}
     if int(fields.get("split.count", 1)) > 1:
-        raise GraceError(f"{path} is one of {fields['split.count']} parts of a split GGUF file, which cannot be read here; take one in one piece")
+        raise GraceError(f"{path} is one of {fields['split.count']} parts of a split GGUF file; take a file in one piece")
     plain = (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16)
     weights = {tensor.tensor_type for tensor in reader.tensors if len(tensor.shape) > 1}
     return {
@@ -129,7 +130,7 @@ def _check(path: Path, header: dict) -> None:
     if not spellings & set(KNOWN):
         raise GraceError(f"{path} has the architecture {name!r}, which transformers does not read from GGUF; it reads {', '.join(KNOWN)}")
     if not header["template"]:
-        raise GraceError(f"{path} has no chat template, so it is no model that follows instructions; take the instruct or chat version of it")
+        raise GraceError(f"{path} has no chat template, so it was not made to follow instructions; take the instruct or chat version of it")
 
 
 def _convert(path: Path, header: dict, folder: Path) -> None:
@@ -140,15 +141,20 @@ def _convert(path: Path, header: dict, folder: Path) -> None:
 
     reading.tqdm = partial(tqdm, disable=True)  # it is said in one line, above
     place = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
-    tokenizer = AutoTokenizer.from_pretrained(**place)
-    read = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(**place)
+        read = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
+    except Exception as error:  # transformers raises what comes, and tokenizers plain Exception
+        raise GraceError(f"{path} cannot be read by transformers ({_first(error)}); take the safetensors of this model") from error
     config = read.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # of what it was read from
     with torch.device("meta"):
         model = type(read)(config)  # one that may be saved: transformers refuses to save what it has read from a GGUF file
-    weights = {name: tensor for name, tensor in read.state_dict().items()}
-    model.load_state_dict(weights, assign=True)
+    try:
+        model.load_state_dict(read.state_dict(), assign=True)
+    except RuntimeError as error:
+        raise GraceError(f"{path} holds other shapes than its metadata tell ({_first(error)}); take safetensors instead") from error
     model.tie_weights()
     model.generation_config = read.generation_config
     for parameter in model.parameters():
@@ -171,6 +177,11 @@ def _convert(path: Path, header: dict, folder: Path) -> None:
         os.rename(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _first(error: Exception) -> str:
+    """The first lines of what an error says, in one."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _smallest(tensor):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
@@ -18,11 +18,12 @@ from grace_core.cache import RepresentationCache, Row
 from grace_core.engines.inflight import Decoding
 from grace_core.engines.transformers import TransformersEngine
 from grace_core.errors import GraceError
-from grace_core.files import read_json
+from grace_core.loading import Loaded, end_ids, folder_fingerprint, load_for_transformers, load_for_vllm, pad_id, saved_settings
 from grace_core.pooling import Pooling, embeddings
+from grace_core.precision import DTYPES
 from grace_core.prompt import Prompt, PromptBuilder
 from grace_core.settings import SETTINGS_FILE, Settings
-from grace_core.sources import find_model, first_line, model_name, packaged_folder
+from grace_core.sources import find_model, first_line, full_name, model_name, packaged_folder
 
 if TYPE_CHECKING:
     from grace_core.engines.vllm import VllmEngine
@@ -85,7 +86,7 @@ class GraceModel:
         self.prompts = PromptBuilder(tokenizer, **settings.prompt)
         self.engine_name = "transformers" if engine is None else "vllm"
         self.engine = engine or TransformersEngine(
-            model, pad_id=_pad_id(tokenizer), end_ids=_end_ids(model.generation_config, tokenizer)
+            model, pad_id=pad_id(tokenizer), end_ids=end_ids(model.generation_config, tokenizer)
         )
 
     @classmethod
@@ -99,41 +100,39 @@ class GraceModel:
         cache: RepresentationCache | None = None,
         trust_remote_code: bool = False,
         engine: str | None = None,
+        share: bool = True,
         **settings,
     ) -> GraceModel:
-        """Load a demo model (``demo-base``), a local folder, or a Hugging Face id.
+        """Load a model by its name: demo-base, smollm2, a folder, a GGUF file, a LoRA adapter, a Hugging Face id (docs/models.md).
 
-        ``device`` defaults to CUDA where there is one; ``dtype`` to bfloat16 on CUDA and float32 elsewhere. ``settings`` are fields
+        ``device`` defaults to CUDA where there is one; ``dtype`` to :func:`grace_core.precision.default_dtype`. ``settings`` are fields
         of :class:`Settings` and override those saved with the model. ``engine`` is transformers, the default, or vllm
-        (docs/vllm.md), which decides about the device itself. Raises GraceError with one line if the model cannot be found,
-        fetched or read.
+        (docs/vllm.md), which decides about the device itself. Models from the same files ``share`` their weights in memory: without
+        it a model has its own, which may be changed. Raises GraceError with one line if the model cannot be found, fetched or read.
         """
         engine = engine or "transformers"
         check_engine(engine, device)
         folder = find_model(name, revision=revision)
-        packaged = packaged_folder(name)
-        settings_file = (packaged or folder) / SETTINGS_FILE
-        saved = read_json(settings_file) if settings_file.exists() else {}
         try:
-            chosen = Settings(**saved | settings)
+            chosen = Settings(**saved_settings(name, folder) | settings)
         except TypeError as error:
             raise GraceError(f"unknown setting for {name}: {error}; known are {', '.join(asdict(Settings()))}") from error
-        if dtype not in (None, "float32", "bfloat16", "float16"):
+        if dtype not in (None, *DTYPES):
             raise GraceError(f"dtype must be float32, bfloat16 or float16, got {dtype!r}")
         from safetensors import SafetensorError
 
-        source = str(Path(name).resolve()) if os.path.isdir(name) else str(name)
-        load = _load_for_transformers if engine == "transformers" else _load_for_vllm
+        load = load_for_transformers if engine == "transformers" else load_for_vllm
         try:
-            parts = load(folder, chosen, device, dtype, trust_remote_code)
+            loaded = load(folder, chosen, device, dtype, trust_remote_code, share)
         except GraceError:
             raise
-        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
             raise GraceError(f"{name}: not a causal language model that can be loaded from {folder}: {first_line(error)}") from error
-        made = cls(settings=chosen, name=source, cache=cache, **parts)
-        made._folder, made._packaged = folder, packaged
+        made = cls(settings=chosen, name=full_name(name), cache=cache, **loaded.parts)
+        made._loaded, made._folder, made._packaged = loaded, folder, packaged_folder(name)
         return made
 
+    _loaded: Loaded | None = None
     _folder: Path | None = None
     _packaged: Path | None = None  # the folder with our settings for a model whose weights come from elsewhere
 
@@ -160,21 +159,14 @@ class GraceModel:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over weights, configuration, tokenizer and chat template: what two indexes must share to be comparable."""
-        digest = hashlib.sha256()
         if self._folder is not None:
-            patterns = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*.json", "*.jinja")
-            names = {path.name for pattern in patterns for path in self._folder.glob(pattern)}
-            for name in sorted(names):
-                digest.update(name.encode())
-                with open(self._folder / name, "rb") as file:
-                    while block := file.read(1 << 22):
-                        digest.update(block)
-        else:
-            for name, tensor in sorted(self.model.state_dict().items()):
-                digest.update(name.encode())
-                digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
-            digest.update(self.tokenizer.backend_tokenizer.to_str().encode())
-            digest.update(str(self.tokenizer.chat_template).encode())
+            return folder_fingerprint(self._folder)
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+        digest.update(self.tokenizer.backend_tokenizer.to_str().encode())
+        digest.update(str(self.tokenizer.chat_template).encode())
         return digest.hexdigest()
 
     def represent(
@@ -319,9 +311,11 @@ class GraceModel:
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Weights (safetensors), tokenizer, template and settings; :meth:`from_pretrained` reads them back."""
+        """Weights (safetensors), tokenizer, template and settings; :meth:`from_pretrained` reads them back. An adapter is merged in."""
         folder = Path(folder)
-        self.model.save_pretrained(folder)
+        adapter = self._loaded.adapter if self._loaded else None
+        model = self.model if adapter is None else copy.deepcopy(adapter).merge_and_unload()
+        model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         (folder / SETTINGS_FILE).write_text(json.dumps(asdict(self.settings), indent=2) + "\n", encoding="utf-8")
 
@@ -390,60 +384,6 @@ def check_engine(engine: str, device: str | None = None) -> None:
         raise GraceError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
     if engine == "vllm" and device is not None:
         raise GraceError(f"vLLM runs on the device that it was built for, got device {device!r}; leave it out, or set CUDA_VISIBLE_DEVICES")
-
-
-def _load_for_transformers(folder: Path, _settings: Settings, device: str | None, dtype: str | None, trust_remote_code: bool) -> dict:
-    """Model and tokenizer, as GraceModel takes them."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:
-        raise GraceError(f"device {device!r} cannot be used here: {first_line(error)}; use cpu") from error
-    dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code, use_safetensors=True
-    )
-    return {"model": model.to(place), "tokenizer": tokenizer}
-
-
-def _load_for_vllm(folder: Path, settings: Settings, _device: str | None, dtype: str | None, trust_remote_code: bool) -> dict:
-    """Tokenizer, configuration and engine, as GraceModel takes them; the weights are in vLLM's process only."""
-    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
-
-    from grace_core.engines.vllm import VllmEngine
-
-    if trust_remote_code:
-        raise GraceError("vLLM is not given a model's own code to run; use the transformers engine for it")
-    tokenizer, config = AutoTokenizer.from_pretrained(folder), AutoConfig.from_pretrained(folder)
-    if (folder / "generation_config.json").exists():
-        generation = GenerationConfig.from_pretrained(folder)
-    else:
-        generation = GenerationConfig.from_model_config(config)
-    engine = VllmEngine(
-        folder, dtype=dtype, pad_id=_pad_id(tokenizer), end_ids=_end_ids(generation, tokenizer),
-        length=settings.max_prompt_tokens + settings.max_new_tokens,
-        positions=getattr(config.get_text_config(), "max_position_embeddings", None),
-    )  # fmt: skip
-    return {"model": None, "tokenizer": tokenizer, "engine": engine, "config": config}
-
-
-def _pad_id(tokenizer) -> int | None:
-    return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-
-
-def _end_ids(generation_config, tokenizer) -> set[int]:
-    ends = {tokenizer.eos_token_id}
-    configured = getattr(generation_config, "eos_token_id", None)
-    ends |= set(configured) if isinstance(configured, (list, tuple)) else {configured}
-    ends.discard(None)
-    if not ends:
-        raise GraceError(f"{tokenizer.name_or_path!r} names no end token, so a rationale would never end; set eos_token_id")
-    return ends
 
 
 class _Progress:

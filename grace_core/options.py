@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Model = Annotated[str, typer.Option("--model", "-m", help="demo-base, a local folder, or a Hugging Face id.")]
+Model = Annotated[str, typer.Option("--model", "-m", help="smollm2, demo-base, a folder, a GGUF file, an adapter, or a Hugging Face id.")]
 Models = Annotated[list[str], typer.Option("--model", "-m", help="A model; may be given several times.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use the first N documents only.")]
 MaxNewTokens = Annotated[int | None, typer.Option("--max-new-tokens", min=1, help="Longest rationale, in tokens.")]

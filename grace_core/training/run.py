@@ -86,7 +86,8 @@ def load_for_training(config: TrainConfig) -> GraceModel:
     """
     frozen_in_bf16 = config.lora is not None and config.precision == "bfloat16"
     settings = asdict(settings_of(config))  # those that the trained model is saved with, whatever the starting model's are
-    model = GraceModel.from_pretrained(config.model, device="cpu", dtype="bfloat16" if frozen_in_bf16 else "float32", **settings)
+    dtype = "bfloat16" if frozen_in_bf16 else "float32"
+    model = GraceModel.from_pretrained(config.model, device="cpu", dtype=dtype, share=False, **settings)
     limit = getattr(model.model.config.get_text_config(), "max_position_embeddings", None)
     if limit and config.max_prompt_tokens + config.max_new_tokens > limit and config.method == "grace":
         raise GraceError(

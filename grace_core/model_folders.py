@@ -1,0 +1,139 @@
+"""What a folder holds: a causal language model, an adapter of one, or something that only looks like one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from grace_core.errors import GraceError
+from grace_core.files import read_json
+from grace_core.geometry import FILE as STATISTICS_FILE
+
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CAUSAL = ("ForCausalLM", "LMHeadModel")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """A folder's own weights in safetensors: not an adapter's, nor the statistics that are kept beside them."""
+    return sorted(path for path in folder.glob("*.safetensors") if path.name not in (ADAPTER_WEIGHTS, STATISTICS_FILE))
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds a LoRA adapter and no model of its own."""
+    return (folder / ADAPTER_CONFIG).exists() and not weight_files(folder)
+
+
+def usable(folder: Path) -> Path:
+    """The folder to load: this one, or the one that its GGUF file was converted to.
+
+    Raises GraceError with a line that names what the folder holds instead of a causal language model, and the way out.
+    """
+    if is_adapter(folder):
+        if not (folder / ADAPTER_WEIGHTS).exists():
+            raise GraceError(f"{folder} is an adapter without {ADAPTER_WEIGHTS}; save it again with peft's save_pretrained")
+        return folder
+    if not weight_files(folder):
+        from grace_core.gguf_files import convert, gguf_in
+
+        if path := gguf_in(folder):
+            return convert(path)
+    if not (folder / "config.json").exists():
+        raise GraceError(_without_config(folder))
+    _check_kind(folder, _config(folder))
+    if not weight_files(folder):
+        raise GraceError(_without_weights(folder))
+    return folder
+
+
+def _config(folder: Path) -> dict:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise GraceError(f"{folder / 'config.json'} cannot be read ({error}); save or fetch the model again") from error
+    return config if isinstance(config, dict) else {}
+
+
+def stored_dtype(folder: Path) -> str | None:
+    """The precision of a model's weights, as its config.json tells it."""
+    config = _config(folder)
+    text = config.get("text_config") or {}
+    return config.get("dtype") or config.get("torch_dtype") or text.get("dtype") or text.get("torch_dtype")
+
+
+def _without_config(folder: Path) -> str:
+    if (folder / "modules.json").exists():
+        return f"{folder} is a sentence-transformers folder, an encoder that writes no text; name a causal language model"
+    if (folder / "model_index.json").exists():
+        return f"{folder} is a diffusion pipeline, which makes images; name a causal language model"
+    if any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
+        return f"{folder} holds a tokenizer alone, without config.json and weights; name the folder that the whole model was saved to"
+    return f"{folder} is a folder without config.json, so not a model; name the folder that a model was saved to"
+
+
+def _without_weights(folder: Path) -> str:
+    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
+    if pickles:
+        return (
+            f"{folder} has its weights as {pickles[0]} only, a pickle, which may run code when it is read; take the safetensors of this "
+            "model, or, if you trust it, convert it: AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)"
+        )
+    for pattern, kind in {"*.onnx": "ONNX", "*.h5": "TensorFlow", "*.msgpack": "Flax", "*.mlmodel": "Core ML"}.items():
+        if any(folder.glob(pattern)):
+            return f"{folder} has its weights for {kind} only; take the safetensors of this model"
+    return f"{folder} has a config.json but no *.safetensors; fetch or save the weights too"
+
+
+def _check_kind(folder: Path, config: dict) -> None:
+    """Raises GraceError for a model that writes no text by itself, by the class that its config.json names."""
+    classes = [name for name in config.get("architectures") or [] if isinstance(name, str)]
+    if not classes or any(name.endswith(CAUSAL) for name in classes) or "AutoModelForCausalLM" in (config.get("auto_map") or {}):
+        return
+    name, way_out = classes[0], "name a causal language model (its config.json says …ForCausalLM)"
+    if "vision_config" in config or "VL" in name or "Vision" in name:
+        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+        if name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
+            return
+        raise GraceError(f"{folder} holds a vision-language model ({name}), which cannot be used here; take the text model of its family")
+    if name.endswith("ForConditionalGeneration") or config.get("is_encoder_decoder"):
+        raise GraceError(f"{folder} holds an encoder-decoder ({name}), which has no single stack to pool; {way_out}")
+    if (folder / "modules.json").exists():
+        raise GraceError(f"{folder} is a sentence-transformers model ({name}), an encoder that writes no text; {way_out}")
+    raise GraceError(f"{folder} holds an encoder or a stack without a language-modelling head ({name}), which writes no text; {way_out}")
+
+
+def adapter_config(folder: Path) -> dict:
+    """An adapter's configuration. Raises GraceError if it is no LoRA adapter of a causal language model."""
+    try:
+        config = read_json(folder / ADAPTER_CONFIG)
+    except GraceError as error:
+        raise GraceError(f"{folder / ADAPTER_CONFIG} cannot be read; save the adapter again") from error
+    if config.get("peft_type") != "LORA":
+        kind = config.get("peft_type")
+        raise GraceError(f"{folder} is an adapter of the kind {kind!r}, expected LORA; merge it into its base and save that")
+    if config.get("task_type") not in (None, "CAUSAL_LM"):
+        raise GraceError(f"{folder} is an adapter for {config['task_type']}, expected CAUSAL_LM; it writes no text")
+    return config
+
+
+def base_name(folder: Path) -> str:
+    """What an adapter names as its base."""
+    name = adapter_config(folder).get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise GraceError(f"{folder} names no base; write it as base_model_name_or_path into its {ADAPTER_CONFIG}")
+    beside = folder / name
+    return str(beside) if name.startswith(".") and beside.is_dir() else name
+
+
+def base_folder(folder: Path) -> Path:
+    """The folder of an adapter's base. Raises GraceError if it is not to be found."""
+    from grace_core.sources import find_model
+
+    name = base_name(folder)
+    try:
+        base = find_model(name, revision=adapter_config(folder).get("revision"))
+    except GraceError as error:
+        raise GraceError(f"{folder} is an adapter of {name!r}, which is missing: {error}") from error
+    if is_adapter(base):
+        raise GraceError(f"{folder} is an adapter of {name}, itself an adapter; merge that one into its base first")
+    return base

@@ -1,0 +1,131 @@
+"""What can be named as a model, and what is told of that which cannot."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from grace_core.errors import GraceError
+from grace_core.gguf_files import convert
+from grace_core.precision import default_dtype, multiplies_bfloat16
+from grace_core.sources import DEMO_MODELS_DIR, PACKAGED_DIR, PACKAGES, find_model, full_name, packaged_folder
+
+
+def folder_with(path: Path, config: dict | None = None, files: tuple[str, ...] = ()) -> Path:
+    path.mkdir()
+    if config is not None:
+        (path / "config.json").write_text(json.dumps(config))
+    for name in files:
+        (path / name).write_bytes(b"")
+    return path
+
+
+QWEN = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}
+OTHERS = {
+    "pickle": (QWEN, ("pytorch_model.bin",), r"pytorch_model.bin only, a pickle.*AutoModelForCausalLM"),
+    "parts": (QWEN, ("pytorch_model-00001-of-00002.bin",), r"only, a pickle"),
+    "onnx": (QWEN, ("model.onnx",), "for ONNX only"),
+    "no weights": (QWEN, (), "no \\*.safetensors"),
+    "vision": ({"architectures": ["Qwen2VLForConditionalGeneration"], "vision_config": {}}, ("model.safetensors",), "vision-language"),
+    "llava": ({"architectures": ["LlavaForConditionalGeneration"], "vision_config": {}}, ("model.safetensors",), "vision-language model"),
+    "bert": ({"architectures": ["BertModel"], "model_type": "bert"}, ("model.safetensors",), r"an encoder or a stack without .*BertModel"),
+    "masked": ({"architectures": ["BertForMaskedLM"], "model_type": "bert"}, ("model.safetensors",), "BertForMaskedLM"),
+    "sentence": ({"architectures": ["BertModel"]}, ("model.safetensors", "modules.json"), "sentence-transformers model"),
+    "sentence root": (None, ("modules.json",), "sentence-transformers folder"),
+    "t5": ({"architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True}, ("model.safetensors",), "an encoder-decoder"),
+    "tokenizer": (None, ("tokenizer.json", "tokenizer_config.json"), "a tokenizer alone"),
+    "pipeline": (None, ("model_index.json",), "makes images"),
+    "empty": (None, (), "a folder without config.json, so not a model"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_no_causal_language_model(name, tmp_path):
+    config, files, told = OTHERS[name]
+    with pytest.raises(GraceError, match=told) as error:
+        find_model(folder_with(tmp_path / "folder", config, files))
+    assert "\n" not in str(error.value)
+
+
+def test_a_config_that_is_damaged(tmp_path):
+    folder = folder_with(tmp_path / "folder", None, ("model.safetensors",))
+    (folder / "config.json").write_text("{")
+    with pytest.raises(GraceError, match=r"config.json cannot be read"):
+        find_model(folder)
+
+
+def test_folders_and_names(tiny_folder, monkeypatch, tmp_path):
+    assert find_model(tiny_folder) == tiny_folder
+    assert find_model("demo-base") == DEMO_MODELS_DIR / "demo-base"
+    monkeypatch.chdir(tmp_path)
+    for name in ("demo-base", "smollm2"):  # a folder of the same name does not stand in the way
+        (tmp_path / name).mkdir()
+        assert full_name(name) == name
+    (tmp_path / "mine").mkdir()
+    assert full_name("mine") == str(tmp_path / "mine")
+    assert full_name("./smollm2") == str(tmp_path / "smollm2")
+    assert full_name("Qwen/Qwen2.5-0.5B-Instruct") == "Qwen/Qwen2.5-0.5B-Instruct"
+    with pytest.raises(GraceError, match="neither"):
+        find_model("../x/y/z")
+
+
+def test_our_settings_for_packaged_models():
+    for name in PACKAGES:
+        assert packaged_folder(name) == PACKAGED_DIR / name
+        assert (PACKAGED_DIR / name / "grace_config.json").exists()
+    assert packaged_folder("demo-base") is None
+    assert packaged_folder("nobody/smollm2") is None
+
+
+def test_packages_are_pinned_where_they_are_installed_from(root):
+    pinned = {line for line in (root / "requirements-models.txt").read_text().splitlines() if line and not line.startswith("#")}
+    assert pinned == {package.requirement for package in PACKAGES.values()}
+    for file in ("Makefile", "Dockerfile"):
+        assert re.search(r"--no-deps -r requirements-models.txt", (root / file).read_text())
+
+
+def test_precision_where_nobody_says_so():
+    assert default_dtype("cuda:1", "float32") == "bfloat16"
+    assert default_dtype("cpu", "float32") == default_dtype("mps") == "float32"
+    assert default_dtype("cpu", "bfloat16") == default_dtype("cpu", "float16") == ("bfloat16" if multiplies_bfloat16() else "float32")
+
+
+def test_demo_models_run_in_float32(demo_base):
+    from grace_core.model import GraceModel
+
+    assert GraceModel.from_pretrained("demo-base", device="cpu").dtype == "float32"
+
+
+def test_models_are_listed(grace):
+    status, out, _ = grace("models", "--json")
+    assert status == 0
+    told = json.loads(out)
+    assert told["dtype"] == default_dtype("cpu")
+    by_name = {model["name"]: model for model in told["models"]}
+    assert {"demo-base", "smollm2"} <= set(by_name)
+    assert by_name["demo-base"]["bytes"] > 1e6
+    for model in told["models"]:
+        assert {"kind", "installed", "bytes", "licence", "architecture", "dtype", "purpose", "path", "install"} <= set(model)
+        assert bool(model["install"]) != model["installed"]
+    status, out, _ = grace("models")
+    assert status == 0
+    assert "smollm2" in out
+    assert "Apache-2.0" in out
+
+
+def test_a_converted_file_is_listed_by_its_path(grace, new_tokenizer, tmp_path, monkeypatch):
+    from gguf_writing import tiny_lm, write_gguf
+
+    monkeypatch.setenv("GRACE_CACHE", str(tmp_path / "cache" / "representations.sqlite"))
+    tokenizer = new_tokenizer(new_tokenizer.templates["chatml"])
+    path = write_gguf(tmp_path / "mine.gguf", tiny_lm("llama", tokenizer), tokenizer, "llama", types="Q8_0")
+    folder = convert(path)
+    (found,) = [model for model in json.loads(grace("models", "--json")[1])["models"] if model["kind"] == "gguf"]
+    assert (found["name"], found["path"], found["architecture"]) == (str(path), str(folder), "LlamaForCausalLM")
+    os.remove(path)
+    (found,) = [model for model in json.loads(grace("models", "--json")[1])["models"] if model["kind"] == "gguf"]
+    assert find_model(found["name"]) == folder

@@ -3,10 +3,14 @@
 The key is a hash over the model's weights and tokenizer, its precision, the prompt's token ids and the decoding settings: whatever
 decides the result. A second table leads from a hash of the text itself to that key, so that a text which was met before need not be
 tokenised. SQLite gives atomic writes, several readers and writers, and no pickle.
+
+Every entry carries a seal: a hash over its key and its content. One that does not fit its key is as good as absent, and is made again.
+The tables' names have a version, so that entries of an older one are never read; they stay in the file, which may be removed at any time.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -18,21 +22,26 @@ import numpy as np
 
 from grace_core.errors import GraceError
 
+VERSION = 2  # 1 may hold representations under other texts' keys
+FILE = "representations.sqlite"
+_ROWS, _TEXTS = f"representations_{VERSION}", f"texts_{VERSION}"
 Row = tuple[list[int], np.ndarray, np.ndarray, bool]  # rationale ids, part sums (3, d) fp32, part counts (3,), truncated
 
 
 def default_path() -> Path:
-    """``$GRACE_CACHE`` if set, else ``~/.cache/grace/representations.sqlite``."""
+    """``$GRACE_CACHE`` if set (a file, or a folder in which FILE is the file), else ``~/.cache/grace/representations.sqlite``."""
     if path := os.environ.get("GRACE_CACHE"):
-        return Path(path)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "grace" / "representations.sqlite"
+        return Path(path, FILE) if path.endswith(os.sep) else Path(path)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "grace" / FILE
 
 
 class RepresentationCache:
-    """Get and put rows by key. Safe to share between threads and processes."""
+    """Get and put rows by key, in a file, or in FILE of a folder. Safe to share between threads and processes."""
 
     def __init__(self, path: str | Path | None = None):
         self.path = Path(path) if path is not None else default_path()
+        if self.path.is_dir():
+            self.path /= FILE
         self._lock = Lock()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,15 +49,18 @@ class RepresentationCache:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.execute(
-                "CREATE TABLE IF NOT EXISTS representations "
-                "(key TEXT PRIMARY KEY, ids BLOB, sums BLOB, counts BLOB, truncated INTEGER) WITHOUT ROWID"
+                f"CREATE TABLE IF NOT EXISTS {_ROWS} "
+                "(key TEXT PRIMARY KEY, ids BLOB, sums BLOB, counts BLOB, truncated INTEGER, seal BLOB) WITHOUT ROWID"
             )
-            self._db.execute("CREATE TABLE IF NOT EXISTS texts (name TEXT PRIMARY KEY, key TEXT, text_truncated INTEGER) WITHOUT ROWID")
+            self._db.execute(
+                f"CREATE TABLE IF NOT EXISTS {_TEXTS} (name TEXT PRIMARY KEY, key TEXT, text_truncated INTEGER, seal BLOB) WITHOUT ROWID"
+            )
         except (OSError, sqlite3.Error) as error:
             raise self._unusable(error) from error
 
     def _unusable(self, error: Exception) -> GraceError:
-        return GraceError(f"the cache {self.path} cannot be used ({error}); remove the file, or set GRACE_CACHE to another")
+        remedy = "remove the file, or set GRACE_CACHE to another" if self.path.is_file() else "set GRACE_CACHE to a file that can be written"
+        return GraceError(f"the cache {self.path} cannot be used ({error}); {remedy}")
 
     @contextmanager
     def _using(self) -> Iterator[sqlite3.Connection]:
@@ -60,35 +72,47 @@ class RepresentationCache:
 
     def get(self, keys: list[str]) -> dict[str, Row]:
         """The rows that are there, by key."""
-        query = "SELECT key, ids, sums, counts, truncated FROM representations WHERE key IN"
-        return self._select(query, keys, _row)
+        query = f"SELECT key, ids, sums, counts, truncated, seal FROM {_ROWS} WHERE key IN"
+        return self._select(query, keys, lambda key, *columns: _row(key, *columns))
 
     def get_texts(self, names: list[str]) -> dict[str, tuple[Row, bool]]:
         """The rows of texts that were named by :meth:`name_texts`, by name, and whether the text was cut."""
-        query = "SELECT name, text_truncated, ids, sums, counts, truncated FROM texts JOIN representations USING (key) WHERE name IN"
-        return self._select(query, names, lambda cut, *blobs: (_row(*blobs), bool(cut)))
+        query = (
+            "SELECT name, key, text_truncated, t.seal, ids, sums, counts, truncated, r.seal "
+            f"FROM {_TEXTS} AS t JOIN {_ROWS} AS r USING (key) WHERE name IN"
+        )
+
+        def make(name: str, key: str, cut: int, seal: bytes, *columns) -> tuple[Row, bool] | None:
+            row = _row(key, *columns) if seal == _seal(name, key, cut) else None
+            return None if row is None else (row, bool(cut))
+
+        return self._select(query, names, make)
 
     def _select(self, query: str, values: list[str], make: Callable) -> dict:
-        """What ``make`` makes of the columns behind the first, by the first."""
+        """What ``make`` makes of the columns, by the first of them; nothing where it makes None."""
         found = {}
         with self._using() as db:
             for start in range(0, len(values), 500):
                 some = values[start : start + 500]
-                for first, *rest in db.execute(f"{query} ({','.join('?' * len(some))})", some):
-                    found[first] = make(*rest)
+                for columns in db.execute(f"{query} ({','.join('?' * len(some))})", some):
+                    if (made := make(*columns)) is not None:
+                        found[columns[0]] = made
         return found
 
     def put(self, rows: dict[str, Row]) -> None:
         """Store rows, all of them or none."""
-        values = [
-            (key, np.asarray(ids, "<i4").tobytes(), np.asarray(sums, "<f4").tobytes(), np.asarray(counts, "<i8").tobytes(), int(cut))
-            for key, (ids, sums, counts, cut) in rows.items()
-        ]
-        self._insert("INSERT OR REPLACE INTO representations VALUES (?, ?, ?, ?, ?)", values)
+        values = []
+        for key, (ids, sums, counts, cut) in rows.items():
+            columns = (
+                np.asarray(ids, "<i4").tobytes(), np.asarray(sums, "<f4").tobytes(), np.asarray(counts, "<i8").tobytes(), int(cut)
+            )  # fmt: skip
+            values.append((key, *columns, _seal(key, *columns)))
+        self._insert(f"INSERT OR REPLACE INTO {_ROWS} VALUES (?, ?, ?, ?, ?, ?)", values)
 
     def name_texts(self, names: dict[str, tuple[str, bool]]) -> None:
         """Remember which row belongs to a text: its key, and whether the text was cut, by the text's name."""
-        self._insert("INSERT OR REPLACE INTO texts VALUES (?, ?, ?)", [(name, key, int(cut)) for name, (key, cut) in names.items()])
+        values = [(name, key, int(cut), _seal(name, key, int(cut))) for name, (key, cut) in names.items()]
+        self._insert(f"INSERT OR REPLACE INTO {_TEXTS} VALUES (?, ?, ?, ?)", values)
 
     def _insert(self, statement: str, values: list[tuple]) -> None:
         with self._using() as db, db:
@@ -97,14 +121,26 @@ class RepresentationCache:
 
     def __len__(self) -> int:
         with self._using() as db:
-            return db.execute("SELECT COUNT(*) FROM representations").fetchone()[0]
+            return db.execute(f"SELECT COUNT(*) FROM {_ROWS}").fetchone()[0]
 
     def close(self) -> None:
         with self._lock:
             self._db.close()
 
 
-def _row(ids: bytes, sums: bytes, counts: bytes, truncated: int) -> Row:
+def _seal(*columns: str | bytes | int) -> bytes:
+    """A hash over a key and what stands under it."""
+    digest = hashlib.sha256()
+    for column in columns:
+        part = column if isinstance(column, bytes) else str(column).encode()
+        digest.update(f"{len(part)}:".encode() + part)
+    return digest.digest()[:16]
+
+
+def _row(key: str, ids: bytes, sums: bytes, counts: bytes, truncated: int, seal: bytes) -> Row | None:
+    """A row of its columns; None if they are not what was stored under ``key``."""
+    if seal != _seal(key, ids, sums, counts, truncated):
+        return None
     return (
         np.frombuffer(ids, "<i4").tolist(), np.frombuffer(sums, "<f4").reshape(3, -1).copy(), np.frombuffer(counts, "<i8").copy(),
         bool(truncated),

@@ -7,8 +7,9 @@
 
 from __future__ import annotations
 
-import csv
+import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import islice, zip_longest
@@ -18,6 +19,7 @@ from grace_core.errors import GraceError
 from grace_core.files import only_writer, sha256, write_atomically
 from grace_core.readers import Corpus, Document, Judgements, Scalar, read_corpus
 
+CHANGED = "give another --out: texts that are the same are taken from the cache of rationales, not encoded again"
 BLOCK = 8_192  # documents that are written, or compared, at once; a divisor of the rows that Parquet keeps together
 
 
@@ -93,10 +95,11 @@ class Collection:
 
     @classmethod
     def create(cls, corpus: Corpus, folder: str | Path) -> Collection:
-        """Write ``corpus`` to ``folder``, or open the folder if it holds the same corpus already; new queries and judgements replace old.
+        """Write ``corpus`` to ``folder``, or open the folder if it holds the same corpus already; new queries and judgements replace old,
+        which is added to the corpus's notes.
 
-        The documents are gone through block by block. Raises GraceError if the folder holds another corpus: indexes of different
-        corpora must not be mixed.
+        The documents are gone through block by block. Raises GraceError if the folder holds another corpus, with what differs: indexes
+        of different corpora must not be mixed; and for a corpus without any text, before anything is written.
         """
         import pyarrow.parquet as pq
 
@@ -104,11 +107,10 @@ class Collection:
         if (folder / "corpus.parquet").exists():
             there = cls(folder)
             if not _holds(there, corpus, schema):
-                documents = sum(1 for _ in corpus.documents)
-                raise GraceError(
-                    f"{folder} already holds another corpus ({there.size} documents, got {documents}); "
-                    "give another --out, or remove that folder"
-                )
+                raise GraceError(f"{folder} already holds another corpus {difference(there, corpus)}; {CHANGED}")
+            if there.judgements and corpus.judgements != there.judgements:
+                what = "replaced" if corpus.judgements else "kept, since the corpus comes without any"
+                corpus.notes.append(f"{folder}: the queries and judgements that were there are {what}")
             if corpus.judgements and corpus.judgements != there.judgements:  # no vector depends on them
                 with only_writer(folder):
                     _write_judgements(corpus.judgements, folder)
@@ -120,13 +122,76 @@ class Collection:
                 for table in _tables(corpus, schema):
                     writer.write_table(table)
 
+        if not any(document.content for document in corpus.documents):
+            raise GraceError(f"none of the {sum(1 for _ in corpus.documents)} documents of {corpus.source} has any text; nothing to encode")
+        before = set(folder.iterdir()) if folder.is_dir() else None
         with only_writer(folder):
             for leftover in folder.glob(".*.tmp"):  # of a process that was killed here
                 leftover.unlink()
             if corpus.judgements:
                 _write_judgements(corpus.judgements, folder)
             write_atomically(folder / "corpus.parquet", write)  # last, since it makes the folder a collection
-        return cls(folder)
+        made = cls(folder)
+        made._before = before
+        return made
+
+    _before: set[Path] | bool | None = False  # what was in the folder before create made a collection of it; False if it did not
+
+    def withdraw(self) -> None:
+        """Take away what :meth:`create` wrote, after a build that failed before anything was encoded; else leave all as it is."""
+        if self._before is False or self.models or any(self.folder.glob("*/.build/*.safetensors")):
+            return
+        made = set(self.folder.iterdir()) - (self._before or set())
+        try:
+            for path in made:
+                if path.is_dir():
+                    with only_writer(path):
+                        pass
+        except GraceError:  # another process builds here meanwhile
+            return
+        for path in made:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        if self._before is None:
+            self.folder.rmdir()
+
+
+def difference(collection: Collection, corpus: Corpus) -> str:
+    """In words, how ``corpus`` differs from the collection's: new, changed and gone documents, by their ids."""
+    there, new, changed, other, order, size = {}, [], [], [], True, 0
+    for place, document in enumerate(read_corpus(collection.folder).documents):
+        there[document.id] = (place, *_digests(document))
+    last = -1
+    for size, document in enumerate(corpus.documents, 1):  # noqa: B007 - read behind the loop
+        if (old := there.pop(document.id, None)) is None:
+            new.append(document.id)
+            continue
+        content, metadata = _digests(document)
+        order, last = order and old[0] > last, old[0]
+        if old[1] != content:
+            changed.append(document.id)
+        elif old[2] != metadata:
+            other.append(document.id)
+    parts = [("new", new), ("changed", changed), ("gone", list(there)), ("with other metadata", other)]
+    told = [f"{len(ids):,} {what} ({_few(ids)})" for what, ids in parts if ids]
+    if not told and sorted(collection.fields) != sorted(corpus.fields):
+        told = [f"the metadata columns are {', '.join(corpus.fields) or 'none'}, and were {', '.join(collection.fields) or 'none'}"]
+    elif not told and not order:
+        told = ["the same documents in another order"]
+    return f"({collection.size} documents, got {size}): {', '.join(told) or 'metadata of other types'}"
+
+
+def _few(ids: list[str]) -> str:
+    return ", ".join(map(repr, ids[:3])) + (", …" if len(ids) > 3 else "")
+
+
+def _digests(document: Document) -> tuple[bytes, bytes]:
+    """Hashes of a document's title and text, and of its metadata as a collection keeps it."""
+    metadata = sorted((name, str(value)) for name, value in document.metadata.items() if value is not None)
+    # a column of integers and floats is one of floats in a collection
+    metadata = [(name, value.removesuffix(".0")) for name, value in metadata]
+    return tuple(
+        hashlib.sha256(json.dumps(part).encode()).digest()[:16] for part in ([document.title, document.text], metadata)
+    )
 
 
 def _holds(collection: Collection, corpus: Corpus, schema) -> bool:
@@ -188,11 +253,10 @@ def _write_judgements(judgements: Judgements, folder: Path) -> None:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     def qrels(path: Path) -> None:
-        with open(path, "w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-            writer.writerow(["query-id", "corpus-id", "score"])
+        with open(path, "w", encoding="utf-8", newline="") as file:  # ids hold no tabs or line ends, and quotes are not undone in reading
+            file.write("query-id\tcorpus-id\tscore\n")
             for query_id, grades in judgements.qrels.items():
-                writer.writerows([query_id, document_id, grade] for document_id, grade in grades.items())
+                file.writelines(f"{query_id}\t{document_id}\t{grade}\n" for document_id, grade in grades.items())
 
     write_atomically(folder / "queries.jsonl", queries)
     write_atomically(folder / "qrels.tsv", qrels)

@@ -24,6 +24,7 @@ import numpy as np
 
 from grace_core.errors import GraceError
 from grace_core.neighbours import check_vectors, unit
+from grace_core.texts import as_texts
 
 CANDIDATES = (2, 4, 6, 8, 12, 16, 20, 24, 28, 32, 40, 50, 60)  # numbers of regions to try: more names than that nobody reads
 SMALLEST = 8  # documents a region has on average, at least
@@ -64,7 +65,7 @@ def find_regions(vectors: np.ndarray, texts: Sequence[str], *, seed: int = 0) ->
     Regions are numbered from the largest to the smallest. The same seed gives the same regions. Raises GraceError for vectors that
     are not finite, or another number of texts.
     """
-    vectors = unit(check_vectors(vectors))
+    vectors, texts = unit(check_vectors(vectors)), as_texts(texts)
     if len(texts) != len(vectors):
         raise GraceError(f"got {len(vectors)} vectors and {len(texts)} texts; give one text for each vector")
     labels = _by_size(_clusters(vectors, seed))
@@ -111,7 +112,7 @@ def words(text: str) -> frozenset[str]:
 
 def top_terms(texts: Sequence[str], background: Sequence[str], n: int = 8) -> list[str]:
     """The terms that set ``texts`` apart from ``background`` (all others), best first, at most ``n``; see the top of this module."""
-    return list(_class_terms([[words(text) for text in texts], [words(text) for text in background]], n)[0])
+    return list(_class_terms([[words(text) for text in some] for some in (as_texts(texts), as_texts(background, "background"))], n)[0])
 
 
 def _class_terms(groups: Sequence[Sequence[Iterable[str]]], n: int = 8) -> list[dict[str, float]]:

@@ -13,7 +13,9 @@ import numpy as np
 import torch
 
 from grace_core.errors import GraceError
+from grace_core.geometry import Role
 from grace_core.model import GraceModel
+from grace_core.texts import as_texts
 
 
 class SentenceEncoder:
@@ -60,24 +62,28 @@ class SentenceEncoder:
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
         normalize_embeddings: bool = True,
+        role: str = Role.DOCUMENT,
     ):
-        """Embeddings ``(n, d)`` fp32 of a list of texts, ``(d,)`` of a single one; as a tensor with ``convert_to_tensor``.
+        """Embeddings ``(n, d)`` fp32 of a sequence of texts, ``(d,)`` of a single one; as a tensor with ``convert_to_tensor``.
 
-        ``convert_to_numpy`` and ``normalize_embeddings`` are taken for the sake of callers that set them; vectors are normalised either
+        ``role`` is query or document, which differ where the model's geometry is calibrated. ``convert_to_numpy`` and
+        ``normalize_embeddings`` are taken for the sake of callers that set them; vectors are normalised either
         way. Raises GraceError for what is no text.
         """
-        texts = [inputs] if isinstance(inputs, str) else list(inputs)
+        texts = [inputs] if isinstance(inputs, str) else as_texts(inputs)
         filled = [i for i, text in enumerate(texts) if not isinstance(text, str) or text.strip("\x00 \t\r\n")]
         vectors = np.zeros((len(texts), self.model.dim), np.float32)
         if filled:
-            options = {"batch_size": batch_size, "progress": bool(show_progress_bar)}
+            options = {"role": role, "batch_size": batch_size, "progress": bool(show_progress_bar)}
             vectors[filled] = self.model.encode([texts[i] for i in filled], rationale=self.rationale, **options)
         vectors = vectors[0] if isinstance(inputs, str) else vectors
         return torch.from_numpy(vectors) if convert_to_tensor or not convert_to_numpy else vectors
 
-    # the two sides of a search are treated alike
-    encode_query = encode
     encode_document = encode
+
+    def encode_query(self, inputs, **options):
+        """As :meth:`encode`, for the query's side of a search."""
+        return self.encode(inputs, **options, role=Role.QUERY)
 
     def similarity(self, a, b) -> torch.Tensor:
         """Cosine similarities ``(len(a), len(b))``."""

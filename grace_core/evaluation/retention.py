@@ -22,6 +22,7 @@ import torch
 
 from grace_core.errors import GraceError
 from grace_core.model import GraceModel
+from grace_core.texts import as_texts
 
 FORWARD_TOKENS = 4096  # of one forward: with a vocabulary of 150,000 their logits and losses take some 6 GB
 RESAMPLES = 2000
@@ -124,8 +125,8 @@ def token_losses(
     model: GraceModel, texts: Sequence[str], *, contexts: Sequence[str] | None = None, batch_size: int = 64
 ) -> list[np.ndarray]:
     """Negative log-probability of every token of every text, one array ``(n_i,)`` a text; tokens of a context carry none."""
-    begin = beginning_of_text(model.tokenizer)
-    before = contexts if contexts is not None else [""] * len(texts)
+    begin, texts = beginning_of_text(model.tokenizer), as_texts(texts)
+    before = as_texts(contexts, "contexts") if contexts is not None else [""] * len(texts)
     heads = [[begin, *_ids(model, context)] for context in before]
     return _losses(model, heads, [_ids(model, text) for text in texts], batch_size)
 
@@ -134,6 +135,7 @@ def text_losses(
     model: GraceModel, texts: Sequence[str], *, batch_size: int = 64, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> TextLosses:
     """Losses of whole texts, each cut to the model's window. Raises GraceError for an empty text, or none."""
+    texts = as_texts(texts)
     if not texts:
         raise GraceError("perplexity needs at least one text, got none")
     tails = [_ids(model, text) for text in texts]

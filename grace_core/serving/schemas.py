@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
+from grace_core.geometry import Role
 from grace_core.pooling import Pooling
 
 UNPAIRED = re.compile("[\ud800-\udfff]")  # halves of surrogate pairs: JSON can carry them, UTF-8 cannot
@@ -89,18 +90,30 @@ PoolingName = Literal[Pooling.TEXT.value, Pooling.FULL.value]
 class Request(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _nulls_are_defaults(cls, value: Any) -> Any:
+        """Clients send null for what they leave open: such a field has its default."""
+        if not isinstance(value, dict):
+            return value
+        optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
+        return {name: item for name, item in value.items() if item is not None or name not in optional}
+
 
 class EmbeddingsRequest(Request):
-    """As OpenAI's, with three fields more: ``rationale``, ``pooling`` and ``truncate``."""
+    """As OpenAI's, with four fields more: ``rationale``, ``pooling``, ``truncate`` and ``input_type``."""
 
     input: Inputs
     model: str
-    encoding_format: Literal["float", "base64"] = "float"
+    encoding_format: Literal["float", "base64"] | None = "float"
     dimensions: int | None = None
     user: str | None = None
     rationale: bool = Field(False, description="Add to every item the rationale that the model wrote about the text.")
     pooling: PoolingName | None = Field(None, description="'text' embeds the text alone; default 'text+rationale'.")
     truncate: bool = Field(False, description="Cut a text that is too long, where it would be refused.")
+    input_type: Role = Field(
+        Role.DOCUMENT, strict=False, description="What the texts are in a search: it matters where the geometry is calibrated."
+    )
 
 
 class SearchRequest(Request):

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from grace_core.cache import RepresentationCache, default_path
+from grace_core.cache import VERSION, RepresentationCache, default_path
 from grace_core.errors import GraceError
 from grace_core.model import GraceModel
 from grace_core.prompt import PromptBuilder
@@ -190,7 +190,7 @@ def test_a_cache_damaged_within_is_refused_with_a_remedy(cached, sentences):
 def test_another_table_of_that_name_is_refused_with_a_remedy(tmp_path):
     path = tmp_path / "cache.sqlite"
     with sqlite3.connect(path) as db:
-        db.execute("CREATE TABLE representations (key TEXT)")
+        db.execute(f"CREATE TABLE representations_{VERSION} (key TEXT)")
     with pytest.raises(GraceError, match="remove the file"):
         RepresentationCache(path).get(["key"])
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from reader_files import HEADER, beir, fails, jsonl, texts, write
+from reader_files import fails, jsonl, texts, write
 
 from grace_core import readers
 from grace_core.errors import GraceError
@@ -34,13 +34,13 @@ WITHOUT_SURROGATES = st.text(st.characters(exclude_categories=["Cs"]), max_size=
 def test_jsonl_with_metadata(tmp_path):
     path = jsonl(
         tmp_path / "c.jsonl",
-        {"_id": "a", "title": "T", "text": "x", "year": 1999, "nested": {"k": 1}, "tags": ["t"], "ok": True},
+        {"_id": "a", "title": "T", "text": "x", "year": 1999, "nested": {"k": 1}, "none": {}, "ok": True},
         {"_id": "b", "text": "y", "score": 0.5, "none": None, "big": 2**70},
     )
     corpus = read_corpus(path)
-    assert corpus.documents[0] == Document("a", "T", "x", {"year": 1999, "ok": True})
+    assert corpus.documents[0] == Document("a", "T", "x", {"year": 1999, "nested": '{"k": 1}', "ok": True})
     assert corpus.documents[1] == Document("b", "", "y", {"score": 0.5, "none": None, "big": str(2**70)})
-    assert corpus.fields == ["year", "ok", "score", "none", "big"]
+    assert corpus.fields == ["year", "nested", "ok", "score", "none", "big"]
     assert corpus.judgements is None
     assert corpus.source == str(path)
 
@@ -116,10 +116,15 @@ def test_parquet(tmp_path):
     pq.write_table(table, path)
     corpus = read_corpus(path)
     assert [(d.id, d.title, d.text) for d in corpus.documents] == [("1", "T", ""), ("2", "", "x"), ("3", "U", "y")]
-    assert corpus.documents[0].metadata == {"day": "2020-01-02", "price": "1.50", "rate": None}
+    assert corpus.documents[0].metadata == {"day": "2020-01-02", "price": "1.50", "rate": None, "embedding": "[1.0]"}
     assert corpus.documents[1].metadata["rate"] == 0.5
     assert corpus.documents[2].metadata["rate"] is None
-    assert "embedding" not in corpus.fields
+    assert corpus.fields == ["day", "price", "rate", "embedding"]
+    assert corpus.notes == [
+        f"{path}: column 'blob' (binary) is left out: bytes cannot be kept as text",
+        f"column 'embedding' holds lists or objects, which are kept as JSON: 2 values, the first in {path}, row 1",
+        f"column 'rate': infinity is kept as no value: 1 value, in {path}, row 3",
+    ]
 
 
 def test_parquet_nan_text_from_pandas(tmp_path):
@@ -191,7 +196,7 @@ def test_columns_of_later_rows_are_found(tmp_path):
 
 def test_no_text_column(tmp_path):
     fails(jsonl(tmp_path / "c.jsonl", {"id": "a", "txt": "x"}), "no text column", "'id', 'txt'", "'text'")
-    fails(write(tmp_path / "c.csv", "id;text\n1;x\n"), "no text column", "'id;text'")
+    fails(write(tmp_path / "c.csv", "id,txt;words\n1,x;y\n"), "no text column", "'txt;words' holds a semicolon")
     pq.write_table(pa.table({"n": [1]}), tmp_path / "c.parquet")
     fails(tmp_path / "c.parquet", "no text column", "'n'")
     fails(jsonl(tmp_path / "many.jsonl", {f"column {i}": 1 for i in range(5000)}), "no text column")
@@ -209,80 +214,10 @@ def test_limit_reads_no_further_than_the_head(tmp_path):
     assert len(texts(jsonl(tmp_path / "d.jsonl", {"text": "x"}), limit=10)) == 1
 
 
-# Judgements
-
-
-def test_beir_folder(tmp_path):
-    corpus = read_corpus(beir(tmp_path, {"qrels.tsv": HEADER + "q1\td1\t1\n\nq1\td3\t0\r\nq2\td2\t2\nq2\tgone\t1\n"}))
-    assert [d.id for d in corpus.documents] == ["d1", "d2", "d3"]
-    assert corpus.fields == []
-    assert corpus.judgements.queries == {"q1": "one", "q2": "two"}
-    assert corpus.judgements.qrels == {"q1": {"d1": 1, "d3": 0}, "q2": {"d2": 2, "gone": 1}}
-    assert corpus.judgements.splits == {"q1": "dev"}
-
-
-def test_qrels_by_split(tmp_path):
-    files = {"qrels/train.tsv": HEADER + "q1\td1\t1\n", "qrels/test.tsv": HEADER + "q2\td2\t1\n"}
-    judgements = read_corpus(beir(tmp_path, files)).judgements
-    assert judgements.qrels == {"q1": {"d1": 1}, "q2": {"d2": 1}}
-    assert judgements.splits == {"q1": "dev", "q2": "test"}
-
-
-def test_queries_without_judgements(tmp_path):
-    for limit in (None, 1):
-        judgements = read_corpus(beir(tmp_path, {}), limit=limit).judgements
-        assert (list(judgements.queries), judgements.qrels) == (["q1", "q2"], {})
-
-
-def test_folder_without_queries(tmp_path):
-    beir(tmp_path, {"qrels.tsv": HEADER + "q1\td1\t1\n"})
-    (tmp_path / "queries.jsonl").unlink()
-    fails(tmp_path, "queries.jsonl", "qrels.tsv")
-    (tmp_path / "qrels.tsv").unlink()
-    assert read_corpus(tmp_path).judgements is None
-
-
-def test_limit_cuts_judgements(tmp_path):
-    files = {"qrels/test.tsv": HEADER + "q1\td1\t1\nq1\td3\t1\nq2\td3\t1\n"}
-    judgements = read_corpus(beir(tmp_path, files), limit=2).judgements
-    assert judgements == readers.Judgements({"q1": "one"}, {"q1": {"d1": 1}}, {"q1": "dev"})
-
-
 def test_collection_folder(tmp_path):
     pq.write_table(pa.table({"_id": ["a"], "title": ["T"], "text": ["x"], "year": [1999]}), tmp_path / "corpus.parquet")
     assert read_corpus(str(tmp_path)).documents == [Document("a", "T", "x", {"year": 1999})]
     assert read_corpus(tmp_path).fields == ["year"]
-
-
-@pytest.mark.parametrize(
-    ("line", "part"),
-    [
-        ("q9\td1\t1", "'q9' is not in queries.jsonl"),
-        ("q1\td1", "query-id, corpus-id and score"),
-        ("q1 0 d1 1", "query-id, corpus-id and score"),
-        ("q1\td1\t1\tx", "query-id, corpus-id and score"),
-        ("q1\t\t1", "query-id, corpus-id and score"),
-        ("q1\td1\tgood", "integer score"),
-        ("q1\td1\t1.0", "integer score"),
-        ("q1\td1\t" + "9" * 5000, "integer score"),
-    ],
-)
-def test_malformed_qrels(tmp_path, line, part):
-    fails(beir(tmp_path, {"qrels.tsv": HEADER + "q1\td1\t1\n" + line + "\n"}), "qrels.tsv, line 3", part)
-
-
-def test_qrels_other_errors(tmp_path):
-    fails(beir(tmp_path, {"qrels.tsv": "q1\td1\t1\n"}), "qrels.tsv, line 1", "header")
-    fails(beir(tmp_path, {"qrels.tsv": HEADER + "q1\td1\t1\nq1\td1\t2\n"}), "qrels.tsv", "'q1'", "'d1'", "two scores")
-    fails(beir(tmp_path, {"qrels.tsv": HEADER + "q1\tx1\t1\n"}), "qrels.tsv", "no judged document is in the corpus")
-    fails(beir(tmp_path, {"qrels.tsv": HEADER.encode() + b"q1\t\xff\t1\n"}), "qrels.tsv, line 2", "UTF-8")
-
-
-def test_malformed_queries(tmp_path):
-    fails(beir(tmp_path, {}, [{"_id": "q1", "text": " "}]), "queries.jsonl", "'q1' has no text")
-    fails(beir(tmp_path, {}, [{"_id": "q1", "text": "x"}] * 2), "queries.jsonl, line 2", "'q1'", "line 1")
-    fails(beir(tmp_path, {}, []), "queries.jsonl is empty")
-    fails(beir(tmp_path, {}, [{"_id": "q1", "text": ["x"]}]), "queries.jsonl, line 1", "list")
 
 
 # Preview
@@ -349,12 +284,12 @@ def test_hugging_face_dataset(tmp_path, monkeypatch):
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     corpus = read_corpus("owner/name:small")
-    assert corpus.documents[2] == Document("2", "T", "t2", {"year": 2})
-    assert (len(corpus.documents), corpus.fields, corpus.judgements) == (3, ["year"], None)
+    assert corpus.documents[2] == Document("2", "T", "t2", {"year": 2, "tags": '["x"]'})
+    assert (len(corpus.documents), corpus.fields, corpus.judgements) == (3, ["year", "tags"], None)
     assert corpus.source == "owner/name:small"
     assert len(read_corpus("owner/name:small", limit=2).documents) == 2
     head = preview("owner/name:small", 1, split="train")
-    assert head.rows == [{"_id": "0", "title": "T", "text": "t0", "year": 0}]
+    assert head.rows == [{"_id": "0", "title": "T", "text": "t0", "year": 0, "tags": '["x"]'}]
     assert head.mapping == {"id": "_id", "title": "title", "text": "text"}
     fails("owner/name:small", "owner/name:small, row 2", "'9'", "row 1", split="test", limit=5)
     fails("owner/name:small", "'dev'", "check path, id, config, split", split="dev")

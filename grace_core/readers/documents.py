@@ -1,0 +1,117 @@
+"""What reading gives: documents, judgements, a preview; and notes of what was changed or left out on the way."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+MAX_LINE_BYTES = (
+    16 * 1024 * 1024
+)  # a line of a text file, a field of a CSV file, an item of a JSON array, a file of a folder
+COLUMN_NAMES = {
+    "id": ("_id", "id", "doc_id", "docid", "pid", "document_id"),
+    "title": ("title", "headline", "name"),
+    "text": ("text", "body", "content", "abstract", "passage", "document"),
+}
+Scalar = str | int | float | bool | None
+Row = tuple[int | str, dict[str, Any]]  # its number (a file's path in a folder), and its values by column
+_UNPAIRED = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document. Title and text may be empty; metadata holds the values of the remaining columns of its row."""
+
+    id: str
+    title: str
+    text: str
+    metadata: dict[str, Scalar]
+
+    @property
+    def content(self) -> str:
+        """Title and text joined by a line break and stripped: what gets encoded. Empty if both are."""
+        return f"{self.title}\n{self.text}".strip()
+
+
+@dataclass(frozen=True)
+class Judgements:
+    """Query id to text; query id to document id to grade (an int where it is whole); query id to split: the "split" key of the query's
+    row, else the name of the file of qrels/ that judges it (queries with neither are absent)."""
+
+    queries: dict[str, str]
+    qrels: dict[str, dict[str, int | float]]
+    splits: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents in the order of the source, the names of the metadata columns that any of them has, and in ``notes`` a line for
+    everything that was left out, changed or guessed.
+
+    The documents of :func:`grace_core.readers.stream_corpus` are no list; they can only be gone through, as often as one likes.
+    """
+
+    documents: list[Document]
+    judgements: Judgements | None
+    source: str
+    fields: list[str]
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Preview:
+    """All column names found, the column (or None) of "id", "title" and "text", the first rows, and what is to be told of them."""
+
+    columns: list[str]
+    mapping: dict[str, str | None]
+    rows: list[dict[str, Scalar]]
+    notes: list[str] = field(default_factory=list)
+
+
+class Table(NamedTuple):
+    """Rows of a source, what errors call one of them, and whether the columns' names come from a first line."""
+
+    name: str
+    unit: str
+    rows: Iterator[Row]
+    header: bool = False
+
+
+class Notes:
+    """What is to be told: lines, and what happened several times with its count and first place."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, None] = {}
+        self._counts: dict[tuple[str, str], list] = {}
+
+    def add(self, line: str) -> None:
+        self._lines[line] = None
+
+    def count(self, what: str, unit: str, where: str) -> None:
+        self._counts.setdefault((what, unit), [0, where])[0] += 1
+
+    @property
+    def lines(self) -> list[str]:
+        return [*self._lines, *(_told(what, unit, *counted) for (what, unit), counted in self._counts.items())]
+
+
+def _told(what: str, unit: str, number: int, where: str) -> str:
+    units = unit if number == 1 else "queries" if unit == "query" else f"{unit}s"
+    return f"{what}: {number:,} {units}, {'' if number == 1 else 'the first '}in {where}"
+
+
+def guess_columns(names) -> dict[str, str | None]:
+    """The column of each role ("id", "title", "text") by its usual names, without regard to case; None where there is none."""
+    found = {name.strip().lower(): name for name in reversed(list(names))}  # reversed: the first of two wins
+    return {
+        role: next((found[usual] for usual in usuals if usual in found), None) for role, usuals in COLUMN_NAMES.items()
+    }
+
+
+def clean(text: str) -> str:
+    """``text`` without NUL characters, and with U+FFFD for unpaired surrogates: what UTF-8 and Parquet can hold."""
+    if text.isascii():
+        return text.replace("\0", "")
+    return _UNPAIRED.sub("\ufffd", text.replace("\0", ""))

@@ -1,0 +1,103 @@
+"""Rows of JSONL and JSON files."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from grace_core.errors import GraceError
+from grace_core.readers.documents import MAX_LINE_BYTES, Notes, Row
+from grace_core.readers.files import lines, open_bytes, open_text
+
+_CHUNK_CHARACTERS = 64 * 1024
+_JSON_SPACE = re.compile(r"[ \t\r\n]*")
+
+
+class _Decoder(json.JSONDecoder):
+    """Objects as dicts; a key that stands twice keeps its last value, and ``twice`` says so until it is set back."""
+
+    def __init__(self) -> None:
+        super().__init__(object_pairs_hook=self._pairs)
+        self.twice = False
+
+    def _pairs(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        self.twice |= len(made) < len(pairs)
+        return made
+
+
+def jsonl_rows(path: Path, notes: Notes) -> Iterator[Row]:
+    """One object a line; blank lines are skipped."""
+    decoder = _Decoder()
+    for number, line in lines(open_text(path, notes)):
+        if not line.strip():
+            continue
+        array = "; a file with one array of objects is called .json" if line.lstrip().startswith("[") else ""
+        try:
+            row = decoder.decode(line)
+        except (ValueError, RecursionError) as error:
+            wrong = f"malformed JSON ({getattr(error, 'msg', error)}), expected one JSON object a line"
+            raise GraceError(f"{path}, line {number}: {wrong}: correct it{array}") from None
+        if not isinstance(row, dict):
+            raise GraceError(
+                f'{path}, line {number}: a {type(row).__name__}, expected a JSON object: write {{"text": "…"}}{array}'
+            )
+        _tell_twice(decoder, notes, f"{path}, line {number}")
+        yield number, row
+
+
+def json_rows(path: Path, notes: Notes) -> Iterator[Row]:
+    """Items of an array, decoded one by one from pieces of the file, so that a preview or a limit does not read it all."""
+    follows = {"[": "{]", ",": "{", "]": ""}
+    text, at, line, item, expected, size = "", 0, 1, 1, "[", _CHUNK_CHARACTERS  # line: that of the start of text
+    decoder = _Decoder()
+    with io.TextIOWrapper(open_bytes(path), open_text(path, notes).encoding, newline="") as file:
+        while True:
+            at = wrong_at = _JSON_SPACE.match(text, at).end()
+            char = text[at : at + 1]
+            wrong = f"got {repr(char) if char else 'the end of the file'}, expected {' or '.join(expected) or 'the end of the file'}"
+            if char == "{" and char in expected:
+                try:
+                    row, at = decoder.raw_decode(text, at)
+                    _tell_twice(decoder, notes, f"{path}, item {item}")
+                    yield item, row
+                    expected, size = ",]", _CHUNK_CHARACTERS
+                    continue
+                except (ValueError, RecursionError) as error:
+                    decoder.twice = False
+                    wrong, wrong_at = str(getattr(error, "msg", error)), getattr(error, "pos", at)
+            elif char and char in expected:
+                at, item, expected = at + 1, item + (char == ","), follows[char]
+                continue
+            new = ""
+            if len(text) - at > MAX_LINE_BYTES:
+                wrong += f", or the item is longer than {MAX_LINE_BYTES:,} characters"
+            elif not char or char in expected:  # what is wrong may only be that the item goes on after what was read
+                try:
+                    new = file.read(size)
+                except UnicodeDecodeError as error:
+                    where = f"byte {file.buffer.tell() - len(error.object) + error.start} of the file (from 0)"
+                    raise GraceError(
+                        f"{path}, item {item} or later, {where}: not UTF-8: save the file as UTF-8"
+                    ) from None
+            if not new and not char and not expected:
+                return
+            if not new:
+                where = f"{path}, line {line + text.count(chr(10), 0, wrong_at)}, item {item}"
+                remedy = "correct it; a file with one object a line is called .jsonl"
+                if char == "{" and expected == "[":
+                    remedy = (
+                        "put the documents into one array [{…}, {…}]; a file with one object a line is called .jsonl"
+                    )
+                raise GraceError(f"{where}: malformed JSON ({wrong}): {remedy}")
+            line, text, at, size = line + text.count("\n", 0, at), text[at:] + new, 0, min(size * 2, MAX_LINE_BYTES)
+
+
+def _tell_twice(decoder: _Decoder, notes: Notes, where: str) -> None:
+    if decoder.twice:
+        notes.count("a key stands twice in an object, and its last value is kept", "row", where)
+        decoder.twice = False

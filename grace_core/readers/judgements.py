@@ -1,0 +1,243 @@
+"""Queries and relevance judgements of a BEIR folder, or of one like it.
+
+Judgements are lines of three fields (query, document, grade) or four, as TREC has them (query, 0, document, grade), with tabs, spaces or
+commas between them, with or without a header. What does not fit together never stops a build: it is counted and told.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+
+from grace_core.errors import GraceError
+from grace_core.readers.documents import Document, Judgements, Notes
+from grace_core.readers.files import lines, open_text, suffix_of
+
+QRELS_SUFFIXES = (".tsv", ".txt", ".csv", ".qrels", ".qrel", "")
+_COLUMNS = {
+    "query": ("query-id", "query_id", "queryid", "qid", "query", "topic", "topic_id", "topic-id"),
+    "document": (
+        "corpus-id",
+        "corpus_id",
+        "corpusid",
+        "doc-id",
+        "doc_id",
+        "docid",
+        "did",
+        "docno",
+        "pid",
+        "document",
+        "document_id",
+        "doc",
+    ),
+    "grade": ("score", "relevance", "rel", "grade", "label", "judgment", "judgement", "relevancy"),
+}
+
+
+def read_judgements(
+    folder: Path,
+    kept: set[str],
+    empty: set[str],
+    *,
+    cut: bool,
+    read: Callable[[Path, Notes], Iterator[Document]],
+    notes: Notes,
+) -> Judgements | None:
+    """Queries and judgements beside a corpus whose documents have the ids ``kept``, those without a text ``empty``.
+
+    Of a ``cut`` corpus those of its documents only. ``read`` reads the documents of a JSONL file.
+    """
+    if not folder.is_dir():
+        return None
+    path = _first(folder, "queries.jsonl", "queries.jsonl.gz")
+    files = _qrels_files(folder, notes)
+    if path is None:
+        others = [file.name for file in sorted(folder.glob("queries.*")) if file.is_file()]
+        if others:
+            notes.add(f"{folder / others[0]} is not read: queries are expected in queries.jsonl, with _id and text")
+        if files:
+            notes.add(
+                f"{files[0]}: the judgements are left out, since there is no queries.jsonl: add the queries to evaluate with them"
+            )
+        return None
+    queries, splits = _read_queries(path, read, notes)
+    if not queries:
+        notes.add(f"{path} has no query: judgements are left out")
+        return None
+    qrels: dict[str, dict[str, int | float]] = {}
+    elsewhere: set[tuple[str, str]] = set()
+    for file in files:
+        single = file.parent == folder
+        for where, query, document, grade in qrels_rows(file, notes):
+            if query not in queries:
+                notes.count(
+                    f"{file}: judgements of queries that {path.name} lacks are left out",
+                    "judgement",
+                    where.rpartition(", ")[2],
+                )
+                continue
+            if qrels.setdefault(query, {}).setdefault(document, grade) != grade:
+                raise GraceError(f"{where}: query {query!r} and document {document!r} have two scores: keep one")
+            if single:
+                continue
+            split = file.name.split(".")[0]
+            if splits.setdefault(query, split) != split and (query, split) not in elsewhere:
+                elsewhere.add((query, split))
+                what = f"{file}: queries that are judged here and belong to another split stay in that"
+                notes.count(what, "query", where.rpartition(", ")[2])
+    if files and cut:
+        return _cut(Judgements(queries, qrels, splits), kept, notes)
+    _tell_missing(Judgements(queries, qrels, splits), kept, empty, files, notes)
+    return Judgements(queries, qrels, splits)
+
+
+def _read_queries(path: Path, read, notes: Notes) -> tuple[dict[str, str], dict[str, str]]:
+    """Texts and splits by query id."""
+    queries, splits, others = {}, {}, {}
+    for row in read(path, Notes()):  # what it tells is of columns that are not kept here
+        if not row.text.strip():
+            notes.count(f"{path}: queries without a text are left out", "query", repr(row.id)[:80])
+            continue
+        queries[row.id] = row.text
+        if row.metadata.get("split"):
+            splits[row.id] = str(row.metadata["split"])
+        others |= dict.fromkeys(name for name, value in row.metadata.items() if name != "split" and value is not None)
+    if others:
+        notes.add(
+            f"{path}: columns {', '.join(map(repr, others))[:200]} of the queries are left out: only id, text and split are kept"
+        )
+    return queries, splits
+
+
+def _first(folder: Path, *names: str) -> Path | None:
+    return next((folder / name for name in names if (folder / name).exists()), None)
+
+
+def _qrels_files(folder: Path, notes: Notes) -> list[Path]:
+    """qrels.tsv, or else the files of qrels/."""
+    single, several = _first(folder, "qrels.tsv", "qrels.tsv.gz", "qrels.txt", "qrels.txt.gz"), folder / "qrels"
+    if several.is_file() and single is None:
+        return [several]
+    within = sorted(path for path in several.iterdir() if not path.name.startswith(".")) if several.is_dir() else []
+    if single is not None:
+        if within:
+            notes.add(f"{several} is not read, since there is {single.name}: remove one of the two")
+        return [single]
+    files = [path for path in within if path.is_file() and suffix_of(path) in QRELS_SUFFIXES]
+    if others := [path.name for path in within if path not in files]:
+        notes.add(f"{several}: {', '.join(others)[:200]} not read, expected .tsv files")
+    stems = [path.name.split(".")[0] for path in files]
+    if twice := [stem for stem in stems if stems.count(stem) > 1]:
+        notes.add(f"{several}: the files called {twice[0]} make one split")
+    return files
+
+
+def qrels_rows(path: Path, notes: Notes) -> Iterator[tuple[str, str, str, int | float]]:
+    """File and line, query id, document id and grade of every judgement. Raises GraceError for a line that is none."""
+    separator, places, width = None, (), 0
+    for number, line in lines(open_text(path, notes)):
+        where = f"{path}, line {number}"
+        line = line.strip("\r\n")
+        if not line.strip():
+            continue
+        separator = separator or _separator(line)
+        cells = _split(line, separator)
+        if not places:
+            width = len(cells)
+            header = width in (3, 4) and _grade(cells[-1]) is None
+            places = _places(cells, header)
+            if places is None:
+                what = f"{width} fields, as the run of a search has" if width == 6 else f"{width} fields"
+                raise _wrong(f"{where}: got {line[:80]!r}, {what}", "with tabs between them")
+            if header:
+                continue
+        if len(cells) != width or not cells[places[0]] or not cells[places[1]].strip():
+            raise _wrong(f"{where}: got {line[:80]!r}", f"{width} fields as above")
+        grade = _grade(cells[places[2]])
+        if grade is None:
+            raise GraceError(f"{where}: got {cells[places[2]][:40]!r} as the score, expected a number: correct it")
+        yield where, cells[places[0]], cells[places[1]], grade
+
+
+def _wrong(got: str, how: str) -> GraceError:
+    return GraceError(f"{got}, expected query-id, corpus-id and score, {how}: correct it")
+
+
+def _separator(line: str) -> str:
+    """What stands between the fields, by the first line: tabs, else spaces, else commas."""
+    if "\t" in line.strip():
+        return "\t"
+    return "," if line.count(",") in (2, 3) and len(line.split()) not in (3, 4) else " "
+
+
+def _split(line: str, separator: str) -> list[str]:
+    if separator == " ":
+        return line.split()
+    cells = line.rstrip("\t ").split("\t") if separator == "\t" else [cell.strip() for cell in line.split(",")]
+    if len(cells) < 3 and len(line.split()) in (3, 4):  # a header with tabs above lines with spaces
+        return line.split()
+    return cells
+
+
+def _places(cells: list[str], header: bool) -> tuple[int, int, int] | None:
+    """Where query, document and grade stand; None for a line that has them not."""
+    usual = {3: (0, 1, 2), 4: (0, 2, 3)}.get(len(cells))
+    if usual is None or not header:
+        return usual
+    names = [re.sub(r"\s+", "-", cell.strip().lower()) for cell in cells]
+    found = [
+        next((names.index(name) for name in _COLUMNS[role] if name in names), None)
+        for role in ("query", "document", "grade")
+    ]
+    return usual if None in found or len(set(found)) < 3 else tuple(found)
+
+
+def _grade(cell: str) -> int | float | None:
+    try:
+        value = float(cell) if len(cell) < 40 and "_" not in cell else math.nan
+    except ValueError:
+        return None
+    if not math.isfinite(value) or abs(value) >= 1e9:
+        return None
+    return int(value) if value.is_integer() else value
+
+
+def _cut(judgements: Judgements, kept: set[str], notes: Notes) -> Judgements:
+    """Judgements of ``kept`` documents, and the queries that still have one."""
+    found = {
+        query: {d: grade for d, grade in grades.items() if d in kept} for query, grades in judgements.qrels.items()
+    }
+    qrels = {query: grades for query, grades in found.items() if grades}
+    queries = {query: text for query, text in judgements.queries.items() if query in qrels}
+    if left := len(judgements.queries) - len(queries):
+        notes.add(
+            f"limit: {_counted(left, 'query', 'queries')} without a judged document among those that are kept left out"
+        )
+    return Judgements(queries, qrels, {query: split for query, split in judgements.splits.items() if query in qrels})
+
+
+def _tell_missing(judgements: Judgements, kept: set[str], empty: set[str], files: list[Path], notes: Notes) -> None:
+    judged = list(chain.from_iterable(judgements.qrels.values()))
+    missing = [document for document in judged if document not in kept]
+    blank = [document for document in judged if document in empty]
+    place = files[0].parent if len(files) > 1 else files[0] if files else None
+    if judged and len(missing) == len(judged):
+        what = f"none of the {len(judged):,} judgements is of a document of the corpus"
+        notes.add(f"{place}: {what}: use the ids of the corpus's documents")
+    elif missing:
+        what = f"{_counted(len(missing), 'judgement')} of documents that the corpus lacks (the first {missing[0][:80]!r})"
+        notes.add(f"{place}: {what}: where relevant, they count as not found")
+    if blank:
+        what = f"{_counted(len(blank), 'judgement')} of documents without a text (the first {blank[0][:80]!r})"
+        notes.add(f"{place}: {what}: where relevant, they count as not found")
+    relevant = {query for query, grades in judgements.qrels.items() if any(grade > 0 for grade in grades.values())}
+    if files and (without := [query for query in judgements.queries if query not in relevant]):
+        what = f"{_counted(len(without), 'query', 'queries')} without a relevant document (the first {without[0][:80]!r})"
+        notes.add(f"{place}: {what}: kept, and left out of evaluations")
+
+
+def _counted(number: int, one: str, many: str | None = None) -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"

@@ -1,0 +1,89 @@
+"""Rows of a Parquet file, or of a folder of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote
+
+from grace_core.errors import GraceError
+from grace_core.readers.documents import Notes, Row, guess_columns
+
+LONGEST_LIST = 64  # numbers in a list of them beyond which it is taken for a vector
+
+
+def parquet_rows(path: Path, columns: dict[str, str] | None, notes: Notes, *, first: int = 1) -> Iterator[Row]:
+    """Rows numbered from ``first``."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = first - 1
+    try:
+        with pq.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            mapped = {*guess_columns(schema.names).values(), *(columns or {}).values()}
+            dropped = []
+            for field in schema:
+                if field.name not in mapped and (why := _useless(file, field)):  # a mapped one is refused with its row
+                    dropped.append(field.name)
+                    notes.add(f"{path}: column {field.name!r} ({field.type}) is left out: {why}")
+            if twice := [name for name in schema.names if schema.names.count(name) > 1]:
+                raise GraceError(f"{path}: column {twice[0]!r} occurs twice: rename one")
+            wanted = [name for name in schema.names if name not in dropped]
+            # a name with a dot is taken for a path into a struct, so such columns are read with all the others
+            wanted = None if not dropped or any("." in name for name in wanted) else wanted
+            for batch in file.iter_batches(batch_size=1024, columns=wanted or None):
+                batch = (
+                    batch.select([name for name in batch.schema.names if name not in dropped])
+                    if wanted is None and dropped
+                    else batch
+                )
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+    except GraceError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise GraceError(
+            f"{path}: unreadable Parquet after row {number} ({repr(error)[:300]}): write the file again"
+        ) from None
+
+
+def _useless(file, field) -> str | None:
+    """Why a column is of no use as metadata: bytes, or lists of floats that are longer than a person would list in its first rows."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = field.type
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+        return "bytes cannot be kept as text"
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+        return None
+    if not pa.types.is_floating(kind.value_type):
+        return None
+    if pa.types.is_fixed_size_list(kind):
+        longest = kind.list_size
+    else:
+        batch = next(file.iter_batches(batch_size=64, columns=None if "." in field.name else [field.name]), None)
+        longest = pc.max(pc.list_value_length(batch.column(field.name))).as_py() if batch else 0
+    return f"vectors of {longest} numbers are no metadata" if (longest or 0) > LONGEST_LIST else None
+
+
+def parquet_parts(folder: Path) -> list[Path]:
+    """The Parquet files of a folder and the folders in it, by path; none that is hidden or begins with an underscore."""
+    found = sorted(folder.rglob("*.parquet"), key=lambda path: path.relative_to(folder).as_posix())
+    return [path for path in found if path.is_file() and not any(p[0] in "._" for p in path.relative_to(folder).parts)]
+
+
+def parts_rows(folder: Path, parts: list[Path], columns: dict[str, str] | None, notes: Notes) -> Iterator[Row]:
+    """The rows of all parts, numbered through; what folders called NAME=VALUE say becomes a column."""
+    names = [part.relative_to(folder).as_posix() for part in parts]
+    notes.add(
+        f"{folder}: {len(parts)} Parquet {'file is' if len(parts) == 1 else 'files are'} read: {', '.join(names)[:300]}"
+    )
+    number = 0
+    for part in parts:
+        pairs = [piece.split("=", 1) for piece in part.relative_to(folder).parts[:-1] if "=" in piece]
+        keys = {name: None if value == "__HIVE_DEFAULT_PARTITION__" else unquote(value) for name, value in pairs}
+        for number, row in parquet_rows(part, columns, notes, first=number + 1):  # noqa: B020 - goes on from the last part's
+            yield number, keys | row

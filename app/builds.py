@@ -89,7 +89,7 @@ class Builds:
         """Build ``collection`` from ``corpus``, or go on with what is on disk if there is none. Raises GraceError if one is running."""
         collection_folder(self.workspace.root, collection)
         if not model or not model.strip():
-            raise GraceError("no model is chosen: take demo-base, or type a folder or a Hugging Face id")
+            raise GraceError("no model is chosen: take smollm2, or type a folder or a Hugging Face id")
         with self._lock:
             if self.job and self.job.running:
                 raise GraceError(f"{self.job.collection} is being built: wait for it, or cancel it first")
@@ -159,9 +159,10 @@ class Builds:
 
 def reachable(source: str) -> None:
     """Raises GraceError within seconds if ``source`` is to be fetched from a hub that does not answer."""
-    from grace_core.sources import DEMO_MODELS_DIR
+    from grace_core.sources import DEMO_MODELS_DIR, PACKAGES
 
-    if (DEMO_MODELS_DIR / source).is_dir() or Path(source).is_dir() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source):
+    here = (DEMO_MODELS_DIR / source).is_dir() or source in PACKAGES or Path(source).is_dir()
+    if here or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source):
         return  # nothing to fetch, or for the library to refuse
     from concurrent.futures import ThreadPoolExecutor
     from concurrent.futures import TimeoutError as TookTooLong
@@ -183,7 +184,7 @@ def reachable(source: str) -> None:
         reason = str(error) or "no answer"
         raise GraceError(
             f"{source!r} is no folder here, and the Hugging Face hub cannot be reached ({reason[:120]}): "
-            "check the network, or use demo-base"
+            "check the network, or use smollm2"
         ) from error
     finally:
         asking.shutdown(wait=False)  # a name look-up has no time limit of its own

@@ -18,7 +18,7 @@ from app.view import Column
 from grace_core.collection import Collection, collection_folder, find_collections
 from grace_core.errors import GraceError
 from grace_core.files import read_json
-from grace_core.sources import demo_models, find_model
+from grace_core.sources import find_model, named_here
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,6 +94,14 @@ class Workspace:
                 known = self._indexes[collection, model] = (stamp, GraceIndex(opened, model))
             return known[1]
 
+    def geometry(self, collection: str, model: str) -> str:
+        """In words what a score of this index is; empty where it is the published cosine, or the index cannot be read."""
+        try:
+            geometry = self.index(collection, model).geometry
+        except GraceError:
+            return ""
+        return "" if geometry.is_raw else geometry.words()
+
     def average(self, index: GraceIndex, column: Column) -> np.ndarray:
         """The mean document vector ``(d,)`` of a column: its cosine sum is what a document scores on average."""
         with self._opening:
@@ -148,7 +156,7 @@ class Workspace:
 
     def named_model(self, name: str) -> GraceModel:
         """A demo model or a model of a known collection, by its short name; never one that would have to be fetched first."""
-        if name in demo_models():
+        if name in named_here():
             return self.load(name)
         for collection in self.collections():
             if name in self.collection(collection).models:
@@ -157,11 +165,11 @@ class Workspace:
 
     def model_names(self) -> list[str]:
         built = {model for name in self.collections() for model in self.collection(name).models}
-        return sorted(built | set(demo_models()))
+        return sorted(built | set(named_here()))
 
     def known_source(self, name: str) -> str | None:
         """Where the model of a short name comes from, if a finished index tells or it is a demo model."""
-        if name in demo_models():
+        if name in named_here():
             return name
         for collection in self.collections():
             manifest = self.root / collection / name / "manifest.json"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from grace_core.errors import GraceError
 from grace_core.pooling import Pooling
+from grace_core.sources import PACKAGES
 
 SIZES = (5, 10, 20)
 SIDES = ("a", "b")
@@ -96,7 +97,8 @@ def check_query(query: object) -> str:
 
 
 def default_view(workspace, collection: str | None = None) -> View:
-    """The first two models that write, each with its rationale; of a single model its text alone against text with rationale.
+    """A real language model's text alone against text with rationale, where the collection has one that comes as a package; else the first
+    two models that write, each with its rationale; of a single model its text alone against text with rationale.
 
     Raises GraceError if nothing is built.
     """
@@ -106,6 +108,8 @@ def default_view(workspace, collection: str | None = None) -> View:
     name = collection if collection in names else workspace.preferred if workspace.preferred in names else names[0]
     columns = workspace.columns(name)
     writing = [column for column in columns if column.rationale]
+    if real := [column for column in columns if column.model in PACKAGES]:
+        return View(name, real[0], real[-1])
     if len(writing) > 1:
         return View(name, writing[0], writing[1])
     first = [column for column in columns if column.model == (writing or columns)[0].model]

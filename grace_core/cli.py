@@ -13,7 +13,9 @@ from benchmarks.commands import bench_app
 from grace_core.adapters.command import mteb_command
 from grace_core.console import bar, show, tell
 from grace_core.errors import GraceError
+from grace_core.evaluation.geometry_command import geometry_command
 from grace_core.evaluation.retention_command import retention_command
+from grace_core.index_cli import index_app
 from grace_core.map_cli import map_entry
 from grace_core.models_command import models_command
 from grace_core.options import (
@@ -21,6 +23,7 @@ from grace_core.options import (
     Device,
     Dtype,
     Engine,
+    Geometry,
     Json,
     Limit,
     MaxNewTokens,
@@ -35,7 +38,6 @@ from grace_core.options import (
 from grace_core.serving.command import serve_command
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help="GRACE Explorer.")
-index_app = typer.Typer(no_args_is_help=True, help="Build and check indexes.")
 eval_app = typer.Typer(no_args_is_help=True, help="Evaluate models.")
 demo_app = typer.Typer(no_args_is_help=True, help="Make again everything that ships.")
 app.add_typer(index_app, name="index")
@@ -74,6 +76,8 @@ def index_build(
     title_column: Annotated[str | None, typer.Option(help="The column of titles.")] = None,
     text_column: Annotated[str | None, typer.Option(help="The column of texts.")] = None,
     faiss: Annotated[str | None, typer.Option(help="flat (exact; the default), hnsw (fast) or ivfpq (small); docs/scale.md.")] = None,
+    geometry: Geometry = None,
+    name: Annotated[str | None, typer.Option(help="The model's folder in the collection, if not the last part of its id.")] = None,
     engine: Annotated[str, typer.Option(help="transformers, vllm, or ray (ray:vllm): Ray workers, one model each.")] = "transformers",
     workers: Annotated[int, typer.Option(min=1, help="How many, with --engine ray.")] = 2,
     as_json: Json = False,
@@ -92,81 +96,10 @@ def index_build(
 
     result, text = build_command(
         corpus, out, model, load=loader, bar=bar, limit=limit, columns={"id": id_column, "title": title_column, "text": text_column},
-        rationale=rationale, batch_size=batch_size, faiss=faiss, engine=engine, workers=workers, device=device, dtype=dtype,
+        rationale=rationale, batch_size=batch_size, faiss=faiss, geometry=geometry, name=name, engine=engine, workers=workers,
+        device=device, dtype=dtype,
     )  # fmt: skip
     show(result, as_json, text)
-
-
-@index_app.command("faiss")
-def index_faiss(
-    folder: Path,
-    model: Models,
-    kind: Annotated[str, typer.Option("--kind", help="flat (exact), hnsw (fast) or ivfpq (small).")],
-    as_json: Json = False,
-) -> None:
-    """Make index.faiss again as another kind, from the vectors: nothing is encoded."""
-    from grace_core.index_command import faiss_command
-
-    result, text = faiss_command(folder, model, kind)
-    show(result, as_json, text)
-
-
-@index_app.command("info")
-def index_info(folder: Path, as_json: Json = False) -> None:
-    """What a collection holds."""
-    from grace_core.collection import Collection
-    from grace_core.files import read_json
-    from grace_core.index_command import faiss_line
-
-    collection = Collection(folder)
-    judgements = collection.judgements
-    info = {
-        "collection": collection.name,
-        "documents": collection.size,
-        "fields": collection.fields,
-        "queries": len(judgements.queries) if judgements else 0,
-        "models": {name: read_json(folder / name / "manifest.json") for name in collection.models},
-        "unfinished": collection.unfinished,
-    }
-    fields = ", ".join(info["fields"]) or "none"
-    lines = [f"{info['collection']}: {info['documents']} documents, {info['queries']} queries, fields {fields}"]
-    for name, manifest in info["models"].items():
-        counts = manifest["counts"]
-        lines.append(f"  {name} ({manifest['model_id']}, {manifest['model']['sha256'][:12]}): {counts['encoded']} encoded, "
-                     f"{counts['rationale_tokens']} rationale tokens, {counts['truncated_rationales']} cut off"
-                     f"{faiss_line(manifest.get('faiss', {}))}")  # fmt: skip
-    lines += [f"  {name}: not finished; build again to go on" for name in info["unfinished"]]
-    show(info, as_json, "\n".join(lines))
-
-
-@index_app.command("verify")
-def index_verify(
-    folder: Path,
-    repair: Annotated[bool, typer.Option("--repair", help="Write a damaged index.faiss again from the vectors.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Check every file of a collection against its manifest. Exit status 1 if something is wrong."""
-    import warnings
-
-    from grace_core.collection import Collection
-    from grace_core.index import GraceIndex
-
-    collection = Collection(folder)
-    findings = []
-    for name in collection.models:
-        try:
-            with warnings.catch_warnings(action="ignore"):
-                index = GraceIndex(collection, name)
-            if repair and not index.verify()["ok"]:
-                index.repair()
-            findings.append(index.verify())
-        except GraceError as error:
-            findings.append({"model": name, "ok": False, "error": str(error)})
-    ok = all(finding["ok"] for finding in findings)
-    lines = [f"{f['model']}: {'ok' if f['ok'] else f.get('error', 'index.faiss is damaged; --repair writes it again')}" for f in findings]
-    show({"collection": collection.name, "ok": ok, "models": findings}, as_json, "\n".join(lines) or "no index")
-    if not ok:
-        raise typer.Exit(1)
 
 
 @app.command("search")
@@ -176,21 +109,23 @@ def search(
     model: Model,
     k: Annotated[int, typer.Option("-k", min=1, help="How many documents.")] = 10,
     rationale: Annotated[bool, typer.Option(help="Without: compare the texts alone.")] = True,
+    input_type: Annotated[str, typer.Option(help="query, or document: to search with a text as if it stood in the collection.")] = "query",
     device: Device = None,
     engine: Engine = None,
     as_json: Json = False,
 ) -> None:
     """Search a collection with a query; the model writes a rationale for it first."""
+    if input_type not in ("query", "document"):
+        raise GraceError(f"--input-type must be query or document, got {input_type!r}")
     from grace_core.cache import RepresentationCache
     from grace_core.index import GraceIndex
     from grace_core.pooling import Pooling
-    from grace_core.sources import model_name
 
-    index = GraceIndex(folder, model_name(model))
+    index = GraceIndex.of_model(folder, model)
     loaded = index.load_model(device=device, engine=engine, cache=RepresentationCache())
     pooling = index.default_pooling if rationale else Pooling.TEXT
     made = loaded.represent([query], rationale=pooling is Pooling.FULL)
-    hits = [hit.as_dict() for hit in index.hits(made.embeddings(pooling)[0], k, pooling=pooling)]
+    hits = [hit.as_dict() for hit in index.hits(index.embed(made, pooling, role=input_type)[0], k, pooling=pooling)]
     lines = [f"query rationale: {made.rationales[0] or '(none)'}"]
     lines += [f"{hit['rank']:3d}  {hit['score']:.4f}  {hit['id']}  {hit['title']}\n     {hit['rationale'][:150]}" for hit in hits]
     show(hits, as_json, "\n".join(lines))
@@ -254,7 +189,13 @@ def encode(
     arguments = parse_arguments(template)
     if not out.parent.is_dir():
         raise GraceError(f"--out {out}: the folder {out.parent} does not exist; make it first")
-    documents = [document for document in read_corpus(file, limit=limit).documents if document.content]
+    corpus = read_corpus(file, limit=limit)
+    for note in corpus.notes:
+        tell(f"note: {note}")
+    documents = [document for document in corpus.documents if document.content]
+    left_out = [document.id for document in corpus.documents if not document.content]
+    if not documents:
+        raise GraceError(f"none of the {len(left_out)} documents of {file} has any text; nothing to encode")
     loaded = load(
         model, device=device, engine=engine, dtype=dtype, no_cache=no_cache, max_new_tokens=max_new_tokens,
         max_prompt_tokens=max_prompt_tokens, temperature=temperature, seed=seed, template=arguments,
@@ -272,8 +213,10 @@ def encode(
     })  # fmt: skip
     write_atomically(out, lambda path: pq.write_table(table, path, compression="zstd"))
     result = {"out": str(out), "documents": len(documents), "dim": int(vectors.shape[1]), "truncated_rationales": int(made.truncated.sum()),
-              "truncated_texts": int(made.text_truncated.sum())}  # fmt: skip
-    show(result, as_json, f"{out}: {result['documents']} embeddings of {result['dim']} dimensions")
+              "truncated_texts": int(made.text_truncated.sum()), "left_out": left_out, "notes": corpus.notes}  # fmt: skip
+    ids = ", ".join(left_out[:5]) + (", …" if len(left_out) > 5 else "")
+    without = f"; {len(left_out)} without any text left out: {ids}" if left_out else ""
+    show(result, as_json, f"{out}: {result['documents']} embeddings of {result['dim']} dimensions{without}")
 
 
 @app.command("train")
@@ -294,6 +237,7 @@ app.command("map")(map_entry)
 app.command("serve")(serve_command)
 app.command("models")(models_command)
 eval_app.command("mteb")(mteb_command)
+eval_app.command("geometry")(geometry_command)
 eval_app.command("retention")(retention_command)
 
 

@@ -43,6 +43,7 @@ DOCUMENTS = 30  # documents of the collection that count as much as the model's 
 QUERIES = 5  # queries of the collection that count as much as what is known without them
 SHIFT = 0.5  # how much of the documents' shift against the model's own statistics the queries' mean follows
 SMALLEST = 0.05  # of the median standard deviation: a dimension that hardly varies must not outweigh all others
+ROUNDING = 1e-5  # of fp32 sums
 FILE = "geometry.safetensors"  # a model's own statistics, beside its weights
 
 
@@ -196,9 +197,12 @@ class Geometry:
             means, there = part_means(sums, counts)
             pooled = np.zeros(sums.shape, np.float64)
             for part in used:
-                pooled[:, part] = self._apply(part, means[:, part] - self._mean(role, part))
+                centred = means[:, part] - self._mean(role, part)
+                pooled[:, part] = self._apply(part, centred)
                 size = np.linalg.norm(pooled[:, part], axis=1)
-                lasting = there[:, part] & (size > 1e-9)
+                # what is left of a text that equals the mean is rounding, and would be blown up to a vector of noise
+                lasting = np.linalg.norm(centred, axis=1) > ROUNDING * np.linalg.norm(means[:, part], axis=1)
+                lasting &= there[:, part] & (size > 0)
                 factors[lasting, part] = self.weights[part] / size[lasting]
         norm = np.linalg.norm(np.einsum("npd,np->nd", pooled, factors), axis=1)
         if bad := np.flatnonzero(~np.isfinite(norm) | (norm < 1e-9)).tolist():

@@ -122,11 +122,17 @@ def build(
             work = Work(collection, folder, wanted | made_by, shard=SHARD)
             encode = encode or _encoder(model, rationale, batch_size)
             counts, seconds = _encode_all(work, model, rationale, encode, progress or (lambda done, total: None), should_stop)
-            about = {"model_id": model.source, "counts": counts, "seconds": seconds}
+            about = {"model_id": model.source, "counts": counts, "seconds": seconds, "prompt": model.prompts.described}
             if model.statistics is not None:
                 model.statistics.save(folder / STATISTICS)
-            manifest = _with_geometry(folder, wanted | made_by | about, geometry or model.default_geometry(counts["encoded"]))
-            _write_faiss(folder, manifest, faiss or "flat")
+            kind = geometry or model.default_geometry(counts["encoded"])
+            try:
+                _write_faiss(folder, _with_geometry(folder, wanted | made_by | about, kind), faiss or "flat")
+            except GraceError as error:
+                if geometry is not None or kind == "raw":
+                    raise
+                warnings.warn(f"{folder} has the geometry raw, since {kind} is not possible: {error}", stacklevel=2)
+                _write_faiss(folder, _with_geometry(folder, wanted | made_by | about, "raw"), faiss or "flat")
         refuse_mixture(folder, read_json(folder / "manifest.json"), wanted)
         shutil.rmtree(folder / ".build", ignore_errors=True)  # also what a build left that was killed at its very end
     index = GraceIndex(collection, name)
@@ -426,6 +432,11 @@ class GraceIndex:
             raise GraceError(
                 f"{self.folder} was built with other weights of {self.manifest['model_id']} than are there now; "
                 "restore them, or remove the folder and build again"
+            )
+        if self.manifest.get("prompt", model.prompts.described) != model.prompts.described:
+            raise GraceError(
+                f"{self.folder} was built with another rendering of the chat template of {self.manifest['model_id']} than it gives now; "
+                "use the versions that it was built with, or remove the folder and build again"
             )
         return model
 

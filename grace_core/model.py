@@ -16,14 +16,17 @@ import torch
 
 from grace_core.cache import RepresentationCache, Row
 from grace_core.engines.inflight import Decoding
-from grace_core.engines.transformers import TransformersEngine
+from grace_core.engines.transformers import TransformersEngine, alike
 from grace_core.errors import GraceError
+from grace_core.geometry import DOCUMENTS, Geometry, Role, Statistics, default_kind, of_model
+from grace_core.geometry import FILE as STATISTICS_FILE
 from grace_core.loading import Loaded, end_ids, folder_fingerprint, load_for_transformers, load_for_vllm, pad_id, saved_settings
 from grace_core.pooling import Pooling, embeddings
 from grace_core.precision import DTYPES
 from grace_core.prompt import Prompt, PromptBuilder
 from grace_core.settings import SETTINGS_FILE, Settings
-from grace_core.sources import find_model, first_line, full_name, model_name, packaged_folder
+from grace_core.sources import DEMO_MODELS_DIR, find_model, first_line, full_name, model_name, packaged_folder
+from grace_core.texts import as_list, as_texts
 
 if TYPE_CHECKING:
     from grace_core.engines.vllm import VllmEngine
@@ -54,7 +57,7 @@ class Representations:
         return Representations(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
     def embeddings(self, pooling: Pooling = Pooling.FULL) -> np.ndarray:
-        """L2-normalised vectors ``(n, d)`` fp32."""
+        """L2-normalised vectors ``(n, d)`` fp32 in the raw geometry."""
         return embeddings(self.sums, self.counts, pooling)
 
 
@@ -178,21 +181,20 @@ class GraceModel:
         progress: bool | Callable[[int, int], None] = False,
         **settings,
     ) -> Representations:
-        """Rationales and part sums of ``texts``, in their order; what is in the cache is not generated again.
+        """Rationales and part sums of ``texts``, any sequence of strings, in its order; what is in the cache is not generated again.
 
         Texts are run by length, ``batch_size`` of them at a time. ``settings`` override fields of :class:`Settings` for this call.
         ``progress`` shows a bar, or is called with (done, all). Without ``rationale`` only the prompt is run, and the rationale part is
         empty. Raises GraceError for an empty text (with its position) or a bad setting.
         """
-        if isinstance(texts, str):
-            raise GraceError("texts must be a list of str, got a single str; wrap it in a list")
+        texts = as_texts(texts)
         chosen, builder = self._chosen(settings)
         names = self._names(texts, chosen, builder, rationale) if self.cache is not None else []
         stored = self.cache.get_texts(names) if names else {}
         new = [i for i in range(len(texts)) if not (names and names[i] in stored)]
         prompts = dict(zip(new, self._build([texts[i] for i in new], chosen, builder, new), strict=True))
         keys = {i: self._key(prompt, chosen, rationale) for i, prompt in prompts.items()}
-        found = self.cache.get(list(keys.values())) if self.cache is not None else {}
+        found = self._cached({keys[i]: prompts[i] for i in keys})
         missing = {key: i for i, key in keys.items() if key not in found}  # one position for each text that occurs
         order = sorted(missing.values(), key=lambda i: -len(prompts[i].ids))
         batch_size = self.batch_size(batch_size)
@@ -227,10 +229,21 @@ class GraceModel:
             for i, row in self.engine.each(prompts, decoding, width=width):
                 yield i, row.row
             return
-        for start in range(0, len(prompts), width):
-            out = self.engine.pool(prompts[start : start + width])
+        start = 0
+        while start < len(prompts):
+            some = prompts[start : start + width]
+            out = self.engine.pool(some[: alike([len(prompt.ids) for prompt in some])])
             for i, (sums, counts) in enumerate(zip(out.sums.numpy(), out.counts.numpy(), strict=True), start):
                 yield i, ([], sums, counts, False)
+            start += len(out.sums)
+
+    def _cached(self, prompts: dict[str, Prompt]) -> dict[str, Row]:
+        """The cache's rows by key, without any that cannot have been made of the key's prompt by this model."""
+        found = self.cache.get(list(prompts)) if self.cache is not None else {}
+        return {
+            key: row for key, row in found.items()
+            if row[1].shape == (3, self.dim) and row[2][0] == prompts[key].stop - prompts[key].start and row[2][2] == len(row[0])
+        }  # fmt: skip
 
     def _keep(self, rows: dict[str, Row]) -> dict[str, Row]:
         if self.cache is not None and rows:
@@ -244,7 +257,8 @@ class GraceModel:
 
         One forward pass a batch, nothing is generated and nothing cached. Raises GraceError for lists of different lengths.
         """
-        ids = [self.tokenizer(r, add_special_tokens=False)["input_ids"] if isinstance(r, str) else list(r) for r in rationales]
+        texts, rationales = as_texts(texts), as_texts(rationales, "rationales")
+        ids = [self.tokenizer(r, add_special_tokens=False)["input_ids"] if isinstance(r, str) else _token_ids(r) for r in rationales]
         prompts, batches = self.with_rationales(texts, ids, batch_size=self.batch_size(batch_size), **settings)
         sums, counts = np.zeros((len(texts), 3, self.dim), np.float32), np.zeros((len(texts), 3), np.int64)
         for batch in batches:
@@ -257,6 +271,7 @@ class GraceModel:
         self, texts: Sequence[str], rationale_ids: Sequence[Sequence[int]], *, batch_size: int, **settings
     ) -> tuple[list[Prompt], list[list[int]]]:
         """Prompts of ``texts``, and batches of their positions by length with the rationale that is to stand behind each."""
+        texts, rationale_ids = as_texts(texts), as_list(rationale_ids, "rationales", of="token ids")
         if len(texts) != len(rationale_ids):
             raise GraceError(f"every text needs its rationale, got {len(texts)} texts and {len(rationale_ids)} rationales")
         longest = max(map(len, rationale_ids), default=0)
@@ -264,10 +279,35 @@ class GraceModel:
         order = sorted(range(len(texts)), key=lambda i: -len(prompts[i].ids) - len(rationale_ids[i]))
         return prompts, [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
-    def encode(self, texts: Sequence[str], rationale: bool = True, **options) -> np.ndarray:
-        """L2-normalised embeddings ``(n, d)`` fp32, over text and rationale or over the text alone. Options as in :meth:`represent`."""
+    def encode(self, texts: Sequence[str], rationale: bool = True, *, role: str = Role.DOCUMENT, **options) -> np.ndarray:
+        """L2-normalised embeddings ``(n, d)`` fp32, over text and rationale or over the text alone. Options as in :meth:`represent`.
+
+        In the model's own :attr:`geometry`, in which queries and documents differ by their ``role``; in the raw one they do not.
+        """
         made = self.represent(texts, rationale=rationale, **options)
-        return made.embeddings(Pooling.FULL if rationale else Pooling.TEXT)
+        return self.geometry.vectors(made.sums, made.counts, Pooling.FULL if rationale else Pooling.TEXT, role)
+
+    @cached_property
+    def statistics(self) -> Statistics | None:
+        """The model's own statistics, where it comes with some that were made with its present system prompt."""
+        for folder in (self._folder, self._packaged):
+            if folder is not None and (folder / STATISTICS_FILE).is_file():
+                found = Statistics.load(folder / STATISTICS_FILE)
+                return found if found.system == self.settings.system else None
+        return None
+
+    @cached_property
+    def geometry(self) -> Geometry:
+        """What makes vectors of texts that belong to no collection: calibrated by the model's own statistics, or raw."""
+        return of_model(self.statistics)
+
+    def default_geometry(self, documents: int) -> str:
+        """The geometry of a new index over so many documents: raw for a model that was trained for raw cosines, or where there is
+        nothing to calibrate with."""
+        if self.statistics is not None:
+            return default_kind(self.dim)
+        trained = self._folder is None or (self._folder / "training.json").exists() or self._folder.parent == DEMO_MODELS_DIR
+        return "raw" if trained or documents < DOCUMENTS else default_kind(self.dim)
 
     def generate_rationales(self, texts: Sequence[str], **options) -> list[str]:
         """The rationale of each text. Options as in :meth:`represent`, which also tells which of them were cut off."""
@@ -280,7 +320,8 @@ class GraceModel:
         """
         (prompt,), chosen = self._prompts([text], settings)
         key = self._key(prompt, chosen, True)
-        if self.cache is None or key not in self.cache.get([key]):
+        row = self._cached({key: prompt}).get(key)
+        if row is None:
             steps = self.engine.steps([prompt], chosen.decoding)
             ids: list[int] = []
             while True:
@@ -293,8 +334,6 @@ class GraceModel:
             row = (out.rationale_ids[0], out.sums[0].numpy(), out.counts[0].numpy(), out.truncated[0])
             if self.cache is not None:
                 self.cache.put({key: row})
-        else:
-            row = self.cache.get([key])[key]
         made = Representations(
             self.decode([row[0]]), [row[0]], row[1][None], row[2][None], np.array([row[3]]), np.array([prompt.text_truncated])
         )
@@ -376,6 +415,14 @@ class GraceModel:
         if self.engine_name != "transformers":  # its samples differ, and its choice between equally likely tokens
             parts.append(self.engine_name)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _token_ids(rationale: Sequence[int]) -> list[int]:
+    """A rationale's token ids as plain integers."""
+    ids = as_list(rationale, "a rationale", of="token ids")
+    if not all(isinstance(token, (int, np.integer)) and not isinstance(token, bool) for token in ids):
+        raise GraceError(f"a rationale must be a str or a list of token ids, got {str(ids)[:60]}")
+    return [int(token) for token in ids]
 
 
 def check_engine(engine: str, device: str | None = None) -> None:

@@ -23,3 +23,5 @@ Engine = Annotated[str | None, typer.Option("--engine", help="transformers, the 
 Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1)]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor write the cache of rationales.")]
+KINDS_HELP = "raw (as published), calibrated, centred or whitened; docs/geometry.md."
+Geometry = Annotated[str | None, typer.Option("--geometry", help=f"{KINDS_HELP} Default: what suits the model.")]

@@ -70,6 +70,11 @@ def demo_models() -> list[str]:
     return sorted(path.name for path in DEMO_MODELS_DIR.glob("demo-*") if (path / "config.json").exists())
 
 
+def named_here() -> list[str]:
+    """The models that have a name of their own and need no fetching: those of installed packages, and those that ship."""
+    return [name for name, package in PACKAGES.items() if package.path()] + demo_models()
+
+
 def full_name(name: str | Path) -> str:
     """The name that finds the same model from everywhere: a path is made absolute."""
     text = str(name)

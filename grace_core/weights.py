@@ -7,6 +7,7 @@ off, and a model and its adapted brother may run at the same time, each in its o
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
@@ -63,7 +64,8 @@ def with_adapter(model: torch.nn.Module, folder: Path):
 
     name = adapter_config(folder)["base_model_name_or_path"]
     try:
-        config = PeftConfig.from_pretrained(str(folder))
+        with warnings.catch_warnings(action="ignore"):  # of fields that PEFT does not know, our base_sha256 among them
+            config = PeftConfig.from_pretrained(str(folder))
         config.inference_mode = True
         given = load_file(folder / ADAPTER_WEIGHTS)
     except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:

@@ -251,15 +251,18 @@ def render_examples(examples: list[str]) -> Safe:
     )
 
 
-def render_note(models: list[str]) -> Safe:
-    """What the demo models are, where a collection was made with them."""
-    if not any(model.startswith("demo-") for model in models):
-        return Safe("")
-    return tag(
-        "p",
-        tag("b", "Demo models know only the demo world:"),
-        " a small set of real things they were trained on. For texts of your own, choose another model in the Corpus tab, or run ",
-        tag("code", "grace index build CORPUS --out indexes/NAME --model Qwen/Qwen2.5-0.5B-Instruct"),
-        ".",
-        class_="g-note",
-    )
+def render_note(words: list[str], demo: bool) -> Safe:
+    """What a score is in the columns that are compared, and what demo models are, where one of them is a demo model."""
+    lines = [tag("p", line, class_="g-note") for line in words]
+    if demo:
+        lines.append(
+            tag(
+                "p",
+                tag("b", "Demo models know only the demo world:"),
+                " a small set of real things they were trained on. For texts of your own, choose another model in the Corpus tab, or run ",
+                tag("code", "grace index build CORPUS --out indexes/NAME --model smollm2"),
+                ".",
+                class_="g-note",
+            )
+        )
+    return join(*lines)

@@ -14,7 +14,7 @@ from app.tabs import Shell, html
 from grace_core.collection import collection_folder
 from grace_core.errors import GraceError
 from grace_core.readers import SUFFIXES, preview
-from grace_core.sources import demo_models
+from grace_core.sources import named_here
 
 ROLES = ("id", "title", "text")
 NONE = ("— none —", "")
@@ -50,7 +50,7 @@ class CorpusTab:
 
 def build(shell: Shell) -> CorpusTab:
     """Lay out the tab and wire it."""
-    models = demo_models()
+    models = named_here()
     with gr.Tab("Corpus", id="corpus"):
         with gr.Column(elem_classes="g-page"):
             html(value=str(tag("p", "Build a collection from your own documents, then explore it.", class_="g-lead")))

@@ -22,4 +22,4 @@ class GraceEmbeddings(Embeddings):
         return self.encoder.encode(texts, batch_size=self.batch_size).tolist()
 
     def embed_query(self, text: str) -> list[float]:
-        return self.encoder.encode(text).tolist()
+        return self.encoder.encode_query(text).tolist()

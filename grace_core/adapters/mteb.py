@@ -20,6 +20,7 @@ try:
     from mteb.abstasks.retrieval import AbsTaskRetrieval
     from mteb.abstasks.task_metadata import TaskMetadata
     from mteb.models.model_meta import ModelMeta, ScoringFunction
+    from mteb.types import PromptType
 except ImportError as error:
     raise ImportError("MTEB is not installed: pip install 'grace-explorer[mteb]'") from error
 
@@ -27,9 +28,10 @@ from grace_core.adapters.sentence import SentenceEncoder
 from grace_core.collection import Collection
 from grace_core.errors import GraceError
 from grace_core.evaluation.retrieval import judged_queries
+from grace_core.geometry import Role
 from grace_core.model import GraceModel
 
-VERSION = 1  # raised when the same settings give other vectors
+VERSION = 2  # raised when the same settings give other vectors
 
 
 class MtebEncoder:
@@ -44,10 +46,12 @@ class MtebEncoder:
         self.encoder = SentenceEncoder(model, rationale=rationale, **options)
         self.batch_size = batch_size
 
-    def encode(self, inputs: Iterable[dict[str, Any]], **_: Any) -> np.ndarray:
-        """Embeddings ``(n, d)`` of MTEB's batches, whose size is not ours: texts are batched by length."""
+    def encode(self, inputs: Iterable[dict[str, Any]], *, prompt_type: Any = None, **_: Any) -> np.ndarray:
+        """Embeddings ``(n, d)`` of MTEB's batches, whose size is not ours: texts are batched by length. A text without a prompt type is a
+        document: both sides of a comparison that is no search are then treated alike."""
+        role = Role.QUERY if prompt_type == PromptType.query else Role.DOCUMENT
         texts = [text for batch in inputs for text in _texts(batch)]
-        return self.encoder.encode(texts, batch_size=self.batch_size)
+        return self.encoder.encode(texts, batch_size=self.batch_size, role=role)
 
     def similarity(self, a, b):
         return self.encoder.similarity(a, b)
@@ -79,7 +83,8 @@ def revision_of(model: GraceModel, *, rationale: bool) -> str:
         settings = {key: settings[key] for key in model.settings.prompt}
     elif not model.settings.temperature:
         settings |= {"seed": 0, "top_p": 1.0}  # greedy decoding looks at neither
-    parts = [VERSION, model.fingerprint, model.dtype, model.engine_name, rationale, settings]
+    statistics = model.statistics and hashlib.sha256(model.statistics.means.tobytes()).hexdigest()
+    parts = [VERSION, statistics, model.fingerprint, model.dtype, model.engine_name, rationale, settings]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:40]
 
 

@@ -31,6 +31,7 @@ from starlette.responses import Response, StreamingResponse
 from grace_core import __version__
 from grace_core.cache import Row
 from grace_core.errors import GraceError
+from grace_core.geometry import Geometry, Role
 from grace_core.index import GraceIndex
 from grace_core.model import GraceModel, Representations
 from grace_core.pooling import Pooling
@@ -102,6 +103,11 @@ class Served:
     def names(self) -> tuple[str, str]:
         """The model with its rationales, and by the text alone."""
         return self.model.name, f"{self.model.name}:text"
+
+    @property
+    def geometry(self) -> Geometry:
+        """That of the collection which is served, so that a client's dot product is the score of a search; else the model's own."""
+        return self.model.geometry if self.index is None else self.index.geometry
 
     def close(self) -> None:
         self.batcher.close()
@@ -203,7 +209,8 @@ def _add_openai(app: FastAPI, served: Served) -> None:
         wanted = pooling is Pooling.FULL or asked.rationale
         labels = ["input"] if len(asked.input) == 1 else [f"input[{i}]" for i in range(len(asked.input))]
         made = await served.represent(request, asked.input, labels, rationale=wanted, truncate=asked.truncate)
-        return await served.by_size(len(made), _embeddings_response, asked, made, pooling)
+        vectors = served.geometry.vectors(made.sums, made.counts, pooling, asked.input_type)
+        return await served.by_size(len(made), _embeddings_response, asked, made, vectors)
 
     @app.post("/v1/chat/completions")
     async def chat(asked: ChatRequest, request: Request) -> Response:
@@ -214,8 +221,7 @@ def _add_openai(app: FastAPI, served: Served) -> None:
         return json_response(await unless_gone(request, complete(served, talk, asked)))
 
 
-def _embeddings_response(asked: EmbeddingsRequest, made: Representations, pooling: Pooling) -> Response:
-    vectors = made.embeddings(pooling)
+def _embeddings_response(asked: EmbeddingsRequest, made: Representations, vectors: np.ndarray) -> Response:
     as_text = asked.encoding_format == "base64"
     data = []
     for i, vector in enumerate(vectors):
@@ -244,7 +250,7 @@ def _add_retrieval(app: FastAPI, served: Served) -> None:
         if full and index.default_pooling is Pooling.TEXT:
             raise ApiError(400, f"{index.collection.name} was built without rationales; search it with pooling 'text'", param="pooling")
         made = await served.represent(request, [asked.query], ["query"], rationale=full, truncate=asked.truncate)
-        hits = await served.in_front(lambda: index.hits(made.embeddings(pooling)[0], asked.k, pooling=pooling))
+        hits = await served.in_front(lambda: index.hits(index.embed(made, pooling)[0], asked.k, pooling=pooling))
         return json_response({
             "model": served.names[0] if full else served.names[1], "collection": index.collection.name,
             "rationale": made.rationales[0], "truncated": bool(made.truncated[0]),
@@ -258,8 +264,9 @@ def _add_retrieval(app: FastAPI, served: Served) -> None:
         wanted = pooling is Pooling.FULL or asked.rationale
         texts, labels = [asked.query, *asked.documents], ["query", *(f"documents[{i}]" for i in range(len(asked.documents)))]
         made = await served.represent(request, texts, labels, rationale=wanted, truncate=asked.truncate)
-        vectors = made.embeddings(pooling)
-        scores = vectors[1:] @ vectors[0]
+        geometry, (sums, counts) = served.geometry, (made.sums, made.counts)
+        query = geometry.vectors(sums[:1], counts[:1], pooling, Role.QUERY)[0]
+        scores = geometry.vectors(sums[1:], counts[1:], pooling, Role.DOCUMENT) @ query
         results = []
         for i in np.argsort(-scores, kind="stable")[: asked.top_n].tolist():
             result = {"index": i, "relevance_score": scores[i]}
@@ -279,7 +286,8 @@ def _add_state(app: FastAPI, served: Served) -> None:
     model, index = served.model, served.index
     info = {
         "model": model.name, "source": model.source, "fingerprint": model.fingerprint, "dim": model.dim, "dtype": model.dtype,
-        "device": str(model.engine.device), "settings": asdict(model.settings), "limits": asdict(served.limits),
+        "device": str(model.engine.device), "settings": asdict(model.settings),
+        "geometry": served.geometry.as_dict(), "limits": asdict(served.limits),
         "collection": {"name": index.collection.name, "documents": len(index)} if index is not None else None,
         "versions": {"grace": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
     }  # fmt: skip

@@ -81,12 +81,11 @@ def _app(name: str, collection: Path | None, keys: list[str], limits: Limits, *,
     from grace_core.index import GraceIndex
     from grace_core.model import GraceModel
     from grace_core.serving.app import create_app
-    from grace_core.sources import model_name
 
     cache = None if no_cache else RepresentationCache()
     if collection is None:
         return create_app(GraceModel.from_pretrained(name, cache=cache, **options), keys=keys, limits=limits)
-    index = GraceIndex(collection, model_name(name))
+    index = GraceIndex.of_model(collection, name)
     return create_app(index.load_model(cache=cache, **options), index=index, keys=keys, limits=limits)
 
 

@@ -30,7 +30,7 @@ def test_search_agrees_with_the_library(client, workspace, rationale):
     made = workspace.model_of(index).represent([QUERY], rationale=rationale)
     from app.view import Column
 
-    expected = index.hits(made.embeddings(Column("tiny-b", rationale).pooling)[0], 4, pooling=Column("tiny-b", rationale).pooling)
+    expected = index.hits(index.embed(made, Column("tiny-b", rationale).pooling)[0], 4, pooling=Column("tiny-b", rationale).pooling)
     assert found["query"] == QUERY
     assert found["rationale"] == made.rationales[0]
     assert [hit["id"] for hit in found["hits"]] == [hit.document.id for hit in expected]

@@ -63,7 +63,8 @@ def test_a_search_agrees_with_the_library(workspace):
     shot = last(workspace, View("world", TEXT, OTHER, 5, QUERY))
     for side in shot.sides:
         index = workspace.index("world", side.column.model)
-        vector = workspace.model_of(index).encode([QUERY], rationale=side.column.rationale)[0]
+        made = workspace.model_of(index).represent([QUERY], rationale=side.column.rationale)
+        (vector,) = index.embed(made, side.column.pooling)
         expected = index.hits(vector, 5, pooling=side.column.pooling)
         assert [hit.document.id for hit in side.hits] == [hit.document.id for hit in expected]
         assert np.allclose([hit.score for hit in side.hits], [hit.score for hit in expected], atol=1e-5)

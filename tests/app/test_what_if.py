@@ -59,14 +59,16 @@ def test_a_rewritten_text_is_encoded_with_the_stored_rationale(found, start):
     rest = " ".join(one["text"] for one in start["sentences"]["text"][1:])
     whole = found.explainer.model.represent_given(
         [f"{SCRIPT} Snow on the walls.\n{rest}"], [found.explainer.rationale_ids[found.row]]
-    ).embeddings()[0]
+    )
+    (whole,) = found.index.embed(whole, role="document")
     assert made["score"] == pytest.approx(float(whole @ found.query_vector()), abs=0.02)  # white space between sentences may differ
     assert made["score"] != start["score"]
 
 
 def test_a_struck_rationale_leaves_the_text(found, start):
     made = what_if(found, rationale=[False] * len(start["sentences"]["rationale"]))
-    empty = found.explainer.model.represent_given([found.explainer.text(found.row)], [""]).embeddings()[0]
+    empty = found.explainer.model.represent_given([found.explainer.text(found.row)], [""])
+    (empty,) = found.index.embed(empty, role="document")
     assert made["rationale"] == ""
     assert made["score"] == pytest.approx(float(empty @ found.query_vector()), abs=1e-5)
 
@@ -76,7 +78,8 @@ def test_the_other_column_s_rationale_can_be_swapped_in(workspace, found, start)
     index = workspace.index("world", "tiny-b")
     written = index.rationales[index.row["d05"]]
     made = what_if(found, source=("b", "d05"), workspace=workspace, effects=True)
-    swapped = found.explainer.model.represent_given([found.explainer.text(found.row)], [written]).embeddings()[0]
+    swapped = found.explainer.model.represent_given([found.explainer.text(found.row)], [written])
+    (swapped,) = found.index.embed(swapped, role="document")
     assert made["score"] == pytest.approx(float(swapped @ found.query_vector()), abs=1e-5)
     edits = [True] * len(made["sentences"]["rationale"])
     edits[0] = False

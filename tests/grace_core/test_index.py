@@ -59,7 +59,7 @@ def model(tiny_folder):
 @pytest.fixture(scope="module")
 def built(corpus, model, tmp_path_factory):
     """A finished index, to be left as it is."""
-    return build(Collection.create(corpus, tmp_path_factory.mktemp("indexes") / "built"), model, batch_size=7)
+    return build(Collection.create(corpus, tmp_path_factory.mktemp("indexes") / "built"), model, batch_size=7, geometry="raw")
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_files_do_not_depend_on_batch_size_or_interruptions(built, corpus, model
     while True:
         asked = iter([False, True])
         try:
-            build(collection, model, batch_size=7, should_stop=lambda asked=asked: next(asked, True))
+            build(collection, model, batch_size=7, geometry="raw", should_stop=lambda asked=asked: next(asked, True))
             break
         except BuildStopped:
             stops += 1
@@ -171,7 +171,7 @@ def test_quick_shards_of_a_killed_build_are_made_again(corpus, model, built, tmp
     work = collection.folder / "tiny" / ".build"
     assert len(list(work.glob("*.quick.safetensors"))) == len(list(work.glob("*.safetensors"))) == 2
     seen = []
-    build(collection, model, batch_size=7, progress=lambda done, total: seen.append(done))
+    build(collection, model, batch_size=7, geometry="raw", progress=lambda done, total: seen.append(done))
     assert seen[0] == 0
     assert content(collection.folder / "tiny") == content(built.folder)
 
@@ -202,7 +202,7 @@ def test_leftovers_of_a_killed_build_are_removed(index_copy, model):
 
 
 def test_an_index_without_rationales_searches_texts(corpus, model, tmp_path):
-    index = build(Collection.create(corpus, tmp_path / "texts"), model, rationale=False)
+    index = build(Collection.create(corpus, tmp_path / "texts"), model, rationale=False, geometry="raw")
     assert index.default_pooling is Pooling.TEXT
     assert not index.counts[:, 2].any()
     assert index.rationales == [""] * 58

@@ -109,7 +109,7 @@ def test_fingerprint_of_a_model_in_memory_changes_with_its_weights(new_model):
 def test_weights_in_pickles_are_refused(copy_of, tiny_models):
     (copy_of / "model.safetensors").unlink()
     torch.save(tiny_models["qwen2"].model.state_dict(), copy_of / "pytorch_model.bin")
-    assert "not a causal language model that can be loaded" in refusal(copy_of)
+    assert "pytorch_model.bin only, a pickle" in refusal(copy_of)
 
 
 def test_damaged_weights_are_refused(copy_of):

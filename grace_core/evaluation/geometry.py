@@ -1,0 +1,142 @@
+"""What a geometry is worth: nDCG@10 of judged queries in each, with and without rationales, from the same part sums.
+
+Three sources of the queries' mean are set side by side. *Model*: the model's own statistics of other collections, as a fresh collection is
+searched. *Twenty*: these and twenty unlabelled queries of the collection, which are left out of what is measured. *Own*: the measured
+queries themselves, the most that a mean can give; nobody has it before the queries have come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from grace_core.errors import GraceError
+from grace_core.evaluation.retrieval import CUTOFF, judged_queries
+from grace_core.geometry import KINDS, RAW, Geometry, Role, Statistics, fit
+from grace_core.index import GraceIndex
+from grace_core.model import GraceModel
+from grace_core.pooling import Pooling
+
+RESAMPLES = 2_000
+TWENTY = 20
+DRAWS = 5  # of twenty queries
+Sums = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A collection's documents and judged queries as part sums and counts, and the grades ``(m, n)`` of n documents for m queries."""
+
+    name: str
+    documents: Sums
+    queries: Sums
+    grades: np.ndarray
+
+
+def sample(index: GraceIndex, model: GraceModel, *, split: str | None = None, limit: int | None = None) -> Sample:
+    """The documents of an index with its judged queries, of one split or of all, the first ``limit`` of them."""
+    judgements = index.collection.judgements
+    queries = dict(list(judged_queries(judgements, split).items())[:limit])
+    grades = np.zeros((len(queries), len(index)))
+    for i, query in enumerate(queries):
+        for document, grade in judgements.qrels[query].items():
+            if document in index.row:
+                grades[i, index.row[document]] = grade
+    made = model.represent(list(queries.values()), rationale=index.default_pooling is Pooling.FULL, progress=True)
+    return Sample(index.collection.name, (index.sums, index.counts), (made.sums, made.counts), grades)
+
+
+def ndcg(scores: np.ndarray, grades: np.ndarray) -> np.ndarray:
+    """nDCG@10 ``(m,)`` of scores ``(m, n)``, with the gain 2^grade - 1; ties in the order of the documents."""
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :CUTOFF]
+    discount = 1 / np.log2(np.arange(2, 2 + best.shape[1]))
+    ideal = -np.sort(-grades, axis=1)[:, : best.shape[1]]
+    found = np.take_along_axis(grades, best, axis=1)
+    return ((2.0**found - 1) @ discount) / np.maximum((2.0**ideal - 1) @ discount, 1e-12)
+
+
+def score(found: Sample, geometry: Geometry, pooling: Pooling, rows: np.ndarray | None = None) -> np.ndarray:
+    """nDCG@10 of the sample's queries, or of some ``rows`` of them."""
+    rows = np.arange(len(found.grades)) if rows is None else rows
+    asked = geometry.vectors(found.queries[0][rows], found.queries[1][rows], pooling, Role.QUERY)
+    return ndcg(asked @ geometry.vectors(*found.documents, pooling).T, found.grades[rows])
+
+
+def columns_of(found: Sample, model: Statistics | None, *, seed: int = 0) -> dict[str, np.ndarray]:
+    """nDCG@10 ``(m,)`` of every query, by column: ``POOLING KIND SOURCE`` such as "text whitened model"; raw has no source."""
+    made = {}
+    poolings = [pooling for pooling in Pooling if pooling is Pooling.TEXT or found.documents[1][:, 2].any()]
+    for pooling in poolings:
+        made[f"{pooling.value} raw"] = score(found, RAW, pooling)
+        for kind in KINDS[1:]:
+            geometry = fit(kind, found.documents, model=model)
+            made[f"{pooling.value} {kind} model"] = score(found, geometry, pooling)
+            made[f"{pooling.value} {kind} own"] = score(found, _with_mean_of(found, geometry), pooling)
+        if len(found.grades) >= 2 * TWENTY:
+            made[f"{pooling.value} whitened twenty"] = _twenty(found, model, pooling, seed)
+    return made
+
+
+def _with_mean_of(found: Sample, geometry: Geometry) -> Geometry:
+    """The same geometry with the mean of the sample's own queries."""
+    means = geometry.means.copy()
+    means[0] = Statistics.of(found.queries).means[1]
+    return replace(geometry, means=means)
+
+
+def _twenty(found: Sample, model: Statistics | None, pooling: Pooling, seed: int) -> np.ndarray:
+    """Each query's mean over the draws in which it is measured and not given; NaN for one that was given in all."""
+    rng, count = np.random.default_rng(seed), len(found.grades)
+    total, times = np.zeros(count), np.zeros(count)
+    for _ in range(DRAWS):
+        given = rng.choice(count, TWENTY, replace=False)
+        rest = np.setdiff1d(np.arange(count), given)
+        geometry = fit("whitened", found.documents, model=model, queries=(found.queries[0][given], found.queries[1][given]))
+        total[rest] += score(found, geometry, pooling, rest)
+        times[rest] += 1
+    return np.where(times > 0, total / np.maximum(times, 1), np.nan)
+
+
+def interval(values: Sequence[np.ndarray], *, seed: int = 0) -> dict:
+    """Mean over collections of the means over queries, with a 95 % interval that draws queries anew within each collection."""
+    values = [one[~np.isnan(one)] for one in values]
+    if not all(len(one) for one in values):
+        raise GraceError("a collection has no query to average over")
+    rng = np.random.default_rng(seed)
+    draws = np.mean([one[rng.integers(0, len(one), (RESAMPLES, len(one)))].mean(axis=1) for one in values], axis=0)
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return {"mean": round(float(np.mean([one.mean() for one in values])), 4), "ci95": [round(float(low), 4), round(float(high), 4)]}
+
+
+def compare(
+    samples: Sequence[Sample], statistics: Callable[[str], Statistics | None], *, others: dict | None = None, seed: int = 0
+) -> dict:
+    """The table: ``collections`` by name and column, ``mean`` over them, and ``differences`` of pairs of columns, paired by query.
+
+    ``statistics`` gives the model's own statistics for a collection by name; ``others`` holds other retrievers' nDCG@10 by collection and
+    name.
+    """
+    scores = {one.name: columns_of(one, statistics(one.name), seed=seed) | (others or {}).get(one.name, {}) for one in samples}
+    columns = list(dict.fromkeys(name for found in scores.values() for name in found))
+    pairs = [
+        ("text whitened model", "text raw"), ("text+rationale whitened model", "text+rationale raw"),
+        ("text+rationale whitened model", "text whitened model"), ("text+rationale whitened model", "text+rationale calibrated model"),
+    ]  # fmt: skip
+    result: dict = {"collections": {}, "mean": {}, "differences": {}}
+    for one in samples:
+        result["collections"][one.name] = {
+            "queries": len(one.grades), "documents": len(one.documents[0]),
+            **{name: interval([values], seed=seed) for name, values in scores[one.name].items()},
+        }  # fmt: skip
+    for name in columns:
+        if all(name in found for found in scores.values()):
+            result["mean"][name] = interval([found[name] for found in scores.values()], seed=seed)
+    for a, b in pairs:
+        there = {name: found[a] - found[b] for name, found in scores.items() if a in found and b in found}
+        if there:
+            result["differences"][f"{a} - {b}"] = {
+                "mean": interval(list(there.values()), seed=seed), **{name: interval([values], seed=seed) for name, values in there.items()}
+            }  # fmt: skip
+    return result

@@ -8,7 +8,7 @@ import re
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from app.messages import message_of
@@ -36,6 +36,7 @@ class Job:
     total: int = 0
     message: str = ""
     built: str = ""  # the model's name in the collection, once known
+    notes: list[str] = field(default_factory=list)  # what reading the corpus left out, changed or guessed
     stop: threading.Event = field(default_factory=threading.Event)
     _marks: deque = field(default_factory=lambda: deque(maxlen=40))
 
@@ -93,7 +94,7 @@ class Builds:
         with self._lock:
             if self.job and self.job.running:
                 raise GraceError(f"{self.job.collection} is being built: wait for it, or cancel it first")
-            job = self.job = Job(collection, model.strip())
+            job = self.job = Job(collection, model.strip(), notes=corpus.notes if corpus else [])
         threading.Thread(target=self._run, args=(job, corpus), daemon=True, name="build").start()
         return job
 
@@ -134,6 +135,7 @@ class Builds:
             if job.stop.is_set():
                 raise BuildStopped
 
+        collection = None
         try:
             job.state = "loading"
             reachable(job.model)
@@ -155,6 +157,8 @@ class Builds:
             job.message = "Stopped. What is finished is kept, and resuming goes on from there." if job.built else "Stopped before it began."
         except Exception as error:
             job.state, job.message = "failed", message_of(error)
+            if collection is not None:
+                collection.withdraw()  # where nothing is encoded yet
 
 
 def reachable(source: str) -> None:
@@ -232,13 +236,14 @@ def read_upload(path: str | None, columns: dict[str, str] | None, limit: str | N
     if wanted and (not re.fullmatch(r"[0-9]{1,12}", wanted) or int(wanted) < 1):
         raise GraceError(f"the limit is {wanted[:40]!r}, expected a whole number from 1, or nothing for all documents")
     try:
-        return read_corpus(path, limit=int(wanted) if wanted else None, columns=columns)
+        corpus = read_corpus(path, limit=int(wanted) if wanted else None, columns=columns)
+        return replace(corpus, notes=[shortened(note, path) for note in corpus.notes])
     except GraceError as error:
         raise GraceError(shortened(error, path)) from error
 
 
-def shortened(error: Exception, path: str) -> str:
-    """The message of ``error`` with the upload's temporary path cut down to the file's name."""
+def shortened(error: Exception | str, path: str) -> str:
+    """A note or the message of ``error`` with the upload's temporary path cut down to the file's name."""
     return str(error).replace(str(path), Path(path).name)
 
 

@@ -59,7 +59,9 @@ class RepresentationCache:
             raise self._unusable(error) from error
 
     def _unusable(self, error: Exception) -> GraceError:
-        remedy = "remove the file, or set GRACE_CACHE to another" if self.path.is_file() else "set GRACE_CACHE to a file that can be written"
+        remedy = "set GRACE_CACHE to a file that can be written"
+        if self.path.is_file():
+            remedy = "remove the file, or set GRACE_CACHE to another"
         return GraceError(f"the cache {self.path} cannot be used ({error}); {remedy}")
 
     @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from app.builds import Estimate, Job
 from app.components.html import Safe, banner, chip, number, tag
 from app.components.results import shorten
@@ -9,8 +11,8 @@ from app.components.results import shorten
 COLUMNS, CELL, NAME = 8, 110, 40
 
 
-def render_preview(names: list[str], mapping: dict[str, str | None], rows: list[dict]) -> Safe:
-    """The first rows as a table; columns that are taken as id, title or text stand first and say so."""
+def render_preview(names: list[str], mapping: dict[str, str | None], rows: list[dict], notes: Sequence[str] = ()) -> Safe:
+    """The first rows as a table; columns that are taken as id, title or text stand first and say so. ``notes`` stand above it."""
     roles = {column: role for role, column in mapping.items() if column}
     ordered = [column for role in ("id", "title", "text") if (column := mapping.get(role))]
     ordered += [name for name in names if name not in roles]
@@ -30,6 +32,7 @@ def render_preview(names: list[str], mapping: dict[str, str | None], rows: list[
         for row in rows
     ]
     note = "The first rows" if rest <= 0 else f"The first rows; {rest} more {'column' if rest == 1 else 'columns'} not shown"
+    but = ", but for what these notes tell" if notes else ""
     table = tag(
         "div",
         tag("table", tag("thead", tag("tr", *head)), tag("tbody", *body)),
@@ -39,8 +42,17 @@ def render_preview(names: list[str], mapping: dict[str, str | None], rows: list[
         aria_label="Preview",
     )
     return tag(
-        "div", tag("div", f"{note}. Columns without a role are kept as metadata.", class_="g-quiet g-small"), table, class_="g-preview"
+        "div",
+        tag("div", f"{note}. Columns without a role are kept as metadata{but}.", class_="g-quiet g-small"),
+        render_notes(notes),
+        table,
+        class_="g-preview",
     )
+
+
+def render_notes(notes: Sequence[str]) -> Safe | None:
+    """What reading a file left out, changed or guessed."""
+    return tag("ul", *(tag("li", note, dir="auto") for note in notes), class_="g-notes g-quiet g-small") if notes else None
 
 
 def _cell(value: object) -> str:
@@ -51,7 +63,7 @@ def render_no_preview(message: str | None = None) -> Safe:
     hint = tag(
         "div",
         tag("p", "The first rows of your file will stand here", class_="g-empty-title"),
-        tag("p", "JSONL, JSON, CSV, TSV, Parquet, or a text file with a document on every line."),
+        tag("p", "JSONL, JSON, CSV, TSV, Parquet, Markdown, or a text file with a document on every line; packed with gzip or not."),
         class_="g-empty",
     )
     return tag("div", banner(message), None if message else hint, class_="g-preview")
@@ -116,6 +128,7 @@ def render_job(job: Job | None) -> Safe:
         ),
         bar,
         tag("div", tag("div", *facts, class_="g-summary"), tag("div", *buttons, class_="g-buttons"), class_="g-job-foot"),
+        render_notes(job.notes),
         banner(job.message) if job.state == "failed" else tag("p", job.message, class_="g-quiet g-small") if job.message else None,
         class_=f"g-job g-job-{job.state}",
         data_state=job.state,

@@ -11,9 +11,9 @@ from app.components.corpus import render_estimate, render_job, render_no_preview
 from app.components.html import banner, tag
 from app.messages import message_of
 from app.tabs import Shell, html
-from grace_core.collection import collection_folder
+from grace_core.collection import collection_folder, difference
 from grace_core.errors import GraceError
-from grace_core.readers import SUFFIXES, preview
+from grace_core.readers import SUFFIXES, Preview, preview
 from grace_core.sources import named_here
 
 ROLES = ("id", "title", "text")
@@ -57,7 +57,9 @@ def build(shell: Shell) -> CorpusTab:
             with gr.Row(elem_classes="g-steps"):
                 with gr.Column(scale=4, min_width=300, elem_classes="g-step"):
                     html(value=_step(1, "File"))
-                    file = gr.File(label="File", show_label=False, file_types=list(SUFFIXES), height=110, elem_id="g-file", type="filepath")
+                    file = gr.File(
+                        label="File", show_label=False, file_types=[*SUFFIXES, ".gz"], height=110, elem_id="g-file", type="filepath"
+                    )
                     html(value=_step(2, "Columns"))
                     with gr.Row(elem_classes="g-roles"):
                         columns = [
@@ -145,7 +147,11 @@ def show_file(path: str | None) -> list:
     choices = [NONE, *((name or "(no name)", name) for name in head.columns if name)]
     guessed = [gr.update(choices=choices, value=head.mapping[role] or "") for role in ROLES]
     missing = None if head.mapping["text"] else "no column looks like the text: choose it under Columns"
-    return [str(render_preview(head.columns, head.mapping, head.rows)), *guessed, suggested_name(path), str(banner(missing, kind="info"))]
+    return [_preview(head, path), *guessed, suggested_name(path), str(banner(missing, kind="info"))]
+
+
+def _preview(head: Preview, path: str) -> str:
+    return str(render_preview(head.columns, head.mapping, head.rows, [shortened(note, path) for note in head.notes]))
 
 
 def _no_columns() -> list[dict]:
@@ -161,7 +167,7 @@ def show_mapping(path: str | None, chosen: tuple) -> list:
     except Exception as error:
         return [gr.skip(), str(banner(shortened_message(error, path)))]
     missing = None if head.mapping["text"] else "no column is chosen as the text"
-    return [str(render_preview(head.columns, head.mapping, head.rows)), str(banner(missing, kind="info"))]
+    return [_preview(head, path), str(banner(missing, kind="info"))]
 
 
 def measured(tab: CorpusTab, path, *rest) -> str:
@@ -183,7 +189,8 @@ def begin(tab: CorpusTab, path, *rest) -> None:
     folder = collection_folder(tab.shell.workspace.root, name)
     corpus = read_upload(path, _columns(chosen), limit)
     if (folder / "corpus.parquet").exists() and tab.shell.workspace.collection(name).corpus.documents != corpus.documents:
-        raise GraceError(f"there is a collection {name!r} already, with other documents: choose another name")
+        what = difference(tab.shell.workspace.collection(name), corpus)
+        raise GraceError(f"there is a collection {name!r} already, with other documents {what}: choose another name")
     tab.builds.start(name, _model(model), corpus)
 
 

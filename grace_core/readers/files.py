@@ -26,8 +26,10 @@ _MAGIC: list[tuple[bytes, str, str]] = [
     (b"{\\rtf", "an RTF document", _PLAIN),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Office document", f"{_CSV} or as plain text (UTF-8)"),
     (b"\xfd7zXZ\0", "an xz file", _UNPACK), (b"\x28\xb5\x2f\xfd", "a zstd file", _UNPACK),
-    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", _UNPACK), (b"Rar!\x1a", "a RAR archive", _UNPACK), (b"\x04\x22\x4d\x18", "an lz4 file", _UNPACK),
-    (b"ARROW1\0", "an Arrow file", "write it as Parquet"), (b"Obj\x01", "an Avro file", _EXPORT), (b"SQLite format 3\0", "an SQLite database", _EXPORT),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", _UNPACK), (b"Rar!\x1a", "a RAR archive", _UNPACK),
+    (b"\x04\x22\x4d\x18", "an lz4 file", _UNPACK),
+    (b"ARROW1\0", "an Arrow file", "write it as Parquet"), (b"Obj\x01", "an Avro file", _EXPORT),
+    (b"SQLite format 3\0", "an SQLite database", _EXPORT),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file", _EXPORT), (b"\x93NUMPY", "a NumPy array", _EXPORT),
     (b"\x89PNG\r\n", "a PNG image", _TEXT), (b"\xff\xd8\xff", "a JPEG image", _TEXT), (b"GIF87a", "a GIF image", _TEXT),
     (b"GIF89a", "a GIF image", _TEXT), (b"II*\0", "a TIFF image", _TEXT), (b"MM\0*", "a TIFF image", _TEXT),
@@ -49,7 +51,8 @@ _PATTERNS = [
     (re.compile(rb".{257}ustar", re.S), "a tar archive", _UNPACK),
 ]  # fmt: skip
 _BY_SUFFIX = {
-    ".pdf": _TEXT, ".html": _TEXT, ".htm": _TEXT, ".xml": _TEXT, ".epub": _TEXT, ".docx": _PLAIN, ".doc": _PLAIN, ".odt": _PLAIN, ".rtf": _PLAIN,
+    ".pdf": _TEXT, ".html": _TEXT, ".htm": _TEXT, ".xml": _TEXT, ".epub": _TEXT,
+    ".docx": _PLAIN, ".doc": _PLAIN, ".odt": _PLAIN, ".rtf": _PLAIN,
     ".xlsx": _CSV, ".xls": _CSV, ".ods": _CSV, ".zip": _UNPACK, ".tar": _UNPACK, ".tgz": _UNPACK, ".bz2": _UNPACK, ".xz": _UNPACK,
     ".zst": _UNPACK, ".7z": _UNPACK, ".rar": _UNPACK, ".db": _EXPORT, ".sqlite": _EXPORT, ".feather": _EXPORT, ".arrow": _EXPORT,
     ".pkl": _EXPORT, ".pickle": _EXPORT, ".npy": _EXPORT, ".h5": _EXPORT,

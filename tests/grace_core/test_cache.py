@@ -207,3 +207,52 @@ def test_the_environment_names_the_file(monkeypatch, tmp_path):
     monkeypatch.delenv("GRACE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_path() == tmp_path / "grace" / "representations.sqlite"
+
+
+def test_an_entry_under_another_key_is_never_returned(tmp_path):
+    path = tmp_path / "cache.sqlite"
+    cache = RepresentationCache(path)
+    row = ([1, 2], np.ones((3, 4), np.float32), np.array([1, 2, 2]), False)
+    cache.put({"a": row, "b": ([3], *row[1:])})
+    cache.name_texts({"text a": ("a", False), "text b": ("b", False)})
+    with sqlite3.connect(path) as db:
+        (ids,) = db.execute(f"SELECT ids FROM representations_{VERSION} WHERE key = 'b'").fetchone()
+        db.execute(f"UPDATE representations_{VERSION} SET ids = ? WHERE key = 'a'", (ids,))
+        db.execute(f"UPDATE texts_{VERSION} SET key = 'a' WHERE name = 'text b'")
+    assert cache.get(["a", "b"]).keys() == {"b"}
+    assert cache.get_texts(["text a", "text b"]) == {}
+
+
+def test_what_cannot_have_been_made_of_the_text_is_made_again(cached, sentences):
+    right = cached.represent(sentences[:2])
+    (prompt, *_), chosen = cached._prompts(sentences[:2], {})
+    key = cached._key(prompt, chosen, True)
+    ids, sums, counts, cut = cached.cache.get([key])[key]
+    with sqlite3.connect(cached.cache.path) as db:
+        db.execute(f"DELETE FROM texts_{VERSION}")
+    cached.cache.put({key: (ids, sums * 2, counts + np.array([1, 0, 0]), cut)})
+    np.testing.assert_allclose(cached.represent(sentences[:2]).sums, right.sums, atol=1e-4)
+    assert cached.written == [2, 1]
+
+
+def test_entries_of_an_older_version_are_not_read_and_stay(tmp_path):
+    path = tmp_path / "cache.sqlite"
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE representations (key TEXT PRIMARY KEY, ids BLOB, sums BLOB, counts BLOB, truncated INTEGER) WITHOUT ROWID")
+        db.execute("INSERT INTO representations VALUES ('a', x'', x'', x'', 0)")
+    assert RepresentationCache(path).get(["a"]) == {}
+    with sqlite3.connect(path) as db:
+        assert db.execute("SELECT COUNT(*) FROM representations").fetchone() == (1,)
+
+
+def test_a_folder_holds_the_file(monkeypatch, tmp_path):
+    (tmp_path / "is").mkdir()
+    for place in (tmp_path / "is", f"{tmp_path}/will be/"):
+        monkeypatch.setenv("GRACE_CACHE", str(place))
+        assert RepresentationCache().path.name == "representations.sqlite"
+        assert RepresentationCache().path.is_file()
+    (tmp_path / "is" / "representations.sqlite").unlink()
+    (tmp_path / "is" / "representations.sqlite").mkdir()
+    with pytest.raises(GraceError) as caught:
+        RepresentationCache(tmp_path / "is")
+    assert "remove" not in str(caught.value)

@@ -77,19 +77,36 @@ KINDS = {
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_what_is_no_text_is_called_by_its_name(tmp_path, kind, suffix):
     content, what, remedy = KINDS[kind]
-    assert "rename" not in fails(write(tmp_path / f"c.{suffix}", content), f"c.{suffix} is {what}, expected plain text: ", remedy)
+    assert "rename" not in fails(
+        write(tmp_path / f"c.{suffix}", content), f"c.{suffix} is {what}, expected plain text: ", remedy
+    )
 
 
 def test_endings_that_are_not_read(tmp_path):
     for kind in ("pdf", "xlsx", "docx", "zip", "pickle"):
-        assert "rename" not in fails(write(tmp_path / f"c.{kind}", KINDS[kind][0]), f"c.{kind} is {KINDS[kind][1]}", KINDS[kind][2])
+        assert "rename" not in fails(
+            write(tmp_path / f"c.{kind}", KINDS[kind][0]), f"c.{kind} is {KINDS[kind][1]}", KINDS[kind][2]
+        )
     fails(write(tmp_path / "c.docx", "x"), "of type '.docx'", ".jsonl", "save it as plain text (UTF-8)")
     fails(write(tmp_path / "c.log", "x"), "of type '.log'", "a text file with a document on every line is called .txt")
     fails(write(tmp_path / "c.gz", gzip.compress(b"x")), "or one of these with .gz", "is called .txt")
     fails(write(tmp_path / "c.parquet.gz", gzip.compress(parquet())), "a Parquet file")
 
 
-@pytest.mark.parametrize("text", ["BM25 ranks.", "MZ is no word.", "ORCHIDS grow.", "PK fire.", "ID3 is a tag.", "BZh", "PAR1 is short.", "lp0 x", "%PDF"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "BM25 ranks.",
+        "MZ is no word.",
+        "ORCHIDS grow.",
+        "PK fire.",
+        "ID3 is a tag.",
+        "BZh",
+        "PAR1 is short.",
+        "lp0 x",
+        "%PDF",
+    ],
+)
 def test_text_that_begins_like_another_kind_is_text(tmp_path, text):
     assert texts(write(tmp_path / "c.txt", text + "\nanother\n")) == [("1", "", text), ("2", "", "another")]
 
@@ -118,7 +135,11 @@ def test_packed_in_several_pieces(tmp_path):
 
 @pytest.mark.parametrize("suffix", CONTENTS)
 def test_damaged_gzip(tmp_path, suffix):
-    whole = gzip.compress(json.dumps([{"text": str(i)} for i in range(50_000)]).encode() if suffix == "json" else CONTENTS[suffix].encode() * 9000)
+    whole = gzip.compress(
+        json.dumps([{"text": str(i)} for i in range(50_000)]).encode()
+        if suffix == "json"
+        else CONTENTS[suffix].encode() * 9000
+    )
     fails(write(tmp_path / f"c.{suffix}.gz", whole[: len(whole) // 2]), "is damaged", "fetch or pack it again")
     fails(write(tmp_path / f"d.{suffix}.gz", whole[:-8] + bytes(8)), "is damaged")
 
@@ -127,7 +148,10 @@ def test_damaged_gzip(tmp_path, suffix):
 @pytest.mark.parametrize("filler", [b" ", b"\n", b'"\n",', b"x"])
 def test_what_unpacks_to_far_more_is_bounded(tmp_path, monkeypatch, suffix, filler):
     monkeypatch.setattr("grace_core.readers.files.MAX_UNPACKED", 2 * 1024 * 1024)
-    path = write(tmp_path / f"c.{suffix}.gz", gzip.compress(b"text\n" * (suffix == "csv") + filler * (4 * 1024 * 1024 // len(filler))))
+    path = write(
+        tmp_path / f"c.{suffix}.gz",
+        gzip.compress(b"text\n" * (suffix == "csv") + filler * (4 * 1024 * 1024 // len(filler))),
+    )
     tracemalloc.start()
     fails(path)
     peak = tracemalloc.get_traced_memory()[1]
@@ -156,7 +180,9 @@ def test_a_folder_of_texts(tmp_path):
         Document("b.md", "Heading *one*", "\n\nBody of b.\n\n## Another\n", {}),
         Document("deep/d.MD", "d", "---\ntitle: x\n---\nText, and no heading.", {}),
         Document("deep/e.txt.gz", "e", "packed", {}),
-        Document("deep/er/c.markdown", "Heading two", "no heading here\n\n```\n# a comment\n```\nHeading two\n===\nmore", {}),
+        Document(
+            "deep/er/c.markdown", "Heading two", "no heading here\n\n```\n# a comment\n```\nHeading two\n===\nmore", {}
+        ),
         Document("empty.txt", "empty", "", {}),
     ]
     assert corpus.notes[0] == f"{tmp_path}: not read, since neither text nor Markdown: 2 .pdf, 1 no ending"
@@ -181,14 +207,20 @@ def test_what_is_wrong_in_a_folder_names_the_file(tmp_path):
 
 
 def test_a_folder_with_neither_says_what_it_holds(tmp_path):
-    fails(jsonl(tmp_path / "docs.jsonl", {"text": "x"}).parent, "it holds docs.jsonl", "name the file that holds the documents")
+    fails(
+        jsonl(tmp_path / "docs.jsonl", {"text": "x"}).parent,
+        "it holds docs.jsonl",
+        "name the file that holds the documents",
+    )
     fails(write(tmp_path / "x" / "c.pdf", "%PDF").parent, "it holds c.pdf")
 
 
 def test_a_folder_of_parquet_parts(tmp_path):
     for number, year in enumerate(["2019", "2020", "__HIVE_DEFAULT_PARTITION__"]):
         (tmp_path / f"year={year}").mkdir()
-        table = pa.table({"id": [f"{number}a", f"{number}b"], "text": ["x", "y"], **({"more": [1, 2]} if number else {})})
+        table = pa.table(
+            {"id": [f"{number}a", f"{number}b"], "text": ["x", "y"], **({"more": [1, 2]} if number else {})}
+        )
         pq.write_table(table, tmp_path / f"year={year}" / "part-0.parquet")
     write(tmp_path / "_SUCCESS", "")
     write(tmp_path / "_delta" / "x.parquet", "x")
@@ -231,7 +263,11 @@ def test_nested_values_are_kept_as_json(tmp_path):
 
 
 def test_nested_values_of_json(tmp_path):
-    path = jsonl(tmp_path / "c.jsonl", {"text": "x", "metadata": {"url": "u"}, "vector": [0.1] * 70}, {"text": "y", "metadata": {}, "empty": []})
+    path = jsonl(
+        tmp_path / "c.jsonl",
+        {"text": "x", "metadata": {"url": "u"}, "vector": [0.1] * 70},
+        {"text": "y", "metadata": {}, "empty": []},
+    )
     corpus = read_corpus(path)
     assert [d.metadata for d in corpus.documents] == [{"metadata": '{"url": "u"}'}, {}]
     assert corpus.notes == [
@@ -244,7 +280,10 @@ def test_nested_values_of_json(tmp_path):
 
 
 def test_repairs_are_told(tmp_path):
-    path = write(tmp_path / "c.jsonl", '{"text": "a\\u0000b", "k": 1, "k": 2}\n{"text": "\\ud800", "r": Infinity, "title": "T"}\n')
+    path = write(
+        tmp_path / "c.jsonl",
+        '{"text": "a\\u0000b", "k": 1, "k": 2}\n{"text": "\\ud800", "r": Infinity, "title": "T"}\n',
+    )
     corpus = read_corpus(path, columns={"title": ""})
     assert corpus.documents[0] == Document("1", "", "ab", {"k": 2})
     assert corpus.notes == [
@@ -257,14 +296,22 @@ def test_repairs_are_told(tmp_path):
 
 
 def test_two_columns_that_would_have_one_name_are_refused(tmp_path):
-    fails(jsonl(tmp_path / "c.jsonl", {"text": "x", "title": "t", "source_title": "u"}), "'source_title'", columns={"title": ""})
+    fails(
+        jsonl(tmp_path / "c.jsonl", {"text": "x", "title": "t", "source_title": "u"}),
+        "'source_title'",
+        columns={"title": ""},
+    )
     fails(jsonl(tmp_path / "c.jsonl", {"text": "x", "a": 1, "a\0": 2}), "two columns would be called 'a'")
 
 
 def test_json_under_the_other_name(tmp_path):
     fails(write(tmp_path / "c.jsonl", '[{"text": "x"}]'), "a file with one array of objects is called .json")
-    fails(write(tmp_path / "c.jsonl", '[\n{"text": "x"}\n]'), "line 1", "a file with one array of objects is called .json")
-    fails(write(tmp_path / "c.json", '{"data": [{"text": "x"}]}'), "put the documents into one array", "is called .jsonl")
+    fails(
+        write(tmp_path / "c.jsonl", '[\n{"text": "x"}\n]'), "line 1", "a file with one array of objects is called .json"
+    )
+    fails(
+        write(tmp_path / "c.json", '{"data": [{"text": "x"}]}'), "put the documents into one array", "is called .jsonl"
+    )
 
 
 def test_notes_are_not_repeated_by_going_through_a_stream(tmp_path):

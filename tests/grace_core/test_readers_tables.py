@@ -13,7 +13,12 @@ from reader_files import fails, texts, write
 
 from grace_core.readers import preview, read_corpus
 
-ROWS = [["id", "title", "text"], ["1", "Zürich", "Die größte Stadt, am See"], ["2", "Wien", 'die "Stadt"; groß | alt'], ["3", "B\tern", "x"]]
+ROWS = [
+    ["id", "title", "text"],
+    ["1", "Zürich", "Die größte Stadt, am See"],
+    ["2", "Wien", 'die "Stadt"; groß | alt'],
+    ["3", "B\tern", "x"],
+]
 WANTED = [tuple(row) for row in ROWS[1:]]
 DELIMITERS = [",", ";", "\t", "|"]
 
@@ -31,7 +36,9 @@ def test_the_delimiter_is_found_and_told(tmp_path, delimiter, suffix, quoting):
     path = write(tmp_path / f"c.{suffix}", table(ROWS, delimiter, quoting))
     assert texts(path) == WANTED
     usual = delimiter == ("," if suffix == "csv" else "\t")
-    assert [note.removeprefix(f"{path}: fields are separated by a ") != note for note in read_corpus(path).notes] == [True] * (not usual)
+    assert [note.removeprefix(f"{path}: fields are separated by a ") != note for note in read_corpus(path).notes] == [
+        True
+    ] * (not usual)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
@@ -46,7 +53,11 @@ def test_encodings_and_line_ends(tmp_path, encoding, end, delimiter):
 
 def test_utf16_without_a_mark_is_named(tmp_path):
     for encoding in ("utf-16-le", "utf-16-be"):
-        fails(write(tmp_path / "c.csv", table(ROWS, ",").encode(encoding)), "UTF-16 without a byte order mark", "save the file as UTF-8")
+        fails(
+            write(tmp_path / "c.csv", table(ROWS, ",").encode(encoding)),
+            "UTF-16 without a byte order mark",
+            "save the file as UTF-8",
+        )
 
 
 def test_other_encodings_are_refused_with_a_remedy(tmp_path):
@@ -67,7 +78,10 @@ def test_a_line_that_names_the_delimiter(tmp_path, line):
     ("content", "wanted"),
     [
         ("id;text\n1;a,b\n2;c\n", [("1", "", "a,b"), ("2", "", "c")]),
-        ("text;label\nIt rains, often;a\nIt snows, rarely;b\n", [("1", "", "It rains, often"), ("2", "", "It snows, rarely")]),
+        (
+            "text;label\nIt rains, often;a\nIt snows, rarely;b\n",
+            [("1", "", "It rains, often"), ("2", "", "It snows, rarely")],
+        ),
         ('text,label\n"a;b",c\n"d;e",f\n', [("1", "", "a;b"), ("2", "", "d;e")]),
         ("text,label\na;b,c\nd;e,f\n", [("1", "", "a;b"), ("2", "", "d;e")]),
         ("id|text\n1|a;b,c\n2|d;e,f\n", [("1", "", "a;b,c"), ("2", "", "d;e,f")]),
@@ -89,7 +103,9 @@ def test_delimiters_within_texts_do_not_win(tmp_path, content, wanted):
 def test_errors_name_the_delimiter_that_the_file_has(tmp_path):
     for delimiter, name in (("|", "vertical bar"), (";", "semicolon"), ("\t", "tab"), (",", "comma")):
         path = write(tmp_path / "c.csv", "id,text\n1,x\n2,y,z\n".replace(",", delimiter))
-        assert ("comma" in fails(path, "line 3: 3 fields, expected 2 as in the header", f"hold a {name} in quotes")) == (delimiter == ",")
+        assert (
+            "comma" in fails(path, "line 3: 3 fields, expected 2 as in the header", f"hold a {name} in quotes")
+        ) == (delimiter == ",")
         path = write(tmp_path / "c.csv", "id,text\n1,x\n2\n".replace(",", delimiter))
         assert "comma" not in fails(path, "line 3: 1 fields, expected 2 as in the header", "a line break in quotes")
 
@@ -128,15 +144,24 @@ def test_a_file_without_a_header_is_noticed(tmp_path, content):
     assert any("no header" in note for note in preview(path).notes)
     first = preview(path).columns[-1]
     corpus = read_corpus(path, columns={"text": first, "id": "", "title": ""})
-    assert any("the first line reads like data, and is taken for the names of the columns" in note for note in corpus.notes)
+    assert any(
+        "the first line reads like data, and is taken for the names of the columns" in note for note in corpus.notes
+    )
 
 
 def test_a_first_record_with_equal_fields_is_noticed(tmp_path):
-    fails(write(tmp_path / "c.csv", "x,x,some words\ny,z,others\n"), "line 1: no header, the first record reads like data")
-    fails(write(tmp_path / "c.csv", "id,text,text\n1,a,b\n"), "line 1: column 'text' occurs twice in the header: rename one")
+    fails(
+        write(tmp_path / "c.csv", "x,x,some words\ny,z,others\n"), "line 1: no header, the first record reads like data"
+    )
+    fails(
+        write(tmp_path / "c.csv", "id,text,text\n1,a,b\n"),
+        "line 1: column 'text' occurs twice in the header: rename one",
+    )
 
 
-@pytest.mark.parametrize("header", ["country,2019,2020,text", "key,story", "id,text,How would you describe it, in a few words of your own?"])
+@pytest.mark.parametrize(
+    "header", ["country,2019,2020,text", "key,story", "id,text,How would you describe it, in a few words of your own?"]
+)
 def test_a_header_is_no_data(tmp_path, header):
     width = header.count(",") + 1
     path = write(tmp_path / "c.csv", header + "\n" + ",".join("abcdef"[:width]) + "\n")
@@ -145,7 +170,9 @@ def test_a_header_is_no_data(tmp_path, header):
 
 def test_missing_cells_are_counted(tmp_path):
     corpus = read_corpus(write(tmp_path / "c.csv", "id,text,year\n1,x,nan\n2,None,NaN\n"))
-    assert corpus.notes == [f"NaN, nan or None is taken as a missing value: 3 cells, the first in {tmp_path}/c.csv, line 2"]
+    assert corpus.notes == [
+        f"NaN, nan or None is taken as a missing value: 3 cells, the first in {tmp_path}/c.csv, line 2"
+    ]
 
 
 def test_a_record_without_an_end_is_not_kept_in_memory(tmp_path, monkeypatch):
@@ -154,7 +181,9 @@ def test_a_record_without_an_end_is_not_kept_in_memory(tmp_path, monkeypatch):
     fails(path, "a record of more than 1,000 characters", "close its quotes")
 
 
-CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r"), max_size=30)  # the writer leaves \r unquoted
+CELLS = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0\r"), max_size=30
+)  # the writer leaves \r unquoted
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

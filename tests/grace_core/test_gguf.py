@@ -14,7 +14,7 @@ from gguf_writing import tiny_lm, write_gguf
 from grace_core.errors import GraceError
 from grace_core.gguf_files import SOURCE_FILE, convert, converted_folder, models_dir, read_header
 from grace_core.model import GraceModel
-from grace_core.sources import PACKAGES, find_model
+from grace_core.sources import PACKAGES, find_model, packaged_folder
 
 TEXTS = ["The river rises in the mountains.", "A bridge was built by the king over the old town."]
 
@@ -182,11 +182,12 @@ def test_smollm2():
 
     path = PACKAGES["smollm2"].path()
     model = GraceModel.from_pretrained("smollm2", dtype="float32")
-    assert model.settings.max_new_tokens == 48
+    ours = json.loads((packaged_folder("smollm2") / "grace_config.json").read_text())
+    assert (model.settings.system, model.settings.max_new_tokens) == (ours["system"], ours["max_new_tokens"])
     assert model.name == model.source == "smollm2"
     theirs = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-    for (name, ours), expected in zip(model.model.named_parameters(), theirs.parameters(), strict=True):
-        assert torch.equal(ours.bfloat16(), expected.bfloat16()), name  # whether it is kept exactly or rounded to bfloat16
+    for (name, held), expected in zip(model.model.named_parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(held, expected.bfloat16().float()), name
     assert "enguins" in model.generate_rationales(["Penguins are sea birds that do not fly."])[0]
 
 

@@ -95,12 +95,11 @@ class Workspace:
             return known[1]
 
     def geometry(self, collection: str, model: str) -> str:
-        """In words what a score of this index is; empty where it is the published cosine, or the index cannot be read."""
+        """The kind of an index's geometry; raw where its manifest cannot be read. The index is not opened."""
         try:
-            geometry = self.index(collection, model).geometry
+            return read_json(self.root / collection / model / "manifest.json").get("geometry", {}).get("kind", "raw")
         except GraceError:
-            return ""
-        return "" if geometry.is_raw else geometry.words()
+            return "raw"
 
     def average(self, index: GraceIndex, column: Column) -> np.ndarray:
         """The mean document vector ``(d,)`` of a column: its cosine sum is what a document scores on average."""

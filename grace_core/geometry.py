@@ -247,18 +247,19 @@ class Geometry:
         about = {key: value for key, value in stored.items() if key not in ("kind", "weights", "file", "sha256")}
         return cls(stored["kind"], arrays["means"], arrays["scale"], tuple(stored["weights"]), tuple(about.items()))
 
-    def words(self) -> str:
-        """One plain sentence on what a score is."""
-        if self.is_raw:
-            return "A score is the cosine of the mean hidden states over text and rationale, as published."
-        how = {"centred": "", "calibrated": ", divided by its spread", "whitened": ", divided by its spread and decorrelated"}[self.kind]
-        return (
-            "A score is the cosine of two calibrated vectors. Each is made of three parts, the text, the chat template's tokens behind it "
-            f"and the rationale: of each the mean state, less what is usual for a query or for a document{how}, and brought to one length."
-        )
-
 
 RAW = Geometry()
+
+
+def words(kind: str) -> str:
+    """In plain words what a score is in a geometry of this kind."""
+    if kind == "raw":
+        return "A score is the cosine of the mean hidden states over text and rationale, as published."
+    how = {"centred": "", "calibrated": ", divided by its spread", "whitened": ", divided by its spread and decorrelated"}[kind]
+    return (
+        "A score is the cosine of two calibrated vectors. Each is made of three parts, the text, the chat template's tokens behind it "
+        f"and the rationale: of each the mean state, less what is usual for a query or for a document{how}, and brought to one length."
+    )
 
 
 def check_kind(kind: str) -> str:

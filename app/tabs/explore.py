@@ -19,7 +19,7 @@ from app.tabs import Shell, html
 from app.view import MAX_ID, SIZES, View, check_query, default_view, read_hit, read_view
 from app.why import read_case, read_source, what_if, why
 from grace_core.errors import GraceError
-from grace_core.geometry import RAW
+from grace_core.geometry import words
 
 NOTHING: dict[str, str] = {}  # for a page that asks for no search
 SAME_TIME = 8  # searches that may be under way together; a model's steps are taken in turns
@@ -89,12 +89,14 @@ class ExploreTab:
 
     def show_note(self, view: View) -> str:
         """What a score is in both columns, if that is not the plain cosine, and what demo models know."""
-        columns = list(dict.fromkeys((view.a.model, view.b.model)))
-        words = {name: self.shell.workspace.geometry(view.collection, name) for name in columns}
-        told = [line for line in dict.fromkeys(words.values()) if line]
-        if len(columns) > 1 and told and len(set(words.values())) > 1:
-            told = [f"{name}: {line or RAW.words()}" for name, line in words.items()]
-        return str(render_note(told, any(name.startswith("demo-") for name in columns)))
+        kinds = {name: self.shell.workspace.geometry(view.collection, name) for name in (view.a.model, view.b.model)}
+        if set(kinds.values()) <= {"raw"}:
+            told = []
+        elif len(set(kinds.values())) == 1:
+            told = [words(next(iter(kinds.values())))]
+        else:
+            told = [f"{name}: {words(kind)}" for name, kind in kinds.items()]
+        return str(render_note(told, any(name.startswith("demo-") for name in kinds)))
 
     def show_collection(self, name: str | None, message: str = "") -> list:
         """Values for :attr:`everything`: a collection to be asked, nothing asked yet."""

@@ -20,7 +20,7 @@ from grace_core.training.config import load_config
 CONFIGS = Path(__file__).parents[2] / "configs"
 SHIPPED = {"demo-cl": "demo-cl.yaml", "demo-grace": "demo-grace.yaml", "demo-grace-unsup": "demo-grace-unsup.yaml"}
 MIN_DIST = 0.3  # of the maps: 661 pairs of passages would lie on top of each other with less
-INDEXED = ("demo-base", "demo-cl", "demo-grace")  # the others are a build away, and a collection with all is twice as large
+INDEXED = ("smollm2", "demo-base", "demo-cl", "demo-grace")  # the others are a build away, and a collection with all is twice as large
 TEXT_ONLY = ("demo-cl",)  # trained on the text's vector alone
 
 

@@ -274,3 +274,26 @@ def test_documents_that_are_all_the_same_are_left_raw(tiny_folder, tmp_path):
     with pytest.raises(GraceError, match="no vector in the geometry"):
         made.change_geometry("calibrated")
     assert GraceIndex(collection.folder, made.model_name).verify()["ok"]
+
+
+def test_a_client_s_dot_product_is_the_score_of_a_search(index):
+    from fastapi.testclient import TestClient
+
+    from grace_core.serving.app import create_app
+
+    model = index.load_model(device="cpu")
+    query, row = "which river flows north", 4
+    with TestClient(create_app(model, index=index)) as client:
+
+        def vector(text, **options):
+            asked = {"input": text, "model": model.name, **options}
+            return np.array(client.post("/v1/embeddings", json=asked).json()["data"][0]["embedding"])
+
+        asked, document = vector(query, input_type="query"), vector(index.collection.documents[index.ids[row]].content)
+        found = client.post("/search", json={"query": query, "k": len(index)}).json()["results"]
+        score = next(hit["score"] for hit in found if hit["id"] == index.ids[row])
+        assert float(asked @ document) == pytest.approx(score, abs=1e-5)
+        ranked = client.post("/rerank", json={"query": query, "documents": [index.collection.documents[index.ids[row]].content]}).json()
+        assert ranked["results"][0]["relevance_score"] == pytest.approx(score, abs=1e-5)
+        assert client.post("/v1/embeddings", json={"input": query, "model": model.name, "input_type": "poem"}).status_code in (400, 422)
+        assert client.get("/info").json()["geometry"]["kind"] == "calibrated"

@@ -213,7 +213,7 @@ def test_an_index_without_rationales_searches_texts(corpus, model, tmp_path):
 
 
 def test_a_corpus_without_any_text_leaves_no_index(model, tmp_path):
-    with pytest.raises(GraceError, match="none of the 5 documents of .* has any text"):
+    with pytest.raises(GraceError, match=r"none of the 5 documents of .* has any text"):
         build(Collection.create(make_corpus(["", "", "", "", ""], judged=False), tmp_path / "empty"), model)
     assert not (tmp_path / "empty" / "corpus.parquet").exists()
 

@@ -11,12 +11,13 @@ import pytest
 from grace_core.demo.corpus import CORPUS_DIR
 from grace_core.demo.ship import INDEXED
 from grace_core.evaluation.retrieval import evaluate_index, judged_queries, per_query
+from grace_core.explain import Explainer
 from grace_core.files import read_json
 from grace_core.index import GraceIndex
 from grace_core.model import GraceModel
 from grace_core.pooling import Pooling
 from grace_core.readers import read_corpus
-from grace_core.sources import DEMO_MODELS_DIR, demo_models
+from grace_core.sources import DEMO_MODELS_DIR, demo_models, named_here
 from grace_core.training.config import load_config
 
 
@@ -108,3 +109,21 @@ def test_the_rationale_helps_to_retrieve(index, demo_base):
     qrels = index.collection.judgements.qrels
     scores = {pooling: per_query(evaluate_index(index, demo_base, queries, pooling), qrels)["ndcg@10"].mean() for pooling in Pooling}
     assert scores[Pooling.FULL] > scores[Pooling.TEXT]
+
+
+@pytest.mark.skipif("smollm2" not in named_here(), reason="the package of smollm2 is not installed")
+def test_smollm2_s_scores_split_and_a_passage_finds_itself(demo_collection):
+    index = GraceIndex.of_model(demo_collection, "smollm2")
+    assert index.verify()["ok"]
+    assert index.geometry.kind == "calibrated"
+    model = index.load_model(device="cpu")
+    explainer = Explainer(index, model)
+    for pooling in Pooling:
+        for why in explainer.why("an animal that builds dams in rivers", [3, 700, 1200], pooling=pooling):
+            assert abs(why.residual) <= 1e-5
+            assert abs(why.tokens.sum() - why.score) <= 1e-5
+    row = 5
+    made = model.represent([index.collection.documents[index.ids[row]].content])
+    scores, rows = index.search(index.embed(made, role="document"), 1)
+    assert rows[0, 0] == row
+    assert scores[0, 0] >= 0.99999

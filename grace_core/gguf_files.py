@@ -200,6 +200,7 @@ def _convert(path: Path, header: dict, folder: Path, rounded: bool) -> None:
     try:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
+        _settle_tokenizer(temporary / "tokenizer_config.json")
         saved = json.loads((temporary / "config.json").read_text(encoding="utf-8"))
         saved["dtype"] = "float32" if header["types"] == ["F32"] else "bfloat16"  # what the model was made for, not how it is kept
         saved.pop("_name_or_path", None)
@@ -219,6 +220,14 @@ def _convert(path: Path, header: dict, folder: Path, rounded: bool) -> None:
 def _first(error: Exception) -> str:
     """The first lines of what an error says, in one."""
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _settle_tokenizer(path: Path) -> None:
+    """transformers writes down whether it was offline; the fingerprint of a model must not depend on that."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if config.get("local_files_only"):
+        config["local_files_only"] = False
+        path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _smallest(tensor):

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.view import Column
+from app.view import Column, default_view
 from grace_core.collection import Collection, collection_folder, find_collections
 from grace_core.errors import GraceError
 from grace_core.files import read_json
@@ -226,7 +226,7 @@ class Workspace:
             names = self.collections()
             if names:
                 name = self.preferred if self.preferred in names else names[0]
-                index = self.index(name, self.columns(name)[0].model)
+                index = self.index(name, default_view(self, name).b.model)  # what a search of the first page opens
                 self.model_of(index).encode(["warm up"], rationale=False)
         except Exception as error:
             log.warning("warming up failed: %s", error)

@@ -126,3 +126,14 @@ def test_think_tags_are_set_apart_and_are_no_words():
     assert page.count("g-think") == 2
     assert page.count("<mark") == 1
     assert "think" not in content_words("<think>x</think>")
+
+
+def test_the_note_says_what_a_score_is_and_what_demo_models_know():
+    from app.components.results import render_note
+    from grace_core.geometry import words
+
+    calibrated = str(render_note([words("calibrated")], demo=False))
+    assert "cosine of two calibrated vectors" in calibrated
+    assert "Demo models" not in calibrated
+    assert "know only the demo world" in str(render_note([], demo=True))
+    assert str(render_note([], demo=False)) == ""

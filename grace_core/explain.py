@@ -41,7 +41,11 @@ from grace_core.model import GraceModel
 from grace_core.pooling import PARTS, RATIONALE, TEMPLATE, TEXT, Pooling
 from grace_core.texts import as_list, as_texts
 
-SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+(?=\S)|\n+|(?<=<think>)\s*|\s*(?=</think>)|(?<=</think>)\s*")
+# other scripts' marks end a sentence with or without white space behind them
+SENTENCE_END = re.compile(
+    r"(?<=[.!?…])[\"'”’)\]]*\s+(?=\S)|(?<=[。！？｡．।॥؟۔։።])[\"'”’」』）)\]]*\s*(?=[^\s。！？｡．।॥؟۔։።\"'”’」』）)\]])"
+    r"|\n+|(?<=<think>)\s*|\s*(?=</think>)|(?<=</think>)\s*"
+)
 
 
 Sums = tuple[np.ndarray, np.ndarray]  # part sums (n, 3, d) and counts (n, 3)

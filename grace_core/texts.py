@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -45,3 +46,8 @@ def as_text(text: Any, name: str = "text") -> str:
     if not isinstance(text, str):
         raise GraceError(f"{name} must be a str, got {type(text).__name__}")
     return str(text)
+
+
+def is_blank(text: str) -> bool:
+    """Whether a text shows nothing: white space, control and format characters such as the zero-width ones."""
+    return all(character.isspace() or unicodedata.category(character) in ("Cc", "Cf") for character in text)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from grace_core.texts import is_blank
+
 MAX_LINE_BYTES = (
     16 * 1024 * 1024
 )  # a line of a text file, a field of a CSV file, an item of a JSON array, a file of a folder
@@ -31,8 +33,9 @@ class Document:
 
     @property
     def content(self) -> str:
-        """Title and text joined by a line break and stripped: what gets encoded. Empty if both are."""
-        return f"{self.title}\n{self.text}".strip()
+        """Title and text joined by a line break and stripped: what gets encoded. Empty if both are, or hold nothing that can be seen."""
+        joined = f"{self.title}\n{self.text}".strip()
+        return "" if is_blank(joined) else joined
 
 
 @dataclass(frozen=True)

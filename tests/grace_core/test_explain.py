@@ -151,3 +151,19 @@ def test_bad_input(world):
         token_states(model, ["a", "b"], [[1]])
     with pytest.raises(GraceError, match="empty"):
         token_states(model, [" "], [[1]])
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("河は流れる。橋は長い！本当か？はい。", ["河は流れる。", "橋は長い！", "本当か？", "はい。"]),
+        ("他说：“水在流。”然后走了。", ["他说：“水在流。”", "然后走了。"]),
+        ("नदी बहती है। पुल लंबा है। क्या?", ["नदी बहती है।", "पुल लंबा है।", "क्या?"]),
+        ("هل يجري النهر؟ نعم. الجسر طويل.", ["هل يجري النهر؟", "نعم.", "الجسر طويل."]),
+        ("It costs 3.5 euros. Really?! Yes.", ["It costs 3.5 euros.", "Really?!", "Yes."]),
+        ("本当か！？はい。", ["本当か！？", "はい。"]),
+    ],
+)
+def test_sentences_end_in_every_script(text, sentences):
+    pieces = list(text)
+    assert ["".join(pieces[a:b]).strip() for a, b in split_sentences(pieces)] == sentences

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import sys
 from pathlib import Path
 
@@ -18,18 +19,21 @@ def main(
     host: str = "127.0.0.1",
     port: int = 7860,
     open_browser: bool = True,
+    root_path: str = "",
 ) -> None:
     """Serve the explorer until it is interrupted. Raises GraceError if the collection or the port is not to be had."""
     from app.main import build_app, launch
     from grace_core.collection import find_collections
     from grace_core.errors import GraceError
 
+    if root_path and not re.fullmatch(r"(https?://[^/\s]+)?(/[\w.~-]+)+/?", root_path):
+        raise GraceError(f"--root-path is {root_path!r}, expected the path under which the proxy shows the explorer, such as /grace")
     there = find_collections(indexes)
     if collection and collection != DEMO and collection not in there:
         raise GraceError(f"there is no collection {collection!r} in {indexes}; there are: {', '.join(there) or 'none'}")
     demo = build_app(indexes, runs, collection=collection, kept_runs=STUDY if Path(runs) == Path(RUNS) else None)
     try:
-        url = launch(demo, host=host, port=port, open_browser=open_browser)
+        url = launch(demo, host=host, port=port, open_browser=open_browser, root_path=root_path.rstrip("/"))
     except OSError as error:
         raise GraceError(f"cannot serve at {host}:{port}: the port is taken or not allowed; give another with --port") from error
     print(f"GRACE Explorer is at {url} (Ctrl+C ends it)", flush=True)

@@ -20,8 +20,9 @@ def app_command(
     host: str = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
     browser: Annotated[bool, typer.Option(help="Open a browser window.")] = True,
+    root_path: Annotated[str, typer.Option(help="Behind a proxy that shows the explorer below a path: that path, e.g. /grace.")] = "",
 ) -> None:
     """Open the explorer in a browser."""
     from app.__main__ import main as run
 
-    run(collection=collection, indexes=indexes, runs=runs, host=host, port=port, open_browser=browser)
+    run(collection=collection, indexes=indexes, runs=runs, host=host, port=port, open_browser=browser, root_path=root_path)

@@ -69,8 +69,13 @@ def build_app(
     return demo
 
 
-def launch(demo: gr.Blocks, *, host: str = "127.0.0.1", port: int | None = 7860, open_browser: bool = False) -> str:
-    """Serve the app in the background and return its address; port 0 takes a free one. Raises OSError if the port is taken."""
+def launch(
+    demo: gr.Blocks, *, host: str = "127.0.0.1", port: int | None = 7860, open_browser: bool = False, root_path: str = ""
+) -> str:
+    """Serve the app in the background and return its address; port 0 takes a free one. Raises OSError if the port is taken.
+
+    ``root_path`` is the path under which a proxy shows the app: without it the page loads, and asks for its answers in the wrong place.
+    """
     if port == 0:
         with socket.socket() as probe:
             probe.bind((host, 0))
@@ -78,6 +83,7 @@ def launch(demo: gr.Blocks, *, host: str = "127.0.0.1", port: int | None = 7860,
     _app, url, _ = demo.queue(max_size=200).launch(
         server_name=host,
         server_port=port,
+        root_path=root_path or None,  # None leaves GRADIO_ROOT_PATH in force
         inbrowser=open_browser,
         prevent_thread_lock=True,
         quiet=True,

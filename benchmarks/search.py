@@ -16,6 +16,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -41,6 +42,11 @@ class SyntheticModel:
     dtype: str = "float32"
     engine_name: str = "synthetic"
     settings: Settings = field(default_factory=Settings)
+    prompts: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(described={}))
+    statistics: None = None
+
+    def default_geometry(self, documents: int) -> str:
+        return "raw"
 
     def decode(self, ids: list[list[int]]) -> list[str]:
         return [""] * len(ids)

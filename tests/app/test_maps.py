@@ -215,7 +215,8 @@ def test_a_query_is_placed_by_its_neighbours(desk, workspace):
     told = ask(desk, "map_star", VIEW | {"star": QUERY, "right": "tiny-a:text"})
     for side, column in zip(told["sides"], (A, Column("tiny-a", False)), strict=True):
         index = workspace.index("world", column.model)
-        vector = workspace.model_of(index).represent([QUERY], rationale=column.rationale).embeddings(column.pooling)[0]
+        made = workspace.model_of(index).represent([QUERY], rationale=column.rationale)
+        (vector,) = index.embed(made, column.pooling)
         assert side["rows"] == [hit.row for hit in index.hits(vector, 10, pooling=column.pooling)]
         assert all(0 <= part <= 1 for part in side["at"])
     assert "error" in ask(desk, "map_star", VIEW)

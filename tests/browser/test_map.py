@@ -199,7 +199,8 @@ def workspace_rows(world):
 
     def found(query: str) -> list[int]:
         indexes = [workspace.index("world", name) for name in ("tiny-a", "tiny-b")]
-        return [hit.row for index in indexes for hit in index.hits(workspace.model_of(index).represent([query]).embeddings()[0], 10)]
+        vectors = [index.embed(workspace.model_of(index).represent([query]))[0] for index in indexes]
+        return [hit.row for index, vector in zip(indexes, vectors, strict=True) for hit in index.hits(vector, 10)]
 
     return found
 

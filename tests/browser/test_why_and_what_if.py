@@ -56,7 +56,7 @@ def test_a_hit_is_explained(page, url):
     sums, scores = dialog.locator(".g-why-body > .g-sum"), [dialog.locator(f".g-place-{side} .g-score").inner_text() for side in "ab"]
     expect(sums).to_contain_text(f"score {scores[1]} =")
     expect(sums).to_contain_text(re.compile(r"largest residual \de-\d"))
-    assert dialog.locator(".g-row-score td").all_inner_texts()[:2] == scores
+    assert dialog.locator(".g-row-score td").all_inner_texts()[:2] == [score.replace("-", "−") for score in scores]
     assert address(page)["why"] == "b"  # the column of the hit
     dialog.get_by_role("radio", name="A · tiny-a").check(force=True)
     page.wait_for_function("new URLSearchParams(location.search).get('why') === 'a'")

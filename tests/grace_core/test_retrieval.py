@@ -146,6 +146,6 @@ def test_rankings_of_an_index_are_those_of_its_search(corpus, tiny_folder, tmp_p
     rankings = evaluate_index(index, model, queries, pooling)
     used = pooling or Pooling.FULL
     for query_id, query in queries.items():
-        vector = model.encode([query], rationale=used is Pooling.FULL)[0]
+        (vector,) = index.embed(model.represent([query], rationale=used is Pooling.FULL), used)
         assert rankings[query_id] == [hit.document.id for hit in index.hits(vector, 10, pooling=used)]
     assert per_query(rankings, corpus.judgements.qrels)["recall@10"].shape == (2,)

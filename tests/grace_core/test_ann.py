@@ -77,9 +77,11 @@ def test_recall_is_what_a_count_of_found_neighbours_gives(approximate, vectors, 
     own = np.unique(np.linspace(0, COUNT - 1, ann.SAMPLE).astype(int))
     asked = vectors[own] + vectors[np.roll(own, 100)]
     asked /= np.linalg.norm(asked, axis=1, keepdims=True)
-    near = np.argsort(-(asked @ vectors.T), axis=1, kind="stable")[:, :10].tolist()
+    exact = asked.astype(np.float64) @ vectors.T.astype(np.float64)
+    # the two documents that a query is the mean of score the same, up to rounding: either may be the tenth
+    near = [set(np.flatnonzero(row >= np.sort(row)[-10] - 1e-6).tolist()) for row in exact]
     found = ann.search(index, kind, vectors, asked, 10, effort=quality.effort)[1].tolist()
-    assert quality.recall == pytest.approx(np.mean([len({*a} & {*b}) / 10 for a, b in zip(near, found, strict=True)]), abs=0.006)
+    assert quality.recall == pytest.approx(np.mean([len(a & {*b}) / 10 for a, b in zip(near, found, strict=True)]), abs=0.003)
     assert quality.recall >= ann.TARGET
     assert quality.queries == 200
     assert ann.recall(index, kind, vectors, quality.effort) == pytest.approx(quality.recall, abs=1e-4)

@@ -16,7 +16,7 @@ import torch
 
 from grace_core.cache import RepresentationCache, Row
 from grace_core.engines.inflight import Decoding
-from grace_core.engines.transformers import TransformersEngine, alike
+from grace_core.engines.transformers import TransformersEngine
 from grace_core.errors import GraceError
 from grace_core.geometry import DEFAULT, DOCUMENTS, Geometry, Role, Statistics, of_model
 from grace_core.geometry import FILE as STATISTICS_FILE
@@ -229,13 +229,10 @@ class GraceModel:
             for i, row in self.engine.each(prompts, decoding, width=width):
                 yield i, row.row
             return
-        start = 0
-        while start < len(prompts):
-            some = prompts[start : start + width]
-            out = self.engine.pool(some[: alike([len(prompt.ids) for prompt in some])])
+        for start in range(0, len(prompts), width):
+            out = self.engine.pool(prompts[start : start + width])
             for i, (sums, counts) in enumerate(zip(out.sums.numpy(), out.counts.numpy(), strict=True), start):
                 yield i, ([], sums, counts, False)
-            start += len(out.sums)
 
     def _cached(self, prompts: dict[str, Prompt]) -> dict[str, Row]:
         """The cache's rows by key, without any that cannot have been made of the key's prompt by this model."""

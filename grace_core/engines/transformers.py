@@ -131,14 +131,28 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def pool(self, prompts: list[Prompt], forced: list[list[int]] | None = None) -> Pooled:
-        """One forward, no generation: pool the prompts, with the given rationale ids (one list a prompt) behind them if any."""
+        """No generation: pool the prompts, with the given rationale ids (one list a prompt) behind them if any.
+
+        One forward over each run of prompts that are about as long.
+        """
+        lengths = [len(prompt.ids) + (len(forced[i]) if forced else 0) for i, prompt in enumerate(prompts)]
+        found, begin = [], 0
+        while begin < len(prompts):
+            some = slice(begin, begin + alike(lengths[begin:]))
+            found.append(self._pool_together(prompts[some], forced[some] if forced else None))
+            begin = some.stop
+        sums, counts = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return Pooled(sums, counts, [list(f) for f in forced] if forced else [[] for _ in prompts], [False] * len(prompts))
+
+    def _pool_together(self, prompts: list[Prompt], forced: list[list[int]] | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Part sums and counts of one forward."""
         ids, mask, positions, cache = self._inputs(prompts, forced)
         with self.last_states() as caught:
             self.model(
                 ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=cache is not None, logits_to_keep=1
             )
             sums, counts = self.prefill_sums(caught[0], prompts, forced)
-        return Pooled(sums.cpu(), counts, [list(f) for f in forced] if forced else [[] for _ in prompts], [False] * len(prompts))
+        return sums.cpu(), counts
 
     @torch.inference_mode()
     def states(self, prompts: list[Prompt], forced: list[list[int]]) -> list[np.ndarray]:

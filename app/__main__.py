@@ -47,13 +47,14 @@ def run(arguments: list[str] | None = None) -> int:
     parser.add_argument("--runs", default=RUNS, help="the folder of the training runs (default: %(default)s)")
     parser.add_argument("--host", default="127.0.0.1", help="the address to serve at (default: %(default)s)")
     parser.add_argument("--port", type=int, default=7860, help="the port to serve at (default: %(default)s)")
+    parser.add_argument("--root-path", default="", help="the path under which a proxy shows the explorer, such as /grace")
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     from grace_core.errors import GraceError
 
     try:
-        main(given.collection, given.indexes, given.runs, given.host, given.port, not given.no_browser)
+        main(given.collection, given.indexes, given.runs, given.host, given.port, not given.no_browser, given.root_path)
     except GraceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

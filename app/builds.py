@@ -165,7 +165,7 @@ def reachable(source: str) -> None:
     """Raises GraceError within seconds if ``source`` is to be fetched from a hub that does not answer."""
     from grace_core.sources import DEMO_MODELS_DIR, PACKAGES
 
-    here = (DEMO_MODELS_DIR / source).is_dir() or source in PACKAGES or Path(source).is_dir()
+    here = (DEMO_MODELS_DIR / source).is_dir() or source in PACKAGES or Path(source).exists()
     if here or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source):
         return  # nothing to fetch, or for the library to refuse
     from concurrent.futures import ThreadPoolExecutor

@@ -167,20 +167,20 @@ def _place(index: GraceIndex, column: Column, query: np.ndarray, document: str) 
 def _blocks(query: Representations, index: GraceIndex, column: Column, document: str) -> dict[str, float]:
     """The score by :data:`BLOCKS`, from the part sums that were stored; what the template has a part in is one block."""
     from grace_core.explain import score_blocks
-    from grace_core.pooling import PARTS
+    from grace_core.pooling import PARTS, TEMPLATE
 
     rows = [index.row[document]]
     (made,) = score_blocks(
         (query.sums, query.counts), (index.sums[rows], index.counts[rows]), column.pooling, geometry=index.geometry
     )  # fmt: skip
-    without = BLOCKS[:1] if index.geometry.is_raw else (BLOCKS[0], BLOCKS[-1])  # see Geometry.pooled_parts
-    blocks = dict.fromkeys(BLOCKS if column.rationale else without, 0.0)
-    for i, mine in enumerate(PARTS):
-        for j, other in enumerate(PARTS):
-            name = "template" if "template" in (mine, other) else f"{mine} × {other}"
-            if name in blocks:
-                blocks[name] += float(made[i, j])
-    return blocks
+    pooled, blocks = index.geometry.pooled_parts(column.pooling), dict.fromkeys(BLOCKS, 0.0)
+    there = set()
+    for i in pooled:
+        for j in pooled:
+            name = "template" if TEMPLATE in (i, j) else f"{PARTS[i]} × {PARTS[j]}"
+            blocks[name] += float(made[i, j])
+            there.add(name)
+    return {name: value for name, value in blocks.items() if name in there}
 
 
 def movements(mine: list[str], other: list[str]) -> list[int | None]:

@@ -223,11 +223,9 @@ class Workspace:
         try:
             import grace_core.index  # noqa: F401 - for its imports
 
-            names = self.collections()
-            if names:
-                name = self.preferred if self.preferred in names else names[0]
-                index = self.index(name, default_view(self, name).b.model)  # what a search of the first page opens
-                self.model_of(index).encode(["warm up"], rationale=False)
+            if self.collections():
+                view = default_view(self)  # what a search of the first page opens
+                self.model_of(self.index(view.collection, view.b.model)).encode(["warm up"], rationale=False)
         except Exception as error:
             log.warning("warming up failed: %s", error)
 

@@ -35,7 +35,7 @@ import numpy as np
 from tokenizers.decoders import DecodeStream
 
 from grace_core.errors import GraceError
-from grace_core.geometry import RAW, Geometry, Role
+from grace_core.geometry import RAW, Geometry, Role, Sums
 from grace_core.index import GraceIndex
 from grace_core.model import GraceModel
 from grace_core.pooling import PARTS, RATIONALE, TEMPLATE, TEXT, Pooling
@@ -48,14 +48,11 @@ SENTENCE_END = re.compile(
 )
 
 
-Sums = tuple[np.ndarray, np.ndarray]  # part sums (n, 3, d) and counts (n, 3)
-
-
 def score_blocks(query: Sums, documents: Sums, pooling: Pooling = Pooling.FULL, *, geometry: Geometry = RAW) -> np.ndarray:
     """Blocks ``(n, 3, 3)`` in fp64, [document, part of the query, part of the document], from part sums and counts of one query and n
     documents.
 
-    Their sum over both parts is the score. Without rationale (``Pooling.TEXT``) only text × text is not zero.
+    Their sum over both parts is the score; parts that are not pooled (:meth:`Geometry.pooled_parts`) have zeros.
     """
     (asked,) = geometry.parts(*query, pooling, Role.QUERY)
     return np.einsum("pd,nqd->npq", asked, geometry.parts(*documents, pooling, Role.DOCUMENT))
@@ -86,7 +83,7 @@ class TokenStates:
 
     def within(self, geometry: Geometry, pooling: Pooling, role: str) -> TokenStates:
         """The tokens that ``pooling`` pools, with what each adds to the vector of the text in this role."""
-        pooled = [*geometry.pooled_parts(pooling), *([TEMPLATE, RATIONALE] if pooling is Pooling.FULL else [])]
+        pooled = geometry.pooled_parts(pooling)
         number = int(np.isin(self.parts, pooled).sum())  # the parts that are left out stand last
         kept = [sentence for sentence in self.sentences if sentence.part in pooled]
         unit = geometry.tokens(self.states[:number], self.parts[:number], pooling, role)

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
@@ -45,6 +45,9 @@ SHIFT = 0.5  # how much of the documents' shift against the model's own statisti
 SMALLEST = 0.05  # of the median standard deviation: a dimension that hardly varies must not outweigh all others
 ROUNDING = 1e-5  # of fp32 sums
 FILE = "geometry.safetensors"  # a model's own statistics, beside its weights
+
+
+Sums = tuple[np.ndarray, np.ndarray]  # part sums (n, 3, d) and counts (n, 3)
 
 
 class Role(StrEnum):
@@ -69,9 +72,7 @@ class Statistics:
     system: str = ""
 
     @classmethod
-    def of(
-        cls, documents: tuple[np.ndarray, np.ndarray], queries: tuple[np.ndarray, np.ndarray] | None = None, *, system: str = ""
-    ) -> Statistics:
+    def of(cls, documents: Sums, queries: Sums | None = None, *, system: str = "") -> Statistics:
         """From sums ``(n, 3, d)`` and counts ``(n, 3)`` of documents and, if there are any, of queries."""
         mean, variance = _moments(*documents)
         asked = mean if queries is None or not len(queries[0]) else _moments(*queries)[0]
@@ -150,9 +151,9 @@ class Geometry:
 
     def pooled_parts(self, pooling: Pooling) -> list[int]:
         """The parts that make the vector: raw leaves the template out where there is no rationale, as published."""
-        if self.is_raw:
-            return [TEXT] if pooling is Pooling.TEXT else [TEXT, TEMPLATE, RATIONALE]
-        return [part for part in ([TEXT, TEMPLATE] if pooling is Pooling.TEXT else [TEXT, TEMPLATE, RATIONALE]) if self.weights[part]]
+        if pooling is Pooling.FULL:
+            return [TEXT, TEMPLATE, RATIONALE]
+        return [TEXT] if self.is_raw else [TEXT, TEMPLATE]
 
     def vectors(self, sums: np.ndarray, counts: np.ndarray, pooling: Pooling = Pooling.FULL, role: str = Role.DOCUMENT) -> np.ndarray:
         """L2-normalised vectors ``(n, d)`` fp32 from sums ``(n, 3, d)`` and counts ``(n, 3)``.
@@ -165,11 +166,8 @@ class Geometry:
 
     def parts(self, sums: np.ndarray, counts: np.ndarray, pooling: Pooling = Pooling.FULL, role: str = Role.DOCUMENT) -> np.ndarray:
         """What each part adds to the vectors, ``(n, 3, d)`` fp64; a part that is not pooled adds zeros. Errors as in :meth:`vectors`."""
-        made = np.zeros(sums.shape, np.float64)
         factors, pooled = self._factors(sums, counts, pooling, role)
-        for part in self.pooled_parts(pooling):
-            made[:, part] = pooled[:, part] * factors[:, part, None]
-        return made
+        return pooled * factors[:, :, None]
 
     def _factors(self, sums, counts, pooling: Pooling, role: str) -> tuple[np.ndarray, np.ndarray]:
         """Factors ``(n, 3)`` and part vectors ``(n, 3, d)`` whose products add up to the unit vectors."""
@@ -271,10 +269,10 @@ def check_kind(kind: str) -> str:
 
 def fit(
     kind: str,
-    documents: tuple[np.ndarray, np.ndarray],
+    documents: Sums,
     *,
     model: Statistics | None = None,
-    queries: tuple[np.ndarray, np.ndarray] | None = None,
+    queries: Sums | None = None,
     weights: tuple[float, float, float] = WEIGHTS,
 ) -> Geometry:
     """The geometry of a collection from its documents' sums ``(n, 3, d)`` and counts ``(n, 3)``.
@@ -334,7 +332,7 @@ def _scale(variance: np.ndarray) -> np.ndarray:
     return 1 / np.where(middle > 0, np.maximum(deviation, SMALLEST * middle), np.maximum(deviation, 1.0))
 
 
-def _whitening(documents: tuple[np.ndarray, np.ndarray], part: int, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+def _whitening(documents: Sums, part: int, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """The matrix ``(d, d)`` that a part's rows are multiplied with, from at most SAMPLE documents spread over all.
 
     Standardised first, or the outlier dimensions alone would set the shrinkage.
@@ -350,8 +348,3 @@ def _whitening(documents: tuple[np.ndarray, np.ndarray], part: int, mean: np.nda
     values = values.clip(0)
     level = SHRINKAGE * values.mean() or 1.0
     return scale[:, None] * ((axes / np.sqrt(values + level)) @ axes.T)
-
-
-def reweighted(geometry: Geometry, rationale: float) -> Geometry:
-    """The same with another weight of the rationale."""
-    return replace(geometry, weights=(geometry.weights[TEXT], geometry.weights[TEMPLATE], float(rationale)))

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 import warnings
@@ -37,7 +36,7 @@ from grace_core.model import GraceModel, Representations, Settings
 from grace_core.pooling import Pooling
 from grace_core.readers import Document
 from grace_core.shards import Work, refuse_mixture
-from grace_core.sources import model_name
+from grace_core.sources import full_name, model_name
 from grace_core.tensors import PooledVectors, map_tensors
 
 SCHEMA = 1
@@ -219,10 +218,9 @@ def _with_geometry(folder: Path, manifest: dict, kind: str, weight: float | None
     model = Statistics.load(folder / STATISTICS) if (folder / STATISTICS).is_file() else None
     asked = load_file(folder / QUERIES) if (folder / QUERIES).is_file() else None
     made = geometries.fit(
-        kind, (tensors["sums"], tensors["counts"]), model=model, queries=asked and (asked["sums"], asked["counts"])
+        kind, (tensors["sums"], tensors["counts"]), model=model, queries=asked and (asked["sums"], asked["counts"]),
+        weights=geometries.WEIGHTS if weight is None else (*geometries.WEIGHTS[:2], weight),
     )  # fmt: skip
-    if weight is not None:
-        made = geometries.reweighted(made, weight)
     stored = made.as_dict()
     if not made.is_raw:
         name = made.save(folder)
@@ -285,7 +283,7 @@ class GraceIndex:
         collection = collection if isinstance(collection, Collection) else Collection(collection)
         if model in collection.models:
             return cls(collection, model)
-        source = str(Path(model).resolve()) if os.path.isdir(model) else model
+        source = full_name(model)
         ids = {name: read_json(collection.folder / name / "manifest.json")["model_id"] for name in collection.models}
         found = [name for name, model_id in ids.items() if model_id == source]
         if len(found) == 1:

@@ -13,55 +13,48 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from grace_core.errors import GraceError
-from grace_core.evaluation.retrieval import CUTOFF, judged_queries
-from grace_core.geometry import DEFAULT, KINDS, RAW, Geometry, Role, Statistics, fit
+from grace_core.evaluation.retrieval import CUTOFF, RESAMPLES, judged_queries, per_query
+from grace_core.geometry import DEFAULT, KINDS, RAW, Geometry, Role, Statistics, Sums, fit
 from grace_core.index import GraceIndex
 from grace_core.model import GraceModel
 from grace_core.pooling import Pooling
 
-RESAMPLES = 2_000
 TWENTY = 20
 DRAWS = 5  # of twenty queries
-Sums = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A collection's documents and judged queries as part sums and counts, and the grades ``(m, n)`` of n documents for m queries."""
+    """A collection's documents, whose ids are ``ids``, and its judged queries, in the order of ``qrels``, as part sums and counts."""
 
     name: str
     documents: Sums
     queries: Sums
-    grades: np.ndarray
+    ids: Sequence[str]
+    qrels: dict[str, dict[str, float]]
+
+    def __len__(self) -> int:
+        """The number of queries."""
+        return len(self.qrels)
 
 
 def sample(index: GraceIndex, model: GraceModel, *, split: str | None = None, limit: int | None = None) -> Sample:
     """The documents of an index with its judged queries, of one split or of all, the first ``limit`` of them."""
     judgements = index.collection.judgements
     queries = dict(list(judged_queries(judgements, split).items())[:limit])
-    grades = np.zeros((len(queries), len(index)))
-    for i, query in enumerate(queries):
-        for document, grade in judgements.qrels[query].items():
-            if document in index.row:
-                grades[i, index.row[document]] = grade
     made = model.represent(list(queries.values()), rationale=index.default_pooling is Pooling.FULL, progress=True)
-    return Sample(index.collection.name, (index.sums, index.counts), (made.sums, made.counts), grades)
-
-
-def ndcg(scores: np.ndarray, grades: np.ndarray) -> np.ndarray:
-    """nDCG@10 ``(m,)`` of scores ``(m, n)``, with the gain 2^grade - 1; ties in the order of the documents."""
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :CUTOFF]
-    discount = 1 / np.log2(np.arange(2, 2 + best.shape[1]))
-    ideal = -np.sort(-grades, axis=1)[:, : best.shape[1]]
-    found = np.take_along_axis(grades, best, axis=1)
-    return ((2.0**found - 1) @ discount) / np.maximum((2.0**ideal - 1) @ discount, 1e-12)
+    qrels = {query: judgements.qrels[query] for query in queries}
+    return Sample(index.collection.name, (index.sums, index.counts), (made.sums, made.counts), index.ids, qrels)
 
 
 def score(found: Sample, geometry: Geometry, pooling: Pooling, rows: np.ndarray | None = None) -> np.ndarray:
     """nDCG@10 of the sample's queries, or of some ``rows`` of them."""
-    rows = np.arange(len(found.grades)) if rows is None else rows
+    rows = np.arange(len(found)) if rows is None else rows
     asked = geometry.vectors(found.queries[0][rows], found.queries[1][rows], pooling, Role.QUERY)
-    return ndcg(asked @ geometry.vectors(*found.documents, pooling).T, found.grades[rows])
+    best = np.argsort(-(asked @ geometry.vectors(*found.documents, pooling).T), axis=1, kind="stable")[:, :CUTOFF]
+    names = list(found.qrels)
+    rankings = {names[row]: [found.ids[place] for place in places] for row, places in zip(rows, best, strict=True)}
+    return per_query(rankings, found.qrels)["ndcg@10"]
 
 
 def columns_of(found: Sample, model: Statistics | None, *, seed: int = 0) -> dict[str, np.ndarray]:
@@ -74,7 +67,7 @@ def columns_of(found: Sample, model: Statistics | None, *, seed: int = 0) -> dic
             geometry = fit(kind, found.documents, model=model)
             made[f"{pooling.value} {kind} model"] = score(found, geometry, pooling)
             made[f"{pooling.value} {kind} own"] = score(found, _with_mean_of(found, geometry), pooling)
-        if len(found.grades) >= 2 * TWENTY:
+        if len(found) >= 2 * TWENTY:
             made[f"{pooling.value} {DEFAULT} twenty"] = _twenty(found, model, pooling, seed)
     return made
 
@@ -88,7 +81,7 @@ def _with_mean_of(found: Sample, geometry: Geometry) -> Geometry:
 
 def _twenty(found: Sample, model: Statistics | None, pooling: Pooling, seed: int) -> np.ndarray:
     """Each query's mean over the draws in which it is measured and not given; NaN for one that was given in all."""
-    rng, count = np.random.default_rng(seed), len(found.grades)
+    rng, count = np.random.default_rng(seed), len(found)
     total, times = np.zeros(count), np.zeros(count)
     for _ in range(DRAWS):
         given = rng.choice(count, TWENTY, replace=False)
@@ -127,7 +120,7 @@ def compare(
     result: dict = {"collections": {}, "mean": {}, "differences": {}}
     for one in samples:
         result["collections"][one.name] = {
-            "queries": len(one.grades), "documents": len(one.documents[0]),
+            "queries": len(one), "documents": len(one.documents[0]),
             **{name: interval([values], seed=seed) for name, values in scores[one.name].items()},
         }  # fmt: skip
     for name in columns:

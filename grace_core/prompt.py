@@ -20,7 +20,6 @@ from functools import cached_property
 
 from grace_core.chat_templates import DATE, SENTINEL, ChatTemplate, given_as
 from grace_core.errors import GraceError
-from grace_core.texts import is_blank
 
 # The representation prompt of the paper's experiments (arXiv 2510.04506). Results depend on it to the letter.
 REPRESENTATION_PROMPT = (
@@ -114,7 +113,7 @@ class PromptBuilder:
         if not isinstance(text, str):
             raise GraceError(f"a text must be a str, got {type(text).__name__}")
         text = _UNPAIRED.sub("\ufffd", text.replace("\x00", "")).strip()
-        if is_blank(text):
+        if not text:
             raise GraceError("the text is empty; an empty text has no embedding, leave it out")
         if any(token in text for token in self._specials):
             ids, start, stop = self._build_apart(text)

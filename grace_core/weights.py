@@ -17,6 +17,7 @@ import torch
 
 from grace_core.errors import GraceError
 from grace_core.model_folders import ADAPTER_WEIGHTS, adapter_config
+from grace_core.sources import first_line
 
 _held: WeakValueDictionary = WeakValueDictionary()  # what was loaded from where -> a tree that nobody runs
 _lock = Lock()
@@ -69,11 +70,12 @@ def with_adapter(model: torch.nn.Module, folder: Path):
         config.inference_mode = True
         given = load_file(folder / ADAPTER_WEIGHTS)
     except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
-        raise GraceError(f"the adapter {folder} cannot be read ({_told(error)}); save it again") from error
+        raise GraceError(f"the adapter {folder} cannot be read ({first_line(error)}); save it again") from error
     try:
         wrapped = PeftModel(model, config, autocast_adapter_dtype=False)
     except (ValueError, RuntimeError, TypeError, KeyError, AttributeError, ImportError) as error:
-        raise GraceError(f"the adapter {folder} does not fit its base {name!r} ({_told(error)}); was it made for another one?") from error
+        told = first_line(error)
+        raise GraceError(f"the adapter {folder} does not fit its base {name!r} ({told}); was it made for another one?") from error
     wanted = {key: tuple(value.shape) for key, value in get_peft_model_state_dict(wrapped, save_embedding_layers=False).items()}
     shapes = {key: tuple(value.shape) for key, value in given.items()}
     for key in [*wanted, *shapes]:  # a tensor too many would be written into the base's own
@@ -93,7 +95,3 @@ def with_adapter(model: torch.nn.Module, folder: Path):
 
 def _shape(shape: tuple[int, ...] | None) -> str:
     return "nothing" if shape is None else " × ".join(map(str, shape))
-
-
-def _told(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -209,8 +209,7 @@ def _add_openai(app: FastAPI, served: Served) -> None:
         wanted = pooling is Pooling.FULL or asked.rationale
         labels = ["input"] if len(asked.input) == 1 else [f"input[{i}]" for i in range(len(asked.input))]
         made = await served.represent(request, asked.input, labels, rationale=wanted, truncate=asked.truncate)
-        vectors = served.geometry.vectors(made.sums, made.counts, pooling, asked.input_type)
-        return await served.by_size(len(made), _embeddings_response, asked, made, vectors)
+        return await served.by_size(len(made), _embeddings_response, asked, made, pooling, served.geometry)
 
     @app.post("/v1/chat/completions")
     async def chat(asked: ChatRequest, request: Request) -> Response:
@@ -221,7 +220,8 @@ def _add_openai(app: FastAPI, served: Served) -> None:
         return json_response(await unless_gone(request, complete(served, talk, asked)))
 
 
-def _embeddings_response(asked: EmbeddingsRequest, made: Representations, vectors: np.ndarray) -> Response:
+def _embeddings_response(asked: EmbeddingsRequest, made: Representations, pooling: Pooling, geometry: Geometry) -> Response:
+    vectors = geometry.vectors(made.sums, made.counts, pooling, asked.input_type)
     as_text = asked.encoding_format == "base64"
     data = []
     for i, vector in enumerate(vectors):

@@ -134,7 +134,9 @@ def _corpus(documents: list[Document] | _Stream, source: str | Path, limit: int 
     def queries(path: Path, notes: Notes) -> Iterator[Document]:
         rows = jsonl_rows(path, notes)
         first = next(rows, None)
-        return _documents(Table(str(path), "line", chain([first], rows)), None, None, notes) if first else iter(())
+        if first is None:
+            return iter(())
+        return _documents(Table(str(path), "line", chain([first], rows)), None, None, notes, distinct=False)
 
     judgements = read_judgements(Path(source), ids, empty, cut=limit is not None, read=queries, notes=notes)
     return Corpus(documents, judgements, str(source), list(fields), notes.lines)
@@ -235,7 +237,10 @@ def _check_header(
         )
 
 
-def _documents(table: Table, columns: dict[str, str] | None, limit: int | None, notes: Notes) -> Iterator[Document]:
+def _documents(
+    table: Table, columns: dict[str, str] | None, limit: int | None, notes: Notes, *, distinct: bool = True
+) -> Iterator[Document]:
+    """The rows of a table; with ``distinct`` an id that comes twice is refused."""
     head, names, mapping = _head(table, columns)
     _check_header(table, head, names, mapping, columns, notes)
     if mapping["text"] is None:
@@ -251,7 +256,7 @@ def _documents(table: Table, columns: dict[str, str] | None, limit: int | None, 
     for number, row in islice(chain(head, table.rows), limit):
         where = f"{table.name}, {table.unit} {number}"
         document_id = _id(row.get(mapping["id"]), where, mapping["id"]) if mapping["id"] else str(len(seen) + 1)
-        if document_id in seen:
+        if distinct and document_id in seen:
             raise GraceError(
                 f"{where}: the id {document_id!r} is already that of {table.unit} {seen[document_id]}: give each its own"
             )

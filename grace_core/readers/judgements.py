@@ -96,15 +96,22 @@ def read_judgements(
 
 def _read_queries(path: Path, read, notes: Notes) -> tuple[dict[str, str], dict[str, str]]:
     """Texts and splits by query id."""
-    queries, splits, others = {}, {}, {}
+    queries, splits, others, ambiguous = {}, {}, {}, set()
     for row in read(path, Notes()):  # what it tells is of columns that are not kept here
         if not row.text.strip():
             notes.count(f"{path}: queries without a text are left out", "query", repr(row.id)[:80])
             continue
-        queries[row.id] = row.text
+        if row.id in ambiguous or queries.setdefault(row.id, row.text) != row.text:
+            # which of the two texts a judgement is about cannot be known
+            ambiguous.add(row.id)
+            queries.pop(row.id, None)
+            splits.pop(row.id, None)
+            continue
         if row.metadata.get("split"):
             splits[row.id] = str(row.metadata["split"])
         others |= dict.fromkeys(name for name, value in row.metadata.items() if name != "split" and value is not None)
+    for name in sorted(ambiguous):
+        notes.count(f"{path}: ids that two different queries have are left out with both", "query", repr(name)[:80])
     if others:
         notes.add(
             f"{path}: columns {', '.join(map(repr, others))[:200]} of the queries are left out: only id, text and split are kept"

@@ -89,6 +89,17 @@ def test_queries_without_a_text_are_left_out_and_told(tmp_path):
     assert told(corpus, "queries.jsonl has no query")
 
 
+def test_an_id_of_two_different_queries_is_left_out_and_told(tmp_path):
+    folder = beir(tmp_path, {"qrels.tsv": HEADER + "q1\td1\t1\nq2\td2\t1\n"})
+    jsonl(folder / "queries.jsonl", [
+        {"_id": "q1", "text": "one"}, {"_id": "q1", "text": "another"}, {"_id": "q2", "text": "two"}, {"_id": "q2", "text": "two"},
+    ])  # fmt: skip
+    corpus = read_corpus(folder)
+    assert corpus.judgements.queries == {"q2": "two"}
+    assert corpus.judgements.qrels == {"q2": {"d2": 1}}
+    assert any("two different queries" in note and "'q1'" in note for note in corpus.notes)
+
+
 def test_other_columns_of_queries_are_told(tmp_path):
     corpus = read_corpus(beir(tmp_path, {}, [{"_id": "q1", "text": "x", "metadata": {}, "topic": "rivers", "facets": ["a"]}]))
     left_out = "columns 'topic', 'facets' of the queries are left out: only id, text and split are kept"

@@ -47,9 +47,7 @@ _BAD_IN_ID = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _LEFT_OUT = object()
 
 
-def read_corpus(
-    source: str | Path, *, limit: int | None = None, columns: dict[str, str] | None = None, split: str = "train"
-) -> Corpus:
+def read_corpus(source: str | Path, *, limit: int | None = None, columns: dict[str, str] | None = None, split: str = "train") -> Corpus:
     """Reads documents, and for a folder with queries.jsonl also queries and judgements (qrels.tsv, else the files of qrels/).
 
     ``limit`` keeps the first so many documents, the judgements of those, and (if there are judgements) the queries that still have one.
@@ -64,15 +62,11 @@ def read_corpus(
     """
     _check_limit(limit)
     notes = Notes()
-    documents = list(
-        _documents(_table(source, columns, split, notes, streaming=limit is not None), columns, limit, notes)
-    )
+    documents = list(_documents(_table(source, columns, split, notes, streaming=limit is not None), columns, limit, notes))
     return _corpus(documents, source, limit, notes)
 
 
-def stream_corpus(
-    source: str | Path, *, limit: int | None = None, columns: dict[str, str] | None = None, split: str = "train"
-) -> Corpus:
+def stream_corpus(source: str | Path, *, limit: int | None = None, columns: dict[str, str] | None = None, split: str = "train") -> Corpus:
     """As :func:`read_corpus`, but the documents stay where they are: they are checked now, and read again whenever they are gone through.
 
     For corpora larger than memory. The first ``limit`` documents of a dataset on a hub are kept, since they would be fetched again.
@@ -87,9 +81,7 @@ def stream_corpus(
     return _corpus(_Stream(read), source, limit, Notes())
 
 
-def preview(
-    source: str | Path, rows: int = 5, *, columns: dict[str, str] | None = None, split: str = "train"
-) -> Preview:
+def preview(source: str | Path, rows: int = 5, *, columns: dict[str, str] | None = None, split: str = "train") -> Preview:
     """Columns found, their mapping as read_corpus would take it, and the first ``rows`` rows; looks at no more than HEAD_ROWS rows.
 
     No recognised text column is no error here: the mapping has None, for a form to ask. Raises GraceError like read_corpus for what is
@@ -102,9 +94,7 @@ def preview(
         _check_header(table, head, names, mapping, columns, notes)
     except GraceError as error:
         notes.add(str(error))
-    read = [
-        _metadata(row.items(), f"{table.name}, {table.unit} {number}", notes, renamed=False) for number, row in head
-    ]
+    read = [_metadata(row.items(), f"{table.name}, {table.unit} {number}", notes, renamed=False) for number, row in head]
     return Preview(names, mapping, read[:rows], notes.lines)
 
 
@@ -148,17 +138,13 @@ def _table(source: str | Path, columns: dict[str, str] | None, split: str, notes
     if not found and _HUB_ID.fullmatch(name) and suffix_of(path) not in SUFFIXES:
         return Table(name, "row", _hub_rows(name, split, streaming))
     if not found:
-        raise GraceError(
-            f"{name[:300]!r} does not exist: give a file, a folder or a Hugging Face dataset id (owner/name)"
-        )
+        raise GraceError(f"{name[:300]!r} does not exist: give a file, a folder or a Hugging Face dataset id (owner/name)")
     if path.is_dir():
         there = [path / file for file in CORPUS_FILES if (path / file).exists()]
         if not there:
             return _folder_table(path, columns, notes)
         if len(there) > 1:
-            notes.add(
-                f"{there[0]} is read, and {', '.join(file.name for file in there[1:])} is not: remove one of them"
-            )
+            notes.add(f"{there[0]} is read, and {', '.join(file.name for file in there[1:])} is not: remove one of them")
         path = there[0]
     if not path.is_file():
         raise GraceError(f"{path} is no file, nor a folder of documents: name the file that holds the documents")
@@ -170,9 +156,7 @@ def _table(source: str | Path, columns: dict[str, str] | None, split: str, notes
     if suffix == ".json":
         return Table(str(path), "item", json_rows(path, notes))
     if suffix in (".csv", ".tsv"):
-        return Table(
-            str(path), "line", csv_rows(open_text(path, notes), "," if suffix == ".csv" else "\t", notes), header=True
-        )
+        return Table(str(path), "line", csv_rows(open_text(path, notes), "," if suffix == ".csv" else "\t", notes), header=True)
     if suffix in MARKDOWN:
         return Table(str(path), "file", file_rows(path.parent, [path], notes))
     if suffix in (".txt", ".text"):
@@ -180,9 +164,7 @@ def _table(source: str | Path, columns: dict[str, str] | None, split: str, notes
         if delimiter := is_table(file):
             notes.add(f"{path} is read as a table, since its first line names columns: give it the ending .csv or .tsv")
             return Table(str(path), "line", csv_rows(file, delimiter, notes), header=True)
-        return Table(
-            str(path), "line", ((number, {"text": line.rstrip("\r\n")}) for number, line in lines(file) if line.strip())
-        )
+        return Table(str(path), "line", ((number, {"text": line.rstrip("\r\n")}) for number, line in lines(file) if line.strip()))
     raise unknown_type(path, SUFFIXES)
 
 
@@ -192,10 +174,7 @@ def _folder_table(folder: Path, columns: dict[str, str] | None, notes: Notes) ->
         return Table(str(folder), "row", parts_rows(folder, parts, columns, notes))
     if files := text_files(folder, notes):
         return Table(printable(folder), "file", file_rows(folder, files, notes))
-    inside = (
-        ", ".join(sorted(printable(path.name) for path in folder.iterdir() if not path.name.startswith("."))[:8])
-        or "nothing"
-    )
+    inside = ", ".join(sorted(printable(path.name) for path in folder.iterdir() if not path.name.startswith("."))[:8]) or "nothing"
     raise GraceError(
         f"{printable(folder)} is no folder of documents: it has neither corpus.jsonl nor corpus.parquet, "
         f"nor text, Markdown or Parquet files (it holds {inside[:200]}): name the file that holds the documents"
@@ -213,9 +192,7 @@ def _head(table: Table, columns: dict[str, str] | None) -> tuple[list[Row], list
         if role not in COLUMN_NAMES:
             raise GraceError(f"columns has the key {role!r}, expected some of 'id', 'title', 'text'")
         if name and name not in names:
-            raise GraceError(
-                f"{table.name} has no column {name!r} to take as {role}: columns found are {str(names)[:800]}; choose one"
-            )
+            raise GraceError(f"{table.name} has no column {name!r} to take as {role}: columns found are {str(names)[:800]}; choose one")
     guess = guess_columns(name for name in names if name not in chosen.values())
     return head, names, guess | {role: name or None for role, name in chosen.items()}
 
@@ -232,9 +209,7 @@ def _check_header(
     if table.header and reads_like_data(names, [list(row.values()) for _, row in head]):
         if not (columns or {}).get("text"):
             raise no_header(f"{table.name}, line 1", names)
-        notes.add(
-            f"{table.name}: the first line reads like data, and is taken for the names of the columns: it is no document"
-        )
+        notes.add(f"{table.name}: the first line reads like data, and is taken for the names of the columns: it is no document")
 
 
 def _documents(
@@ -257,9 +232,7 @@ def _documents(
         where = f"{table.name}, {table.unit} {number}"
         document_id = _id(row.get(mapping["id"]), where, mapping["id"]) if mapping["id"] else str(len(seen) + 1)
         if distinct and document_id in seen:
-            raise GraceError(
-                f"{where}: the id {document_id!r} is already that of {table.unit} {seen[document_id]}: give each its own"
-            )
+            raise GraceError(f"{where}: the id {document_id!r} is already that of {table.unit} {seen[document_id]}: give each its own")
         seen[document_id] = number
         title = _repaired(_text(row.get(mapping["title"]), where, mapping["title"]), where, notes)
         text = _repaired(_text(row.get(mapping["text"]), where, mapping["text"]), where, notes)
@@ -286,13 +259,9 @@ def _id(value: Any, where: str, column: str) -> str:
     value = int(value) if isinstance(value, float) and value.is_integer() else value
     text = _text(value, where, column)
     if not text.strip():
-        raise GraceError(
-            f"{where}: the id (column {column!r}) is empty or missing: give every row an id, or none a column for it"
-        )
+        raise GraceError(f"{where}: the id (column {column!r}) is empty or missing: give every row an id, or none a column for it")
     if len(text) > MAX_ID_CHARACTERS:
-        raise GraceError(
-            f"{where}: the id {text[:40]!r}… has {len(text)} characters, expected at most {MAX_ID_CHARACTERS}: shorten it"
-        )
+        raise GraceError(f"{where}: the id {text[:40]!r}… has {len(text)} characters, expected at most {MAX_ID_CHARACTERS}: shorten it")
     if _BAD_IN_ID.search(text):
         raise GraceError(f"{where}: the id {text!r} holds a control character or an unpaired surrogate: remove it")
     return text
@@ -302,9 +271,7 @@ def _text(value: Any, where: str, column: str | None) -> str:
     if value is None or (isinstance(value, (float, Decimal)) and math.isnan(value)):
         return ""
     if isinstance(value, bool) or not isinstance(value, (str, int, float, Decimal, UUID)):
-        raise GraceError(
-            f"{where}: column {column!r} is a {type(value).__name__}, expected a string: convert it or choose another column"
-        )
+        raise GraceError(f"{where}: column {column!r} is a {type(value).__name__}, expected a string: convert it or choose another column")
     return str(value)
 
 
@@ -327,9 +294,7 @@ def _kept(value: Any, name: str, where: str, notes: Notes) -> Any:
         if math.isinf(value):
             notes.count(f"column {name!r}: infinity is kept as no value", "value", where)
         return None
-    if (isinstance(value, int) and not -(2**63) <= value < 2**63) or isinstance(
-        value, (date, time, timedelta, Decimal, UUID)
-    ):
+    if (isinstance(value, int) and not -(2**63) <= value < 2**63) or isinstance(value, (date, time, timedelta, Decimal, UUID)):
         return str(value)
     if value is None or isinstance(value, int):
         return value
@@ -369,7 +334,5 @@ def _hub_rows(source: str, split: str, streaming: bool) -> Iterator[Row]:
         for number, row in enumerate(load_dataset(name, config or None, split=split, streaming=streaming), 1):
             yield number, dict(row)
     except Exception as error:  # network, authorisation and decoders each raise classes of their own libraries
-        what = (
-            f"{source!r} is no file or folder here, and cannot be read as a Hugging Face dataset with split {split!r}"
-        )
+        what = f"{source!r} is no file or folder here, and cannot be read as a Hugging Face dataset with split {split!r}"
         raise GraceError(f"{what} ({repr(error)[:300]}): check path, id, config, split and network") from None

@@ -59,9 +59,7 @@ def read_judgements(
         if others:
             notes.add(f"{folder / others[0]} is not read: queries are expected in queries.jsonl, with _id and text")
         if files:
-            notes.add(
-                f"{files[0]}: the judgements are left out, since there is no queries.jsonl: add the queries to evaluate with them"
-            )
+            notes.add(f"{files[0]}: the judgements are left out, since there is no queries.jsonl: add the queries to evaluate with them")
         return None
     queries, splits = _read_queries(path, read, notes)
     if not queries:
@@ -113,9 +111,7 @@ def _read_queries(path: Path, read, notes: Notes) -> tuple[dict[str, str], dict[
     for name in sorted(ambiguous):
         notes.count(f"{path}: ids that two different queries have are left out with both", "query", repr(name)[:80])
     if others:
-        notes.add(
-            f"{path}: columns {', '.join(map(repr, others))[:200]} of the queries are left out: only id, text and split are kept"
-        )
+        notes.add(f"{path}: columns {', '.join(map(repr, others))[:200]} of the queries are left out: only id, text and split are kept")
     return queries, splits
 
 
@@ -195,10 +191,7 @@ def _places(cells: list[str], header: bool) -> tuple[int, int, int] | None:
     if usual is None or not header:
         return usual
     names = [re.sub(r"\s+", "-", cell.strip().lower()) for cell in cells]
-    found = [
-        next((names.index(name) for name in _COLUMNS[role] if name in names), None)
-        for role in ("query", "document", "grade")
-    ]
+    found = [next((names.index(name) for name in _COLUMNS[role] if name in names), None) for role in ("query", "document", "grade")]
     return usual if None in found or len(set(found)) < 3 else tuple(found)
 
 
@@ -214,15 +207,11 @@ def _grade(cell: str) -> int | float | None:
 
 def _cut(judgements: Judgements, kept: set[str], notes: Notes) -> Judgements:
     """Judgements of ``kept`` documents, and the queries that still have one."""
-    found = {
-        query: {d: grade for d, grade in grades.items() if d in kept} for query, grades in judgements.qrels.items()
-    }
+    found = {query: {d: grade for d, grade in grades.items() if d in kept} for query, grades in judgements.qrels.items()}
     qrels = {query: grades for query, grades in found.items() if grades}
     queries = {query: text for query, text in judgements.queries.items() if query in qrels}
     if left := len(judgements.queries) - len(queries):
-        notes.add(
-            f"limit: {_counted(left, 'query', 'queries')} without a judged document among those that are kept left out"
-        )
+        notes.add(f"limit: {_counted(left, 'query', 'queries')} without a judged document among those that are kept left out")
     return Judgements(queries, qrels, {query: split for query, split in judgements.splits.items() if query in qrels})
 
 

@@ -32,13 +32,13 @@ from itertools import pairwise
 from threading import Lock
 
 import numpy as np
-from tokenizers.decoders import DecodeStream
 
 from grace_core.errors import GraceError
 from grace_core.geometry import RAW, Geometry, Role, Sums
 from grace_core.index import GraceIndex
 from grace_core.model import GraceModel
 from grace_core.pooling import PARTS, RATIONALE, TEMPLATE, TEXT, Pooling
+from grace_core.text_stream import read_pieces
 from grace_core.texts import as_list, as_texts
 
 # other scripts' marks end a sentence with or without white space behind them
@@ -114,14 +114,6 @@ def token_states(
                 parts += [part] * len(ids)
             found[i] = TokenStates(states, np.array(parts), pieces, sentences)
     return found
-
-
-def read_pieces(tokenizer, ids: Sequence[int]) -> list[str]:
-    """What each token adds to the decoded text; together they are the text."""
-    stream, pieces = DecodeStream(skip_special_tokens=False), []
-    for token in ids:
-        pieces.append(stream.step(tokenizer.backend_tokenizer, int(token)) or "")
-    return pieces
 
 
 def split_sentences(pieces: Sequence[str]) -> list[tuple[int, int]]:

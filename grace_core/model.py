@@ -26,6 +26,7 @@ from grace_core.precision import DTYPES
 from grace_core.prompt import Prompt, PromptBuilder
 from grace_core.settings import SETTINGS_FILE, Settings
 from grace_core.sources import DEMO_MODELS_DIR, find_model, first_line, full_name, model_name, packaged_folder
+from grace_core.text_stream import TextStream
 from grace_core.texts import as_list, as_texts
 
 if TYPE_CHECKING:
@@ -158,6 +159,11 @@ class GraceModel:
     @property
     def dtype(self) -> str:
         return self.engine.dtype if self._model is None else str(self._model.dtype).removeprefix("torch.")
+
+    @property
+    def positions(self) -> int | None:
+        """The longest sequence that the model reads, prompt and rationale together; None where its configuration names no limit."""
+        return getattr(self.config.get_text_config(), "max_position_embeddings", None)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -313,21 +319,22 @@ class GraceModel:
     def stream(self, text: str, **settings) -> Iterator[tuple[str, Representations | None]]:
         """The rationale of one text as it grows: ``(rationale so far, None)``, at last ``(rationale, Representations)``.
 
-        A text that is in the cache comes at once.
+        It grows by whole characters. A text that is in the cache comes at once.
         """
         (prompt,), chosen = self._prompts([text], settings)
         key = self._key(prompt, chosen, True)
         row = self._cached({key: prompt}).get(key)
         if row is None:
             steps = self.engine.steps([prompt], chosen.decoding)
-            ids: list[int] = []
+            written = TextStream(self.tokenizer)
             while True:
                 try:
-                    ids += [token for _, token in next(steps)]
+                    for _, token in next(steps):
+                        written.add(token)
                 except StopIteration as stop:
                     out = stop.value
                     break
-                yield self.decode([ids])[0], None
+                yield written.text.strip(), None
             row = (out.rationale_ids[0], out.sums[0].numpy(), out.counts[0].numpy(), out.truncated[0])
             if self.cache is not None:
                 self.cache.put({key: row})
@@ -378,7 +385,7 @@ class GraceModel:
                 prompts.append(builder.build(text))
             except GraceError as error:
                 raise GraceError(f"text {position}: {error}") from error
-        limit = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        limit = self.positions
         if limit and prompts and (longest := max(len(p.ids) for p in prompts)) + chosen.max_new_tokens > limit:
             raise GraceError(
                 f"the longest prompt has {longest} tokens and {chosen.max_new_tokens} may follow, but {self.name} has only {limit} "

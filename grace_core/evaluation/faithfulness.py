@@ -39,11 +39,12 @@ import numpy as np
 
 from grace_core.errors import GraceError
 from grace_core.evaluation.retrieval import CUTOFF, RESAMPLES, per_query
-from grace_core.explain import Explainer, Explanation, explain, read_pieces, score_blocks, split_sentences, token_states
+from grace_core.explain import Explainer, Explanation, explain, score_blocks, split_sentences, token_states
 from grace_core.geometry import RAW, Geometry, Role
 from grace_core.index import GraceIndex
 from grace_core.model import GraceModel, Representations
 from grace_core.pooling import RATIONALE, Pooling
+from grace_core.text_stream import read_pieces
 
 ORDERS = 3  # random orders for each rationale
 CHUNK = 32  # pairs whose token states are in memory at a time

@@ -8,6 +8,7 @@ from grace_core.errors import GraceError
 from grace_core.model import GraceModel
 from grace_core.prompt import SENTINEL, Prompt
 from grace_core.serving.schemas import Message
+from grace_core.text_stream import TextStream
 
 
 def conversation(model: GraceModel, messages: Sequence[Message]) -> Prompt:
@@ -47,33 +48,36 @@ class Answer:
     """The text of an answer as its tokens come; ends at the first of ``stops``, which is left out."""
 
     def __init__(self, model: GraceModel, stops: Sequence[str] = ()):
-        self.tokenizer, self.stops = model.tokenizer, stops
-        self.ids: list[int] = []
+        self.stops = stops
         self.text = ""  # what is certain
         self.stopped = False
+        self._stream = TextStream(model.tokenizer)
+        self._held = ""  # what may become a stop
+
+    @property
+    def ids(self) -> list[int]:
+        return self._stream.ids
 
     def add(self, token: int) -> str:
         """The text that this token made certain, often none: part of a character, or what may become a stop, is held back."""
-        self.ids.append(token)
-        text = self.tokenizer.decode(self.ids, skip_special_tokens=True)
-        cut = min((place for stop in self.stops if (place := text.find(stop)) >= 0), default=None)
-        if cut is not None:
-            self.stopped = True
-            return self._settle(text[:cut])
-        if text.endswith("\ufffd"):  # more bytes of a character may follow
-            text = text[: len(text.rstrip("\ufffd"))]
-        return self._settle(text[: len(text) - self._held(text)])
+        return self._settle(self._stream.add(token))
 
     def end(self) -> str:
         """What was held back, when no token follows."""
-        return "" if self.stopped else self._settle(self.tokenizer.decode(self.ids, skip_special_tokens=True))
+        return "" if self.stopped else self._settle(self._stream.end(), last=True)
 
-    def _held(self, text: str) -> int:
+    def _settle(self, new: str, last: bool = False) -> str:
+        """What is certain of the text held back and the ``new`` one; a stop that ends in the new one begins in either."""
+        text = self._held + new
+        cut = min((place for stop in self.stops if (place := text.find(stop)) >= 0), default=None)
+        self.stopped = cut is not None
+        if cut is None:
+            cut = len(text) - (0 if last else self._begun(text))
+        self._held = text[cut:]
+        self.text += text[:cut]
+        return text[:cut]
+
+    def _begun(self, text: str) -> int:
         """Length of the longest end of ``text`` that begins a stop."""
         lengths = [n for stop in self.stops for n in range(1, min(len(stop), len(text) + 1)) if text.endswith(stop[:n])]
         return max(lengths, default=0)
-
-    def _settle(self, text: str) -> str:
-        new = text[len(self.text) :]
-        self.text += new
-        return new

@@ -83,7 +83,8 @@ async def _pieces(served: Served, talk: Talk) -> AsyncIterator[tuple[str, str | 
             if isinstance(item, Exception):
                 raise from_failure(item)
             if isinstance(item, str):
-                yield answer.end(), item
+                rest = answer.end()
+                yield rest, "stop" if answer.stopped else item
                 return
             piece = answer.add(item)
             yield piece, "stop" if answer.stopped else None

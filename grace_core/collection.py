@@ -1,6 +1,6 @@
 """A collection on disk: one corpus, its queries and judgements, and a sub-folder for every model that encoded it.
 
-    corpus.parquet                  _id, title, text, metadata columns
+    corpus.parquet                  _id, title, text, metadata columns with their types
     queries.jsonl, qrels.tsv        optional, BEIR layout
     <model>/                        see grace_core.index
 """
@@ -11,13 +11,15 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
+from datetime import date, datetime
 from functools import cached_property
 from itertools import islice, zip_longest
 from pathlib import Path
 
 from grace_core.errors import GraceError
 from grace_core.files import only_writer, sha256, write_atomically
-from grace_core.readers import Corpus, Document, Judgements, Scalar, read_corpus
+from grace_core.readers import Corpus, Document, Judgements, Value, as_text, read_corpus
+from grace_core.readers.cells import moment, typed
 
 CHANGED = "give another --out: texts that are the same are taken from the cache of rationales, not encoded again"
 BLOCK = 8_192  # documents that are written, or compared, at once; a divisor of the rows that Parquet keeps together
@@ -78,6 +80,22 @@ class Collection:
         import pyarrow.parquet as pq
 
         return pq.read_schema(self.folder / "corpus.parquet").names[3:]
+
+    @cached_property
+    def types(self) -> dict[str, str]:
+        """The metadata columns and what they hold, in Arrow's words."""
+        import pyarrow.parquet as pq
+
+        return {field.name: str(field.type) for field in list(pq.read_schema(self.folder / "corpus.parquet"))[3:]}
+
+    def columns(self, names: list[str]):
+        """Columns of corpus.parquet as an Arrow table, in the order of the documents."""
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(self.folder / "corpus.parquet") as file:
+            # a name with a dot is taken for a path into a struct, so such columns are read with all the others
+            dotted = any("." in name for name in names)
+            return file.read(columns=None if dotted else names).select(names)
 
     def contents(self) -> Iterator[str]:
         """What gets encoded of every document, in order, without holding more than a block of them."""
@@ -186,46 +204,102 @@ def _few(ids: list[str]) -> str:
 
 def _digests(document: Document) -> tuple[bytes, bytes]:
     """Hashes of a document's title and text, and of its metadata as a collection keeps it."""
-    metadata = sorted((name, str(value)) for name, value in document.metadata.items() if value is not None)
-    # a column of integers and floats is one of floats in a collection
-    metadata = [(name, value.removesuffix(".0")) for name, value in metadata]
+    # with the types that text may have lost, or a collection not have known; a column of integers and floats is one of floats there
+    values = {name: typed(value) if isinstance(value, str) else value for name, value in document.metadata.items()}
+    metadata = sorted((name, as_text(value).removesuffix(".0")) for name, value in values.items() if value not in (None, ""))
     return tuple(
         hashlib.sha256(json.dumps(part).encode()).digest()[:16] for part in ([document.title, document.text], metadata)
     )
 
 
 def _holds(collection: Collection, corpus: Corpus, schema) -> bool:
-    """Whether the collection's corpus is ``corpus``: compared as tables, since Parquet evens out the documents' fields."""
+    """Whether the collection's corpus is ``corpus``: compared as tables, since Parquet evens out the documents' fields.
+
+    Metadata that was kept as text, as it once was whatever its type, is compared by its values.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(collection.folder / "corpus.parquet") as file:
-        if not file.schema_arrow.equals(schema):
+        if not file.schema_arrow.equals(schema) and not _was_text(file.schema_arrow, schema):
             return False
-        there = (pa.Table.from_batches([batch]) for batch in file.iter_batches(batch_size=BLOCK))
+        there = (_typed(pa.Table.from_batches([batch]), schema) for batch in file.iter_batches(batch_size=BLOCK))
         return all(a is not None and b is not None and a.equals(b) for a, b in zip_longest(there, _tables(corpus, schema)))
+
+
+def _was_text(old, new) -> bool:
+    """Whether a schema is another one with text where that has other types."""
+    import pyarrow as pa
+
+    return old.names == new.names and all(a.type == b.type or pa.types.is_string(a.type) for a, b in zip(old, new, strict=True))
+
+
+def _typed(table, schema):
+    """A table whose text is read as the types of ``schema``; None where it cannot be."""
+    import pyarrow as pa
+
+    try:
+        return pa.table(
+            [
+                column if column.type == field.type else pa.array([_read(text, field.type) for text in column.to_pylist()], field.type)
+                for column, field in zip(table.columns, schema, strict=True)
+            ],
+            schema=schema,
+        )
+    except (ValueError, pa.ArrowException):
+        return None
+
+
+def _read(text: str | None, kind) -> Value:
+    import pyarrow as pa
+
+    if not text:
+        return None
+    if pa.types.is_boolean(kind):
+        return text.lower() == "true"
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        return int(text) if pa.types.is_integer(kind) else float(text)
+    if pa.types.is_date(kind):
+        return date.fromisoformat(text)
+    return moment(text) if pa.types.is_timestamp(kind) else json.loads(text)
 
 
 def _schema(corpus: Corpus):
     """The columns' types: a metadata column whose values have one type keeps it, one of mixed types keeps its values as text."""
     import pyarrow as pa
 
-    kinds = {field: set() for field in corpus.fields}
-    for document in corpus.documents if kinds else ():
-        for field, value in document.metadata.items():
-            kinds[field].add(_kind(value))
-    types = {
-        frozenset(): pa.null(), frozenset({"bool"}): pa.bool_(), frozenset({"float"}): pa.float64(), frozenset({"int"}): pa.int64(),
-        frozenset({"long"}): pa.int64(), frozenset({"int", "long"}): pa.int64(), frozenset({"int", "float"}): pa.float64(),
-    }  # fmt: skip
     columns = [(name, pa.string()) for name in ("_id", "title", "text")]
-    return pa.schema(columns + [(field, types.get(frozenset(found - {None}), pa.string())) for field, found in kinds.items()])
+    found: dict[str, tuple[set, set]] = {field: (set(), set()) for field in corpus.fields}  # of values, and of those in lists
+    for document in corpus.documents if found else ():
+        for field, value in document.metadata.items():
+            kinds, inner = found[field]
+            kinds.add(_kind(value))
+            if isinstance(value, list):
+                inner.update(map(_kind, value))
+    return pa.schema(columns + [
+        (field, pa.list_(_type(inner, pa.string())) if kinds - {None} == {"list"} else _type(kinds, pa.null()))
+        for field, (kinds, inner) in found.items()
+    ])  # fmt: skip
 
 
-def _kind(value: Scalar) -> str | None:
-    """The type of a value; ``long`` for an integer that a float cannot hold."""
+def _type(kinds: set[str | None], none):
+    """The Arrow type of values of these kinds; ``none`` where there is no value."""
+    import pyarrow as pa
+
+    types = {
+        frozenset(): none, frozenset({"bool"}): pa.bool_(), frozenset({"float"}): pa.float64(), frozenset({"int"}): pa.int64(),
+        frozenset({"long"}): pa.int64(), frozenset({"int", "long"}): pa.int64(), frozenset({"int", "float"}): pa.float64(),
+        frozenset({"date"}): pa.date32(), frozenset({"datetime"}): pa.timestamp("us"), frozenset({"utc"}): pa.timestamp("us", "UTC"),
+    }  # fmt: skip
+    return types.get(frozenset(kinds - {None}), pa.string())
+
+
+def _kind(value: Value) -> str | None:
+    """The type of a value; ``long`` for an integer that a float cannot hold, ``utc`` for a time with its offset."""
     if value is None:
         return None
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return "utc"
     return "long" if type(value) is int and abs(value) > 2**53 else type(value).__name__
 
 
@@ -238,8 +312,12 @@ def _tables(corpus: Corpus, schema) -> Iterator:
         columns = [[d.id for d in block], [d.title for d in block], [d.text for d in block]]
         for field in schema.names[3:]:
             values = [document.metadata.get(field) for document in block]
-            text = pa.types.is_string(schema.field(field).type)
-            columns.append([None if value is None else str(value) for value in values] if text else values)
+            kind = schema.field(field).type
+            if pa.types.is_string(kind):
+                values = [None if value is None else as_text(value) for value in values]
+            elif pa.types.is_list(kind) and pa.types.is_string(kind.value_type):
+                values = [value and [None if item is None else as_text(item) for item in value] for value in values]
+            columns.append(values)
         yield pa.table([pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema)
 
 

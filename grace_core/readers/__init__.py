@@ -18,7 +18,10 @@ from grace_core.readers.documents import (
     Judgements,
     Preview,
     Scalar,
+    Value,
+    as_text,
     guess_columns,
+    plain,
 )
 
 __all__ = [
@@ -32,7 +35,10 @@ __all__ = [
     "Judgements",
     "Preview",
     "Scalar",
+    "Value",
+    "as_text",
     "guess_columns",
+    "plain",
     "preview",
     "read_corpus",
     "stream_corpus",

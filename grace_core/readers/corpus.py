@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from datetime import date, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from itertools import chain, islice
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 from uuid import UUID
 
 from grace_core.errors import GraceError
+from grace_core.readers.cells import CellTypes
 from grace_core.readers.delimited import another_delimiter, csv_rows, is_table, no_header, reads_like_data
 from grace_core.readers.documents import (
     COLUMN_NAMES,
@@ -45,6 +46,7 @@ _COLLECTION_COLUMNS = (
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:.+)?", re.ASCII)
 _BAD_IN_ID = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _LEFT_OUT = object()
+_ITEMS = (str, int, float, Decimal, date, time, timedelta, UUID, type(None))  # what a list of scalars holds
 
 
 def read_corpus(source: str | Path, *, limit: int | None = None, columns: dict[str, str] | None = None, split: str = "train") -> Corpus:
@@ -53,16 +55,26 @@ def read_corpus(source: str | Path, *, limit: int | None = None, columns: dict[s
     ``limit`` keeps the first so many documents, the judgements of those, and (if there are judgements) the queries that still have one.
     Without it, judgements of documents that the corpus lacks are kept, as evaluation tools do. ``columns`` maps "id", "title" and
     "text" to column names and overrides the guess; "" stands for no column. Without an id column ids are "1", "2", … in order.
-    ``split`` is the split of a Hugging Face dataset and has no effect on other sources. Other columns become metadata: dates, times,
-    decimals and integers beyond 64 bits as text, lists and objects as JSON, NaN and infinity as None; an empty list or object is as no
-    value, and bytes and vectors are left out. A metadata column "_id", "title" or "text" is named "source_…", since a collection's own
+    ``split`` is the split of a Hugging Face dataset and has no effect on other sources. Other columns become metadata and keep their
+    types: text, numbers, booleans, dates, times, and lists of these; the columns of a CSV or TSV file have those that all their cells can
+    be read as (:mod:`grace_core.readers.cells`). Decimals are floats where these are as exact; those that are not, times of the day and
+    integers beyond 64 bits are text, objects and nested lists JSON, NaN and infinity None; an empty list or object is as no value, and
+    bytes and vectors are left out. A metadata column "_id", "title" or "text" is named "source_…", since a collection's own
     columns are called that. Whatever is left out, changed or guessed stands in the corpus's ``notes``.
 
     Raises GraceError, with file and row (for a text file its line, from 1), if the source is missing, empty, unreadable or malformed.
     """
     _check_limit(limit)
     notes = Notes()
-    documents = list(_documents(_table(source, columns, split, notes, streaming=limit is not None), columns, limit, notes))
+    table = _table(source, columns, split, notes, streaming=limit is not None)
+    documents = list(_documents(table, columns, limit, notes))
+    cells = CellTypes()
+    if table.header:
+        documents = list(cells.typed(documents))
+        told = cells.settle()
+        documents = list(cells.typed(documents))
+        for note in told:
+            notes.add(f"{table.name}: {note}")
     return _corpus(documents, source, limit, notes)
 
 
@@ -75,10 +87,16 @@ def stream_corpus(source: str | Path, *, limit: int | None = None, columns: dict
         return read_corpus(source, limit=limit, columns=columns, split=split)
     _check_limit(limit)
 
-    def read(notes: Notes) -> Iterator[Document]:
-        return _documents(_table(source, columns, split, notes, streaming=False), columns, limit, notes)
+    cells = CellTypes()
 
-    return _corpus(_Stream(read), source, limit, Notes())
+    def read(notes: Notes) -> Iterator[Document]:
+        table = _table(source, columns, split, notes, streaming=False)
+        documents = _documents(table, columns, limit, notes)
+        return cells.typed(documents) if table.header else documents
+
+    corpus = _corpus(_Stream(read), source, limit, Notes())
+    corpus.notes.extend(f"{source}: {note}" for note in cells.settle())
+    return corpus
 
 
 def preview(source: str | Path, rows: int = 5, *, columns: dict[str, str] | None = None, split: str = "train") -> Preview:
@@ -294,9 +312,13 @@ def _kept(value: Any, name: str, where: str, notes: Notes) -> Any:
         if math.isinf(value):
             notes.count(f"column {name!r}: infinity is kept as no value", "value", where)
         return None
-    if (isinstance(value, int) and not -(2**63) <= value < 2**63) or isinstance(value, (date, time, timedelta, Decimal, UUID)):
+    if isinstance(value, Decimal):
+        return _number(value)
+    if isinstance(value, datetime):
+        return _moment(value)
+    if (isinstance(value, int) and not -(2**63) <= value < 2**63) or isinstance(value, (time, timedelta, UUID)):
         return str(value)
-    if value is None or isinstance(value, int):
+    if value is None or isinstance(value, (int, date)):
         return value
     if isinstance(value, (list, tuple, dict)):
         return _nested(value, name, where, notes)
@@ -304,19 +326,38 @@ def _kept(value: Any, name: str, where: str, notes: Notes) -> Any:
     return _LEFT_OUT
 
 
+def _number(value: Decimal) -> float | str | None:
+    """A decimal as the float that is told by the same digits; as text where there is none."""
+    made = float(value) if not value.is_snan() else math.nan
+    return None if math.isnan(made) else made if math.isfinite(made) and Decimal(repr(made)) == value else str(value)
+
+
+def _moment(value: datetime) -> datetime | str | None:
+    """A time without what is Pandas' own; in UTC if it has a time zone."""
+    if value != value:  # NaT, which is a datetime
+        return None
+    made = datetime.combine(date(value.year, value.month, value.day), value.time(), value.tzinfo)
+    try:
+        return made if made.tzinfo is None else made.astimezone(UTC)
+    except OverflowError:  # at the ends of the years 1 and 9999
+        return str(made)
+
+
 def _nested(value: list | tuple | dict, name: str, where: str, notes: Notes) -> Any:
-    """A list or an object as JSON."""
+    """A list of scalars as it is; another one, or an object, as JSON."""
     if not value:
         return _LEFT_OUT
     if isinstance(value, (list, tuple)) and len(value) > LONGEST_LIST and all(type(item) is float for item in value):
         notes.count(f"column {name!r} is left out: vectors are no metadata", "value", where)
         return _LEFT_OUT
+    if isinstance(value, (list, tuple)) and all(isinstance(item, _ITEMS) for item in value):
+        return [_kept(item, name, where, notes) for item in value]
     try:
         text = json.dumps(value, ensure_ascii=False, default=_plain)
     except (TypeError, ValueError, RecursionError):
         notes.count(f"column {name!r} is left out: what is in it cannot be kept as text", "value", where)
         return _LEFT_OUT
-    notes.count(f"column {name!r} holds lists or objects, which are kept as JSON", "value", where)
+    notes.count(f"column {name!r} holds objects or nested lists, which are kept as JSON", "value", where)
     return _repaired(text, where, notes)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import date, datetime
 from typing import Any, NamedTuple
 
 from grace_core.texts import is_blank
@@ -17,7 +19,8 @@ COLUMN_NAMES = {
     "title": ("title", "headline", "name"),
     "text": ("text", "body", "content", "abstract", "passage", "document"),
 }
-Scalar = str | int | float | bool | None
+Scalar = str | int | float | bool | date | datetime | None
+Value = Scalar | list[Scalar]  # of metadata
 Row = tuple[int | str, dict[str, Any]]  # its number (a file's path in a folder), and its values by column
 _UNPAIRED = re.compile("[\ud800-\udfff]")
 
@@ -29,7 +32,12 @@ class Document:
     id: str
     title: str
     text: str
-    metadata: dict[str, Scalar]
+    metadata: dict[str, Value]
+
+    @property
+    def plain_metadata(self) -> dict[str, Any]:
+        """The metadata as JSON can hold it: dates and times as text in ISO 8601."""
+        return {name: plain(value) for name, value in self.metadata.items()}
 
     @property
     def content(self) -> str:
@@ -69,7 +77,7 @@ class Preview:
 
     columns: list[str]
     mapping: dict[str, str | None]
-    rows: list[dict[str, Scalar]]
+    rows: list[dict[str, Value]]
     notes: list[str] = field(default_factory=list)
 
 
@@ -103,6 +111,18 @@ class Notes:
 def _told(what: str, unit: str, number: int, where: str) -> str:
     units = unit if number == 1 else "queries" if unit == "query" else f"{unit}s"
     return f"{what}: {number:,} {units}, {'' if number == 1 else 'the first '}in {where}"
+
+
+def plain(value: Value) -> Any:
+    """A value of metadata as JSON can hold it."""
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return value.isoformat() if isinstance(value, date) else value
+
+
+def as_text(value: Value) -> str:
+    """A value of metadata as text: a list as JSON."""
+    return json.dumps(plain(value), ensure_ascii=False) if isinstance(value, list) else str(value)
 
 
 def guess_columns(names) -> dict[str, str | None]:

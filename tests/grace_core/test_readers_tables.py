@@ -193,6 +193,7 @@ CELLS = st.text(
     encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]), suffix=st.sampled_from(["csv", "tsv"]),
 )  # fmt: skip
 def test_what_a_writer_writes_is_read_back(tmp_path, rows, delimiter, end, encoding, suffix):
+    rows = [*rows, ("", "a cell that is text, so that all of its column are")]
     content = table([["id", "text", "extra"], *([str(i), *row] for i, row in enumerate(rows))], delimiter, end=end)
     path = write(tmp_path / f"c.{suffix}", content.encode(encoding))
     missing = ("NaN", "nan", "None")

@@ -6,7 +6,7 @@ VENV_VLLM ?= .venv-vllm
 # PyPI's Linux build of torch brings gigabytes of CUDA; where its CPU index can be reached, the CPU build is taken instead.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: app test test-vllm lint bench demo clean
+.PHONY: app test test-vllm cases lint bench demo clean
 
 app: $(VENV)/.installed
 	$(BIN)/grace app $(ARGS)
@@ -17,6 +17,10 @@ test: $(VENV)/.installed-dev
 
 test-vllm: $(VENV_VLLM)/.installed
 	$(VENV_VLLM)/bin/python -m pytest tests/engines $(ARGS)
+
+# The folders of awkward inputs, one line each; ARGS names some of them.
+cases: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.cases $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -93,7 +93,11 @@ def search_api(workspace: Workspace, query: object, collection: object, model: o
     if isinstance(k, bool) or not isinstance(k, (int, float)) or k != int(k) or not 1 <= k <= MAX_K:
         raise GraceError(f"k must be a whole number from 1 to {MAX_K}, got {k!r:.60}")
     *_, last = search(workspace, _view(workspace, query, collection, model, rationale, k=int(k)))
-    return {"query": last.view.query, "rationale": last.a.rationale, "hits": [hit.as_dict() for hit in last.a.hits]}
+    asked = last.a
+    return {
+        "query": last.view.query, "rationale": asked.rationale, "truncated": asked.truncated, "text_truncated": asked.text_truncated,
+        "hits": [hit.as_dict() for hit in asked.hits],
+    }  # fmt: skip
 
 
 def explain_api(
@@ -168,7 +172,10 @@ def encode_api(workspace: Workspace, texts: object, model: object, rationale: ob
     loaded = workspace.named_model(_name("model", model))
     made = loaded.represent([check_query(text) for text in texts], rationale=rationale, batch_size=16)
     vectors = loaded.geometry.vectors(made.sums, made.counts, Column(loaded.name, rationale).pooling, role)
-    return {"model": loaded.name, "dim": loaded.dim, "rationales": made.rationales, "embeddings": vectors.tolist()}
+    return {
+        "model": loaded.name, "dim": loaded.dim, "rationales": made.rationales, "truncated": made.truncated.tolist(),
+        "text_truncated": made.text_truncated.tolist(), "embeddings": vectors.tolist(),
+    }  # fmt: skip
 
 
 def evaluate_api(evaluations: Evaluations, collection: object, a: object, b: object, split: object, first: object) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class Job:
     total: int = 0
     message: str = ""
     built: str = ""  # the model's name in the collection, once known
-    notes: list[str] = field(default_factory=list)  # what reading the corpus left out, changed or guessed
+    notes: list[str] = field(default_factory=list)  # what reading the corpus left out, changed or guessed; texts that were cut
     stop: threading.Event = field(default_factory=threading.Event)
     _marks: deque = field(default_factory=lambda: deque(maxlen=40))
 
@@ -130,6 +130,7 @@ class Builds:
 
     def _run(self, job: Job, corpus: Corpus | None) -> None:
         from grace_core.index import BuildStopped, build
+        from grace_core.index_command import cut_text_notes
 
         def check() -> None:
             if job.stop.is_set():
@@ -150,7 +151,8 @@ class Builds:
                 (work / NOTE).write_text(json.dumps({"model": model.source}), encoding="utf-8")
             job.mark(0, len(collection.corpus.documents))
             with model.engine.interrupted_by(check):
-                build(collection, model, batch_size=BATCH, progress=job.mark, should_stop=job.stop.is_set)
+                made = build(collection, model, batch_size=BATCH, progress=job.mark, should_stop=job.stop.is_set)
+            job.notes = [*job.notes, *cut_text_notes(made.manifest, positions=model.positions)]
             job.state, job.message = "done", ""
         except BuildStopped:
             job.state = "stopped"

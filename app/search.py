@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from app.view import Column, View
 from grace_core.errors import GraceError
+from grace_core.pooling import RATIONALE, TEXT
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 BLOCKS = ("text × text", "text × rationale", "rationale × text", "rationale × rationale", "template")  # the query's part × the document's
 FRAME = 0.08  # seconds between two snapshots while a rationale is written
+COUNTED = 200_000  # characters of a text that are tokenised only to tell how much of it was left out
 
 
 @dataclass
@@ -31,6 +33,8 @@ class Side:
     written: bool = False
     truncated: bool = False
     text_truncated: bool = False
+    text_tokens: int = 0  # of the query, that the model read
+    left_out: int = 0  # tokens of the query for which the prompt has no room
     hits: list[Hit] | None = None
     average: float = 0.0  # cosine of the query with a document, on average over the collection
 
@@ -65,6 +69,8 @@ class Place:
     text_truncated: bool
     empty: bool
     blocks: dict[str, float] = field(default_factory=dict)  # of the score, see BLOCKS
+    text_tokens: int = 0  # that the model read
+    left_out: int | None = None  # tokens of the text for which the prompt has no room; None where that is not known
 
 
 @dataclass
@@ -101,6 +107,7 @@ def search(workspace, view: View) -> Iterator[Snapshot]:
             _copy(shot.sides[filled[side.column]], side)
             continue
         model = workspace.model_of(index)
+        side.left_out = model.prompts.build(view.query).left_out
         side.status = "writing" if side.column.rationale else "reading"
         twins = [other for other in shot.sides if other.column == side.column]
         if side.column.rationale:
@@ -128,11 +135,12 @@ def _fill(workspace, side: Side, index: GraceIndex, made: Representations, k: in
     side.average = float(vector @ workspace.average(index, side.column))
     side.rationale = made.rationales[0]
     side.truncated, side.text_truncated = bool(made.truncated[0]), bool(made.text_truncated[0])
+    side.text_tokens = int(made.counts[0, TEXT])
     side.written, side.status = True, ""
 
 
 def _copy(source: Side, target: Side) -> None:
-    for name in ("rationale", "status", "written", "truncated", "text_truncated", "hits", "average"):
+    for name in ("rationale", "status", "written", "truncated", "text_truncated", "text_tokens", "left_out", "hits", "average"):
         setattr(target, name, getattr(source, name))
 
 
@@ -146,8 +154,11 @@ def open_document(workspace, view: View) -> Opened:
         index = workspace.index(view.collection, column.model)
         if view.doc not in index.row:
             raise GraceError(f"{view.doc[:100]!r} has no text, so {column.model} has no vector of it and no score")
-        made = workspace.model_of(index).represent([view.query], rationale=column.rationale)
+        model = workspace.model_of(index)
+        made = model.represent([view.query], rationale=column.rationale)
         place = _place(index, column, index.embed(made, column.pooling)[0], view.doc)
+        if place.text_truncated and len(document.content) <= COUNTED:
+            place.left_out = model.prompts.build(document.content).left_out
         place.blocks = _blocks(made, index, column, view.doc)
         places.append(place)
         queries.append(made.rationales[0] if column.rationale else "")
@@ -160,8 +171,11 @@ def _place(index: GraceIndex, column: Column, query: np.ndarray, document: str) 
     row = index.row[document]
     scores, rows = index.search(query[None], len(index), pooling=column.pooling)
     rank = int((rows[0] == row).argmax())
-    cut = index.text_truncated[row]
-    return Place(column, rank + 1, float(scores[0][rank]), index.rationales[row], index.truncated[row], cut, int(index.counts[row, 2]) == 0)
+    counts = index.counts[row]
+    return Place(
+        column, rank + 1, float(scores[0][rank]), index.rationales[row], index.truncated[row], index.text_truncated[row],
+        empty=int(counts[RATIONALE]) == 0, text_tokens=int(counts[TEXT]),
+    )  # fmt: skip
 
 
 def _blocks(query: Representations, index: GraceIndex, column: Column, document: str) -> dict[str, float]:

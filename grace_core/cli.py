@@ -115,20 +115,15 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Search a collection with a query; the model writes a rationale for it first."""
-    if input_type not in ("query", "document"):
-        raise GraceError(f"--input-type must be query or document, got {input_type!r}")
-    from grace_core.cache import RepresentationCache
-    from grace_core.index import GraceIndex
-    from grace_core.pooling import Pooling
+    from grace_core.search_command import search_command
 
-    index = GraceIndex.of_model(folder, model)
-    loaded = index.load_model(device=device, engine=engine, cache=RepresentationCache())
-    pooling = index.default_pooling if rationale else Pooling.TEXT
-    made = loaded.represent([query], rationale=pooling is Pooling.FULL)
-    hits = [hit.as_dict() for hit in index.hits(index.embed(made, pooling, role=input_type)[0], k, pooling=pooling)]
-    lines = [f"query rationale: {made.rationales[0] or '(none)'}"]
-    lines += [f"{hit['rank']:3d}  {hit['score']:.4f}  {hit['id']}  {hit['title']}\n     {hit['rationale'][:150]}" for hit in hits]
-    show(hits, as_json, "\n".join(lines))
+    hits, text, notes = search_command(
+        folder, query, model, k=k, rationale=rationale, input_type=input_type, device=device, engine=engine
+    )  # fmt: skip
+    lines = [f"note: {note}" for note in notes]
+    for line in lines if as_json else []:  # a list of hits has no place for them
+        tell(line)
+    show(hits, as_json, "\n".join([text, *lines]))
 
 
 @app.command("explain")
@@ -185,6 +180,7 @@ def encode(
     from grace_core.files import write_atomically
     from grace_core.pooling import Pooling
     from grace_core.readers import read_corpus
+    from grace_core.truncation import cut_texts, notes_on_cut_texts
 
     arguments = parse_arguments(template)
     if not out.parent.is_dir():
@@ -212,11 +208,19 @@ def encode(
         "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel(), pa.float32()), vectors.shape[1]),
     })  # fmt: skip
     write_atomically(out, lambda path: pq.write_table(table, path, compression="zstd"))
-    result = {"out": str(out), "documents": len(documents), "dim": int(vectors.shape[1]), "truncated_rationales": int(made.truncated.sum()),
-              "truncated_texts": int(made.text_truncated.sum()), "left_out": left_out, "notes": corpus.notes}  # fmt: skip
-    ids = ", ".join(left_out[:5]) + (", …" if len(left_out) > 5 else "")
-    without = f"; {len(left_out)} without any text left out: {ids}" if left_out else ""
-    show(result, as_json, f"{out}: {result['documents']} embeddings of {result['dim']} dimensions{without}")
+    cut = int(made.text_truncated.sum())
+    notes = notes_on_cut_texts(cut, len(documents), loaded.settings, positions=loaded.positions)
+    result = {
+        "out": str(out), "documents": len(documents), "empty": len(left_out), "dim": int(vectors.shape[1]),
+        "truncated_rationales": int(made.truncated.sum()), "truncated_texts": cut, "left_out": left_out, "notes": corpus.notes + notes,
+    }  # fmt: skip
+    ids = f": {', '.join(left_out[:5])}{', …' if len(left_out) > 5 else ''}" if left_out else ""
+    lines = [
+        f"{out}: {len(documents)} embeddings of {result['dim']} dimensions; {len(left_out)} without any text left out{ids}; "
+        f"{result['truncated_rationales']} rationales cut off, {cut_texts(cut)}",
+        *(f"note: {note}" for note in notes),
+    ]
+    show(result, as_json, "\n".join(lines))
 
 
 @app.command("train")

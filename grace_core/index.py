@@ -33,7 +33,7 @@ from grace_core.errors import GraceError
 from grace_core.files import only_writer, read_json, sha256, write_atomically, write_json
 from grace_core.geometry import Geometry, Role, Statistics
 from grace_core.model import GraceModel, Representations, Settings
-from grace_core.pooling import Pooling
+from grace_core.pooling import TEXT, Pooling
 from grace_core.readers import Document
 from grace_core.shards import Work, refuse_mixture
 from grace_core.sources import full_name, model_name
@@ -49,7 +49,10 @@ Encode = Callable[[Iterator[Job], Callable[[int], None]], Iterator[tuple[int, Re
 
 @dataclass(frozen=True)
 class Hit:
-    """A retrieved document: its 1-based rank, the cosine that ranked it, and what the model wrote about it."""
+    """A retrieved document: its 1-based rank, the cosine that ranked it, and what the model wrote about it.
+
+    ``truncated`` is about the rationale, ``text_truncated`` about the text, of which the model read ``text_tokens`` tokens.
+    """
 
     rank: int
     score: float
@@ -57,11 +60,14 @@ class Hit:
     rationale: str
     truncated: bool
     row: int
+    text_truncated: bool = False
+    text_tokens: int = 0
 
     def as_dict(self) -> dict:
         return {
             "rank": self.rank, "id": self.document.id, "score": self.score, "title": self.document.title, "text": self.document.text,
-            "rationale": self.rationale, "truncated": self.truncated, "metadata": self.document.metadata,
+            "rationale": self.rationale, "truncated": self.truncated, "text_truncated": self.text_truncated,
+            "metadata": self.document.metadata,
         }  # fmt: skip
 
 
@@ -420,7 +426,8 @@ class GraceIndex:
         return [self.hit(int(row), rank, float(score)) for rank, (score, row) in enumerate(zip(scores[0], rows[0], strict=True), start=1)]
 
     def hit(self, row: int, rank: int, score: float) -> Hit:
-        return Hit(rank, score, self.collection.documents[self.ids[row]], self.rationales[row], self.truncated[row], row)
+        document, tokens = self.collection.documents[self.ids[row]], int(self.counts[row, TEXT])
+        return Hit(rank, score, document, self.rationales[row], self.truncated[row], row, self.text_truncated[row], tokens)
 
     def load_model(self, **options) -> GraceModel:
         """The model that built this index, with its settings. Raises GraceError if its weights are not the same any more."""

@@ -50,7 +50,8 @@ def index_info(folder: Path, as_json: Json = False) -> None:
     """What a collection holds."""
     from grace_core.collection import Collection
     from grace_core.files import read_json
-    from grace_core.index_command import faiss_line, geometry_line
+    from grace_core.index_command import cut_text_notes, faiss_line, geometry_line
+    from grace_core.truncation import cut_texts
 
     collection = Collection(folder)
     judgements = collection.judgements
@@ -62,15 +63,17 @@ def index_info(folder: Path, as_json: Json = False) -> None:
         "models": {name: read_json(folder / name / "manifest.json") for name in collection.models},
         "unfinished": collection.unfinished,
     }
+    info["notes"] = [f"{name}: {note}" for name, manifest in info["models"].items() for note in cut_text_notes(manifest)]
     fields = ", ".join(info["fields"]) or "none"
     lines = [f"{info['collection']}: {info['documents']} documents, {info['queries']} queries, fields {fields}"]
     for name, manifest in info["models"].items():
         counts = manifest["counts"]
         lines.append(f"  {name} ({manifest['model_id']}, {manifest['model']['sha256'][:12]}): {counts['encoded']} encoded, "
-                     f"{counts['rationale_tokens']} rationale tokens, {counts['truncated_rationales']} cut off"
-                     f"{faiss_line(manifest.get('faiss', {}))}")  # fmt: skip
+                     f"{counts['rationale_tokens']} rationale tokens, {counts['truncated_rationales']} cut off, "
+                     f"{cut_texts(counts['truncated_texts'])}{faiss_line(manifest.get('faiss', {}))}")  # fmt: skip
         lines.append(f"    {geometry_line(manifest)}")
     lines += [f"  {name}: not finished; build again to go on" for name in info["unfinished"]]
+    lines += [f"note: {note}" for note in info["notes"]]
     show(info, as_json, "\n".join(lines))
 
 

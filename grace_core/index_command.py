@@ -10,9 +10,12 @@ from grace_core.collection import Collection
 from grace_core.console import tell
 from grace_core.errors import GraceError
 from grace_core.index import Encode, GraceIndex, build
-from grace_core.model import GraceModel
+from grace_core.model import GraceModel, Settings
 from grace_core.pooling import Pooling
 from grace_core.readers import stream_corpus
+from grace_core.truncation import cut_texts, notes_on_cut_texts
+
+AGAIN = "run `grace index build` again under another --name or --out"  # an index has vectors of one limit only
 
 
 def build_command(
@@ -42,7 +45,7 @@ def build_command(
     read = stream_corpus(corpus, limit=limit, columns={role: name for role, name in columns.items() if name} or None)
     if name is not None and len(models) > 1:
         raise GraceError(f"--name is for one model, got {len(models)}; build them one after the other")
-    collection, built = None, {}
+    collection, built, notes = None, {}, []
     for source in models:
         model = load(source, here)
         if collection is None:  # after the first model is found, so that a typing error leaves nothing
@@ -72,12 +75,21 @@ def build_command(
         built[made.model_name] = made.manifest["counts"] | {"seconds": made.manifest["seconds"], "faiss": described(made)} | {
             "geometry": made.geometry.as_dict()
         }  # fmt: skip
+        notes += [f"{made.model_name}: {note}" for note in cut_text_notes(made.manifest, positions=model.positions)]
     lines = [
         f"{name}: {count['encoded']} documents encoded, {count['empty']} empty ones left out, "
-        f"{count['truncated_rationales']} rationales cut off{faiss_line(count['faiss'])}; geometry {count['geometry']['kind']}"
+        f"{count['truncated_rationales']} rationales cut off, {cut_texts(count['truncated_texts'])}"
+        f"{faiss_line(count['faiss'])}; geometry {count['geometry']['kind']}"
         for name, count in built.items()
     ]
-    return {"collection": str(out), "models": built, "notes": read.notes}, "\n".join(lines)
+    lines += [f"note: {note}" for note in notes]
+    return {"collection": str(out), "models": built, "notes": read.notes + notes}, "\n".join(lines)
+
+
+def cut_text_notes(manifest: dict, *, positions: int | None = None) -> list[str]:
+    """What is told of the texts of an index that were cut; ``positions`` are those of its model, where it is at hand."""
+    counts, settings = manifest["counts"], Settings(**manifest["settings"])
+    return notes_on_cut_texts(counts["truncated_texts"], counts["encoded"], settings, positions=positions, again=AGAIN)
 
 
 def faiss_command(folder: Path, models: list[str], kind: str) -> tuple[dict, str]:

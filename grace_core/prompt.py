@@ -31,12 +31,19 @@ _UNPAIRED = re.compile("[\ud800-\udfff]")  # halves of surrogate pairs: no token
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids of one prompt; ``ids[start:stop]`` is the user's text, ``ids[stop:]`` the template up to the rationale."""
+    """Token ids of one prompt; ``ids[start:stop]`` is the user's text, ``ids[stop:]`` the template up to the rationale.
+
+    ``left_out`` counts the tokens at the end of the text for which the prompt has no room.
+    """
 
     ids: list[int]
     start: int
     stop: int
-    text_truncated: bool = False
+    left_out: int = 0
+
+    @property
+    def text_truncated(self) -> bool:
+        return self.left_out > 0
 
 
 class PromptBuilder:
@@ -85,6 +92,11 @@ class PromptBuilder:
         return self.frame.place
 
     @property
+    def room(self) -> int:
+        """Tokens of a text that fit into the prompt."""
+        return self.max_prompt_tokens - self.overhead
+
+    @property
     def described(self) -> dict:
         """How the chat template is used, as JSON: ``place``, ``content`` ("text" or "parts"), ``date`` (None unless the template writes
         one), ``opening`` (what opens the answer's turn if the template does not, else None), and ``sha256`` of head and tail."""
@@ -123,7 +135,7 @@ class PromptBuilder:
         if excess <= 0:
             return Prompt(ids, start, stop)
         cut = max(start + 1, stop - excess)  # a token merged across the boundary may leave no room for another
-        return Prompt(ids[:cut] + ids[stop:], start, cut, text_truncated=True)
+        return Prompt(ids[:cut] + ids[stop:], start, cut, left_out=stop - cut)
 
     def _build_whole(self, text: str) -> tuple[list[int], int, int]:
         first, last = len(self.head), len(self.head) + len(text)

@@ -70,7 +70,7 @@ class Work:
         self._quick: set[int] = set()  # shards that are not flushed to the disk
         for leftover in [*folder.glob(".*.tmp"), *self.path.glob(".*.tmp"), *self.path.glob("*.quick.safetensors")]:
             leftover.unlink()
-        if (self.path / "plan.json").exists():
+        if (self.path / "plan.json").exists() and any(self.path.glob("*.safetensors")):  # without a shard a plan binds nobody
             refuse_mixture(self.path, read_json(self.path / "plan.json"), wanted)
         else:
             write_json(self.path / "plan.json", wanted)

@@ -51,7 +51,7 @@ def render_preview(names: list[str], mapping: dict[str, str | None], rows: list[
 
 
 def render_notes(notes: Sequence[str]) -> Safe | None:
-    """What reading a file left out, changed or guessed."""
+    """What reading a file left out, changed or guessed, and what a build cut."""
     return tag("ul", *(tag("li", note, dir="auto") for note in notes), class_="g-notes g-quiet g-small") if notes else None
 
 

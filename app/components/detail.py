@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from app.components.html import Safe, chip, join, number, tag
+from app.components.html import Safe, chip, cut_chip, join, number, tag
 from app.components.results import SIDES, letter, metadata
 from app.components.words import content_words, mark, rationale_text
 from app.search import BLOCKS, Opened, Place
@@ -137,9 +137,8 @@ def minus(number_: str) -> str:
 
 
 def flags(opened: Opened) -> list[Safe]:
-    found = []
-    if any(place.text_truncated for place in opened.places):
-        found.append(chip("text cut to fit the prompt", kind="g-flag"))
+    models = {place.column.model: place for place in opened.places}
+    found = [cut_chip(f"{name}: text", place.text_tokens, place.left_out) for name, place in models.items() if place.text_truncated]
     for place in {place.column.model: place for place in opened.places if place.column.rationale}.values():
         if place.truncated:
             found.append(chip(f"{place.column.model}: rationale cut off at the limit", kind="g-flag"))

@@ -83,6 +83,16 @@ def chip(label: object, *, title: str | None = None, kind: str = "") -> Safe:
     return tag("span", label, class_=f"g-chip {kind}".strip(), title=title)
 
 
+def cut_chip(what: str, tokens: int, left_out: int | None = None) -> Safe:
+    """That a text was cut to fit the prompt: how many tokens the model read, and of how many where that is known."""
+    total = f" of {number(tokens + left_out)}" if left_out else ""
+    return chip(
+        f"{what} cut after {number(tokens)}{total} tokens",
+        kind="g-flag",
+        title="The rest did not fit into the prompt and is in no vector. grace index build has --max-prompt-tokens for more.",
+    )
+
+
 def number(value: float) -> str:
     return f"{value:,}"
 

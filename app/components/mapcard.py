@@ -8,10 +8,11 @@ import json
 import re
 from collections.abc import Sequence
 
-from app.components.html import Safe, chip, join, number, tag
+from app.components.html import Safe, chip, cut_chip, join, number, tag
 from app.components.results import SIDES, letter, metadata, shorten
 from app.components.words import content_words, rationale_text
 from app.maps import Pair, quality
+from grace_core.pooling import TEXT as TEXT_PART
 
 MOVED = 8  # documents named that moved most
 CHANGED = 6  # lines on regions
@@ -171,8 +172,9 @@ def _rationales(pair: Pair, row: int) -> list[Safe]:
             said = tag("p", "Empty: the model ended its turn at once.", class_="g-quiet")
         else:
             said = [tag("p", rationale_text(part, both=both), dir="auto") for part in rationale[:TEXT].splitlines() if part.strip()]
-        cut = chip("cut off", kind="g-flag") if chart.column.rationale and chart.index.truncated[row] else None
-        label = tag("div", letter(name), tag("span", chart.column.label), cut, class_="g-label")
+        cut = chip("rationale cut off", kind="g-flag") if chart.column.rationale and chart.index.truncated[row] else None
+        text = cut_chip("text", int(chart.index.counts[row, TEXT_PART])) if chart.index.text_truncated[row] else None
+        label = tag("div", letter(name), tag("span", chart.column.label), text, cut, class_="g-label")
         cards.append(tag("div", label, said, class_=f"g-card g-card-{name}"))
     return cards
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.components.html import Safe, banner, chip, join, number, tag
+from app.components.html import Safe, banner, chip, cut_chip, join, number, tag
 from app.components.words import rationale_text
 from app.search import Side, Snapshot, movements
 from grace_core.readers import Document
@@ -120,7 +120,7 @@ def render_rationale(side: Side) -> Safe:
     """What the model wrote about the query, in a box of fixed height."""
     flags = []
     if side.text_truncated:
-        flags.append(chip("query cut to fit the prompt", kind="g-flag"))
+        flags.append(cut_chip("query", side.text_tokens, side.left_out))
     if side.truncated:
         flags.append(chip("rationale cut off at the limit", kind="g-flag"))
     if not side.column.rationale:
@@ -160,6 +160,8 @@ def render_hit(hit, *, rationale: bool, bar: float, grade: int | None, moved: Sa
     ]
     if grade:
         chips.insert(0, chip(f"relevant · grade {grade}", kind="g-relevant", title="by the collection's judgements"))
+    if hit.text_truncated:
+        chips.append(cut_chip("text", hit.text_tokens))
     if hit.truncated and rationale:
         chips.append(chip("rationale cut off", kind="g-flag"))
     title = document.title or shorten(document.text, 80) or document.id

@@ -39,7 +39,7 @@ class SentenceEncoder:
     @property
     def max_seq_length(self) -> int:
         """Tokens of a text that fit into the prompt; the rest of a longer one is cut off."""
-        return self.model.prompts.max_prompt_tokens - self.model.prompts.overhead
+        return self.model.prompts.room
 
     def get_embedding_dimension(self) -> int:
         return self.model.dim

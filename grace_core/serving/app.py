@@ -227,10 +227,14 @@ def _embeddings_response(asked: EmbeddingsRequest, made: Representations, poolin
     for i, vector in enumerate(vectors):
         embedding = base64.b64encode(vector.astype("<f4").tobytes()).decode() if as_text else vector
         item = {"object": "embedding", "index": i, "embedding": embedding}
-        if asked.rationale:
-            item |= {"rationale": made.rationales[i], "truncated": bool(made.truncated[i])}
-        data.append(item)
+        data.append(item | _flags(asked, made, i))
     return json_response({"object": "list", "data": data, "model": asked.model, "usage": usage(made)})
+
+
+def _flags(asked: EmbeddingsRequest | RerankRequest, made: Representations, i: int) -> dict:
+    """What was asked for of text ``i`` besides its vector or score: the rationale, and whether it or the text was cut."""
+    told = {"rationale": made.rationales[i], "truncated": bool(made.truncated[i])} if asked.rationale else {}
+    return told | ({"text_truncated": bool(made.text_truncated[i])} if asked.rationale or asked.truncate else {})
 
 
 def _model_object(served: Served, name: str) -> dict:
@@ -253,7 +257,7 @@ def _add_retrieval(app: FastAPI, served: Served) -> None:
         hits = await served.in_front(lambda: index.hits(index.embed(made, pooling)[0], asked.k, pooling=pooling))
         return json_response({
             "model": served.names[0] if full else served.names[1], "collection": index.collection.name,
-            "rationale": made.rationales[0], "truncated": bool(made.truncated[0]),
+            "rationale": made.rationales[0], "truncated": bool(made.truncated[0]), "text_truncated": bool(made.text_truncated[0]),
             "results": [hit.as_dict() for hit in hits], "usage": usage(made),
         })  # fmt: skip
 
@@ -272,11 +276,9 @@ def _add_retrieval(app: FastAPI, served: Served) -> None:
             result = {"index": i, "relevance_score": scores[i]}
             if asked.return_documents:
                 result["document"] = {"text": asked.documents[i]}
-            if asked.rationale:
-                result["rationale"] = made.rationales[i + 1]
-            results.append(result)
+            results.append(result | _flags(asked, made, i + 1))
         told = {"model": asked.model or served.names[0], "results": results, "usage": usage(made)}
-        return json_response(told | ({"rationale": made.rationales[0]} if asked.rationale else {}))
+        return json_response(told | _flags(asked, made, 0))
 
 
 def _add_state(app: FastAPI, served: Served) -> None:

@@ -110,7 +110,7 @@ class EmbeddingsRequest(Request):
     user: str | None = None
     rationale: bool = Field(False, description="Add to every item the rationale that the model wrote about the text.")
     pooling: PoolingName | None = Field(None, description="'text' embeds the text alone; default 'text+rationale'.")
-    truncate: bool = Field(False, description="Cut a text that is too long, where it would be refused.")
+    truncate: bool = Field(False, description="Cut a text that is too long, where it would be refused; its item says text_truncated.")
     input_type: Role = Field(
         Role.DOCUMENT, strict=False, description="What the texts are in a search: it matters where the geometry is calibrated."
     )

@@ -33,7 +33,8 @@ def prompts_of(
             prompt = _of_text(model, item, limits) if isinstance(item, str) else _of_ids(model, item)
             if prompt.text_truncated and not truncate:
                 raise GraceError(
-                    f"the text is longer than the {_room(model)} tokens that fit into the prompt; shorten it, or send \"truncate\": true"
+                    f"the text is longer than the {model.prompts.room} tokens that fit into the prompt, by {prompt.left_out}; "
+                    'shorten it, or send "truncate": true'
                 )
             _refuse_too_long(model, prompt, rationale)
         except GraceError as error:
@@ -66,18 +67,13 @@ def _of_ids(model: GraceModel, ids: list[int]) -> Prompt:
         if token in specials:
             raise GraceError(f"token id {token} is the special token {specials[token]!r}, which would end the text; leave it out")
     head, tail = (model.tokenizer(part, add_special_tokens=False)["input_ids"] for part in (model.prompts.head, model.prompts.tail))
-    kept = ids[: _room(model)]
-    return Prompt([*head, *kept, *tail], len(head), len(head) + len(kept), text_truncated=len(kept) < len(ids))
-
-
-def _room(model: GraceModel) -> int:
-    """Tokens of a text that fit into the prompt."""
-    return model.prompts.max_prompt_tokens - model.prompts.overhead
+    kept = ids[: model.prompts.room]
+    return Prompt([*head, *kept, *tail], len(head), len(head) + len(kept), left_out=len(ids) - len(kept))
 
 
 def positions_of(model: GraceModel) -> int:
     """The longest sequence that the model reads; very many where its configuration names no limit."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
+    return model.positions or 1 << 30
 
 
 def _refuse_too_long(model: GraceModel, prompt: Prompt, rationale: bool) -> None:

@@ -35,7 +35,8 @@ def test_search_agrees_with_the_library(client, workspace, rationale):
     assert found["rationale"] == made.rationales[0]
     assert [hit["id"] for hit in found["hits"]] == [hit.document.id for hit in expected]
     assert [hit["score"] for hit in found["hits"]] == pytest.approx([hit.score for hit in expected], abs=1e-5)
-    assert set(found["hits"][0]) == {"rank", "id", "score", "title", "text", "rationale", "truncated", "metadata"}
+    assert set(found["hits"][0]) == {"rank", "id", "score", "title", "text", "rationale", "truncated", "text_truncated", "metadata"}
+    assert (found["truncated"], found["text_truncated"]) == (bool(made.truncated[0]), False)
 
 
 def test_search_has_defaults(client):
@@ -52,6 +53,7 @@ def test_encode_gives_unit_vectors(client, workspace, rationale):
     assert np.allclose(vectors, expected, atol=1e-5)
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert [bool(written) for written in made["rationales"]] == [rationale] * 2
+    assert (made["truncated"], made["text_truncated"]) == ([rationale] * 2, [False, False])
 
 
 def test_encode_takes_one_text(client):

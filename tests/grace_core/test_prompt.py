@@ -118,6 +118,7 @@ def test_an_overlong_text_loses_its_end_and_says_so(new_tokenizer, builders, wor
         assert cut.ids[: cut.stop] == whole.ids[: cut.stop]
         assert cut.ids[cut.stop :] == whole.ids[whole.stop :]
         assert cut.start == whole.start
+        assert (cut.left_out, whole.left_out) == (whole.stop - cut.stop, 0)
 
 
 @settings(max_examples=50, deadline=None)

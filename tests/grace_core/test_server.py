@@ -124,11 +124,20 @@ def test_a_text_that_is_too_long_is_refused_or_cut_on_demand(new_model):
         assert status == 400
         assert "input[1]: the text is longer than the" in told["error"]["message"]
         assert told["error"]["param"] == "input"
-        wanted = short.encode([text])[0]
-        for given in (text, short.tokenizer(text.strip())["input_ids"]):
+        fine, wanted = short.encode(["fine", text])
+        ids = [short.tokenizer(given.strip())["input_ids"] for given in ("fine", text)]
+        for given in (["fine", text], ids):
             status, answer = running.ask("/v1/embeddings", {"model": short.name, "input": given, "truncate": True})
             assert status == 200
-            np.testing.assert_allclose(answer["data"][0]["embedding"], wanted, atol=1e-5)
+            assert [item["text_truncated"] for item in answer["data"]] == [False, True]
+            np.testing.assert_allclose([item["embedding"] for item in answer["data"]], [fine, wanted], atol=1e-5)
+        body = {"query": text, "documents": ["fine", text], "truncate": True}
+        _, answer = running.ask("/rerank", body)
+        assert answer["text_truncated"]
+        assert {result["index"]: result["text_truncated"] for result in answer["results"]} == {0: False, 1: True}
+        _, answer = running.ask("/rerank", body | {"query": "fine", "rationale": True})
+        assert not answer["text_truncated"]
+        assert {"rationale", "truncated", "text_truncated"} <= answer["results"][0].keys()
 
 
 def test_what_is_in_the_cache_is_not_run_again_and_a_broken_cache_is_done_without(new_model, sentences, expected, tmp_path):
@@ -224,6 +233,7 @@ def test_search_gives_the_index_s_hits(server, index, model, sentences, pooling)
     np.testing.assert_allclose([hit["score"] for hit in answer["results"]], [hit.score for hit in hits], atol=1e-5)
     assert answer["results"][0]["rationale"] == hits[0].rationale
     assert answer["results"][0]["metadata"] == {"kind": "k"}
+    assert {hit["text_truncated"] for hit in answer["results"]} == {answer["text_truncated"]} == {False}
     assert answer["rationale"] == ("" if pooling else made.rationales[0])
     assert answer["model"] == (f"{model.name}:text" if pooling else model.name)
 

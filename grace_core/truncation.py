@@ -1,0 +1,55 @@
+"""What is said of texts that were cut to fit the prompt, and what helps: one wording for the commands and the app.
+
+A prompt takes ``max_prompt_tokens`` tokens, its own markup among them. A longer text loses its end, and the end is in no vector.
+"""
+
+from __future__ import annotations
+
+from grace_core.settings import Settings
+
+SPLIT = "split long documents into several, which nothing here does for you"
+
+
+def cut_texts(cut: int) -> str:
+    """``4 texts cut to fit the prompt``, for a line of counts."""
+    return f"{cut:,} {'text' if cut == 1 else 'texts'} cut to fit the prompt"
+
+
+def notes_on_cut_texts(
+    cut: int, texts: int, settings: Settings, *, positions: int | None = None, again: str = "encode again", what: str = "texts"
+) -> list[str]:
+    """A line with the number of texts that were cut and the remedy; nothing if none was.
+
+    ``positions`` are those of the model, where it is at hand, ``again`` is what has to be done for another limit to count, and ``what``
+    names the texts that are counted.
+    """
+    if not cut:
+        return []
+    told = (
+        f"{cut:,} of {texts:,} {what} {'is' if cut == 1 else 'are'} cut to fit the prompt, which takes {settings.max_prompt_tokens:,} "
+        "tokens, and the rest of each is in no vector"
+    )
+    return [f"{told}: {remedy(settings, positions=positions, again=again)}, or {SPLIT}"]
+
+
+def notes_on_cut_query(kept: int, left_out: int, settings: Settings) -> list[str]:
+    """A line for a query of which ``left_out`` tokens did not fit; nothing if all did. An index has one limit, for queries too."""
+    if not left_out:
+        return []
+    return [
+        f"the query is cut after {kept:,} of its {kept + left_out:,} tokens to fit the prompt, which takes "
+        f"{settings.max_prompt_tokens:,} tokens in this index: shorten it"
+    ]
+
+
+def remedy(settings: Settings, *, positions: int | None, again: str) -> str:
+    """How to embed more of a text with the same model. Prompt and rationale share its ``positions``."""
+    longest = None if positions is None else positions - settings.max_new_tokens
+    if longest is None:
+        return f"{again} with a larger --max-prompt-tokens, as far as the model's positions allow"
+    if longest > settings.max_prompt_tokens:
+        return f"{again} with a larger --max-prompt-tokens, up to {longest:,} with this model"
+    return (
+        f"{again} with a smaller --max-new-tokens and a larger --max-prompt-tokens, which share the model's {positions:,} positions, "
+        "or with a model that has more"
+    )

@@ -28,8 +28,9 @@ from grace_core.training.config import Collapse
 RENAMED = {
     "clip_ratio/region_mean": "clip_fraction", "kl": "kl", "entropy": "entropy", "loss": "loss", "grad_norm": "grad_norm",
     "learning_rate": "learning_rate", "contrastive": "contrastive", "retain": "retain",
+    "seconds/sampling": "seconds_sampling", "seconds/reference": "seconds_reference",  # the rest of a step is its gradient
 }  # fmt: skip
-OURS = ("reward", "reward_spread", "advantage_std", "truncated", "rationale_tokens", "distinct")
+OURS = ("reward", "reward_spread", "advantage_std", "truncated", "rationale_tokens", "distinct", "novelty")
 
 
 class TrainingCollapsed(GraceError):

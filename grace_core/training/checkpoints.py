@@ -1,8 +1,11 @@
 """Folders that a run leaves: the best model as a plain model folder, and the trainer's checkpoints for resuming.
 
-``best/`` holds safetensors, tokenizer and grace_config.json, and GraceModel.from_pretrained reads it; LoRA weights are merged into it:
+``best/`` holds safetensors, tokenizer and grace_config.json, and GraceModel.from_pretrained reads it. LoRA weights are merged into it,
 
     W = W_base + (alpha / r) B A
+
+unless the configuration keeps them apart: then it holds the adapter alone, which names its base. A run in the calibrated geometry leaves
+its running statistics beside them.
 
 ``checkpoint-N/`` is written by transformers' Trainer: the weights are safetensors, but its arguments and the states of optimizer, scheduler
 and random generators are torch's own ``.bin``, ``.pt`` and ``.pth`` files, pickles that it reads back with ``weights_only=True`` or not at
@@ -22,16 +25,21 @@ import torch
 from torch import Tensor
 
 from grace_core.files import write_json
+from grace_core.geometry import FILE as STATISTICS_FILE
+from grace_core.geometry import Statistics
+from grace_core.loading import BASE_HASH, folder_fingerprint
 from grace_core.model import SETTINGS_FILE, Settings
+from grace_core.model_folders import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from grace_core.sources import find_model, packaged_folder
 from grace_core.training.config import TrainConfig
 
 
-def settings_of(config: TrainConfig) -> Settings:
-    """The settings that a trained model is used with: the prompt and the limits of training, greedy decoding."""
-    return Settings(
-        system=config.system, max_prompt_tokens=config.max_prompt_tokens, max_new_tokens=config.max_new_tokens,
-        template=config.template,
-    )  # fmt: skip
+def settings_of(config: TrainConfig, *, serving: bool = True) -> Settings:
+    """The settings that a trained model is used with: prompt and limits of training, or those of ``serving``; greedy decoding."""
+    limits = {"max_prompt_tokens": config.max_prompt_tokens, "max_new_tokens": config.max_new_tokens}
+    if serving:
+        limits |= {name: value for name, value in config.serving.model_dump().items() if value}
+    return Settings(system=config.system, template=config.template, **limits)
 
 
 def merged_state(state: dict[str, Tensor], *, scale: float) -> dict[str, Tensor]:
@@ -51,25 +59,46 @@ def merged_state(state: dict[str, Tensor], *, scale: float) -> dict[str, Tensor]
     return made
 
 
-def save_model(folder: Path, *, model, tokenizer, state: dict[str, Tensor], config: TrainConfig, about: dict) -> None:
+def save_model(
+    folder: Path, *, model, tokenizer, state: dict[str, Tensor], config: TrainConfig, about: dict, statistics: Statistics | None = None
+) -> None:
     """Write a model folder beside ``folder`` and put it in its place, so that there is always a whole one.
 
-    ``model`` is unwrapped; ``state`` its full weights (gathered, if it is sharded). ``about`` goes into training.json.
+    ``model`` is unwrapped; ``state`` its full weights (gathered, if it is sharded). ``about`` goes into training.json. An adapter that is
+    not to be merged is saved as one, in bfloat16, with the name and the hash of its base.
     """
-    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-    if config.lora:
-        state = merged_state(state, scale=config.lora.alpha / config.lora.r)
     fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    plain.save_pretrained(fresh, state_dict=state)
-    tokenizer.save_pretrained(fresh)
+    if config.lora and not config.lora.merge:
+        _save_adapter(fresh, model, state, config)
+    else:
+        plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+        if config.lora:
+            state = merged_state(state, scale=config.lora.alpha / config.lora.r)
+        plain.save_pretrained(fresh, state_dict=state)
+        tokenizer.save_pretrained(fresh)
     write_json(fresh / SETTINGS_FILE, asdict(settings_of(config)))
     write_json(fresh / "training.json", about | {"config": config.model_dump()})
+    if statistics is not None:
+        statistics.save(fresh / STATISTICS_FILE)
     if folder.exists():
         os.replace(folder, old)
     os.replace(fresh, folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _save_adapter(folder: Path, model, state: dict[str, Tensor], config: TrainConfig) -> None:
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True)
+    adapter = get_peft_model_state_dict(model, state_dict=state, save_embedding_layers=False)
+    save_file({name: weight.to(torch.bfloat16).contiguous() for name, weight in adapter.items()}, folder / ADAPTER_WEIGHTS)
+    about = model.peft_config["default"].to_dict() | {"base_model_name_or_path": config.model, "inference_mode": True}
+    if packaged_folder(config.model) is None:  # a package's file has a hash of its own, and is found by name
+        about |= {BASE_HASH: folder_fingerprint(find_model(config.model))}
+    write_json(folder / ADAPTER_CONFIG, {name: sorted(value) if isinstance(value, set) else value for name, value in about.items()})
 
 
 def newest_checkpoint(out: Path) -> Path | None:

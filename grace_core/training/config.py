@@ -31,17 +31,18 @@ class Section(BaseModel):
 class Data(Section):
     """Where training texts come from: ``demo``, a BEIR folder, a JSONL file of triplets, or for unsupervised runs any corpus."""
 
-    path: str = "demo"
+    path: str | list[str] = "demo"  # several are put together
     format: Literal["triplets", "beir", "texts"] = "beir"
     split: str | None = "train"  # of a BEIR folder: queries of this split, and negatives from documents judged in it
     hard_negatives: Positive = 10  # a BEIR negative is drawn from BM25's first so many that are not relevant
-    limit: Annotated[int, Field(ge=2)] | None = None  # the first so many triplets or texts
+    limit: Annotated[int, Field(ge=2)] | None = None  # the first so many triplets or texts of each path
+    neighbours: Positive = 1  # items whose positives BM25 finds alike, which come into a batch together
 
 
 class Evaluation(Section):
     """Held-out retrieval during training: dev queries against their relevant passages and a fixed sample of the others."""
 
-    path: str = "demo"
+    path: str | list[str] = "demo"  # of several, each is evaluated, and the mean counts
     split: str | None = "dev"
     every: Positive = 10  # optimizer steps
     queries: Positive = 200
@@ -67,6 +68,14 @@ class Lora(Section):
     r: Positive = 16
     alpha: Positive = 32
     targets: list[str] | Literal["all-linear"] = "all-linear"
+    merge: bool = True  # into a model of its own; otherwise best/ is an adapter folder, which names its base
+
+
+class Serving(Section):
+    """The limits that the trained model is used with, where they are not those of training."""
+
+    max_prompt_tokens: Positive | None = None
+    max_new_tokens: Positive | None = None
 
 
 class Vllm(Section):
@@ -87,8 +96,10 @@ class TrainConfig(Section):
     method: Literal["grace", "cl", "simcse"] = "grace"
     mode: Literal["supervised", "unsupervised"] = "supervised"
     objective: Literal["symmetric", "reference", "joint"] = "symmetric"
+    geometry: Literal["raw", "calibrated"] = "raw"  # of the vectors that are rewarded, and evaluated
     data: Data = Data()
     evaluation: Evaluation | None = Evaluation()
+    serving: Serving = Serving()
 
     system: str = REPRESENTATION_PROMPT
     template: dict[str, Any] = {}  # arguments of the chat template, such as enable_thinking
@@ -103,6 +114,8 @@ class TrainConfig(Section):
     reward_temperature: Temperature = 0.05  # t of the symmetric reward's softmax
     without: list[str] = []  # ablation: reward terms that are logged but do not count
     rank_truncated_last: bool = True  # symmetric and joint; the reference has its flat -1
+    truncation_penalty: Annotated[float, Field(ge=0)] = 0.0  # off the reward of a cut-off rollout, if they do not rank last
+    share_negatives: bool = False  # a negative is sampled once, and not as often as what is trained
     contrastive_weight: Annotated[float, Field(ge=0)] = 0.3  # joint only
     contrastive_temperature: Temperature = 0.05  # joint, cl and simcse
     beta: Annotated[float, Field(ge=0)] = 0.05  # weight of the KL divergence to the starting model
@@ -142,6 +155,10 @@ class TrainConfig(Section):
             raise ValueError("method simcse is unsupervised; set mode: unsupervised, or use method cl")
         if self.objective == "reference" and self.beta > 0 and self.method == "grace":
             raise ValueError(f"objective reference has no KL term, got beta {self.beta}; set beta: 0")
+        if self.objective == "reference" and self.method == "grace" and self.geometry != "raw":
+            raise ValueError(f"objective reference is rewarded by raw cosines, as published, got geometry {self.geometry}; set it to raw")
+        if self.truncation_penalty and self.rank_truncated_last:
+            raise ValueError("truncation_penalty is for rollouts that do not rank last; set rank_truncated_last: false")
         if self.retain_weight and not self.beta:
             raise ValueError("retain_weight compares with the starting model, which is kept for beta > 0 only, got beta 0; set both")
         terms = {"reference": ("positive", "negative", "consistency", "cross")}.get(self.objective, ("query", "document"))

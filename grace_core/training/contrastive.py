@@ -1,7 +1,8 @@
 """The baselines: CL and SimCSE, on the same data in the same order as the policy, with sentence-transformers' loss.
 
-Both train the vector of the text alone, the mean over the user's text inside the same chat prompt (``Pooling.TEXT``). With normalised
-embeddings z, temperature t and a batch of B items (MultipleNegativesRankingLoss):
+Both train the vector of the text alone (``Pooling.TEXT``): the mean over the user's text inside the same chat prompt, or, in the calibrated
+geometry, the calibrated vector of text and template. With normalised embeddings z, temperature t and a batch of B items
+(MultipleNegativesRankingLoss):
 
     CL       -log-softmax over all positives and negatives d of the batch of cos(z_q, z_d)/t, at q's own positive
     SimCSE   -log-softmax over the batch's texts j of cos(z_i, z'_j)/t, at i; z and z' are two passes with different dropout
@@ -27,10 +28,13 @@ from torch.utils.data import SequentialSampler
 
 from grace_core.errors import GraceError
 from grace_core.model import GraceModel
+from grace_core.pooling import TEMPLATE, TEXT
 from grace_core.prompt import PromptBuilder
+from grace_core.training import calibration as calibrated
+from grace_core.training.calibration import Calibration, part_sums, raw_vectors
 from grace_core.training.config import TrainConfig
-from grace_core.training.data import Item, batches, generations_of
-from grace_core.training.states import decoder_of, mean_embeddings
+from grace_core.training.data import QUERY, Item, batches, generations_of
+from grace_core.training.states import decoder_of
 
 WEIGHTS = "model.safetensors"
 
@@ -38,15 +42,16 @@ WEIGHTS = "model.safetensors"
 class TextInPrompt(InputModule):
     """A causal LM as an encoder of the user's text inside its chat prompt."""
 
-    def __init__(self, lm, tokenizer, builder: PromptBuilder):
+    def __init__(self, lm, tokenizer, builder: PromptBuilder, calibration: Calibration | None = None):
         super().__init__()
-        self.lm, self.tokenizer, self.builder = lm, tokenizer, builder
+        self.lm, self.tokenizer, self.builder, self.calibration = lm, tokenizer, builder, calibration
 
     @property
     def causal_lm(self):
         return self.lm
 
     def preprocess(self, inputs: list[str], prompt: str | None = None, **_) -> dict[str, torch.Tensor]:
+        """``prompt`` is the trainer's way to tell a dataset's column; here it says which texts are queries."""
         prompts = [self.builder.build(text) for text in inputs]
         width = max(len(prompt.ids) for prompt in prompts)
         pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
@@ -54,12 +59,20 @@ class TextInPrompt(InputModule):
         for row, built in enumerate(prompts):
             ids[row, : len(built.ids)] = torch.tensor(built.ids)
             mask[row, : len(built.ids)] = 1
-            pooled[row, built.start : built.stop] = 1
-        return {"input_ids": ids, "attention_mask": mask, "pooled": pooled}
+            pooled[row, built.start : built.stop] = 1 + TEXT
+            if self.calibration is not None:
+                pooled[row, built.stop : len(built.ids)] = 1 + TEMPLATE
+        roles = torch.full((len(prompts),), calibrated.QUERY if prompt == QUERY else calibrated.DOCUMENT)
+        return {"input_ids": ids, "attention_mask": mask, "pooled": pooled, "roles": roles}
 
     def forward(self, features: dict[str, torch.Tensor], **_) -> dict[str, torch.Tensor]:
         states = decoder_of(self.lm)(features["input_ids"], attention_mask=features["attention_mask"], use_cache=False).last_hidden_state
-        return features | {"sentence_embedding": mean_embeddings(states, features["pooled"])}
+        pooled = part_sums(states, features["pooled"])
+        if self.calibration is None:
+            return features | {"sentence_embedding": raw_vectors(*pooled)}
+        if self.training:
+            self.calibration.update(*pooled, features["roles"])
+        return features | {"sentence_embedding": self.calibration.vectors(*pooled, features["roles"])}
 
     def save(self, output_path: str, *_, **__) -> None:
         raise NotImplementedError("the model is saved as a plain model folder, see grace_core.training.checkpoints")
@@ -81,6 +94,12 @@ class ContrastiveTrainer(SentenceTransformerTrainer):
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         save_weights(self.model, str(folder / WEIGHTS))
+        if self.calibration:
+            self.calibration.save(folder)
+
+    @property
+    def calibration(self) -> Calibration | None:
+        return self.model[0].calibration
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         load_weights(self.model, str(Path(resume_from_checkpoint) / WEIGHTS))
@@ -91,7 +110,7 @@ def make_trainer(config: TrainConfig, model: GraceModel, items: list[Item], *, o
     if config.batch % processes:
         raise GraceError(f"batch {config.batch} cannot be shared out to {processes} processes in whole items; use a multiple")
     number = generations_of(config, len(items))
-    order = batches(items, batch=config.batch, number=number, seed=config.seed)
+    order = batches(items, batch=config.batch, number=number, seed=config.seed, neighbours=config.data.neighbours)
     if config.method == "cl":
         columns = {"query": lambda item: item.query, "positive": lambda item: item.positive, "negative": lambda item: item.negative}
     else:
@@ -110,7 +129,8 @@ def make_trainer(config: TrainConfig, model: GraceModel, items: list[Item], *, o
                 module.attention_dropout = config.dropout
     if config.gradient_checkpointing:
         lm.gradient_checkpointing_enable()
-    encoder = SentenceTransformer(modules=[TextInPrompt(lm, model.tokenizer, model.prompts)], device="cpu")
+    calibration = Calibration(model.statistics, system=config.system) if config.geometry == "calibrated" else None
+    encoder = SentenceTransformer(modules=[TextInPrompt(lm, model.tokenizer, model.prompts, calibration)], device="cpu")
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(out / "tensorboard")
     arguments = SentenceTransformerTrainingArguments(
         output_dir=str(out), use_cpu=not torch.cuda.is_available(), max_steps=number, num_train_epochs=1,
@@ -122,6 +142,7 @@ def make_trainer(config: TrainConfig, model: GraceModel, items: list[Item], *, o
         save_steps=config.checkpoint_every(default=max(1, number // 10)), eval_strategy="no", disable_tqdm=True,
         seed=config.seed, data_seed=config.seed, ddp_find_unused_parameters=True if processes > 1 else None,
         dataloader_pin_memory=torch.cuda.is_available(), include_num_input_tokens_seen="no",
+        prompts={name: name for name in columns},
     )  # fmt: skip
     loss = MultipleNegativesRankingLoss(encoder, scale=1 / config.contrastive_temperature, gather_across_devices=processes > 1)
     return ContrastiveTrainer(model=encoder, args=arguments, train_dataset=dataset, loss=loss)

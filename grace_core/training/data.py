@@ -82,24 +82,27 @@ class Layout:
         return rows // self.rows, rows // self.k % len(self.roles)
 
 
-def folder_of(path: str) -> Path:
-    """``demo`` stands for the corpus that ships."""
-    return CORPUS_DIR if path == "demo" else Path(path)
+def folders_of(path: str | Sequence[str]) -> list[Path]:
+    """The folders or files of a configured path, or of several; ``demo`` stands for the corpus that ships."""
+    return [CORPUS_DIR if one == "demo" else Path(one) for one in ([path] if isinstance(path, str) else path)]
 
 
 def read_items(config: TrainConfig) -> list[Item]:
     """The training items of a configuration. Raises GraceError for files that are missing, malformed or too small for one batch."""
-    data = config.data
-    path = folder_of(data.path)
-    if config.mode == "unsupervised":
-        items = [Item(positive=text) for text in read_texts(path, split=data.split if data.format == "beir" else None, limit=data.limit)]
-    elif data.format == "triplets":
-        items = read_triplets(path, limit=data.limit)
-    else:
-        items = read_beir(path, split=data.split, hard_negatives=data.hard_negatives, seed=config.seed)[: data.limit]
+    items = [item for path in folders_of(config.data.path) for item in _read_items(path, config)]
     if len(items) < config.batch:
-        raise GraceError(f"{path} gives {len(items)} training items, and a batch takes {config.batch}; lower batch or add data")
+        named = config.data.path
+        raise GraceError(f"{named} gives {len(items)} training items, and a batch takes {config.batch}; lower batch or add data")
     return items
+
+
+def _read_items(path: Path, config: TrainConfig) -> list[Item]:
+    data = config.data
+    if config.mode == "unsupervised":
+        return [Item(positive=text) for text in read_texts(path, split=data.split if data.format == "beir" else None, limit=data.limit)]
+    if data.format == "triplets":
+        return read_triplets(path, limit=data.limit)
+    return read_beir(path, split=data.split, hard_negatives=data.hard_negatives, seed=config.seed)[: data.limit]
 
 
 def read_triplets(path: Path, *, limit: int | None = None) -> list[Item]:
@@ -211,16 +214,19 @@ def count_overlong(items: Sequence[Item], builder: PromptBuilder) -> dict[str, i
     return {"texts": len(texts), "looked_at": len(looked), "cut": sum(builder.build(text).text_truncated for text in looked)}
 
 
-def batches(items: Sequence[Item], *, batch: int, number: int, seed: int) -> list[int]:
+def batches(items: Sequence[Item], *, batch: int, number: int, seed: int, neighbours: int = 1) -> list[int]:
     """Item numbers of ``number`` batches of ``batch``, one after the other; every epoch is a fresh permutation of all items.
 
-    A triplet that would bring a false negative into a batch waits for the next one; what is left of an epoch that fills no batch is
-    dropped. Raises GraceError if no batch can be filled.
+    With ``neighbours`` n an item brings the n - 1 whose positives are most like its own (by BM25) with it, as far as the epoch still has
+    them: what is hard to tell apart is what there is to learn from. A triplet that would bring a false negative into a batch waits for
+    the next one; what is left of an epoch that fills no batch is dropped. Raises GraceError if no batch can be filled.
     """
+    near = _neighbours([item.positive for item in items], neighbours) if neighbours > 1 else None
     order: list[int] = []
     epoch = 0
     while len(order) < number * batch:
-        waiting, made = deque(_permutation(len(items), seed=seed, epoch=epoch)), 0
+        drawn = _permutation(len(items), seed=seed, epoch=epoch)
+        waiting, made = deque(drawn if near is None else _together(drawn, near)), 0
         while len(order) < number * batch:
             chosen, skipped, documents, relevant = [], [], set(), set()
             while waiting and len(chosen) < batch:
@@ -243,6 +249,28 @@ def batches(items: Sequence[Item], *, batch: int, number: int, seed: int) -> lis
             )
         epoch += 1
     return order
+
+
+def _neighbours(texts: Sequence[str], n: int) -> list[list[int]]:
+    """For every text the numbers of the items with the n - 1 other texts that BM25 finds most like it."""
+    rows: dict[str, list[int]] = {}
+    for place, text in enumerate(texts):
+        rows.setdefault(text, []).append(place)
+    distinct = {str(place): text for place, text in enumerate(rows)}
+    ranked = _bm25(distinct, distinct, depth=n)
+    groups = list(rows.values())
+    near = [[groups[int(other)][0] for other in ranked[str(place)] if int(other) != place][: n - 1] for place in range(len(groups))]
+    place_of = {text: place for place, text in enumerate(rows)}
+    return [near[place_of[text]] for text in texts]
+
+
+def _together(order: Sequence[int], near: Sequence[Sequence[int]]) -> list[int]:
+    """``order``, in which every item that is reached is followed by those of its neighbours that were not yet."""
+    placed: dict[int, None] = {}
+    for place in order:
+        if place not in placed:
+            placed |= dict.fromkeys([place, *(other for other in near[place] if other not in placed)])
+    return list(placed)
 
 
 def _permutation(n: int, *, seed: int, epoch: int) -> list[int]:

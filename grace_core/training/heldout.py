@@ -16,11 +16,12 @@ import numpy as np
 
 from grace_core.errors import GraceError
 from grace_core.evaluation.retrieval import CUTOFF, METRICS, judged_queries, per_query
+from grace_core.geometry import Role, Statistics, fit
 from grace_core.model import Representations
 from grace_core.pooling import Pooling
 from grace_core.readers import read_corpus
 from grace_core.training.config import Evaluation
-from grace_core.training.data import folder_of
+from grace_core.training.data import folders_of
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,13 @@ class HeldOut:
     probes: list[str]
 
     @classmethod
-    def read(cls, evaluation: Evaluation) -> HeldOut:
-        """At most ``evaluation.queries`` queries, their relevant documents, and others up to ``evaluation.documents``; always the same."""
-        path = folder_of(evaluation.path)
+    def read(cls, evaluation: Evaluation) -> list[HeldOut]:
+        """Of each path at most ``evaluation.queries`` queries, their relevant documents, and others up to ``evaluation.documents``; always
+        the same."""
+        return [cls._read(path, evaluation) for path in folders_of(evaluation.path)]
+
+    @classmethod
+    def _read(cls, path: Path, evaluation: Evaluation) -> HeldOut:
         corpus = read_corpus(path)
         try:
             found = judged_queries(corpus.judgements, evaluation.split)
@@ -60,14 +65,20 @@ class HeldOut:
     def texts(self) -> list[str]:
         return [*self.queries.values(), *self.documents.values(), *self.probes]
 
-    def evaluate(self, made: Representations, *, rationale: bool) -> tuple[dict[str, float], list[dict]]:
-        """Scores of the representations of ``texts``, and the probes with their rationales.
+    def evaluate(
+        self, made: Representations, *, rationale: bool, statistics: Statistics | None = None, kind: str = "raw"
+    ) -> tuple[dict[str, float], list[dict]]:
+        """Scores of the representations of ``texts`` in a geometry, for which the model has ``statistics``, and the probes with their
+        rationales.
 
         Without ``rationale`` the texts alone are pooled, and there is nothing to probe.
         """
-        vectors = made.embeddings(Pooling.FULL if rationale else Pooling.TEXT)
+        pooling = Pooling.FULL if rationale else Pooling.TEXT
         m, n = len(self.queries), len(self.documents)
-        scores = self.scores(vectors[:m], vectors[m : m + n])
+        documents = made.sums[m : m + n], made.counts[m : m + n]
+        geometry = fit(kind, documents, model=statistics)
+        queries = geometry.vectors(made.sums[:m], made.counts[:m], pooling, Role.QUERY)
+        scores = self.scores(queries, geometry.vectors(*documents, pooling))
         if not rationale:
             return scores, []
         scores |= {"rationale_tokens": float(made.counts[: m + n, 2].mean()), "truncated": float(made.truncated[: m + n].mean())}

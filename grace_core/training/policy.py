@@ -8,9 +8,10 @@ and for the objective ``joint`` a contrastive loss on top, differentiated throug
 
     loss = policy loss - w × mean over trained rollouts of log-softmax over the partners m of cos(z, m)/t, at its own partner
 
-Partners are the mean embeddings that the reward was computed with, kept from the reward pass without gradient: a query's are all documents
-of the batch, a positive's all queries. Both sides get their gradient, since both are rollouts of the batch. z comes from the hidden states
-of the forward that gives the policy's log-probabilities anyway, so no second one is needed.
+z is raw or calibrated, as the run's ``geometry`` says (:mod:`grace_core.training.calibration`). Partners are the mean embeddings that the
+reward was computed with, kept from the reward pass without gradient: a query's are all documents of the batch, a positive's all queries.
+Both sides get their gradient, since both are rollouts of the batch. z comes from the hidden states of the forward that gives the policy's
+log-probabilities anyway, so no second one is needed.
 
 With ``retain_weight`` v, for either of them, the starting model is imitated on plain texts too (training documents without chat template):
 
@@ -26,7 +27,8 @@ What is changed in TRL's trainer, and why:
 - the reward's hidden states come from a forward that is done anyway: on a CPU from the generation itself, with several minibatches or vLLM
   from that of the old log-probabilities; only where there is neither, from a pass of their own;
 - the reference objective samples query and negative at a temperature of their own, once (with vLLM at the policy's);
-- on a CPU the K rollouts of a prompt share one pass over it, in sampling, in the log-probabilities and in their gradient.
+- on a CPU the K rollouts of a prompt share one pass over it, in sampling, in the log-probabilities and in their gradient. So groups are
+  not torn apart between the pieces of a gradient that is accumulated: TRL shuffles rows, which on-policy changes nothing but that.
 
 Old log-probabilities and the KL's reference are TRL's. Deviations from the released code: KL in the symmetric and joint objectives.
 """
@@ -37,27 +39,31 @@ import os
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from random import Random
+from time import perf_counter
 
 import torch
 import torch.nn.functional as F
 from transformers import DynamicCache
 from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import split_tensor_dict
 
 from grace_core.engines.transformers import Decoding, TransformersEngine, is_plain
 from grace_core.errors import GraceError
 from grace_core.evaluation.retention import beginning_of_text
 from grace_core.model import GraceModel
+from grace_core.pooling import PARTS
 from grace_core.prompt import Prompt, PromptBuilder
+from grace_core.training.calibration import Calibration, part_sums
 from grace_core.training.config import TrainConfig
 from grace_core.training.data import Item, Layout, batches, generations_of, rollout_dataset
-from grace_core.training.reward import GraceReward
+from grace_core.training.reward import GraceReward, vectors
 from grace_core.training.states import (
     Rollout,
+    Sums,
     decoder_of,
-    embed_rollouts,
     last_states,
-    mean_embeddings,
-    pooling_mask,
+    pool_rollouts,
+    pooled_parts,
     score_completions,
 )
 
@@ -76,8 +82,8 @@ class GracePolicyTrainer(GRPOTrainer):
         self.config, self.builder, self.layout, self.reward, self.plain_texts = config, builder, layout, reward, plain_texts
         self.rollouts: list[Rollout] = []
         self._prompts: list[Prompt] = []
-        self._embeddings: torch.Tensor | None = None  # of the rollouts, as soon as a forward has given them
-        self._pooled: torch.Tensor | None = None  # positions to pool in the forward of the loss
+        self._sums: Sums | None = None  # of the rollouts, as soon as a forward has given them
+        self._pooled: torch.Tensor | None = None  # parts to pool in the forward of the loss
         super().__init__(reward_funcs=reward, **options)
         reward.trainer = self
         self.end_ids = set(self.eos_token_ids)
@@ -89,6 +95,15 @@ class GracePolicyTrainer(GRPOTrainer):
     def create_model_card(self, *_, **__):
         """No card beside every checkpoint: what a model was made with stands in its training.json."""
 
+    @property
+    def calibration(self) -> Calibration | None:
+        return self.reward.calibration
+
+    def _save_checkpoint(self, model, trial):
+        super()._save_checkpoint(model, trial)
+        if self.calibration and self.accelerator.is_main_process:
+            self.calibration.save(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+
     # -- sampling ------------------------------------------------------------------------------------------------------------
 
     def _tokenize_prompts(self, prompts: list[str]):
@@ -97,7 +112,7 @@ class GracePolicyTrainer(GRPOTrainer):
         return [prompt.ids for prompt in self._prompts], None, {}
 
     def _generate_single_turn(self, prompt_ids, *args, **options):
-        self._embeddings, logprobs = None, None
+        self._sums, logprobs, began = None, None, perf_counter()
         if self.on_cpu and len(self.end_ids) == 1:
             completions = self._generate_as_in_serving()
         elif self.config.objective == "reference" and self.config.partner_temperature != self.temperature and not self.use_vllm:
@@ -105,6 +120,7 @@ class GracePolicyTrainer(GRPOTrainer):
         else:
             completions, logprobs = super()._generate_single_turn(prompt_ids, *args, **options)
         self.rollouts = [Rollout.of(p, ids, self.end_ids) for p, ids in zip(self._prompts, completions, strict=True)]
+        self._metrics["train"]["seconds/sampling"].append(perf_counter() - began)
         return completions, logprobs
 
     def _generate_as_in_serving(self) -> list[list[int]]:
@@ -118,24 +134,25 @@ class GracePolicyTrainer(GRPOTrainer):
         engine = TransformersEngine(model, pad_id=self._tokenizer.pad_token_id, end_ids=self.end_ids)  # puts it into eval mode
         trained = self._trained(len(self._prompts)).tolist()
         copies = {i: [i] for i in range(len(trained))}
-        if self.config.objective == "reference":  # looks at the first rollout of a group that is not trained, which stands for all
+        if self.config.objective == "reference" or self.config.share_negatives:
+            # of a group that is not trained the first rollout is looked at, which stands for all
             copies = {i: [i] if trained[i] else list(range(i, i + k)) for i in copies if trained[i] or i % k == 0}
         cooler = {i for i in copies if not trained[i] and self.config.objective == "reference"}
         completions: list[list[int]] = [[] for _ in self._prompts]
-        embeddings = torch.zeros(len(self._prompts), model.config.get_text_config().hidden_size)
+        sums = torch.zeros(len(self._prompts), len(PARTS), model.config.get_text_config().hidden_size)
+        counts = torch.zeros(len(self._prompts), len(PARTS), dtype=torch.long)
         seed = (self.config.seed * 1_000_003 + self.state.global_step) * 1_009
         for rows, temperature in ((copies.keys() - cooler, self.temperature), (cooler, self.config.partner_temperature)):
             decoding = Decoding(self.config.max_new_tokens, temperature)
             order = sorted(rows, key=lambda i: (len(self._prompts[i].ids), i))
             with self.accelerator.autocast():
                 made = engine.generate([self._prompts[i] for i in order], decoding, [seed + i % k for i in order], width=GENERATION_ROWS)
-            z = F.normalize(made.sums.sum(dim=1) / made.counts.sum(dim=1, keepdim=True), dim=-1) if order else embeddings
             for place, i in enumerate(order):
                 for row in copies[i]:
                     completions[row] = made.rationale_ids[place] + [end] * (not made.truncated[place])
-                    embeddings[row] = z[place]
+                    sums[row], counts[row] = made.sums[place], made.counts[place]
         model.train(training)
-        self._embeddings = embeddings
+        self._sums = sums, counts
         return completions
 
     def _generate_reference(self, prompt_ids, temperature: float, *args, **options) -> list[list[int]]:
@@ -176,7 +193,7 @@ class GracePolicyTrainer(GRPOTrainer):
         if self.config.objective == "joint":
             # which rollout of the whole batch a row is: rows are shuffled and cut into pieces before they reach the loss
             made["place"] = torch.arange(rows, device=device) + self.accelerator.process_index * rows
-            made["pooled"] = pooling_mask(self.rollouts, made["prompt_ids"].shape[1], width).to(device)
+            made["pooled"] = pooled_parts(self.rollouts, made["prompt_ids"].shape[1], width).to(device)
         keep = self._trained(rows).to(device)
         if not keep.all():
             made = {key: v[keep] if isinstance(v, torch.Tensor) and v.ndim and len(v) == rows else v for key, v in made.items()}
@@ -184,11 +201,11 @@ class GracePolicyTrainer(GRPOTrainer):
         return made
 
     def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, **options):
-        pooled, old = self._pooled, self._is_pass_of_old_probabilities(model)
+        pooled, old, began = self._pooled, self._is_pass_of_old_probabilities(model), perf_counter()
         if old:
-            pooled = pooling_mask(self.rollouts, input_ids.shape[1] - logits_to_keep, input_ids.shape[1])
+            pooled = pooled_parts(self.rollouts, input_ids.shape[1] - logits_to_keep, input_ids.shape[1])
         if self.on_cpu:
-            logps, entropies, z = score_completions(
+            logps, entropies, sums = score_completions(
                 model, input_ids, attention_mask, keep=logits_to_keep, temperature=self.temperature, rows=CPU_ROWS,
                 autocast=self.accelerator.autocast, entropy=options.get("compute_entropy", False), decoder=self.decoder, pooled=pooled,
             )  # fmt: skip
@@ -197,27 +214,40 @@ class GracePolicyTrainer(GRPOTrainer):
             with last_states(self.decoder) if pooled is not None else nullcontext([]) as caught:
                 made = super()._get_per_token_logps_and_entropies(model, input_ids, attention_mask, logits_to_keep, **options)
             rows = [len(states) for states in caught]
-            z = torch.cat([mean_embeddings(s, p) for s, p in zip(caught, pooled.split(rows), strict=True)]) if caught else None
+            pieces = [part_sums(s, p) for s, p in zip(caught, pooled.split(rows), strict=True)] if caught else []
+            sums = tuple(map(torch.cat, zip(*pieces, strict=True))) if pieces else None
         if old:
-            self._embeddings = z
+            self._sums = sums
         elif pooled is not None:
-            self._loss_embeddings = z
+            self._loss_sums = sums
+        if not torch.is_grad_enabled():
+            self._metrics["train"]["seconds/reference"].append(perf_counter() - began)
         return made
 
     def _is_pass_of_old_probabilities(self, model) -> bool:
         """Whether the forward to come is that of the old log-probabilities, and the rollouts still lack their embeddings."""
         pieces = self.args.steps_per_generation * self.num_iterations
         wanted = self.args.gradient_accumulation_steps % pieces != 0 or (self.use_vllm and self.vllm_importance_sampling_correction)
-        return wanted and not torch.is_grad_enabled() and model is self.model and self._embeddings is None
+        return wanted and not torch.is_grad_enabled() and model is self.model and self._sums is None
 
-    def rollout_embeddings(self) -> torch.Tensor:
-        """Embeddings ``(n, d)`` of the local rollouts."""
-        if self._embeddings is None:
-            self._embeddings = embed_rollouts(
+    def rollout_sums(self) -> Sums:
+        """Part sums ``(n, 3, d)`` and counts ``(n, 3)`` of the local rollouts."""
+        if self._sums is None:
+            self._sums = pool_rollouts(
                 self.model, self.rollouts, pad_id=self._tokenizer.pad_token_id, rows=FORWARD_ROWS,
                 device=self.accelerator.device, autocast=self.accelerator.autocast, decoder=self.decoder,
             )  # fmt: skip
-        return self._embeddings.to(self.accelerator.device)
+        sums, counts = self._sums
+        return sums.to(self.accelerator.device), counts.to(self.accelerator.device)
+
+    def _prepare_inputs(self, generation_batch):
+        """TRL's, without its shuffling where groups are to stay together: rollouts that share a prompt share a pass over it."""
+        pieces = self.args.steps_per_generation
+        if not (self.on_cpu and self.model.training and self.config.minibatches == 1):
+            return super()._prepare_inputs(generation_batch)
+        if self._step % pieces == 0 or self._buffered_inputs is None:
+            self._buffered_inputs = split_tensor_dict(self._generate_and_score_completions(generation_batch), pieces)
+        return self._buffered_inputs[self._step % pieces]
 
     # -- loss ----------------------------------------------------------------------------------------------------------------
 
@@ -260,13 +290,15 @@ class GracePolicyTrainer(GRPOTrainer):
         finally:
             self._pooled = None
         item, role = self.layout.place(inputs["place"])
+        z = vectors(self._loss_sums, inputs["place"], layout=self.layout, calibration=self.reward.calibration)
         losses = []
         for name in self.layout.trained:
             chosen = role == self.layout.roles.index(name)
-            scores = self._loss_embeddings[chosen] @ self.reward.last.partners[name].T / self.config.contrastive_temperature
+            scores = z[chosen] @ self.reward.last.partners[name].T / self.config.contrastive_temperature
             losses.append(F.cross_entropy(scores, item[chosen], reduction="none"))
+        # a piece may hold one role alone, so a mean over its rows, and not over the roles
         contrastive = torch.cat(losses).mean()
-        self._loss_embeddings = None
+        self._loss_sums = None
         self._metrics["train"]["contrastive"].append(self.accelerator.gather(contrastive.detach()).mean().item())
         # the policy loss is a sum over the pieces of a step, so each piece's mean counts for its share
         return loss + self.config.contrastive_weight * contrastive / self.current_gradient_accumulation_steps
@@ -318,9 +350,11 @@ def make_trainer(config: TrainConfig, model: GraceModel, items: list[Item], *, o
         from peft import LoraConfig
 
         peft = LoraConfig(r=config.lora.r, lora_alpha=config.lora.alpha, target_modules=config.lora.targets, task_type="CAUSAL_LM")
-    order = batches(items, batch=config.batch, number=number, seed=config.seed)
+    order = batches(items, batch=config.batch, number=number, seed=config.seed, neighbours=config.data.neighbours)
+    calibration = Calibration(model.statistics, system=config.system) if config.geometry == "calibrated" else None
     plain = sorted({item.positive for item in items})
     return GracePolicyTrainer(
-        config=config, plain_texts=plain, builder=model.prompts, layout=layout, reward=GraceReward(config, layout), model=model.model,
+        config=config, plain_texts=plain, builder=model.prompts, layout=layout, model=model.model,
+        reward=GraceReward(config, layout, calibration),
         args=arguments, train_dataset=rollout_dataset(items, order, layout), processing_class=model.tokenizer, peft_config=peft,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The reward of a batch of rollouts: embeddings gathered from all processes, scored by :mod:`grace_core.rewards`, given back row by row.
+"""The reward of a batch of rollouts: part sums gathered from all processes, scored by :mod:`grace_core.rewards`, given back row by row.
 
 TRL calls the reward object on every process with the local rows. The rows of all processes, one process after the other, are the batch in
 the order of the dataset; the rewards of the whole batch are computed everywhere, and each process returns its slice.
@@ -6,14 +6,21 @@ the order of the dataset; the rewards of the whole batch are computed everywhere
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from grace_core import rewards
+from grace_core.training import calibration as calibrated
+from grace_core.training.calibration import Calibration, raw_vectors
 from grace_core.training.config import TrainConfig
 from grace_core.training.data import NEGATIVE, POSITIVE, QUERY, Layout
+from grace_core.training.states import Sums
+
+CONTENT_WORD = re.compile(r"[^\W\d_]{4,}")
 
 
 @dataclass
@@ -31,9 +38,25 @@ class Scored:
     partners: dict[str, Tensor]
 
 
+def vectors(pooled: Sums, rows: Tensor, *, layout: Layout, calibration: Calibration | None) -> Tensor:
+    """Unit vectors ``(n, d)`` of rollouts, whose numbers in the batch are ``rows`` ``(n,)``, in the geometry of the run."""
+    if calibration is None:
+        return raw_vectors(*pooled)
+    return calibration.vectors(*pooled, text_roles(rows, layout))
+
+
+def text_roles(rows: Tensor, layout: Layout) -> Tensor:
+    """Whether each row of the batch is a query or a document, as the calibration counts them."""
+    _, role = layout.place(rows)
+    query = layout.roles.index(QUERY) if QUERY in layout.roles else -1
+    return torch.where(role == query, calibrated.QUERY, calibrated.DOCUMENT)
+
+
 def score(embeddings: Tensor, truncated: Tensor, *, layout: Layout, config: TrainConfig) -> Scored:
     """Rewards of a whole batch from embeddings ``(n, d)`` and cut-off marks ``(n,)`` in the order of ``layout``."""
     z, cut = layout.by_role(embeddings), layout.by_role(truncated)
+    if config.share_negatives and NEGATIVE in z:
+        z[NEGATIVE] = z[NEGATIVE][:, :1]
     partners: dict[str, Tensor] = {}
     if config.objective == "reference":
         # one rationale of query and negative, as released: the first of the group, whose other rollouts are not looked at
@@ -55,6 +78,8 @@ def score(embeddings: Tensor, truncated: Tensor, *, layout: Layout, config: Trai
         partners = {POSITIVE: rewards.group_mean(z[POSITIVE])}
     if config.objective != "reference" and config.rank_truncated_last:
         earned = {role: rewards.rank_truncated_last(values, cut[role]) for role, values in earned.items()}
+    elif config.truncation_penalty:
+        earned = {role: values - config.truncation_penalty * cut[role] for role, values in earned.items()}
     nothing = torch.zeros_like(next(iter(earned.values())))  # a constant: its advantage is 0
     given = layout.flatten({role: earned.get(role, nothing) for role in layout.roles})
     return Scored(embeddings, truncated, given, terms, partners)
@@ -82,25 +107,36 @@ def measures(scored: Scored, lengths: Tensor, keys: Tensor, *, layout: Layout) -
     return {name: float(value) for name, value in made.items()}
 
 
+def novelty(text: str, rationale: str) -> float | None:
+    """The share of a rationale's distinct content words, those of at least four letters, that its text lacks; None if it has none."""
+    words = set(CONTENT_WORD.findall(rationale.lower()))
+    return len(words - set(CONTENT_WORD.findall(text.lower()))) / len(words) if words else None
+
+
 class GraceReward:
     """The reward function that TRL calls; the trainer binds itself to it, since embeddings come from the trainer's model."""
 
     __name__ = "grace"
 
-    def __init__(self, config: TrainConfig, layout: Layout):
-        self.config, self.layout = config, layout
+    def __init__(self, config: TrainConfig, layout: Layout, calibration: Calibration | None = None):
+        self.config, self.layout, self.calibration = config, layout, calibration
         self.trainer = None
         self.last: Scored | None = None
 
-    def __call__(self, completion_ids: list[list[int]], log_metric, **_) -> list[float]:
+    def __call__(self, prompts: Sequence[str], completions: Sequence[str], completion_ids: list[list[int]], log_metric, **_) -> list[float]:
         gather = self.trainer.accelerator.gather
         rollouts = self.trainer.rollouts
         device = self.trainer.accelerator.device
-        local = self.trainer.rollout_embeddings()
+        pooled = tuple(gather(part.contiguous()) for part in self.trainer.rollout_sums())
         numbers = torch.tensor([[r.truncated, len(r.ids), r.key] for r in rollouts], dtype=torch.long, device=device)
-        numbers = gather(numbers)
-        self.last = score(gather(local), numbers[:, 0].bool(), layout=self.layout, config=self.config)
+        numbers, rows = gather(numbers), torch.arange(len(pooled[0]), device=device)
+        if self.calibration is not None:
+            self.calibration.update(*pooled, text_roles(rows, self.layout))
+        z = vectors(pooled, rows, layout=self.layout, calibration=self.calibration)
+        self.last = score(z, numbers[:, 0].bool(), layout=self.layout, config=self.config)
         for name, value in measures(self.last, numbers[:, 1], numbers[:, 2], layout=self.layout).items():
             log_metric(name, value)
+        new = [novelty(text, words) for text, words in zip(prompts, completions, strict=True)]
+        log_metric("novelty", sum(value or 0 for value in new) / max(1, sum(value is not None for value in new)))
         begin = self.trainer.accelerator.process_index * len(rollouts)
         return self.last.rewards[begin : begin + len(rollouts)].tolist()

@@ -27,7 +27,7 @@ from grace_core.training.checkpoints import (
     trained_module,
 )
 from grace_core.training.config import TrainConfig
-from grace_core.training.data import count_overlong, read_items
+from grace_core.training.data import count_overlong, folders_of, read_items
 from grace_core.training.heldout import HeldOut
 
 
@@ -56,7 +56,7 @@ def train(
     if not resume and any(out.glob("checkpoint-*")):
         raise GraceError(f"{out} holds a run already; give --resume to go on with it, another out, or remove the folder")
     items = read_items(config)
-    heldout = HeldOut.read(config.evaluation) if config.evaluation else None
+    heldout = HeldOut.read(config.evaluation) if config.evaluation else []
     model = load_for_training(config)
     model.cache = cache
     overlong = count_overlong(items, model.prompts)
@@ -85,7 +85,7 @@ def load_for_training(config: TrainConfig) -> GraceModel:
     Weights of which every step changes a millionth would not change at all in bf16.
     """
     frozen_in_bf16 = config.lora is not None and config.precision == "bfloat16"
-    settings = asdict(settings_of(config))  # those that the trained model is saved with, whatever the starting model's are
+    settings = asdict(settings_of(config, serving=False))  # of the run, whatever the starting model's are
     dtype = "bfloat16" if frozen_in_bf16 else "float32"
     model = GraceModel.from_pretrained(config.model, device="cpu", dtype=dtype, share=False, **settings)
     limit = getattr(model.model.config.get_text_config(), "max_position_embeddings", None)
@@ -107,21 +107,32 @@ def _run(config, trainer, model, heldout, out: Path, checkpoint: Path | None, do
         state = full_state(trainer)
         if trainer.accelerator.is_main_process:
             about = {"step": trainer.state.global_step, "eval": scores, "base": config.model}
-            save_model(out / "best", model=trained_module(trainer), tokenizer=tokenizer, state=state, config=config, about=about)
+            found = trainer.calibration.statistics() if trainer.calibration else None
+            module = trained_module(trainer)
+            save_model(out / "best", model=module, tokenizer=tokenizer, state=state, config=config, about=about, statistics=found)
         trainer.accelerator.wait_for_everyone()
 
     def evaluate() -> tuple[dict[str, float], list[dict]]:
         options = {"rationale": rationale, "batch_size": config.evaluation.batch_size, "seed": config.seed}
         temperatures = config.evaluation.temperatures if rationale else [0.0]
+        statistics = trainer.calibration.statistics() if trainer.calibration else None
         with live_model(trainer, config, tokenizer) as live:
             if live and model.cache and not trainer.state.global_step:
                 live.fingerprint, live.cache = model.fingerprint, model.cache
-            made = [represent(trainer, live, heldout.texts, temperature=t, **options) for t in temperatures]
-        scores, probes = heldout.evaluate(made[0], rationale=rationale)
-        if len(made) > 1:
-            each = [heldout.evaluate(one, rationale=rationale)[0]["ndcg@10"] for one in made]
-            scores |= {f"ndcg@10_at_{t:g}": value for t, value in zip(temperatures, each, strict=True)} | {"ndcg@10": float(np.mean(each))}
-        return scores, probes
+            made = [[represent(trainer, live, one.texts, temperature=t, **options) for t in temperatures] for one in heldout]
+        geometry = {"rationale": rationale, "kind": config.geometry, "statistics": statistics}
+        found = [[one.evaluate(part, **geometry) for part in parts] for one, parts in zip(heldout, made, strict=True)]
+        first = [scores for (scores, _), *_ in found]
+        scores = {name: float(np.mean([one[name] for one in first])) for name in first[0]}
+        if len(temperatures) > 1:
+            each = np.mean([[scores["ndcg@10"] for scores, _ in parts] for parts in found], axis=0)
+            scores |= {f"ndcg@10_at_{t:g}": float(value) for t, value in zip(temperatures, each, strict=True)}
+            scores["ndcg@10"] = float(np.mean(each))
+        if len(found) > 1:
+            names = [folder.name for folder in folders_of(config.evaluation.path)]
+            values = [float(np.mean([scores["ndcg@10"] for scores, _ in parts])) for parts in found]
+            scores |= {f"ndcg@10 {name}": value for name, value in zip(names, values, strict=True)}
+        return scores, [probe for parts in found for probe in parts[0][1]]
 
     def announce(scores: dict[str, float]) -> None:
         pending = trainer.control.should_log  # which on_log takes for done
@@ -141,6 +152,8 @@ def _run(config, trainer, model, heldout, out: Path, checkpoint: Path | None, do
     if checkpoint:
         report(f"going on from {checkpoint}, step {done} of {steps}")
     began = time.time()
+    if checkpoint and trainer.calibration:
+        trainer.calibration.load(checkpoint)
     if done < steps:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     state = "collapsed" if recorder.alarm else "stopped early" if watcher and watcher.stopped_early else "finished"
@@ -186,7 +199,7 @@ def live_model(trainer, config: TrainConfig, tokenizer):
 
 
 def _live(module, tokenizer, config: TrainConfig) -> GraceModel:
-    model = GraceModel(module, tokenizer, settings_of(config), name="live")
+    model = GraceModel(module, tokenizer, settings_of(config, serving=False), name="live")
     model.fingerprint = "live"  # a hash over all weights would be asked for, and nothing is cached
     return model
 

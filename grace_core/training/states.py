@@ -1,9 +1,9 @@
 """Embeddings of rollouts during training: the pooling rule of serving on the states of the trainer's own model.
 
-A rollout is the prompt's ids followed by the rationale's ids. Its embedding is the L2-normalised mean, in fp32, of the last hidden states
-(after the final norm) from the first token of the user's text to the last token of the rationale, template tokens between them included,
-the end token left out: the same positions as in :mod:`grace_core.pooling`. The states are caught by a hook on the decoder, so that
-every forward through the root module gives them, whatever it is wrapped in.
+A rollout is the prompt's ids followed by the rationale's ids. What is pooled are the last hidden states (after the final norm) from the
+first token of the user's text to the last token of the rationale, template tokens between them included, the end token left out: the
+same positions, in the same three parts, as in :mod:`grace_core.pooling`. The states are caught by a hook on the decoder, so that every
+forward through the root module gives them, whatever it is wrapped in.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,11 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from grace_core.engines.transformers import token_positions
+from grace_core.pooling import RATIONALE, TEMPLATE, TEXT
 from grace_core.prompt import Prompt
+from grace_core.training.calibration import part_sums
+
+Sums = tuple[Tensor, Tensor]  # part sums (n, 3, d) and counts (n, 3)
 
 
 @dataclass(frozen=True)
@@ -36,9 +41,9 @@ class Rollout:
         return cls(prompt, list(completion[:end]), end is None)
 
     @property
-    def span(self) -> tuple[int, int]:
-        """Pooled positions in prompt + rationale."""
-        return self.prompt.start, len(self.prompt.ids) + len(self.ids)
+    def stop(self) -> int:
+        """Where prompt + rationale end."""
+        return len(self.prompt.ids) + len(self.ids)
 
     @property
     def key(self) -> int:
@@ -63,71 +68,66 @@ def last_states(decoder) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
-def mean_embeddings(states: Tensor, mask: Tensor) -> Tensor:
-    """Normalised means ``(b, d)`` in fp32 of states ``(b, t, d)`` over the positions of ``mask`` ``(b, t)``."""
-    mask = mask.to(states.device)
-    sums = torch.einsum("bt,btd->bd", mask.float(), states.float())
-    return F.normalize(sums / mask.sum(dim=1, keepdim=True), dim=-1)
-
-
-def pooling_mask(rollouts: Sequence[Rollout], prompt_width: int, width: int) -> Tensor:
-    """Pooled positions ``(b, width)`` where prompts are padded on the left to ``prompt_width`` and rationales follow, as in TRL."""
-    mask = torch.zeros(len(rollouts), width, dtype=torch.bool)
+def pooled_parts(rollouts: Sequence[Rollout], prompt_width: int, width: int) -> Tensor:
+    """The part of every position ``(b, width)``, 0 where nothing is pooled and 1 + part elsewhere; prompts are padded on the left to
+    ``prompt_width`` and rationales follow, as in TRL."""
+    parts = torch.zeros(len(rollouts), width, dtype=torch.uint8)
     for row, rollout in enumerate(rollouts):
-        start, stop = rollout.span
-        shift = prompt_width - len(rollout.prompt.ids)
-        mask[row, shift + start : shift + stop] = True
-    return mask
+        shift, prompt = prompt_width - len(rollout.prompt.ids), rollout.prompt
+        ends = (prompt.start, prompt.stop, len(prompt.ids), rollout.stop)
+        for part, (start, stop) in zip((TEXT, TEMPLATE, RATIONALE), pairwise(ends), strict=True):
+            parts[row, shift + start : shift + stop] = 1 + part
+    return parts
 
 
 @torch.no_grad()
-def embed_rollouts(model, rollouts: Sequence[Rollout], *, decoder, pad_id: int, rows: int, device, autocast) -> Tensor:
-    """Embeddings ``(n, d)`` fp32 by forward passes of at most ``rows`` rollouts through ``model``, the root module, in eval mode.
+def pool_rollouts(model, rollouts: Sequence[Rollout], *, decoder, pad_id: int, rows: int, device, autocast) -> Sums:
+    """Part sums and counts by forward passes of at most ``rows`` rollouts through ``model``, the root module, in eval mode.
 
     Rollouts are taken by length and padded on the right: under a causal mask what stands behind a token does not change its state. The
     number of passes depends on the number of rollouts alone, so that processes which share a sharded model stay in step.
     """
-    order = sorted(range(len(rollouts)), key=lambda i: -rollouts[i].span[1])
-    found: list[Tensor] = []
+    order = sorted(range(len(rollouts)), key=lambda i: -rollouts[i].stop)
+    found: list[Sums] = []
     training = model.training
     model.eval()
     try:
         with last_states(decoder) as caught:
             for begin in range(0, len(order), rows):
                 chunk = [rollouts[i] for i in order[begin : begin + rows]]
-                width = chunk[0].span[1]
+                width = chunk[0].stop
                 ids = torch.full((len(chunk), width), pad_id)
-                mask = torch.zeros(len(chunk), width, dtype=torch.bool)
+                parts = torch.zeros(len(chunk), width, dtype=torch.uint8)
                 for row, rollout in enumerate(chunk):
-                    start, stop = rollout.span
-                    ids[row, :stop] = torch.tensor(rollout.prompt.ids + rollout.ids)
-                    mask[row, start:stop] = True
+                    ids[row, : rollout.stop] = torch.tensor(rollout.prompt.ids + rollout.ids)
+                    parts[row, : rollout.stop] = pooled_parts([rollout], len(rollout.prompt.ids), rollout.stop)[0]
                 with autocast():
                     model(input_ids=ids.to(device), use_cache=False, logits_to_keep=1)
-                found.append(mean_embeddings(caught.pop(), mask))
+                found.append(part_sums(caught.pop(), parts))
     finally:
         model.train(training)
     back = torch.empty(len(order), dtype=torch.long)
     back[torch.tensor(order)] = torch.arange(len(order))
-    return torch.cat(found)[back.to(device)]
+    sums, counts = (torch.cat(pieces)[back.to(device)] for pieces in zip(*found, strict=True))
+    return sums, counts
 
 
 def score_completions(
     model, ids: Tensor, attention: Tensor, *, keep: int, temperature: float, rows: int, autocast, entropy: bool = True,
     decoder=None, pooled: Tensor | None = None,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
-    """Log-probabilities and entropies ``(n, keep)`` of the last ``keep`` columns of ``ids`` ``(n, t)``, and embeddings ``(n, d)``.
+) -> tuple[Tensor, Tensor | None, Sums | None]:  # fmt: skip
+    """Log-probabilities and entropies ``(n, keep)`` of the last ``keep`` columns of ``ids`` ``(n, t)``, and part sums and counts.
 
     The rollouts of a group have one prompt, which goes through the model once: its keys and values are then those of all of them, in the
-    backward pass too. Completions follow by length, ``rows`` at a time, without the columns that are padding in all of them. Embeddings
-    are over the positions of ``pooled`` ``(n, t)``, with gradient; None without it, as are entropies without ``entropy``.
+    backward pass too. Completions follow by length, ``rows`` at a time, without the columns that are padding in all of them. Sums
+    are by the parts ``pooled`` ``(n, t)`` of :func:`pooled_parts`, with gradient; None without them, as are entropies without ``entropy``.
     """
     begin = ids.shape[1] - keep
     distinct, prompt_of = torch.where(attention[:, :begin].bool(), ids[:, :begin], -1).unique(dim=0, return_inverse=True)
     known = distinct >= 0
     lengths = attention[:, begin:].sum(dim=1)
     order = lengths.argsort()
-    logps, entropies, embeddings = [], [], []
+    logps, entropies, sums = [], [], []
     with last_states(decoder) if pooled is not None else nullcontext([]) as caught:
         with autocast():
             made = model(
@@ -154,9 +154,10 @@ def score_completions(
                     entropies.append(F.pad(torch.cat([_entropies(first[of, None]), _entropies(logits[:, :-1])], dim=1), missing))
             if pooled is not None:
                 states = torch.cat([prompts[of, left:], caught.pop()], dim=1)
-                embeddings.append(mean_embeddings(states, pooled[chunk, left:right]))
+                sums.append(part_sums(states, pooled[chunk, left:right]))
     back = order.argsort()
-    return torch.cat(logps)[back], torch.cat(entropies)[back] if entropy else None, torch.cat(embeddings)[back] if embeddings else None
+    pooled_sums = tuple(torch.cat(pieces)[back] for pieces in zip(*sums, strict=True)) if sums else None
+    return torch.cat(logps)[back], torch.cat(entropies)[back] if entropy else None, pooled_sums
 
 
 def _log_probabilities(logits: Tensor, tokens: Tensor) -> Tensor:

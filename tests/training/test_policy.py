@@ -14,6 +14,7 @@ from grace_core.errors import GraceError
 from grace_core.model import GraceModel
 from grace_core.pooling import embeddings
 from grace_core.training import policy, run
+from grace_core.training.calibration import raw_vectors
 from grace_core.training.callbacks import TrainingCollapsed, read_rows
 from grace_core.training.checkpoints import newest_checkpoint
 from grace_core.training.data import read_items
@@ -136,15 +137,16 @@ def test_several_minibatches_share_the_forward_of_the_old_probabilities(make_con
     compared = []
 
     def both(self):
-        own = policy.embed_rollouts(
+        own = policy.pool_rollouts(
             self.model, self.rollouts, pad_id=self._tokenizer.pad_token_id, rows=5,
             device=self.accelerator.device, autocast=self.accelerator.autocast, decoder=self.decoder,
         )  # fmt: skip
-        assert self._embeddings is not None
-        compared.append(float((own - self._embeddings).abs().max()))
-        return self._embeddings
+        assert self._sums is not None
+        assert torch.equal(own[1], self._sums[1])
+        compared.append(float((raw_vectors(*own) - raw_vectors(*self._sums)).abs().max()))
+        return self._sums
 
-    monkeypatch.setattr(policy.GracePolicyTrainer, "rollout_embeddings", both)
+    monkeypatch.setattr(policy.GracePolicyTrainer, "rollout_sums", both)
     trainer.train()
     assert len(compared) == 2  # two batches of rollouts for four optimizer steps
     assert max(compared) < 2e-4

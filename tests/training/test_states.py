@@ -8,7 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from grace_core.training.states import Rollout, decoder_of, pooling_mask, score_completions
+from grace_core.training.calibration import raw_vectors
+from grace_core.training.states import Rollout, decoder_of, pooled_parts, score_completions
 
 TEXTS = ["the river in the north", "a", "who wrote it, and when was it first played in public?"]
 LENGTHS = (7, 1, 12, 4)  # of the rationales of each text
@@ -49,7 +50,7 @@ def one_by_one(model, rollouts: list[Rollout], temperature: float):
         tail = rollout.ids + [end] * (not rollout.truncated)
         out = model.model(torch.tensor([rollout.prompt.ids + tail]), output_hidden_states=True)
         scores = torch.log_softmax(out.logits[0, -len(tail) - 1 : -1].float() / temperature, dim=-1)
-        start, stop = rollout.span
+        start, stop = rollout.prompt.start, rollout.stop
         yield (
             scores[torch.arange(len(tail)), torch.tensor(tail)],
             -(scores.exp() * scores).sum(dim=-1),
@@ -69,10 +70,11 @@ def test_shared_prompts_give_the_scores_and_the_gradient_of_one_pass_each(model,
         loss.backward()
         return torch.cat([p.grad.flatten().clone() for p in model.model.parameters() if p.grad is not None])
 
-    logps, entropies, z = score_completions(
+    logps, entropies, sums = score_completions(
         model.model, ids, attention, keep=keep, temperature=0.7, rows=rows, autocast=nullcontext,
-        decoder=decoder_of(model.model), pooled=pooling_mask(rollouts, begin, ids.shape[1]),
+        decoder=decoder_of(model.model), pooled=pooled_parts(rollouts, begin, ids.shape[1]),
     )  # fmt: skip
+    z = raw_vectors(*sums)
     assert logps.shape == entropies.shape == (len(rollouts), keep)
     inside = attention[:, begin:].bool()
     shared = gradient(logps[inside].sum() + 10 * (z @ weights).sum())

@@ -14,6 +14,7 @@ from grace_core.adapters.command import mteb_command
 from grace_core.console import bar, show, tell
 from grace_core.errors import GraceError
 from grace_core.evaluation.geometry_command import geometry_command
+from grace_core.evaluation.headroom_command import headroom_command
 from grace_core.evaluation.retention_command import retention_command
 from grace_core.index_cli import index_app
 from grace_core.map_cli import map_entry
@@ -242,6 +243,7 @@ app.command("serve")(serve_command)
 app.command("models")(models_command)
 eval_app.command("mteb")(mteb_command)
 eval_app.command("geometry")(geometry_command)
+eval_app.command("headroom")(headroom_command)
 eval_app.command("retention")(retention_command)
 
 

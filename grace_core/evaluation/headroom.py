@@ -18,13 +18,11 @@ import numpy as np
 
 from grace_core.errors import GraceError
 from grace_core.evaluation.geometry import interval
-from grace_core.evaluation.retrieval import CUTOFF, per_query
+from grace_core.evaluation.retrieval import CUTOFF, Judged, per_query
 from grace_core.geometry import Role, Sums, fit
 from grace_core.model import GraceModel
 from grace_core.pooling import Pooling
 from grace_core.rewards import SYMMETRIC_TEMPERATURE
-
-COLUMNS = ("none", "greedy", "mean", "best", "worst", "another's", "shuffled", "mean vector")
 
 
 def shuffled_words(text: str, rng: Random) -> str:
@@ -36,9 +34,7 @@ def shuffled_words(text: str, rng: Random) -> str:
 
 def measure(
     model: GraceModel,
-    queries: dict[str, str],
-    documents: dict[str, str],
-    qrels: dict[str, dict[str, float]],
+    judged: Judged,
     *,
     kind: str = "calibrated",
     samples: int = 8,
@@ -46,16 +42,15 @@ def measure(
     batch_size: int = 64,
     progress: bool = False,
 ) -> dict:
-    """``{"columns": {name: {"mean", "ci95"}}, "tokens", "truncated", …}`` over the queries, each judged among ``documents``.
+    """``{"columns": {name: {"mean", "ci95"}}, "tokens", "truncated", …}`` over the judged queries.
 
-    Raises GraceError for fewer than two queries or samples, or a query without a relevant document among the documents.
+    Raises GraceError for fewer than two queries or samples.
     """
+    queries, documents, qrels = judged.queries, judged.documents, judged.qrels
     if len(queries) < 2 or samples < 2:
         raise GraceError(f"got {len(queries)} queries and {samples} samples, expected at least 2 of each: headroom compares them")
     place = {document: row for row, document in enumerate(documents)}
-    relevant = {query: [place[d] for d, grade in qrels[query].items() if grade > 0 and d in place] for query in queries}
-    if without := [query for query, rows in relevant.items() if not rows]:
-        raise GraceError(f"query {without[0]!r} has no relevant document among those given ({len(without)} such queries); leave it out")
+    relevant = [[place[document] for document in qrels[query]] for query in queries]
     texts, options = list(queries.values()), {"batch_size": batch_size, "progress": progress}
     read = model.represent(list(documents.values()), **options)
     greedy = model.represent(texts, **options)
@@ -81,7 +76,7 @@ def measure(
 
     own = np.stack([vectors((one.sums, one.counts)) for one in sampled])
     each = np.stack([ndcg(one) for one in own])
-    rewards = reward(own, targets, [relevant[name] for name in names])
+    rewards = reward(own, targets, relevant)
     pick = np.arange(len(names))
     middle = own.mean(axis=0)
     columns = {

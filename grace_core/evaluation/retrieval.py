@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from random import Random
 
 import numpy as np
 
@@ -104,6 +105,34 @@ def judged_queries(judgements: Judgements | None, split: str | None = None) -> d
     if not chosen:
         raise GraceError(f"no query{f' of split {split}' if split else ''} has a relevant document")
     return chosen
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Some queries and documents of a corpus by id, and the relevant ones among these documents."""
+
+    queries: dict[str, str]
+    documents: dict[str, str]
+    qrels: dict[str, dict[str, float]]
+
+    @classmethod
+    def sample(cls, corpus: Corpus, *, split: str | None, queries: int, documents: int) -> Judged:
+        """At most so many judged queries, their relevant documents, and others up to so many documents; always the same ones.
+
+        Raises GraceError if no query has a relevant document with a text.
+        """
+        found = judged_queries(corpus.judgements, split)
+        rng = Random(0)
+        chosen = sorted(rng.sample(sorted(found), min(queries, len(found))))
+        texts = {document.id: document.content for document in corpus.documents if document.content}
+        qrels = {query: {d: g for d, g in corpus.judgements.qrels[query].items() if g > 0 and d in texts} for query in chosen}
+        qrels = {query: grades for query, grades in qrels.items() if grades}
+        if not qrels:
+            raise GraceError(f"no query of split {split!r} has a relevant document with a text")
+        needed = {document for grades in qrels.values() for document in grades}
+        others = sorted(set(texts) - needed)
+        needed |= set(rng.sample(others, min(len(others), max(0, documents - len(needed)))))
+        return cls({query: found[query] for query in qrels}, {d: texts[d] for d in sorted(needed)}, qrels)
 
 
 def retrieve(

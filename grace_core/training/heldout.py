@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 
 import numpy as np
 
 from grace_core.errors import GraceError
-from grace_core.evaluation.retrieval import CUTOFF, METRICS, judged_queries, per_query
+from grace_core.evaluation.retrieval import CUTOFF, METRICS, Judged, per_query
 from grace_core.geometry import Role, Statistics, fit
 from grace_core.model import Representations
 from grace_core.pooling import Pooling
@@ -25,12 +24,9 @@ from grace_core.training.data import folders_of
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """Queries and documents by id, judgements among them, and the probe texts."""
+class HeldOut(Judged):
+    """A sample of judged queries and documents, and the probe texts."""
 
-    queries: dict[str, str]
-    documents: dict[str, str]
-    qrels: dict[str, dict[str, int]]
     probes: list[str]
 
     @classmethod
@@ -41,25 +37,15 @@ class HeldOut:
 
     @classmethod
     def _read(cls, path: Path, evaluation: Evaluation) -> HeldOut:
-        corpus = read_corpus(path)
         try:
-            found = judged_queries(corpus.judgements, evaluation.split)
+            found = Judged.sample(
+                read_corpus(path), split=evaluation.split, queries=evaluation.queries, documents=evaluation.documents
+            )
         except GraceError as error:
-            raise GraceError(f"evaluation.path {Path(path)}: {error}") from None
-        rng = Random(0)
-        chosen = sorted(rng.sample(sorted(found), min(evaluation.queries, len(found))))
-        texts = {document.id: document.content for document in corpus.documents if document.content}
-        qrels = {query: {d: g for d, g in corpus.judgements.qrels[query].items() if g > 0 and d in texts} for query in chosen}
-        qrels = {query: grades for query, grades in qrels.items() if grades}
-        if not qrels:
-            raise GraceError(f"evaluation.path {path}: no query of split {evaluation.split!r} has a relevant document with a text")
-        needed = {document for grades in qrels.values() for document in grades}
-        others = sorted(set(texts) - needed)
-        needed |= set(rng.sample(others, min(len(others), max(0, evaluation.documents - len(needed)))))
-        queries = {query: found[query] for query in qrels}
+            raise GraceError(f"evaluation.path {path}: {error}") from None
         half = (evaluation.probes + 1) // 2
-        probes = [*list(queries.values())[:half], *[texts[document] for document in sorted(needed)[: evaluation.probes - half]]]
-        return cls(queries, {document: texts[document] for document in sorted(needed)}, qrels, probes)
+        probes = [*list(found.queries.values())[:half], *list(found.documents.values())[: evaluation.probes - half]]
+        return cls(found.queries, found.documents, found.qrels, probes)
 
     @property
     def texts(self) -> list[str]:
@@ -85,7 +71,7 @@ class HeldOut:
         probes = [{"text": text, "rationale": words} for text, words in zip(self.probes, made.rationales[m + n :], strict=True)]
         return scores, probes
 
-    def per_query(self, queries: np.ndarray, documents: np.ndarray) -> dict[str, np.ndarray]:
+    def metrics(self, queries: np.ndarray, documents: np.ndarray) -> dict[str, np.ndarray]:
         """Retrieval metrics of every query from normalised embeddings, in the order of the ids."""
         ids = list(self.documents)
         best = np.argsort(-(queries @ documents.T), axis=1, kind="stable")[:, :CUTOFF]
@@ -96,7 +82,7 @@ class HeldOut:
         """Mean retrieval metrics, alignment and uniformity from normalised embeddings, in the order of the ids."""
         ids = list(self.documents)
         cosines = queries @ documents.T
-        values = self.per_query(queries, documents)
+        values = self.metrics(queries, documents)
         row = {document: place for place, document in enumerate(ids)}
         relevant = [cosines[i, row[document]] for i, query in enumerate(self.queries) for document in self.qrels[query]]
         pairs = np.triu_indices(len(documents), k=1)

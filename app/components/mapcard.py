@@ -275,7 +275,7 @@ def export(pair: Pair, rows: Sequence[int], kind: str) -> str:
     made = []
     for row in rows:
         document = pair.documents[row]
-        one = {"id": document.id, "title": document.title, "text": document.text, "metadata": document.metadata}
+        one = {"id": document.id, "title": document.title, "text": document.text, "metadata": document.plain_metadata}
         one |= {} if change is None else {"neighbours_kept": round(float(change.overlap[row]) * change.k), "neighbours": change.k}
         for name, chart in charts:
             one[name] = {"column": chart.column.id, "x": round(float(chart.points[row, 0]), 5), "y": round(float(chart.points[row, 1]), 5)}

@@ -223,7 +223,8 @@ def skeleton() -> Safe:
 
 
 def metadata(document: Document) -> list[tuple[str, object]]:
-    return [(key, value) for key, value in document.metadata.items() if value is not None and str(value).strip()]
+    shown = {key: ", ".join(map(str, value)) if isinstance(value, list) else value for key, value in document.metadata.items()}
+    return [(key, value) for key, value in shown.items() if value is not None and str(value).strip()]
 
 
 def _field(key: str, value: object) -> object:

@@ -165,9 +165,9 @@ class Builds:
 
 def reachable(source: str) -> None:
     """Raises GraceError within seconds if ``source`` is to be fetched from a hub that does not answer."""
-    from grace_core.sources import DEMO_MODELS_DIR, PACKAGES
+    from grace_core.sources import PACKAGES, named_here
 
-    here = (DEMO_MODELS_DIR / source).is_dir() or source in PACKAGES or Path(source).exists()
+    here = source in named_here() or source in PACKAGES or Path(source).exists()
     if here or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source):
         return  # nothing to fetch, or for the library to refuse
     from concurrent.futures import ThreadPoolExecutor

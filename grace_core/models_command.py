@@ -16,7 +16,7 @@ def models_command(as_json: Json = False) -> None:
 
     found = list_models()
     lines = []
-    titles = {"demo": "shipped", "package": "Python packages", "gguf": "converted GGUF files", "hub": "Hugging Face cache"}
+    titles = {"demo": "shipped", "package": "Python packages", "adapter": "shipped adapters of these", "gguf": "converted GGUF files", "hub": "Hugging Face cache"}
     for kind, title in titles.items():
         some = [model for model in found if model["kind"] == kind]
         lines += [f"{title}:", *(line for model in some for line in _lines(model))] if some else []
@@ -35,7 +35,7 @@ def _lines(model: dict) -> list[str]:
 def list_models() -> list[dict]:
     """Of every model: ``name`` to give to --model, ``kind``, ``installed``, ``bytes``, ``licence``, ``architecture``, ``dtype`` in which
     it runs by default on the CPU, ``purpose``, ``path``; and ``install``, the line that installs it where it is not."""
-    return [*_shipped(), *_packages(), *_converted(), *_hub()]
+    return [*_shipped(), *_packages(), *_adapters(), *_converted(), *_hub()]
 
 
 def _entry(name: str, kind: str, *, path: Path | None, licence: str, purpose: str, **more) -> dict:
@@ -59,6 +59,21 @@ def _packages() -> list[dict]:
         path = package.path()
         more = {"architecture": package.architecture, "dtype": _default("bfloat16"), "install": None if path else package.install}
         made.append(_entry(name, "package", path=path, licence=package.licence, purpose=package.purpose, **more))
+    return made
+
+
+def _adapters() -> list[dict]:
+    from grace_core.model_folders import base_name
+    from grace_core.sources import PACKAGED_DIR, PACKAGES, named_here, shipped_adapters
+
+    made, here = [], named_here()
+    for name in shipped_adapters():
+        path = PACKAGED_DIR / name
+        base = PACKAGES[base_name(path)]
+        method = (_json(path / "training.json").get("config") or {}).get("method", "")
+        purpose = f"a LoRA adapter of {base_name(path)} that was trained here{f' ({method})' if method else ''}"
+        more = {"architecture": base.architecture, "dtype": _default("bfloat16"), "install": None if name in here else base.install}
+        made.append(_entry(name, "adapter", path=path if name in here else None, licence="Apache-2.0", purpose=purpose, **more))
     return made
 
 

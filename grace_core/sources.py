@@ -12,10 +12,10 @@ from pathlib import Path
 
 from grace_core.errors import GraceError
 from grace_core.gguf_files import convert
-from grace_core.model_folders import usable
+from grace_core.model_folders import ADAPTER_CONFIG, base_name, usable
 
 DEMO_MODELS_DIR = Path(__file__).parent / "demo" / "models"
-PACKAGED_DIR = Path(__file__).parent / "packaged"  # our settings for models whose weights come from elsewhere
+PACKAGED_DIR = Path(__file__).parent / "packaged"  # our settings for models whose weights come from elsewhere, and adapters of them
 # what a checkpoint needs: never .bin or .pt, which are pickles
 MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
 
@@ -70,15 +70,22 @@ def demo_models() -> list[str]:
     return sorted(path.name for path in DEMO_MODELS_DIR.glob("demo-*") if (path / "config.json").exists())
 
 
+def shipped_adapters() -> list[str]:
+    """The names of the adapters that ship, each of a model that comes as a package."""
+    return sorted(path.parent.name for path in PACKAGED_DIR.glob(f"*/{ADAPTER_CONFIG}"))
+
+
 def named_here() -> list[str]:
     """The models that have a name of their own and need no fetching: those of installed packages, and those that ship."""
-    return [name for name, package in PACKAGES.items() if package.path()] + demo_models()
+    installed = [name for name, package in PACKAGES.items() if package.path()]
+    adapters = [name for name in shipped_adapters() if base_name(PACKAGED_DIR / name) in installed]
+    return installed + adapters + demo_models()
 
 
 def full_name(name: str | Path) -> str:
     """The name that finds the same model from everywhere: a path is made absolute."""
     text = str(name)
-    ours = text in PACKAGES or (text.startswith("demo-") and "/" not in text)
+    ours = text in PACKAGES or text in shipped_adapters() or (text.startswith("demo-") and "/" not in text)
     return str(Path(text).resolve()) if not ours and os.path.exists(text) else text
 
 
@@ -97,6 +104,8 @@ def find_model(name: str | Path, *, revision: str | None = None) -> Path:
         if (path := PACKAGES[text].path()) is None:
             raise GraceError(f"{text} comes as a Python package that is not installed here: {PACKAGES[text].install}")
         return convert(path, rounded=True)
+    if text in shipped_adapters():
+        return usable(PACKAGED_DIR / text)
     if text.lower().endswith(".gguf") and not os.path.isdir(text):
         return convert(Path(text))
     if os.path.isdir(text):  # Path.is_dir raises where a name is too long

@@ -16,7 +16,10 @@ def models_command(as_json: Json = False) -> None:
 
     found = list_models()
     lines = []
-    titles = {"demo": "shipped", "package": "Python packages", "adapter": "shipped adapters of these", "gguf": "converted GGUF files", "hub": "Hugging Face cache"}
+    titles = {
+        "demo": "shipped", "package": "Python packages", "adapter": "shipped adapters of these",
+        "gguf": "converted GGUF files", "hub": "Hugging Face cache",
+    }  # fmt: skip
     for kind, title in titles.items():
         some = [model for model in found if model["kind"] == kind]
         lines += [f"{title}:", *(line for model in some for line in _lines(model))] if some else []

@@ -108,7 +108,7 @@ def explain_api(
     found = case(workspace, _view(workspace, query, collection, model, rationale, document=document), "a")
     rows = [found.row, *([row_of(found.index, against)] if against else [])]
     explained = found.explainer.why(found.view.query, rows, pooling=found.pooling)
-    told = explained[0].as_dict(tokens=True)
+    told = explained[0].as_dict(tokens=True) | {"text_truncated": found.index.text_truncated[found.row]}
     if against:
         from grace_core.explain import difference
 

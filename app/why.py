@@ -152,6 +152,7 @@ def what_if(
         "side": found.side, "column": found.column.label, "document": found.named(row), "documents": len(index),
         "score": made.score, "rank": made.rank, "old_score": made.old_score, "old_rank": made.old_rank,
         "passed_count": len(made.passed), "passed_by_count": len(made.passed_by), "rationale": made.rationale,
+        "text_truncated": made.text_truncated,
     }  # fmt: skip
     told |= _ranks(found, made.old_rank, made.rank)
     if effects:

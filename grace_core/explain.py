@@ -250,7 +250,10 @@ def relative_to_corpus(query: np.ndarray, document: TokenStates, mean: np.ndarra
 
 @dataclass(frozen=True)
 class WhatIf:
-    """A document with another text or rationale: its new score and rank, and who passed whom (ids of the ranking)."""
+    """A document with another text or rationale: its new score and rank, and who passed whom (ids of the ranking).
+
+    ``text_truncated`` tells that its text did not fit into the prompt and lost its end.
+    """
 
     rationale: str
     score: float
@@ -259,6 +262,7 @@ class WhatIf:
     old_rank: int
     passed: list[str]  # documents that it now stands above
     passed_by: list[str]
+    text_truncated: bool
 
     def as_dict(self) -> dict:
         return asdict(self)
@@ -282,17 +286,17 @@ def what_if(
     made = model.represent_given([text], [forced], **settings)
     written = rationale if isinstance(rationale, str) else made.rationales[0]
     vector = geometry.vectors(made.sums, made.counts, pooling, Role.DOCUMENT)[0]
-    return _moved(vectors @ query, ids, row, float(vector @ query), written)
+    return _moved(vectors @ query, ids, row, float(vector @ query), written, bool(made.text_truncated[0]))
 
 
-def _moved(scores: np.ndarray, ids: Sequence[str], row: int, new: float, rationale: str) -> WhatIf:
+def _moved(scores: np.ndarray, ids: Sequence[str], row: int, new: float, rationale: str, cut: bool) -> WhatIf:
     """Document ``row`` with the score ``new`` among the old ``scores`` ``(n,)``."""
     scores = scores.astype(np.float64)
     old, others = float(scores[row]), np.delete(np.arange(len(scores)), row)
     above_before, above_now = others[scores[others] > old], others[scores[others] > new]
     return WhatIf(
         rationale, new, len(above_now) + 1, old, len(above_before) + 1,
-        [ids[i] for i in np.setdiff1d(above_before, above_now)], [ids[i] for i in np.setdiff1d(above_now, above_before)],
+        [ids[i] for i in np.setdiff1d(above_before, above_now)], [ids[i] for i in np.setdiff1d(above_now, above_before)], cut,
     )  # fmt: skip
 
 
@@ -406,7 +410,8 @@ class Explainer:
         text, asked = self.text(row) if text is None else text, self.query_vector(query, pooling)
         if text == self.text(row) and not isinstance(rationale, str) and list(rationale) == self.rationale_ids[row]:
             scores = self.vectors(pooling) @ asked
-            return _moved(scores, self.index.ids, row, float(scores[row]), self.index.rationales[row])
+            stored = self.index.rationales[row], self.index.text_truncated[row]
+            return _moved(scores, self.index.ids, row, float(scores[row]), *stored)
         return what_if(
             self.model, asked, self.vectors(pooling), self.index.ids, row, text=text, rationale=rationale, pooling=pooling,
             geometry=self.index.geometry,

@@ -49,12 +49,14 @@ def explain_command(
     result = {
         "query": query, "id": document_id, "model": explainer.index.model_name, "pooling": pooling.value,
         "rank": 1 + int((scores > scores[row]).sum()),
+        "text_truncated": explainer.index.text_truncated[row],
         **why.as_dict(tokens=tokens),
         "above_corpus": {"score": why.score - float(mean @ asked), "sum": sum(value for _, value in above), "sentences": listed(above)},
     }  # fmt: skip
     title = explainer.index.collection.documents[document_id].title
+    cut = f"; text cut after {explainer.index.counts[row, TEXT]:,} tokens" if result["text_truncated"] else ""
     lines = [
-        f"{document_id}  {title}: rank {result['rank']}, {result['model']}, {pooling.value}",
+        f"{document_id}  {title}: rank {result['rank']}, {result['model']}, {pooling.value}{cut}",
         f"score {why.score:.6f}, sum of its parts {why.sum:.6f}, residual {why.residual:.1e}",
         *_block_lines(why.blocks()),
         "by the document's sentences, relative to the mean of the corpus:",
@@ -82,7 +84,8 @@ def explain_command(
         changed = explainer.what_if(query, row, text=with_text, rationale=rationale, pooling=pooling)
         result["what_if"] = changed.as_dict()
         lines += [
-            f"what if (encoded again): score {changed.old_score:.6f} -> {changed.score:.6f}, rank {changed.old_rank} -> {changed.rank}",
+            f"what if (encoded again): score {changed.old_score:.6f} -> {changed.score:.6f}, rank {changed.old_rank} -> {changed.rank}"
+            f"{'; the text is cut to fit the prompt' if changed.text_truncated else ''}",
             *([f"  now above {_few(changed.passed)}"] if changed.passed else []),
             *([f"  now below {_few(changed.passed_by)}"] if changed.passed_by else []),
         ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
@@ -286,8 +287,12 @@ class GraceModel:
         """L2-normalised embeddings ``(n, d)`` fp32, over text and rationale or over the text alone. Options as in :meth:`represent`.
 
         In the model's own :attr:`geometry`, in which queries and documents differ by their ``role``; in the raw one they do not.
+        Warns where a text was cut to fit the prompt; :meth:`represent` tells which.
         """
         made = self.represent(texts, rationale=rationale, **options)
+        if made.text_truncated.any():
+            told = "texts that are too long for the prompt are embedded without their end: represent() tells which (text_truncated), and"
+            warnings.warn(f"{told} the setting max_prompt_tokens is the limit", stacklevel=2)
         return self.geometry.vectors(made.sums, made.counts, Pooling.FULL if rationale else Pooling.TEXT, role)
 
     @cached_property

@@ -176,7 +176,8 @@ const showOutcome = (mine, data) => {
   foot.append(button('All numbers (JSON)', 'g-save-json', () => saveNumbers({ ...data, edits: now(mine) }, 'what-if')));
   const words = make('p', 'g-words', 'The model reads the edited text and rationale as they stand here; nothing is written anew, and no other document changes. '
     + 'This is a trial, so it does show what the edit causes; but a struck-out text may be one that the model would never have written.');
-  right.replaceChildren(big, rank, who, slope, words, foot);
+  const flags = data.text_truncated ? [make('p', 'g-chip g-flag', 'The text does not fit into the prompt: its end is cut.')] : [];
+  right.replaceChildren(big, rank, ...flags, who, slope, words, foot);
   redraw(right);
 };
 

@@ -56,7 +56,10 @@ def _read_texts(source: str, column: str | None, limit: int | None) -> tuple[lis
     """The texts of a corpus, and how many documents have none."""
     from grace_core.readers import read_corpus
 
-    found = [document.content for document in read_corpus(source, limit=limit, columns={"text": column} if column else None).documents]
+    corpus = read_corpus(source, limit=limit, columns={"text": column} if column else None)
+    for note in corpus.notes:
+        tell(f"note: {note}")
+    found = [document.content for document in corpus.documents]
     texts = [text for text in found if text]
     if not texts:
         raise GraceError(f"{source}: none of its {len(found)} documents has a text, so there is no perplexity: choose another corpus")

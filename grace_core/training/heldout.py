@@ -25,9 +25,10 @@ from grace_core.training.data import folders_of
 
 @dataclass(frozen=True)
 class HeldOut(Judged):
-    """A sample of judged queries and documents, and the probe texts."""
+    """A sample of judged queries and documents, the probe texts, and in ``notes`` what reading them left out, changed or guessed."""
 
     probes: list[str]
+    notes: list[str]
 
     @classmethod
     def read(cls, evaluation: Evaluation) -> list[HeldOut]:
@@ -37,15 +38,14 @@ class HeldOut(Judged):
 
     @classmethod
     def _read(cls, path: Path, evaluation: Evaluation) -> HeldOut:
+        corpus = read_corpus(path)
         try:
-            found = Judged.sample(
-                read_corpus(path), split=evaluation.split, queries=evaluation.queries, documents=evaluation.documents
-            )
+            found = Judged.sample(corpus, split=evaluation.split, queries=evaluation.queries, documents=evaluation.documents)
         except GraceError as error:
             raise GraceError(f"evaluation.path {path}: {error}") from None
         half = (evaluation.probes + 1) // 2
         probes = [*list(found.queries.values())[:half], *list(found.documents.values())[: evaluation.probes - half]]
-        return cls(found.queries, found.documents, found.qrels, probes)
+        return cls(found.queries, found.documents, found.qrels, probes, corpus.notes)
 
     @property
     def texts(self) -> list[str]:

@@ -27,7 +27,7 @@ from grace_core.training.checkpoints import (
     trained_module,
 )
 from grace_core.training.config import TrainConfig
-from grace_core.training.data import count_overlong, folders_of, read_items
+from grace_core.training.data import Item, count_overlong, folders_of, read_items
 from grace_core.training.heldout import HeldOut
 
 
@@ -60,8 +60,15 @@ def train(
     model = load_for_training(config)
     model.cache = cache
     overlong = count_overlong(items, model.prompts)
-    if overlong["cut"]:
-        report(f"{overlong['cut']} of {overlong['looked_at']} texts are cut to fit max_prompt_tokens {config.max_prompt_tokens}")
+    watched = count_overlong([Item(positive=text) for one in heldout for text in one.texts], model.prompts)
+    for kind, found in (("training", overlong), ("held-out", watched)):
+        if found["cut"]:
+            report(
+                f"note: {found['cut']} of {found['looked_at']} {kind} texts are cut to fit max_prompt_tokens {config.max_prompt_tokens}: "
+                "raise it in the configuration, or split them"
+            )
+    for note in dict.fromkeys(note for one in heldout for note in one.notes):
+        report(f"note: {note}")
     if config.method == "grace":
         from grace_core.training.policy import make_trainer
     else:

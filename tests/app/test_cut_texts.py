@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from test_html import Reader
 
-from app.api import encode_api, search_api
+from app.api import encode_api, explain_api, search_api, what_if_api
 from app.builds import Builds, Job
 from app.components.corpus import render_job
 from app.components.detail import render_detail
@@ -40,6 +40,10 @@ def test_the_api_tells_cut_texts_apart_from_cut_rationales(workspace):
     assert {hit["id"]: hit["truncated"] for hit in found["hits"]} == dict(zip(index.ids, index.truncated, strict=True))
     assert not found["text_truncated"]
     assert search_api(workspace, LONG, "some", "tiny", False, 1)["text_truncated"]
+    for document, edited in (("long", "a river"), ("short", LONG)):
+        explained = explain_api(workspace, "a bridge", "some", "tiny", document, True, "")
+        edit = what_if_api(workspace, "a bridge", "some", "tiny", document, True, edited, None, False)
+        assert (explained["text_truncated"], edit["text_truncated"]) == (document == "long", edited is LONG)
     made = encode_api(workspace, ["short", LONG], "tiny", False)
     assert (made["text_truncated"], made["truncated"]) == ([False, True], [False, False])
 

@@ -257,6 +257,11 @@ def test_perplexity_of_a_corpus_against_a_base(grace, corpus, tiny_folder, other
     apart = made[str(other_folder)]["against_base"]["perplexity"]
     assert apart["percent"] == pytest.approx(100 * (other["value"] / base["value"] - 1), abs=1e-2)
     assert apart["ci95"][0] < apart["percent"] < apart["ci95"][1]
+    noted = corpus.with_name("noted.csv")
+    noted.write_text("text\nA river.\nnan\n")
+    status, _, err = grace("eval", "retention", "--model", "demo-base", "--texts", noted, "--json")
+    assert status == 0, err
+    assert "note: NaN, nan or None is taken as a missing value: 1 cell" in err
     status, out, _ = grace("eval", "retention", "--model", "demo-base", *options[:-1], "--limit", 3)
     assert status == 0
     assert "3 texts" in out

@@ -99,6 +99,23 @@ def test_a_search_marks_the_cut_hits_apart_from_the_cut_rationales(grace, index)
         assert f"note: the query is cut after {index.counts[0, 0]} of its {tokens} tokens" in told
 
 
+def test_an_explanation_and_its_what_if_tell_a_cut_text(grace, index):
+    asked = ("explain", index.collection.folder, "river", "--model", "tiny", "--with-text")
+    for name, edited, text_cut, edit_cut in (("long", "a river", True, False), ("short", "river " * 200, False, True)):
+        text, told, _ = both(grace, *asked, edited, name)
+        assert (told["text_truncated"], told["what_if"]["text_truncated"]) == (text_cut, edit_cut)
+        assert (f"text cut after {index.counts[0, 0]} tokens" in text) == text_cut
+        assert ("the text is cut to fit the prompt" in text) == edit_cut
+
+
+def test_the_library_warns_of_cut_texts(model, recwarn):
+    loaded = GraceModel.from_pretrained(model)
+    loaded.encode(["a river"], rationale=False)
+    assert not [warning for warning in recwarn if "prompt" in str(warning.message)]
+    with pytest.warns(UserWarning, match=r"embedded without their end.*text_truncated.*max_prompt_tokens"):
+        loaded.encode(["a river", "river " * 200], rationale=False)
+
+
 def test_encode_counts_what_is_cut_and_what_is_empty(grace, documents, model, tmp_path):
     text, made, _ = both(grace, "encode", documents, "--model", model, "--out", tmp_path / "v.parquet")
     assert (made["documents"], made["empty"], made["left_out"]) == (3, 3, ["empty", "blank", "null"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -308,15 +309,27 @@ def test_bad_input_is_refused_before_training(make_config, new_model, tmp_path):
     assert not any((tmp_path / name / "metrics.jsonl").exists() for name in "abc")
 
 
-def test_the_command(make_config, tmp_path, capsys):
+def test_the_command(make_config, beir, tmp_path, capsys):
     from grace_core.training.command import train_command
 
+    heldout = shutil.copytree(beir, tmp_path / "beir")
+    with open(heldout / "qrels" / "dev.tsv", "a") as file:
+        file.write("q6\tgone\t1\n")
+    row = {"_id": "q6", "text": "river " * 200}
+    queries = [json.loads(line) for line in (heldout / "queries.jsonl").read_text().splitlines()]
+    (heldout / "queries.jsonl").write_text("".join(json.dumps(row if one["_id"] == "q6" else one) + "\n" for one in queries))
     config = make_config(tmp_path / "run", steps=1).model_dump() | {"out": str(tmp_path / "elsewhere")}
+    config["evaluation"] |= {"path": str(heldout), "queries": 6}
     (tmp_path / "config.yaml").write_text(json.dumps(config))  # JSON is YAML
     result, line = train_command(tmp_path / "config.yaml", [f"out={tmp_path / 'run'}", "evaluation.probes=1"])
     assert result["model"] == str(tmp_path / "run" / "best")
     assert line.startswith("finished after 1 steps, held-out nDCG@10 0.")
-    assert "step 1/1" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "step 1/1" in err
+    assert f"note: {heldout}" in err
+    assert "1 judgement of documents that the corpus lacks" in err
+    assert "held-out texts are cut to fit max_prompt_tokens 128: raise it" in err
+    assert "training texts are cut" not in err
 
 
 @pytest.mark.parametrize("architecture", ["qwen3", "llama"])

@@ -5,7 +5,8 @@
 ``ivfpq``   vectors in √n-many cells, d/4 bytes each; a query looks into some cells and the best candidates are compared
             again by their exact vectors, which stay on disk. Memory n·(d/4 + 8) bytes: for what does not fit otherwise.
 
-All give inner products of L2-normalised vectors, which are cosines: flat and hnsw store the vectors, ivfpq is re-ranked.
+All give inner products of L2-normalised vectors, which are cosines, summed and ordered as :mod:`grace_core.ranking` says: equal scores
+stand in the order of the corpus, whatever the kind and however many are asked for.
 Parameters follow FAISS's own guidelines ("Guidelines to choose an index", "Clustering"); how hard a query searches (``effort``:
 efSearch or nprobe) is measured, not guessed: the least of a ladder with which recall@10 on a sample reaches TARGET.
 
@@ -15,12 +16,15 @@ again with one thread only (OMP_NUM_THREADS=1).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from grace_core.errors import GraceError
+from grace_core.ranking import dots, dots_of_each
 from grace_core.tensors import BLOCK
 
 KINDS = ("flat", "hnsw", "ivfpq")
@@ -33,7 +37,9 @@ EFFORTS = {"hnsw": "efSearch", "ivfpq": "nprobe"}
 PER_CENTROID = 39  # training vectors a centroid; FAISS warns below
 CANDIDATES = 10  # an ivfpq query re-ranks so many times k vectors, and at least LEAST
 LEAST = 100
+SLACK = 16  # candidates of an exact search beyond k, so that the order in which fp32 has nearly equal scores decides nothing
 GROUP = 64
+_ROUNDING = float(np.finfo(np.float32).eps)
 
 
 @dataclass(frozen=True)
@@ -114,33 +120,151 @@ def read(path: Path):
     return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
 
 
-def search(index, kind: str, vectors, queries: np.ndarray, k: int, *, effort: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines ``(m, k)`` and rows ``(m, k)``, best first. A kind that is not exact gives row -1 where it found fewer than ``k``."""
+def search(
+    index, kind: str, vectors, queries: np.ndarray, k: int, *, effort: int | None = None, copies: Copies | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines ``(m, k)`` and rows ``(m, k)``, best first. A kind that is not exact gives row -1 where it found fewer than ``k``.
+
+    FAISS proposes some more than ``k``; their scores, which are taken from ``vectors``, and their order are those of
+    :mod:`grace_core.ranking`. With ``copies`` a kind that is not exact, which may have found any of equal vectors, gives the first.
+    """
     import faiss
 
+    wanted = min(index.ntotal, k + SLACK)
     if kind == "flat":
-        return index.search(queries, k)
-    if kind == "hnsw":
-        return index.search(queries, k, params=faiss.SearchParametersHNSW(efSearch=max(effort, 2 * k)))
-    wanted = min(index.ntotal, max(CANDIDATES * k, LEAST))
-    found = index.search(queries, wanted, params=faiss.SearchParametersIVF(nprobe=effort))[1]
-    return _reranked(found, vectors, queries, k)
+        near, rows = index.search(queries, wanted)
+    elif kind == "hnsw":
+        effort = max(effort, 2 * k)
+        rows = index.search(queries, min(wanted, effort), params=faiss.SearchParametersHNSW(efSearch=effort))[1]
+    else:
+        wanted = min(index.ntotal, max(CANDIDATES * k, LEAST))
+        rows = index.search(queries, wanted, params=faiss.SearchParametersIVF(nprobe=effort))[1]
+    if copies is not None:
+        rows = copies.beside(rows, k)
+    scores, best = _ranked(vectors, rows, queries, k)
+    return _completed(vectors, queries, near[:, -1], scores, best) if kind == "flat" and wanted < index.ntotal else (scores, best)
 
 
-def _reranked(found: np.ndarray, vectors, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The best ``k`` of each query's candidates by their vectors, which are read for GROUP queries at once."""
-    scores = np.full((len(queries), k), -np.inf, np.float32)
-    rows = np.full((len(queries), k), -1, np.int64)
+def _ranked(vectors, rows: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The best ``k`` of each query's candidates ``rows`` ``(m, c)``, -1 for none; vectors on disk are read for GROUP queries at once."""
+    scores, best = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
     for start in range(0, len(queries), GROUP):
-        wanted = np.unique(found[start : start + GROUP])  # sorted: in the order of the file
-        wanted = wanted[wanted >= 0]
-        known = vectors[wanted]
-        for i in range(start, min(start + GROUP, len(queries))):
-            candidates = np.sort(found[i][found[i] >= 0])
-            exact = known[np.searchsorted(wanted, candidates)] @ queries[i]
-            best = np.argsort(-exact, kind="stable")[:k]
-            scores[i, : len(best)], rows[i, : len(best)] = exact[best], candidates[best]
+        group = slice(start, start + GROUP)
+        known, places = vectors, rows[group]
+        if not isinstance(vectors, np.ndarray):
+            wanted, places = np.unique(rows[group], return_inverse=True)  # sorted: in the order of the file
+            known, places = vectors[wanted], places.reshape(rows[group].shape)
+        found = dots_of_each(known, places, queries[group])
+        found[rows[group] < 0] = -np.inf
+        first = np.arange(len(found))[:, None], np.lexsort((rows[group], -found), axis=1)[:, :k]
+        scores[group], best[group] = found[first], rows[group][first]
+    return scores, best
+
+
+def _completed(vectors, queries: np.ndarray, near: np.ndarray, scores: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """``scores`` and ``rows`` ``(m, k)``, completed where a row that was no candidate may score as high as the last of them.
+
+    ``near`` ``(m,)`` are the last candidates' scores as a matrix product in fp32 gives them; all other rows have lower ones or the same.
+    """
+    # two ways to sum the same products differ by less than this
+    room = 8 * _ROUNDING * queries.shape[1] ** 0.5 * np.sqrt(np.einsum("md,md->m", queries, queries))
+    unsure = near >= scores[:, -1] - room
+    if not unsure.any():
+        return scores, rows
+    unsure = np.flatnonzero(unsure)
+    least = (scores[:, -1] - room)[unsure, None]
+    for start in range(0, len(vectors), BLOCK):
+        block = np.asarray(vectors[start : start + BLOCK])
+        close = queries[unsure] @ block.T >= least
+        for i, mine in zip(unsure, close, strict=True):
+            new = np.setdiff1d(start + np.flatnonzero(mine), rows[i])
+            values, places = np.append(scores[i], dots(block[new - start], queries[i])), np.append(rows[i], new)
+            best = np.lexsort((places, -values))[: len(rows[i])]
+            scores[i], rows[i] = values[best], places[best]
     return scores, rows
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Which rows have equal vectors: ``first`` ``(n,)`` is the first row with the vector of each, ``rows`` those of which there are
+    several, by their first one and ascending."""
+
+    first: np.ndarray
+    rows: np.ndarray
+
+    @classmethod
+    def of(cls, vectors) -> Copies:
+        """Found by a score for a random query, which equal vectors share, and compared."""
+        count, dim = vectors.shape
+        keys = dots(vectors, np.random.default_rng(0).standard_normal(dim), np.float64)  # in fp32 others would share it too
+        rows = np.argsort(keys, kind="stable")
+        begins = np.concatenate([[True], np.diff(keys[rows]) != 0])
+        first = np.empty(count, np.int64)
+        first[rows] = rows[begins][np.cumsum(begins) - 1]
+        later = np.flatnonzero(first != np.arange(count))
+        for start in range(0, len(later), BLOCK):
+            some = later[start : start + BLOCK]
+            alike = (vectors[some] == vectors[first[some]]).all(axis=1)
+            first[some[~alike]] = some[~alike]
+        several = np.flatnonzero(np.bincount(first, minlength=count)[first] > 1)
+        return cls(first, several[np.argsort(first[several], kind="stable")])
+
+    def __len__(self) -> int:
+        """How many rows are copies of an earlier one."""
+        return len(self.rows) - len(np.unique(self.first[self.rows]))
+
+    def beside(self, rows: np.ndarray, k: int) -> np.ndarray:
+        """``rows`` ``(m, c)`` with the first ``k`` copies of each, filled up with -1."""
+        firsts = self.first[self.rows]
+        wide = []
+        for found in rows:
+            groups = np.unique(self.first[found[found >= 0]])
+            begin, end = np.searchsorted(firsts, groups, "left"), np.searchsorted(firsts, groups, "right")
+            parts = [self.rows[a : min(a + k, b)] for a, b in zip(begin, end, strict=True) if b > a]
+            wide.append(np.concatenate([groups[begin == end], *parts]))
+        made = np.full((len(rows), max(rows.shape[1], *map(len, wide))), -1, np.int64)
+        for row, found in zip(made, wide, strict=True):
+            row[: len(found)] = found
+        return made
+
+
+def compared(index, kind: str, vectors):
+    """The vectors that scores are taken from: those that the index keeps, or where it keeps none ``vectors``."""
+    import faiss
+
+    if kind == "ivfpq":
+        return vectors
+    kept = faiss.downcast_index(index.storage) if kind == "hnsw" else index
+    return faiss.rev_swig_ptr(kept.get_xb(), index.ntotal * index.d).reshape(index.ntotal, index.d)
+
+
+class Opened:
+    """A FAISS index with the ``vectors`` that it was made from; ``about`` is what the manifest knows of it, None if it is flat."""
+
+    def __init__(self, index, vectors, about: dict | None = None):
+        self.about = about or {"kind": "flat"}
+        self.index, self.kind, self.stored = index, self.about["kind"], vectors
+        self.vectors = compared(index, self.kind, vectors)
+
+    @property
+    def effort(self) -> int | None:
+        return self.about.get(EFFORTS.get(self.kind))
+
+    @cached_property
+    def copies(self) -> Copies | None:
+        """Rows with equal vectors, if there are any; of no use where the search is exact."""
+        return None if self.kind == "flat" or self.about.get("copies") == 0 else Copies.of(self.vectors) or None
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """As :func:`search`, with ``k`` rows of every query."""
+        scores, rows = search(self.index, self.kind, self.vectors, queries, k, effort=self.effort, copies=self.copies)
+        if (short := np.flatnonzero(rows[:, -1] < 0)).size:  # so large a k that the search came to an end before
+            scores[short], rows[short] = exact(self.stored, queries[short], k)
+        return scores, rows
+
+    def scores(self, query: np.ndarray, rows: Sequence[int] | None = None) -> np.ndarray:
+        """Cosines of all rows, or of some, with one query ``(d,)``: those that :meth:`search` gives."""
+        return dots(self.vectors if rows is None else self.vectors[np.asarray(rows, np.int64)], query)
 
 
 def tune(index, kind: str, vectors) -> Quality:
@@ -181,16 +305,17 @@ class _Sample:
 
 def exact(vectors, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Cosines and rows ``(m, k)`` by comparing with every vector, block by block: what flat gives, without an index."""
-    scores, rows = np.zeros((len(queries), 0), np.float32), np.zeros((len(queries), 0), np.int64)
+    k = min(k, len(vectors))
+    near, rows = np.zeros((len(queries), 0), np.float32), np.zeros((len(queries), 0), np.int64)
     for start in range(0, len(vectors), BLOCK):
         new = queries @ np.asarray(vectors[start : start + BLOCK]).T
-        scores = np.concatenate([scores, new], axis=1)
+        near = np.concatenate([near, new], axis=1)
         rows = np.concatenate([rows, np.broadcast_to(np.arange(start, start + new.shape[1]), new.shape)], axis=1)
-        if scores.shape[1] > k:
-            best = np.argpartition(-scores, k - 1, axis=1)[:, :k]
-            scores, rows = np.take_along_axis(scores, best, 1), np.take_along_axis(rows, best, 1)
-    best = np.lexsort((rows, -scores), axis=1)
-    return np.take_along_axis(scores, best, 1), np.take_along_axis(rows, best, 1)
+        if near.shape[1] > k + SLACK:
+            best = np.argpartition(-near, k + SLACK - 1, axis=1)[:, : k + SLACK]
+            near, rows = np.take_along_axis(near, best, 1), np.take_along_axis(rows, best, 1)
+    scores, best = _ranked(vectors, rows, queries, k)
+    return _completed(vectors, queries, near.min(axis=1), scores, best) if len(vectors) > rows.shape[1] else (scores, best)
 
 
 def holds(index, vectors) -> bool:

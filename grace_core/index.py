@@ -18,7 +18,7 @@ import json
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import islice
@@ -208,6 +208,7 @@ def _write_faiss(folder: Path, manifest: dict, kind: str) -> None:
     if kind != "flat":
         quality = ann.tune(index, kind, vectors)
         found |= {ann.EFFORTS[kind]: quality.effort, "recall@10": quality.recall, "recall_queries": quality.queries}
+        found["copies"] = len(ann.Copies.of(ann.compared(index, kind, vectors)))
     write_atomically(folder / "index.faiss", lambda path: ann.write(index, path))
     files = manifest.get("files") or {name: sha256(folder / name) for name in FILES[:2]}  # a new kind changes one file only
     _write_manifest(folder, manifest | {"faiss": found, "files": files | {"index.faiss": sha256(folder / "index.faiss")}})
@@ -248,6 +249,11 @@ def _write_manifest(folder: Path, manifest: dict) -> None:
     write_json(folder / "manifest.json", manifest | {"sha256": _seal(manifest)})
 
 
+def _no_index(collection: Collection, model: str, there: list[str]) -> GraceError:
+    hint = "; its build was stopped: build again to go on" if model_name(model) in collection.unfinished else ""
+    return GraceError(f"{collection.folder} has no index of model {model!r}, there are: {', '.join(there) or 'none'}{hint}")
+
+
 class GraceIndex:
     """A finished index, open for searching. Checks the hashes of its files; raises GraceError if they do not hold.
 
@@ -257,9 +263,7 @@ class GraceIndex:
     def __init__(self, collection: Collection | str | Path, model: str):
         self.collection = collection if isinstance(collection, Collection) else Collection(collection)
         if model not in self.collection.models:
-            there = ", ".join(self.collection.models) or "none"
-            hint = "; its build was stopped: build again to go on" if model in self.collection.unfinished else ""
-            raise GraceError(f"{self.collection.folder} has no index of model {model!r}, there are: {there}{hint}")
+            raise _no_index(self.collection, model, self.collection.models)
         self.model_name = model
         self.folder = self.collection.folder / model
         self.manifest = read_json(self.folder / "manifest.json")
@@ -278,7 +282,7 @@ class GraceIndex:
             warnings.warn(f"{self.folder}/index.faiss is missing or damaged; using one made from the vectors", stacklevel=2)
         vectors = map_tensors(self.folder / "vectors.safetensors")
         self.sums, self.counts = vectors["sums"], vectors["counts"]
-        self._opened: dict[Pooling, object] = {}
+        self._opened: dict[Pooling, ann.Opened] = {}
 
     @classmethod
     def of_model(cls, collection: Collection | str | Path, model: str) -> GraceIndex:
@@ -294,12 +298,9 @@ class GraceIndex:
         found = [name for name, model_id in ids.items() if model_id == source]
         if len(found) == 1:
             return cls(collection, found[0])
-        there = ", ".join(f"{name} (of {model_id})" for name, model_id in ids.items()) or "none"
         if len(found) > 1:
             raise GraceError(f"{collection.folder} has several indexes of {model!r}: {', '.join(found)}; give one of these names")
-        name = model_name(model)
-        hint = "; its build was stopped: build again to go on" if name in collection.unfinished else ""
-        raise GraceError(f"{collection.folder} has no index of model {model!r}, there are: {there}{hint}")
+        raise _no_index(collection, model, [f"{name} (of {model_id})" for name, model_id in ids.items()])
 
     def _holds(self, name: str) -> bool:
         path = self.folder / name
@@ -352,10 +353,6 @@ class GraceIndex:
         """One of :data:`grace_core.ann.KINDS`."""
         return self.manifest.get("faiss", {"kind": "flat"})["kind"]
 
-    @property
-    def _effort(self) -> int | None:
-        return None if self.faiss_kind == "flat" else self.manifest["faiss"][ann.EFFORTS[self.faiss_kind]]
-
     def __len__(self) -> int:
         return len(self.sums)
 
@@ -385,24 +382,26 @@ class GraceIndex:
 
     def faiss_index(self, pooling: Pooling | None = None):
         """The FAISS index: read from disk for the pooling it was built with; for the other a flat one, made in memory."""
+        return self._open(pooling).index
+
+    def _open(self, pooling: Pooling | None) -> ann.Opened:
+        """A damaged index, like that of the other pooling, is replaced by a flat one: it is made fastest, and exact."""
         pooling = self._check(pooling)
         if pooling not in self._opened:
+            vectors = self.stored(pooling)
             if pooling is self.default_pooling and "index.faiss" not in self.damaged:
-                self._opened[pooling] = ann.read(self.folder / "index.faiss")
+                self._opened[pooling] = ann.Opened(ann.read(self.folder / "index.faiss"), vectors, self.manifest.get("faiss"))
             else:
-                self._opened[pooling] = ann.make(self.stored(pooling), self._kind_of(pooling))
+                self._opened[pooling] = ann.Opened(ann.make(vectors), vectors)
         return self._opened[pooling]
-
-    def _kind_of(self, pooling: Pooling) -> str:
-        """A damaged index, like that of the other pooling, is replaced by a flat one: it is made fastest, and exact."""
-        return self.faiss_kind if pooling is self.default_pooling and "index.faiss" not in self.damaged else "flat"
 
     def search(self, queries: np.ndarray, k: int = 10, *, pooling: Pooling | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Cosines ``(m, k)`` and document rows ``(m, k)`` of the ``k`` nearest, best first; k is cut to the number of documents.
 
-        The cosines are those of the stored vectors whatever the FAISS kind; which documents are found is exact with flat only.
-        Raises GraceError for queries of another width, or that are not finite.
+        The cosines are those of the stored vectors whatever the FAISS kind, and equal ones stand in the order of the corpus; which
+        documents are found is exact with flat only. Raises GraceError for queries of another width, or that are not finite.
         """
+        opened = self._open(pooling)
         queries = np.ascontiguousarray(np.atleast_2d(queries), dtype=np.float32)
         if k < 1:
             raise GraceError(f"k must be at least 1, got {k}")
@@ -413,12 +412,11 @@ class GraceIndex:
             )
         if not np.isfinite(queries).all():
             raise GraceError("a query vector holds NaN or infinity")
-        k, pooling = min(k, len(self)), self._check(pooling)
-        kind = self._kind_of(pooling)
-        scores, rows = ann.search(self.faiss_index(pooling), kind, self.stored(pooling), queries, k, effort=self._effort)
-        if kind != "flat" and (short := np.flatnonzero(rows[:, -1] < 0)).size:  # so large a k that the search came to an end before
-            scores[short], rows[short] = ann.exact(self.stored(pooling), queries[short], k)
-        return scores, rows
+        return opened.search(queries, min(k, len(self)))
+
+    def scores(self, query: np.ndarray, rows: Sequence[int] | None = None, *, pooling: Pooling | None = None) -> np.ndarray:
+        """Cosines of all documents, or of some ``rows``, with a query vector ``(d,)``: the same, to the bit, as :meth:`search` gives."""
+        return self._open(pooling).scores(query, rows)
 
     def hits(self, query: np.ndarray, k: int = 10, *, pooling: Pooling | None = None) -> list[Hit]:
         """The ``k`` nearest documents of one query vector ``(d,)``, with their rationales."""
@@ -455,7 +453,7 @@ class GraceIndex:
         if same and self.faiss_kind != "ivfpq":
             same = ann.holds(stored, vectors)
         if same and self.faiss_kind != "flat":
-            same = ann.recall(stored, self.faiss_kind, vectors, self._effort) >= self.manifest["faiss"]["recall@10"] - 0.01
+            same = ann.recall(stored, self.faiss_kind, vectors, self._open(None).effort) >= self.manifest["faiss"]["recall@10"] - 0.01
         return {
             "model": self.model_name, "ok": bool(same), "documents": len(self), "damaged": self.damaged,
             "faiss": self.manifest.get("faiss", {"kind": "flat"}), "faiss_matches_vectors": bool(same),

@@ -155,7 +155,7 @@ def test_the_kind_is_changed_without_encoding_and_told_in_the_manifest(index, qu
     index.change_faiss("hnsw")
     again = GraceIndex(index.collection, index.model_name)
     found = json.loads((index.folder / "manifest.json").read_text())["faiss"]
-    assert found == {"kind": "hnsw", "efSearch": 16, "recall@10": found["recall@10"], "recall_queries": 200}
+    assert found == {"kind": "hnsw", "efSearch": 16, "recall@10": found["recall@10"], "recall_queries": 200, "copies": 0}
     assert found["recall@10"] >= ann.TARGET
     for opened in (index, again):
         assert opened.faiss_kind == "hnsw"

@@ -69,7 +69,7 @@ def test_the_library_knows_nothing_of_the_interface():
 
 def test_imports_run_downwards_only():
     ranks = {"errors": 0, "model": 3, "ann": 4, "tensors": 3, "shards": 4, "index": 5, "evaluation": 7, "map_command": 8, "cli": 9}
-    ranks |= dict.fromkeys(("files", "pooling", "prompt", "cache", "readers", "rewards", "neighbours", "layout", "sources"), 1)
+    ranks |= dict.fromkeys(("files", "pooling", "prompt", "cache", "ranking", "readers", "rewards", "neighbours", "layout", "sources"), 1)
     ranks |= dict.fromkeys(("engines", "collection", "geometry", "regions"), 2) | dict.fromkeys(("explain", "cluster", "projection"), 6)
     for path in LIBRARY:
         own = path.relative_to(ROOT / "grace_core").parts[0].removesuffix(".py")

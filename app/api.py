@@ -9,6 +9,7 @@ import gradio as gr
 
 from app.components.evaluate import summary_json
 from app.evaluate import FIRST, Evaluations, compare, evaluate, read_evaluate
+from app.gate import runs_model
 from app.maps import Maps, tell_maps
 from app.messages import message_of
 from app.runs import Runs
@@ -29,35 +30,39 @@ MAX_FRESH = 2 * FIRST  # queries times columns that one call may encode
 def add(workspace: Workspace, runs: Runs, evaluations: Evaluations, maps: Maps) -> None:
     """Add the endpoints to the app that is being built. Models are those of known collections and the demo models, no others."""
 
+    @runs_model
     def search_endpoint(query: str, collection: str, model: str, rationale: bool = True, k: int = 10) -> dict[str, Any]:
         """The k documents nearest to a query, by a model of the collection with its rationale or by the text alone."""
         return answered(search_api, workspace, query, collection, model, rationale, k)
 
+    @runs_model
     def explain_endpoint(
         query: str, collection: str, model: str, document: str, rationale: bool = True, against: str = ""
     ) -> dict[str, Any]:
         """Why a document has its score: blocks, sentence pairs and tokens that add up to it; and what sets it apart from ``against``."""
         return answered(explain_api, workspace, query, collection, model, document, rationale, against)
 
+    @runs_model
     def what_if_endpoint(
         query: str, collection: str, model: str, document: str, rationale: bool = True,
         edited_text: str | None = None, edited_rationale: str | None = None, leave_one_out: bool = False,
     ) -> dict[str, Any]:  # fmt: skip
         """Score and rank of a document with another text or rationale; on demand also its score without each sentence in turn."""
-        return answered(
-            what_if_api, workspace, query, collection, model, document, rationale, edited_text, edited_rationale, leave_one_out
-        )
+        return answered(what_if_api, workspace, query, collection, model, document, rationale, edited_text, edited_rationale, leave_one_out)
 
+    @runs_model
     def encode_endpoint(texts: list[str], model: str, rationale: bool = True, input_type: str = "document") -> dict[str, Any]:
         """L2-normalised embeddings of up to 64 texts (or of one), and the rationales they were made with, in the model's own geometry;
         ``input_type`` is query or document."""
         return answered(encode_api, workspace, texts, model, rationale, input_type)
 
+    @runs_model
     def evaluate_endpoint(collection: str, a: str, b: str = "", split: str = "", first: bool = False) -> dict[str, Any]:
         """nDCG@10, Recall@10 and MRR@10 of the columns a and b (such as "demo-base:rationale") on the judged queries of a collection, with
         intervals, their paired difference b − a, and BM25; of one split, and with ``first`` of 100 queries only."""
         return answered(evaluate_api, evaluations, collection, a, b, split, first)
 
+    @runs_model
     def map_endpoint(collection: str, columns: list[str]) -> dict[str, Any]:
         """Places and regions of every document in up to four columns (such as "demo-base:rationale"), arrays as base64 of the type and
         shape that stand beside them; of the first two columns also how many of 15 neighbours each document kept."""

@@ -7,9 +7,11 @@ import threading
 from pathlib import Path
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from app import api
 from app.components.html import tag
+from app.gate import MAX_UPLOAD, Accounts, Gate, read_size
 from app.runs import Runs
 from app.state import Workspace
 from app.tabs import Shell, corpus, evaluate, explore, html, map, training
@@ -19,7 +21,6 @@ STYLES = [Path(__file__).parent / name for name in ("style.css", "map.css")]
 TITLE = "GRACE Explorer"
 TAGLINE = "Why was this document retrieved? See what each model wrote, and what it found."
 TABS = {"explore": explore, "map": map, "evaluate": evaluate, "corpus": corpus, "training": training}
-MAX_UPLOAD = "2gb"
 
 
 def build_app(
@@ -70,11 +71,20 @@ def build_app(
 
 
 def launch(
-    demo: gr.Blocks, *, host: str = "127.0.0.1", port: int | None = 7860, open_browser: bool = False, root_path: str = ""
+    demo: gr.Blocks,
+    *,
+    host: str = "127.0.0.1",
+    port: int | None = 7860,
+    open_browser: bool = False,
+    root_path: str = "",
+    accounts: Accounts | None = None,
+    rate: int = 0,
+    max_upload: int = read_size(MAX_UPLOAD),
 ) -> str:
     """Serve the app in the background and return its address; port 0 takes a free one. Raises OSError if the port is taken.
 
     ``root_path`` is the path under which a proxy shows the app: without it the page loads, and asks for its answers in the wrong place.
+    ``accounts`` may enter, all if there are none; ``rate`` and ``max_upload`` (bytes) are those of :class:`app.gate.Gate`.
     """
     if port == 0:
         with socket.socket() as probe:
@@ -92,7 +102,9 @@ def launch(
         show_error=False,
         footer_links=["api"],
         run_history=False,
-        max_file_size=MAX_UPLOAD,
+        auth=accounts,
+        app_kwargs={"middleware": [Middleware(Gate, demo=demo, rate=rate, max_upload=max_upload)]},
+        max_file_size=max_upload,
         enable_monitoring=False,
         pwa=False,
         theme=make_theme(),

@@ -9,6 +9,7 @@ import gradio as gr
 from app.builds import Builds, estimate, read_upload, shortened, suggested_name
 from app.components.corpus import render_estimate, render_job, render_no_preview, render_preview, render_unfinished
 from app.components.html import banner, tag
+from app.gate import runs_model
 from app.messages import message_of
 from app.tabs import Shell, html
 from grace_core.collection import collection_folder, difference
@@ -110,10 +111,12 @@ def _wire(tab: CorpusTab, measure: gr.Button, start: gr.Button) -> None:
     def mapped(path, *chosen):
         return show_mapping(path, chosen)
 
+    @runs_model
     def measuring(path, *rest):
         yield _working("Measuring a few documents …")
         yield measured(tab, path, *rest)
 
+    @runs_model
     def started(path, *rest):
         yield [_working("Reading the file …"), *[gr.skip()] * 3]
         try:
@@ -122,6 +125,7 @@ def _wire(tab: CorpusTab, measure: gr.Button, start: gr.Button) -> None:
         except Exception as error:
             yield [str(banner(shortened_message(error, path))), *tab.show_builds()]
 
+    @runs_model
     def acted(event: gr.EventData):
         return act(tab, event)
 

@@ -29,6 +29,7 @@ from app.evaluate import (
     read_evaluate,
     splits_of,
 )
+from app.gate import runs_model
 from app.messages import message_of
 from app.search import Side, Snapshot
 from app.tabs import Shell, explore, html
@@ -131,6 +132,7 @@ def _wire(tab: EvaluateTab) -> None:
         tab.latest.start(request.session_hash)
         yield from change(tab, (collection, a, b, split, first))
 
+    @runs_model
     def started(collection, a, b, split, first, request: gr.Request):
         yield from run(tab, (collection, a, b, split, first), request.session_hash)
 

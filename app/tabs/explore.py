@@ -13,6 +13,7 @@ from gradio.events import Dependency
 from app.components.detail import render_detail
 from app.components.html import banner
 from app.components.results import render_empty, render_examples, render_failure, render_note, render_results
+from app.gate import runs_model
 from app.messages import message_of
 from app.search import Side, Snapshot, open_document, search
 from app.tabs import Shell, html
@@ -147,17 +148,20 @@ def _wire(tab: ExploreTab) -> None:
     asking = quiet | {"trigger_mode": "multiple", "concurrency_limit": SAME_TIME, "concurrency_id": "search"}
     inputs = [tab.collection, tab.a, tab.b, tab.k, tab.query]
 
+    @runs_model
     def ask(collection, a, b, k, query, request: gr.Request):
         asked = {"collection": collection, "a": a, "b": b, "k": k, "q": query}
         for shown in run(tab, asked, request.session_hash):
             yield (gr.skip(), gr.skip()) if shown is None else (shown, "")
 
+    @runs_model
     def ask_again(collection, a, b, k, query, request: gr.Request):
         if query and query.strip():
             yield from ask(collection, a, b, k, query, request)
         else:
             yield gr.skip(), gr.skip()
 
+    @runs_model
     def ask_example(event: gr.EventData, collection, a, b, k, request: gr.Request):
         query = event._data.get("query") if isinstance(event._data, dict) else None
         query = query if isinstance(query, str) else ""
@@ -176,6 +180,7 @@ def _wire(tab: ExploreTab) -> None:
             return tab.show_collection(None)
         return [gr.update(choices=names), *[gr.skip()] * (len(tab.everything) - 1)]
 
+    @runs_model
     def clicked(event: gr.EventData):
         return open_hit(tab, event)
 
@@ -221,9 +226,11 @@ def open_hit(tab: ExploreTab, event: gr.EventData) -> str:
 def answers(workspace) -> list[Callable]:
     """What the opened document asks for while it stands open: ``server.why`` and ``server.what_if`` of app/assets."""
 
+    @runs_model
     def why(data):
         return told(lambda: explain_hit(workspace, data))
 
+    @runs_model
     def what_if(data):
         return told(lambda: try_edit(workspace, data))
 
@@ -269,6 +276,7 @@ def search_opened(tab: ExploreTab, event: Dependency) -> Dependency:
     earlier ones too, so that what only the first one tells, like which tab to select, may be lost.
     """
 
+    @runs_model
     def further(asked: dict | None, request: gr.Request):
         yield from go_on(tab, asked, request)
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import wraps
 
 import gradio as gr
 
 from app.components.mapcard import export, hint, render_card, render_change, render_found, render_selection, render_star
 from app.components.plotly_map import plotly_map
 from app.components.results import render_empty, render_results
+from app.gate import runs_model
 from app.mapcolours import packed
 from app.mapjobs import MapJobs
 from app.maps import Maps, Pair, place_query, told
@@ -131,6 +133,7 @@ class Desk:
         rows = pair.find(view.find)
         return {"rows": packed(rows), "html": str(render_found(pair, rows, view.find))}
 
+    @runs_model
     def star(self, data: dict) -> dict:
         view, pair = self.asked(data)
         if not view.star:
@@ -149,6 +152,7 @@ class Desk:
             raise misfit()
         return {"text": export(pair, read_rows(data.get("rows"), len(pair.ids), MAX_SELECTED).tolist(), data["kind"])}
 
+    @runs_model
     def compute(self, data: dict) -> dict:
         view, _ = self.asked(data)
         return {"job": self.jobs.start(view).as_dict()}
@@ -165,6 +169,7 @@ class Desk:
 def answering(name: str, function: Callable[[dict], dict]) -> Callable:
     """``function`` under ``name`` as a server function: with whatever comes, and an error as an answer."""
 
+    @wraps(function)
     def answer(data):
         try:
             return function(data if isinstance(data, dict) else {})

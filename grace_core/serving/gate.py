@@ -47,7 +47,9 @@ class Gate:
         self.metrics.active.inc()
         try:
             if scope["path"] in OPEN or self._may_pass(scope):
-                await self.app(scope, self._limited(scope, receive), counted)
+                most, seconds = self.limits.max_body, self.limits.upload_seconds
+                too_large = f"the request has more than {most:,} bytes; send its texts in several requests"
+                await self.app(scope, limit_body(scope, receive, most=most, seconds=seconds, too_large=too_large), counted)
             else:
                 error = ApiError(401, "a valid API key is needed: send it as 'Authorization: Bearer KEY'", code="invalid_api_key")
                 await error.response()(scope, receive, counted)
@@ -69,35 +71,33 @@ class Gate:
         found = [hmac.compare_digest(_digest(given.strip()), key) for key in self._keys]
         return scheme.lower() == b"bearer" and any(found)
 
-    def _limited(self, scope: Scope, receive: Receive) -> Receive:
-        """``receive`` that refuses a body that is too large or too slow."""
-        length = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
-        declared = int(length) if length.isdigit() and len(length) < 19 else 0
-        deadline = time.monotonic() + self.limits.upload_seconds
-        size, whole = 0, False
 
-        async def limited() -> Message:
-            nonlocal size, whole
-            if whole:  # what follows is the news that the client has gone
-                return await receive()
-            if declared > DISCARDED * self.limits.max_body:
-                raise self._too_large()
-            while True:
-                try:
-                    message = await asyncio.wait_for(receive(), max(0.0, deadline - time.monotonic()))
-                except TimeoutError:
-                    raise _closing(408, f"the request did not arrive within {self.limits.upload_seconds:g} s; send it faster") from None
-                size += len(message.get("body", b""))
-                whole = not message.get("more_body", False)
-                if size <= self.limits.max_body:
-                    return message
-                if whole or size > DISCARDED * self.limits.max_body:
-                    raise self._too_large()
+def limit_body(scope: Scope, receive: Receive, *, most: int, seconds: float, too_large: str) -> Receive:
+    """``receive`` that refuses a body of more than ``most`` bytes with 413, or one that takes longer than ``seconds`` to arrive."""
+    length = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
+    declared = int(length) if length.isdigit() and len(length) < 19 else 0
+    deadline = time.monotonic() + seconds
+    size, whole = 0, False
 
-        return limited
+    async def limited() -> Message:
+        nonlocal size, whole
+        if whole:  # what follows is the news that the client has gone
+            return await receive()
+        if declared > DISCARDED * most:
+            raise _closing(413, too_large)
+        while True:
+            try:
+                message = await asyncio.wait_for(receive(), max(0.0, deadline - time.monotonic()))
+            except TimeoutError:
+                raise _closing(408, f"the request did not arrive within {seconds:g} s; send it faster") from None
+            size += len(message.get("body", b""))
+            whole = not message.get("more_body", False)
+            if size <= most:
+                return message
+            if whole or size > DISCARDED * most:
+                raise _closing(413, too_large)
 
-    def _too_large(self) -> HTTPException:
-        return _closing(413, f"the request has more than {self.limits.max_body:,} bytes; send its texts in several requests")
+    return limited
 
 
 def _closing(status: int, message: str) -> HTTPException:

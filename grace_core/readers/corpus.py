@@ -30,14 +30,15 @@ from grace_core.readers.documents import (
 )
 from grace_core.readers.files import lines, open_text, suffix_of, unknown_type
 from grace_core.readers.folders import MARKDOWN, file_rows, printable, text_files
-from grace_core.readers.json_rows import json_rows, jsonl_rows
-from grace_core.readers.judgements import read_judgements
+from grace_core.readers.json_rows import is_jsonl, json_rows, jsonl_rows
+from grace_core.readers.judgements import query_columns, read_judgements
 from grace_core.readers.parquet import LONGEST_LIST, parquet_parts, parquet_rows, parts_rows
 
 MAX_ID_CHARACTERS = 512
 HEAD_ROWS = 100  # rows whose columns are looked at to guess the mapping: JSON rows need not all have the same keys
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt", ".md")
-CORPUS_FILES = ("corpus.jsonl", "corpus.jsonl.gz", "corpus.parquet")  # of a folder, the first that is there
+TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
+SUFFIXES = (*TABLES, ".parquet", ".txt", ".md")
+CORPUS_FILES = ("corpus.jsonl", "corpus.jsonl.gz", "corpus.parquet", "corpus.json", "corpus.csv", "corpus.tsv")  # the first that is there
 _COLLECTION_COLUMNS = (
     "_id",
     "title",
@@ -45,6 +46,7 @@ _COLLECTION_COLUMNS = (
 )  # taken in a collection's corpus.parquet, so no metadata column may have these names
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:.+)?", re.ASCII)
 _BAD_IN_ID = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_ABOUT = re.compile(r"(readme|licen[cs]e|copying|notice|changelog|contributing|dataset[-_ ]?card)\b", re.IGNORECASE)
 _LEFT_OUT = object()
 _ITEMS = (str, int, float, Decimal, date, time, timedelta, UUID, type(None))  # what a list of scalars holds
 
@@ -144,7 +146,7 @@ def _corpus(documents: list[Document] | _Stream, source: str | Path, limit: int 
         first = next(rows, None)
         if first is None:
             return iter(())
-        return _documents(Table(str(path), "line", chain([first], rows)), None, None, notes, distinct=False)
+        return _documents(Table(str(path), "line", chain([first], rows)), query_columns(first[1]), None, notes, distinct=False)
 
     judgements = read_judgements(Path(source), ids, empty, cut=limit is not None, read=queries, notes=notes)
     return Corpus(documents, judgements, str(source), list(fields), notes.lines)
@@ -155,6 +157,8 @@ def _table(source: str | Path, columns: dict[str, str] | None, split: str, notes
     found = os.path.exists(name)  # Path.exists raises where a name is too long, and takes "" for the current folder
     if not found and _HUB_ID.fullmatch(name) and suffix_of(path) not in SUFFIXES:
         return Table(name, "row", _hub_rows(name, split, streaming))
+    if not found and "://" in name:
+        raise GraceError(f"{name[:300]!r} is an address, expected a file, a folder or a dataset id: fetch it first and name the file")
     if not found:
         raise GraceError(f"{name[:300]!r} does not exist: give a file, a folder or a Hugging Face dataset id (owner/name)")
     if path.is_dir():
@@ -182,6 +186,9 @@ def _table(source: str | Path, columns: dict[str, str] | None, split: str, notes
         if delimiter := is_table(file):
             notes.add(f"{path} is read as a table, since its first line names columns: give it the ending .csv or .tsv")
             return Table(str(path), "line", csv_rows(file, delimiter, notes), header=True)
+        if is_jsonl(file):
+            notes.add(f"{path} is read as JSONL, since every line is an object with a text: give it the ending .jsonl")
+            return Table(str(path), "line", jsonl_rows(path, notes))
         return Table(str(path), "line", ((number, {"text": line.rstrip("\r\n")}) for number, line in lines(file) if line.strip()))
     raise unknown_type(path, SUFFIXES)
 
@@ -190,12 +197,17 @@ def _folder_table(folder: Path, columns: dict[str, str] | None, notes: Notes) ->
     """The rows of a folder of Parquet files, or of one of text files."""
     if parts := parquet_parts(folder):
         return Table(str(folder), "row", parts_rows(folder, parts, columns, notes))
-    if files := text_files(folder, notes):
+    there = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    tables = [path for path in there if suffix_of(path) in TABLES and path.is_file() and not path.name.startswith("queries.")]
+    files = text_files(folder, notes)
+    if files and not (tables and all(_ABOUT.match(path.name) for path in files)):
         return Table(printable(folder), "file", file_rows(folder, files, notes))
-    inside = ", ".join(sorted(printable(path.name) for path in folder.iterdir() if not path.name.startswith("."))[:8]) or "nothing"
+    inside = ", ".join(printable(path.name) for path in there[:8]) or "nothing"
+    remedy = "name the file that holds the documents" + "; put several together into one" * (len(tables) > 1)
+    what = "nor text, Markdown or Parquet files" if not files else "and its text files are about the others"
     raise GraceError(
-        f"{printable(folder)} is no folder of documents: it has neither corpus.jsonl nor corpus.parquet, "
-        f"nor text, Markdown or Parquet files (it holds {inside[:200]}): name the file that holds the documents"
+        f"{printable(folder)} is no folder of documents: it has neither corpus.jsonl nor corpus.parquet, {what} "
+        f"(it holds {inside[:200]}): {remedy}"
     )
 
 
@@ -238,7 +250,8 @@ def _documents(
     _check_header(table, head, names, mapping, columns, notes)
     if mapping["text"] is None:
         raise GraceError(
-            f"{table.name} has no text column: columns found are {str(names)[:800]}; rename one to 'text' or say which it is"
+            f"{table.name} has no text column: columns found{' in its first rows' * (len(head) == HEAD_ROWS)} are {str(names)[:800]}; "
+            "rename one to 'text', or say which it is (--text-column)"
             f"{another_delimiter(names) if table.header else ''}"
         )
     roles = {name for name in mapping.values() if name is not None}
@@ -274,7 +287,7 @@ def _metadata(pairs: Iterable[tuple[str, Any]], where: str, notes: Notes, *, ren
 
 def _id(value: Any, where: str, column: str) -> str:
     # pandas turns a column of integers into floats where one is missing
-    value = int(value) if isinstance(value, float) and value.is_integer() else value
+    value = int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**63 else value
     text = _text(value, where, column)
     if not text.strip():
         raise GraceError(f"{where}: the id (column {column!r}) is empty or missing: give every row an id, or none a column for it")
@@ -289,7 +302,8 @@ def _text(value: Any, where: str, column: str | None) -> str:
     if value is None or (isinstance(value, (float, Decimal)) and math.isnan(value)):
         return ""
     if isinstance(value, bool) or not isinstance(value, (str, int, float, Decimal, UUID)):
-        raise GraceError(f"{where}: column {column!r} is a {type(value).__name__}, expected a string: convert it or choose another column")
+        what = f"column {column!r} holds a value of type {type(value).__name__}, expected a string"
+        raise GraceError(f"{where}: {what}: convert it or choose another column")
     return str(value)
 
 

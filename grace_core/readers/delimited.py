@@ -17,12 +17,15 @@ from typing import Any
 from grace_core.errors import GraceError
 from grace_core.readers.documents import MAX_LINE_BYTES, Notes, Row, guess_columns
 from grace_core.readers.files import TextFile, lines
+from grace_core.texts import is_blank
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
 SAMPLE_RECORDS = 200
+IS_JSON = "call it .jsonl if every line is an object, .json if it is one array"
 MISSING_WORDS = frozenset({"NaN", "nan", "None"})  # how exporters write a missing value where every cell is a string
 _SEP = re.compile(r"\ufeff?\"?sep=(.)\"?\s*", re.IGNORECASE)
 _NUMBER = re.compile(r"\s*[-+]?[0-9][0-9.,:/T -]*(e[-+]?[0-9]+)?Z?\s*", re.IGNORECASE)  # numbers, dates and times
+_JSON = re.compile(r'\ufeff?\s*(\[\s*)?\{\s*"')
 _RECORD_CHARACTERS = 4 * MAX_LINE_BYTES
 
 
@@ -34,9 +37,7 @@ def csv_rows(file: TextFile, usual: str, notes: Notes) -> Iterator[Row]:
     delimiter = named[1] if named else find_delimiter(file, usual)
     if delimiter != usual:
         notes.add(f"{file.path}: fields are separated by a {_name(delimiter)}, not by a {_name(usual)}")
-    csv.field_size_limit(
-        max(csv.field_size_limit(), MAX_LINE_BYTES)
-    )  # the default, 131,072 characters, is shorter than some documents
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))  # the default, 131,072 characters, is shorter than some documents
     source = _Lines(file, skip=1 if named else 0)
     spaced = _spaced(file.head.partition("\n")[0], delimiter)
     reader = csv.reader(source, delimiter=delimiter, strict=True, skipinitialspace=spaced)
@@ -47,11 +48,12 @@ def csv_rows(file: TextFile, usual: str, notes: Notes) -> Iterator[Row]:
         try:
             row = next(reader, None)
         except csv.Error as error:
-            raise GraceError(
-                f"{file.path}, line {number}: {error}: put the field in quotes and double each quote within it"
-            ) from None
-        if not row or (len(row) == 1 and len(header) != 1 and not row[0].strip()):
+            raise _malformed(file, number, error) from None
+        if not row or (len(row) == 1 and len(header) != 1 and is_blank(row[0])):
             continue
+        if header and len(row) > len(header) and not any(row[len(header) :]):
+            notes.count("empty fields behind the last column are left out", "record", f"{file.path}, line {number}")
+            row = row[: len(header)]
         if not header:
             header = _header(row, f"{file.path}, line {number}")
         elif len(row) != len(header):
@@ -73,9 +75,7 @@ class _Lines:
         self.number, line = next(self._lines)
         self.characters += len(line)
         if self.characters > _RECORD_CHARACTERS:
-            raise GraceError(
-                f"{self._path}, line {self.number}: a record of more than {_RECORD_CHARACTERS:,} characters: close its quotes"
-            )
+            raise GraceError(f"{self._path}, line {self.number}: a record of more than {_RECORD_CHARACTERS:,} characters: close its quotes")
         return line
 
 
@@ -98,10 +98,23 @@ def _cells(row: list[str], where: str, notes: Notes) -> list[str | None]:
     return [None if cell in MISSING_WORDS else cell for cell in row]
 
 
+def _malformed(file: TextFile, number: int, error: csv.Error) -> GraceError:
+    if _JSON.match(file.head):
+        return GraceError(f"{file.path} is JSON, expected a table: {IS_JSON}")
+    what, remedy = str(error), "put the field in quotes and double each quote within it"
+    if "new-line character" in what:  # the module's advice is to programmers
+        what, remedy = "a CR within a field without quotes", "save the file with one kind of line ends, or put the field in quotes"
+    return GraceError(f"{file.path}, line {number}: {what}: {remedy}")
+
+
 def _ragged(file: TextFile, number: int, got: int, expected: int, delimiter: str) -> GraceError:
+    if _JSON.match(file.head):
+        return GraceError(f"{file.path} is JSON, expected a table: {IS_JSON}")
     name = _name(delimiter)
     if got > expected:
         remedy = f"put fields that hold a {name} in quotes"
+        if expected == 1:
+            remedy += "; remove what stands above the header; or call the file .txt if every line is a document"
     else:
         remedy = "add the missing ones, and put fields that hold a line break in quotes"
     return GraceError(f"{file.path}, line {number}: {got} fields, expected {expected} as in the header: {remedy}")
@@ -162,20 +175,23 @@ def is_table(file: TextFile) -> str | None:
 
 
 def another_delimiter(names: list[str]) -> str:
-    """What to add to an error where a column's name holds another delimiter."""
+    """What to add to an error about the columns of a table without a text: what its first line looks like."""
+    if _JSON.match(names[0]):
+        return f"; it is JSON: {IS_JSON}"
     for delimiter, word in DELIMITERS.items():
         if held := [name for name in names if delimiter in name]:
             return f"; {held[0][:80]!r} holds a {word}: use one delimiter throughout"
-    return ""
+    for name in names[:1] if len(names) == 1 else []:
+        for sign in dict.fromkeys(c for c in name if not c.isalnum() and c not in "_-"):
+            if sum(column is not None for column in guess_columns(name.split(sign)).values()) > 1:
+                named = f"put a line sep={sign} above it, or " if sign.isprintable() and not sign.isspace() else ""
+                return f"; it looks like columns with {sign!r} between them: {named}use one of , ; tab |"
+    return "; if the first line is a document, put a line with names of the columns above it"
 
 
 def reads_like_data(header: list[str], rows: list[list[Any]]) -> bool:
     """Whether a first record is a document rather than names of columns; ``rows`` are some of the others."""
-    long = [
-        name
-        for name in header
-        if len(name) > 80 or len(name.split()) > 7 or (len(name.split()) > 2 and name.rstrip()[-1:] in ".!?。")
-    ]
+    long = [name for name in header if len(name) > 80 or len(name.split()) > 7 or (len(name.split()) > 2 and name.rstrip()[-1:] in ".!?。")]
     numbers = [name for name in header if len(name) < 40 and _NUMBER.fullmatch(name)]
     roles = [role for role, name in guess_columns(header).items() if name is not None]
     if "text" in roles:

@@ -11,13 +11,11 @@ from typing import Any, NamedTuple
 
 from grace_core.texts import is_blank
 
-MAX_LINE_BYTES = (
-    16 * 1024 * 1024
-)  # a line of a text file, a field of a CSV file, an item of a JSON array, a file of a folder
+MAX_LINE_BYTES = 16 * 1024 * 1024  # a line of a text file, a field of a CSV file, an item of a JSON array, a file of a folder
 COLUMN_NAMES = {
-    "id": ("_id", "id", "doc_id", "docid", "pid", "document_id"),
+    "id": ("_id", "id", "doc_id", "docid", "pid", "document_id", "docno"),
     "title": ("title", "headline", "name"),
-    "text": ("text", "body", "content", "abstract", "passage", "document"),
+    "text": ("text", "body", "content", "abstract", "passage", "document", "contents"),
 }
 Scalar = str | int | float | bool | date | datetime | None
 Value = Scalar | list[Scalar]  # of metadata
@@ -128,9 +126,7 @@ def as_text(value: Value) -> str:
 def guess_columns(names) -> dict[str, str | None]:
     """The column of each role ("id", "title", "text") by its usual names, without regard to case; None where there is none."""
     found = {name.strip().lower(): name for name in reversed(list(names))}  # reversed: the first of two wins
-    return {
-        role: next((found[usual] for usual in usuals if usual in found), None) for role, usuals in COLUMN_NAMES.items()
-    }
+    return {role: next((found[usual] for usual in usuals if usual in found), None) for role, usuals in COLUMN_NAMES.items()}
 
 
 def clean(text: str) -> str:

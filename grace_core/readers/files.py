@@ -17,6 +17,7 @@ from grace_core.errors import GraceError
 from grace_core.readers.documents import MAX_LINE_BYTES, Notes
 
 HEAD_BYTES = 64 * 1024  # what is looked at to find encoding, line ends and delimiter
+MANY_ZEROS = 4  # zero bytes in a head that may be a text's; as many as one in a hundred are no accident
 MAX_UNPACKED, MAX_RATIO = 256 * 1024 * 1024, 400  # bytes of a gzip file beyond which so many for one is no text
 _TEXT, _PLAIN, _CSV = "extract its text first", "save it as plain text (UTF-8)", "save the sheet as 'CSV UTF-8'"
 _UNPACK, _EXPORT = "unpack it first", "export its rows as Parquet, CSV or JSONL"
@@ -34,7 +35,10 @@ _MAGIC: list[tuple[bytes, str, str]] = [
     (b"\x89PNG\r\n", "a PNG image", _TEXT), (b"\xff\xd8\xff", "a JPEG image", _TEXT), (b"GIF87a", "a GIF image", _TEXT),
     (b"GIF89a", "a GIF image", _TEXT), (b"II*\0", "a TIFF image", _TEXT), (b"MM\0*", "a TIFF image", _TEXT),
     (b"ID3\x02", "an MP3 recording", _TEXT), (b"ID3\x03", "an MP3 recording", _TEXT), (b"ID3\x04", "an MP3 recording", _TEXT),
-    (b"OggS\0", "an Ogg recording", _TEXT), (b"\x7fELF", "a program", "name a file that holds text"),
+    (b"OggS\0", "an Ogg recording", _TEXT), (b"%!PS", "a PostScript file", _TEXT), (b"AT&TFORM", "a DjVu file", _TEXT),
+    (b"GGUF", "a GGUF model", "name a file that holds text"),
+    (b"version https://git-lfs.github.com/spec/", "a Git LFS pointer", "fetch the file itself with `git lfs pull`"),
+    (b"\x7fELF", "a program", "name a file that holds text"),
     (b"\xca\xfe\xba\xbe", "a program", "name a file that holds text"), (b"\xcf\xfa\xed\xfe", "a program", "name a file that holds text"),
 ]  # fmt: skip
 _PATTERNS = [
@@ -46,7 +50,7 @@ _PATTERNS = [
     (re.compile(rb"\0\0\0.ftyp", re.S), "a film or an image", _TEXT),
     (re.compile(rb"\x80[\x01-\x05]|\(?[dl]p[0-9]+\n|\(i?ccopy_reg\n|ccopy_reg\n"), "a pickle",
      "it may run code when it is opened, so it is never read: write it as Parquet, CSV or JSONL"),
-    (re.compile(rb"(\xef\xbb\xbf)?\s*(<!doctype html|<html[\s>])", re.I), "an HTML page", _TEXT),
+    (re.compile(rb"(\xef\xbb\xbf)?\s*(<!doctype html|<html[\s>]|<table[\s>])", re.I), "an HTML page", _TEXT),
     (re.compile(rb"(\xef\xbb\xbf)?<\?xml\s", re.I), "an XML file", _TEXT),
     (re.compile(rb".{257}ustar", re.S), "a tar archive", _UNPACK),
 ]  # fmt: skip
@@ -76,6 +80,10 @@ def open_text(path: Path, notes: Notes) -> TextFile:
         head = file.read(HEAD_BYTES)
     refuse_binary(path, head)
     encoding = _encoding(path, head)
+    zeros = head.rstrip(b"\0").count(0)  # those at the end were reserved for more text
+    if encoding == "utf-8-sig" and zeros >= MANY_ZEROS and zeros > len(head) // 100:
+        what = f"{zeros:,} of its first {len(head):,} bytes are zero, as in no text"
+        raise GraceError(f"{path} is a binary file ({what}), expected plain text: {_TEXT}")
     text = head.decode(encoding, errors="ignore")  # a character may be cut in two at the end
     whole = len(head) < HEAD_BYTES
     newline = "" if "\n" not in text and "\r" in (text if whole else text[:-1]) else "\n"
@@ -84,7 +92,7 @@ def open_text(path: Path, notes: Notes) -> TextFile:
     return TextFile(path, encoding, newline, text, whole)
 
 
-def refuse_binary(path: Path, head: bytes) -> None:
+def refuse_binary(path: Path, head: bytes, expected: str = "plain text") -> None:
     """Raises GraceError if a file that begins with ``head`` is of a kind that holds no plain text."""
     found = next(((what, remedy) for magic, what, remedy in _MAGIC if head.startswith(magic)), None)
     found = found or next(((what, remedy) for pattern, what, remedy in _PATTERNS if pattern.match(head)), None)
@@ -93,7 +101,7 @@ def refuse_binary(path: Path, head: bytes) -> None:
     if head[:2] == b"\x1f\x8b":
         found = ("gzip within gzip", _UNPACK)
     if found:
-        raise GraceError(f"{path} is {found[0]}, expected plain text: {found[1]}")
+        raise GraceError(f"{path} is {found[0]}, expected {expected}: {found[1]}")
 
 
 def unknown_type(path: Path, expected: tuple[str, ...]) -> GraceError:
@@ -169,9 +177,7 @@ class _Unpacked(io.RawIOBase):
         try:
             data = self._gzip.read(len(buffer))
         except (OSError, EOFError, zlib.error) as error:
-            raise GraceError(
-                f"{self._path} is damaged ({str(error)[:100]}), expected gzip: fetch or pack it again"
-            ) from None
+            raise GraceError(f"{self._path} is damaged ({str(error)[:100]}), expected gzip: fetch or pack it again") from None
         self._unpacked += len(data)
         if self._unpacked > MAX_UNPACKED and self._unpacked > MAX_RATIO * self._size:
             what = f"unpacks to more than {MAX_RATIO} times its size, expected text"
@@ -200,9 +206,7 @@ def lines(file: TextFile) -> Iterator[tuple[int, str]]:
                 line = text.readline(MAX_LINE_BYTES + 2)
             except UnicodeError:
                 name = "UTF-8" if file.encoding == "utf-8-sig" else file.encoding.upper()
-                raise GraceError(
-                    f"{file.path}, line {number + 1} or later: not {name}: save the file as UTF-8"
-                ) from None
+                raise GraceError(f"{file.path}, line {number + 1} or later: not {name}: save the file as UTF-8") from None
             if not line:
                 return
             number += 1
@@ -223,10 +227,8 @@ def _utf8_lines(path: Path) -> Iterator[tuple[int, str]]:
                 where = f"{path}, line {number}, byte {offset + error.start} of the file (from 0)"
                 raise GraceError(f"{where}: not UTF-8: save the file as UTF-8 (in Excel as 'CSV UTF-8')") from None
             offset += len(raw)
-            yield number, line.removeprefix("\ufeff") if number == 1 else line
+            yield number, line.lstrip("\ufeff") if number == 1 else line
 
 
 def _too_long(path: Path, number: int) -> GraceError:
-    return GraceError(
-        f"{path}, line {number}: longer than {MAX_LINE_BYTES:,} bytes: split the document or check line ends"
-    )
+    return GraceError(f"{path}, line {number}: longer than {MAX_LINE_BYTES:,} bytes: split the document or check line ends")

@@ -48,9 +48,7 @@ def file_rows(folder: Path, paths: list[Path], notes: Notes) -> Iterator[Row]:
             content.write(line)
             size += len(line)
             if size > MAX_LINE_BYTES:
-                raise GraceError(
-                    f"{printable(path)}: longer than {MAX_LINE_BYTES:,} characters: split it into several files"
-                )
+                raise GraceError(f"{printable(path)}: longer than {MAX_LINE_BYTES:,} characters: split it into several files")
         text = content.getvalue().replace("\r\n", "\n").replace("\r", "\n")
         title = None
         if suffix_of(path) in MARKDOWN:
@@ -78,13 +76,7 @@ def heading(text: str) -> tuple[str | None, str]:
         count = 1
         found = _HEADING.fullmatch(row) if len(row) < 1000 else None
         title = found[1] if found else None
-        if (
-            not title
-            and row.strip()
-            and place + 1 < len(rows)
-            and _UNDERLINE.fullmatch(rows[place + 1])
-            and _plain(row)
-        ):
+        if not title and row.strip() and place + 1 < len(rows) and _UNDERLINE.fullmatch(rows[place + 1]) and _plain(row):
             title, count = row.strip(), 2
         if title:
             first = not "".join(rows[start:place]).strip()

@@ -10,10 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from grace_core.errors import GraceError
-from grace_core.readers.documents import MAX_LINE_BYTES, Notes, Row
-from grace_core.readers.files import lines, open_bytes, open_text
+from grace_core.readers.documents import MAX_LINE_BYTES, Notes, Row, guess_columns
+from grace_core.readers.files import TextFile, lines, open_bytes, open_text
 
 _CHUNK_CHARACTERS = 64 * 1024
+SAMPLE_LINES = 200
+KINDS = {  # what begins with a character
+    "{": "an object", "[": "an array", '"': "a string", "t": "true", "f": "false", "n": "null", "N": "a number", "I": "a number",
+    **dict.fromkeys("-0123456789", "a number"),
+}  # fmt: skip
 _JSON_SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -36,18 +41,31 @@ def jsonl_rows(path: Path, notes: Notes) -> Iterator[Row]:
     for number, line in lines(open_text(path, notes)):
         if not line.strip():
             continue
-        array = "; a file with one array of objects is called .json" if line.lstrip().startswith("[") else ""
+        start = line.lstrip()[0]
+        array = "; a file with one array of objects is called .json" if start == "[" else ""
+        array += "; a file with a text on every line is called .txt" if start == '"' else ""
         try:
             row = decoder.decode(line)
         except (ValueError, RecursionError) as error:
-            wrong = f"malformed JSON ({getattr(error, 'msg', error)}), expected one JSON object a line"
+            wrong = f"malformed JSON ({_why(error)}), expected one JSON object a line"
             raise GraceError(f"{path}, line {number}: {wrong}: correct it{array}") from None
         if not isinstance(row, dict):
-            raise GraceError(
-                f'{path}, line {number}: a {type(row).__name__}, expected a JSON object: write {{"text": "…"}}{array}'
-            )
+            raise GraceError(f'{path}, line {number}: {KINDS[start]}, expected a JSON object: write {{"text": "…"}}{array}')
         _tell_twice(decoder, notes, f"{path}, line {number}")
         yield number, row
+
+
+def is_jsonl(file: TextFile) -> bool:
+    """Whether a text file has a JSON object with a text on every line, as far as its head goes."""
+    rows = [line for line in file.head.split("\n") if line.strip()]
+    rows = rows[:SAMPLE_LINES] if file.whole else rows[: min(len(rows) - 1, SAMPLE_LINES)]
+    if not rows or not all(row.lstrip().startswith("{") for row in rows):
+        return False
+    try:
+        made = [json.loads(row) for row in rows]
+    except (ValueError, RecursionError):
+        return False
+    return all(isinstance(row, dict) for row in made) and guess_columns(name for row in made for name in row)["text"] is not None
 
 
 def json_rows(path: Path, notes: Notes) -> Iterator[Row]:
@@ -59,7 +77,8 @@ def json_rows(path: Path, notes: Notes) -> Iterator[Row]:
         while True:
             at = wrong_at = _JSON_SPACE.match(text, at).end()
             char = text[at : at + 1]
-            wrong = f"got {repr(char) if char else 'the end of the file'}, expected {' or '.join(expected) or 'the end of the file'}"
+            wanted = " or ".join(KINDS.get(sign, repr(sign)) for sign in expected) or "the end of the file"
+            wrong = f"got {KINDS.get(char, repr(char)) if char else 'the end of the file'}, expected {wanted}"
             if char == "{" and char in expected:
                 try:
                     row, at = decoder.raw_decode(text, at)
@@ -69,7 +88,7 @@ def json_rows(path: Path, notes: Notes) -> Iterator[Row]:
                     continue
                 except (ValueError, RecursionError) as error:
                     decoder.twice = False
-                    wrong, wrong_at = str(getattr(error, "msg", error)), getattr(error, "pos", at)
+                    wrong, wrong_at = _why(error), getattr(error, "pos", at)
             elif char and char in expected:
                 at, item, expected = at + 1, item + (char == ","), follows[char]
                 continue
@@ -81,20 +100,25 @@ def json_rows(path: Path, notes: Notes) -> Iterator[Row]:
                     new = file.read(size)
                 except UnicodeDecodeError as error:
                     where = f"byte {file.buffer.tell() - len(error.object) + error.start} of the file (from 0)"
-                    raise GraceError(
-                        f"{path}, item {item} or later, {where}: not UTF-8: save the file as UTF-8"
-                    ) from None
+                    raise GraceError(f"{path}, item {item} or later, {where}: not UTF-8: save the file as UTF-8") from None
             if not new and not char and not expected:
                 return
             if not new:
                 where = f"{path}, line {line + text.count(chr(10), 0, wrong_at)}, item {item}"
                 remedy = "correct it; a file with one object a line is called .jsonl"
                 if char == "{" and expected == "[":
-                    remedy = (
-                        "put the documents into one array [{…}, {…}]; a file with one object a line is called .jsonl"
-                    )
+                    remedy = "put the documents into one array [{…}, {…}]; a file with one object a line is called .jsonl"
                 raise GraceError(f"{where}: malformed JSON ({wrong}): {remedy}")
             line, text, at, size = line + text.count("\n", 0, at), text[at:] + new, 0, min(size * 2, MAX_LINE_BYTES)
+
+
+def _why(error: ValueError | RecursionError) -> str:
+    """What is wrong with a piece of JSON, in words for whoever wrote it."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    if "integer string conversion" in str(error):
+        return "a number of too many digits"
+    return str(getattr(error, "msg", error))
 
 
 def _tell_twice(decoder: _Decoder, notes: Notes, where: str) -> None:

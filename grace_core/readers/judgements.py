@@ -13,9 +13,10 @@ from itertools import chain
 from pathlib import Path
 
 from grace_core.errors import GraceError
-from grace_core.readers.documents import Document, Judgements, Notes
+from grace_core.readers.documents import Document, Judgements, Notes, guess_columns
 from grace_core.readers.files import lines, open_text, suffix_of
 
+_QUERY_COLUMNS = {"id": ("qid", "query_id", "query-id", "queryid"), "text": ("query", "question", "query_text")}
 QRELS_SUFFIXES = (".tsv", ".txt", ".csv", ".qrels", ".qrel", "")
 _COLUMNS = {
     "query": ("query-id", "query_id", "queryid", "qid", "query", "topic", "topic_id", "topic-id"),
@@ -51,6 +52,7 @@ def read_judgements(
     Of a ``cut`` corpus those of its documents only. ``read`` reads the documents of a JSONL file.
     """
     if not folder.is_dir():
+        _tell_beside(folder, notes)
         return None
     path = _first(folder, "queries.jsonl", "queries.jsonl.gz")
     files = _qrels_files(folder, notes)
@@ -61,6 +63,8 @@ def read_judgements(
         if files:
             notes.add(f"{files[0]}: the judgements are left out, since there is no queries.jsonl: add the queries to evaluate with them")
         return None
+    if not files:
+        _tell_elsewhere(folder, notes)
     queries, splits = _read_queries(path, read, notes)
     if not queries:
         notes.add(f"{path} has no query: judgements are left out")
@@ -115,6 +119,26 @@ def _read_queries(path: Path, read, notes: Notes) -> tuple[dict[str, str], dict[
     return queries, splits
 
 
+def query_columns(row: dict) -> dict[str, str]:
+    """The columns of a query's id and text where they are called as those of queries are, and not as those of documents."""
+    guess, names = guess_columns(row), {name.strip().lower(): name for name in row}
+    found = {role: next((names[usual] for usual in usuals if usual in names), None) for role, usuals in _QUERY_COLUMNS.items()}
+    return {role: name for role, name in found.items() if name and guess[role] is None}
+
+
+def _tell_beside(corpus: Path, notes: Notes) -> None:
+    """Queries beside a corpus of which the file was named, and not the folder."""
+    if corpus.name.startswith("corpus.") and (path := _first(corpus.parent, "queries.jsonl", "queries.jsonl.gz")):
+        notes.add(f"{path} is not read, since {corpus.name} was named: name the folder to have its queries and judgements")
+
+
+def _tell_elsewhere(folder: Path, notes: Notes) -> None:
+    """Files that look like judgements, where there are none in their place."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith((".", "corpus.", "queries.")))
+    if looks := [name for name in names if "qrel" in name.lower() or suffix_of(Path(name)) in (".tsv", ".trec")]:
+        notes.add(f"{folder}: {', '.join(looks)[:200]} not read: judgements are expected in qrels.tsv, or in the files of qrels/")
+
+
 def _first(folder: Path, *names: str) -> Path | None:
     return next((folder / name for name in names if (folder / name).exists()), None)
 
@@ -140,17 +164,22 @@ def _qrels_files(folder: Path, notes: Notes) -> list[Path]:
 
 def qrels_rows(path: Path, notes: Notes) -> Iterator[tuple[str, str, str, int | float]]:
     """File and line, query id, document id and grade of every judgement. Raises GraceError for a line that is none."""
-    separator, places, width = None, (), 0
+    separator, quoted, places, width = None, False, (), 0
     for number, line in lines(open_text(path, notes)):
         where = f"{path}, line {number}"
         line = line.strip("\r\n")
         if not line.strip():
             continue
-        separator = separator or _separator(line)
+        if separator is None:
+            separator = _separator(line)
+            first = _split(line, separator)
+            quoted = separator != " " and len(first) > 2 and all(re.fullmatch('".*"', cell) for cell in first[:2])
         cells = _split(line, separator)
+        if quoted:  # as R writes them; ids may hold quotes themselves where not all are quoted
+            cells = [cell[1:-1].replace('""', '"') if re.fullmatch('".*"', cell) else cell for cell in cells]
         if not places:
             width = len(cells)
-            header = width in (3, 4) and _grade(cells[-1]) is None
+            header = width > 2 and _grade(cells[-1]) is None
             places = _places(cells, header)
             if places is None:
                 what = f"{width} fields, as the run of a search has" if width == 6 else f"{width} fields"
@@ -170,16 +199,17 @@ def _wrong(got: str, how: str) -> GraceError:
 
 
 def _separator(line: str) -> str:
-    """What stands between the fields, by the first line: tabs, else spaces, else commas."""
+    """What stands between the fields, by the first line: tabs, else spaces, else commas, semicolons or vertical bars."""
     if "\t" in line.strip():
         return "\t"
-    return "," if line.count(",") in (2, 3) and len(line.split()) not in (3, 4) else " "
+    words = len(line.split())
+    return next((sign for sign in ",;|" if line.count(sign) > 1 and words not in (3, 4)), " ")
 
 
 def _split(line: str, separator: str) -> list[str]:
     if separator == " ":
         return line.split()
-    cells = line.rstrip("\t ").split("\t") if separator == "\t" else [cell.strip() for cell in line.split(",")]
+    cells = line.rstrip("\t ").split("\t") if separator == "\t" else [cell.strip() for cell in line.split(separator)]
     if len(cells) < 3 and len(line.split()) in (3, 4):  # a header with tabs above lines with spaces
         return line.split()
     return cells
@@ -188,7 +218,7 @@ def _split(line: str, separator: str) -> list[str]:
 def _places(cells: list[str], header: bool) -> tuple[int, int, int] | None:
     """Where query, document and grade stand; None for a line that has them not."""
     usual = {3: (0, 1, 2), 4: (0, 2, 3)}.get(len(cells))
-    if usual is None or not header:
+    if not header:
         return usual
     names = [re.sub(r"\s+", "-", cell.strip().lower()) for cell in cells]
     found = [next((names.index(name) for name in _COLUMNS[role] if name in names), None) for role in ("query", "document", "grade")]

@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 from grace_core.errors import GraceError
 from grace_core.readers.documents import Notes, Row, guess_columns
+from grace_core.readers.files import HEAD_BYTES, open_bytes, refuse_binary
 
 LONGEST_LIST = 64  # numbers in a list of them beyond which it is taken for a vector
 
@@ -33,20 +34,31 @@ def parquet_rows(path: Path, columns: dict[str, str] | None, notes: Notes, *, fi
             # a name with a dot is taken for a path into a struct, so such columns are read with all the others
             wanted = None if not dropped or any("." in name for name in wanted) else wanted
             for batch in file.iter_batches(batch_size=1024, columns=wanted or None):
-                batch = (
-                    batch.select([name for name in batch.schema.names if name not in dropped])
-                    if wanted is None and dropped
-                    else batch
-                )
+                batch = batch.select([name for name in batch.schema.names if name not in dropped]) if wanted is None and dropped else batch
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
     except GraceError:
         raise
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-        raise GraceError(
-            f"{path}: unreadable Parquet after row {number} ({repr(error)[:300]}): write the file again"
-        ) from None
+        _refuse_others(path)
+        raise GraceError(f"{path}: unreadable Parquet after row {number} ({repr(error)[:300]}): write the file again") from None
+
+
+def _refuse_others(path: Path) -> None:
+    """Raises GraceError for a file that only has the name of a Parquet file, with what it is."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start in (b"PAR1", b"PARE"):
+        return
+    if not start:
+        raise GraceError(f"{path}: unreadable Parquet: the file is empty: write or fetch it again")
+    if start[:2] == b"\x1f\x8b":
+        raise GraceError(f"{path}: unreadable Parquet: it is packed with gzip: unpack it first")
+    with open_bytes(path) as file:
+        head = file.read(HEAD_BYTES)
+    refuse_binary(path, head, "Parquet")
+    raise GraceError(f"{path}: unreadable Parquet: it begins with {head[:40]!r}: give it the ending of what it is, such as .csv")
 
 
 def _useless(file, field) -> str | None:
@@ -78,9 +90,7 @@ def parquet_parts(folder: Path) -> list[Path]:
 def parts_rows(folder: Path, parts: list[Path], columns: dict[str, str] | None, notes: Notes) -> Iterator[Row]:
     """The rows of all parts, numbered through; what folders called NAME=VALUE say becomes a column."""
     names = [part.relative_to(folder).as_posix() for part in parts]
-    notes.add(
-        f"{folder}: {len(parts)} Parquet {'file is' if len(parts) == 1 else 'files are'} read: {', '.join(names)[:300]}"
-    )
+    notes.add(f"{folder}: {len(parts)} Parquet {'file is' if len(parts) == 1 else 'files are'} read: {', '.join(names)[:300]}")
     number = 0
     for part in parts:
         pairs = [piece.split("=", 1) for piece in part.relative_to(folder).parts[:-1] if "=" in piece]

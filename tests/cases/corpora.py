@@ -104,7 +104,7 @@ def incremental(case: Case) -> None:
 
 FIVE = [(str(i), f"t{i}", f"a short text number {i} about mountains") for i in range(5)]
 JSON = {
-    "bool-text.jsonl": "column 'text' is a list, expected a string", "concat.jsonl": "one JSON object a line",
+    "bool-text.jsonl": "column 'text' holds a value of type list, expected a string", "concat.jsonl": "one JSON object a line",
     "dict.json": "put the documents into one array", "wrapped.json": "put the documents into one array",
     "docs.csv.gz": [("1", "", "packed one")], "docs.jsonl.gz": 5, "gz-renamed.jsonl": 5,
     "int-id.jsonl": [(str(i), "", f"text {i}") for i in range(3)], "null-text.jsonl": 6,
@@ -138,12 +138,13 @@ def metadata_filter(case: Case) -> None:
         rows = [line.split(",") for line in (case.folder / "year.csv").read_text().splitlines()]
         names, kept = rows[0], Collection(case.work / "x").corpus.documents
         for row, document in zip(rows[1:], kept, strict=True):
-            same({name: str(value) for name, value in document.metadata.items()}, dict(zip(names[3:], row[3:], strict=True)))
-        say(f"{len(kept)} documents with {', '.join(names[3:])} as they stand in the file")
+            same({name: str(value) for name, value in document.plain_metadata.items()}, dict(zip(names[3:], row[3:], strict=True)))
+        same([type(kept[0].metadata[name]) for name in ("year", "price")], [int, float])
+        say(f"{len(kept)} documents with {', '.join(names[3:])} as they stand in the file, year and price as numbers")
 
 
 NESTED = {
-    "list-text.parquet": "column 'text' is a list, expected a string", "nan-id.parquet": "row 3: the id (column 'id') is empty or missing",
+    "list-text.parquet": "column 'text' holds a value of type list, expected a string", "nan-id.parquet": "row 3: the id (column 'id') is empty or missing",
     "odd-names.parquet": "", "pandas-index.parquet": "", "struct-text.parquet": "no text column: columns found are ['meta']",
 }  # fmt: skip
 
@@ -164,11 +165,11 @@ def parquet_nested(case: Case) -> None:
             if path.name in ("nested.parquet", "dir.parquet"):
                 same([d.text for d in corpus.documents], ["river one", "river two", "river three"])
                 first = corpus.documents[0].metadata
-                same((first["tags"], json.loads(first["meta"])), ('["x", "y"]', {"a": 1, "b": "q"}))
-                holds(notes, "'tags' holds lists or objects, which are kept as JSON", "'meta' holds", "'blob' (binary) is left out")
+                same((first["tags"], json.loads(first["meta"])), (["x", "y"], {"a": 1, "b": "q"}))
+                holds(notes, "'meta' holds objects or nested lists, which are kept as JSON", "'blob' (binary) is left out")
                 shown = preview(path)
-                holds("\n".join(shown.notes), "'tags' holds", "'blob' (binary) is left out")
-                same(shown.rows[0]["tags"], '["x", "y"]')
+                holds("\n".join(shown.notes), "'meta' holds", "'blob' (binary) is left out")
+                same(shown.rows[0]["tags"], ["x", "y"])
                 holds(case.grace("index", "info", case.work / path.name).out, "tags", "meta")
 
 

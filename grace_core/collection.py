@@ -15,11 +15,16 @@ from datetime import date, datetime
 from functools import cached_property
 from itertools import islice, zip_longest
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from grace_core import filters
 from grace_core.errors import GraceError
 from grace_core.files import only_writer, sha256, write_atomically
 from grace_core.readers import Corpus, Document, Judgements, Value, as_text, read_corpus
 from grace_core.readers.cells import moment, typed
+
+if TYPE_CHECKING:
+    import numpy as np
 
 CHANGED = "give another --out: texts that are the same are taken from the cache of rationales, not encoded again"
 BLOCK = 8_192  # documents that are written, or compared, at once; a divisor of the rows that Parquet keeps together
@@ -96,6 +101,14 @@ class Collection:
             # a name with a dot is taken for a path into a struct, so such columns are read with all the others
             dotted = any("." in name for name in names)
             return file.read(columns=None if dotted else names).select(names)
+
+    def mask(self, where: str) -> np.ndarray:
+        """Which documents ``(n,)``, in their order, satisfy a filter (:mod:`grace_core.filters`). Raises GraceError for one that cannot be
+        read, or that does not fit the columns."""
+        node = filters.parse(where)
+        known = ["_id", "title", "text", *self.fields]
+        filters.check_columns(node, known)
+        return filters.mask(node, self.columns(filters.columns_of(node)))
 
     def contents(self) -> Iterator[str]:
         """What gets encoded of every document, in order, without holding more than a block of them."""

@@ -22,6 +22,7 @@ import difflib
 import functools
 import math
 import re
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -86,12 +87,27 @@ def parse(expression: str) -> Node:
     return _Parser(expression).whole()
 
 
+def comparisons(node: Node) -> Iterator[Comparison]:
+    """All comparisons of an expression, from left to right."""
+    if isinstance(node, Comparison):
+        yield node
+    for part in (node.part,) if isinstance(node, Not) else getattr(node, "parts", ()):
+        yield from comparisons(part)
+
+
 def columns_of(node: Node) -> list[str]:
     """The columns that an expression names, each once."""
-    if isinstance(node, Comparison):
-        return [node.column]
-    parts = (node.part,) if isinstance(node, Not) else node.parts
-    return list(dict.fromkeys(name for part in parts for name in columns_of(part)))
+    return list(dict.fromkeys(comparison.column for comparison in comparisons(node)))
+
+
+def check_columns(node: Node, known: Sequence[str]) -> None:
+    """Raises GraceError if an expression names a column that is not ``known``."""
+    lower = {name.lower(): name for name in reversed(known)}
+    for column, at in ((comparison.column, comparison.at) for comparison in comparisons(node)):
+        if column not in known:
+            near = difflib.get_close_matches(column.lower(), lower, 1, 0.5)
+            meant = f"do you mean {lower[near[0]]!r}? " if near else ""
+            raise _error(at, f"there is no column {column[:100]!r}: {meant}columns are {', '.join(known)[:800]}")
 
 
 def quoted(value: Value) -> str:
@@ -114,7 +130,7 @@ def mask(node: Node, table) -> np.ndarray:
     import numpy as np
     import pyarrow.compute as pc
 
-    known = table.column_names
+    check_columns(node, table.column_names)
 
     def evaluate(node: Node):
         if isinstance(node, Not):
@@ -124,8 +140,6 @@ def mask(node: Node, table) -> np.ndarray:
             for part in node.parts[1:]:
                 made = combine(made, evaluate(part))
             return made
-        if node.column not in known:
-            raise _unknown(node, known)
         return _compare(node, table[node.column])
 
     return np.asarray(pc.fill_null(evaluate(node), False), dtype=bool)
@@ -133,13 +147,6 @@ def mask(node: Node, table) -> np.ndarray:
 
 def _error(at: int, message: str) -> GraceError:
     return GraceError(f"filter, character {at + 1}: {message}")
-
-
-def _unknown(node: Comparison, known: list[str]) -> GraceError:
-    lower = {name.lower(): name for name in reversed(known)}
-    near = difflib.get_close_matches(node.column.lower(), lower, 1, 0.5)
-    meant = f"do you mean {lower[near[0]]!r}? " if near else ""
-    return _error(node.at, f"there is no column {node.column[:100]!r}: {meant}columns are {', '.join(known)[:800]}")
 
 
 def _tokens(expression: str) -> list[tuple[str, str, int]]:

@@ -25,3 +25,7 @@ BatchSize = Annotated[int, typer.Option("--batch-size", min=1)]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor write the cache of rationales.")]
 KINDS_HELP = "raw (as published), calibrated, centred or whitened; docs/geometry.md."
 Geometry = Annotated[str | None, typer.Option("--geometry", help=f"{KINDS_HELP} Default: what suits the model.")]
+Where = Annotated[
+    str | None,
+    typer.Option("--where", help="Only documents that satisfy it, e.g. \"year > 2000 and kind in ('river', 'lake')\"; docs/filters.md."),
+]

@@ -35,6 +35,7 @@ from grace_core.options import (
     Seed,
     Temperature,
     Template,
+    Where,
 )
 from grace_core.serving.command import serve_command
 
@@ -109,6 +110,7 @@ def search(
     query: str,
     model: Model,
     k: Annotated[int, typer.Option("-k", min=1, help="How many documents.")] = 10,
+    where: Where = None,
     rationale: Annotated[bool, typer.Option(help="Without: compare the texts alone.")] = True,
     input_type: Annotated[str, typer.Option(help="query, or document: to search with a text as if it stood in the collection.")] = "query",
     device: Device = None,
@@ -119,7 +121,7 @@ def search(
     from grace_core.search_command import search_command
 
     hits, text, notes = search_command(
-        folder, query, model, k=k, rationale=rationale, input_type=input_type, device=device, engine=engine
+        folder, query, model, k=k, where=where, rationale=rationale, input_type=input_type, device=device, engine=engine
     )  # fmt: skip
     lines = [f"note: {note}" for note in notes]
     for line in lines if as_json else []:  # a list of hits has no place for them

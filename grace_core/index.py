@@ -35,6 +35,7 @@ from grace_core.geometry import Geometry, Role, Statistics
 from grace_core.model import GraceModel, Representations, Settings
 from grace_core.pooling import TEXT, Pooling
 from grace_core.readers import Document
+from grace_core.selection import Selections, search_among
 from grace_core.shards import Work, refuse_mixture
 from grace_core.sources import full_name, model_name
 from grace_core.tensors import PooledVectors, map_tensors
@@ -67,7 +68,7 @@ class Hit:
         return {
             "rank": self.rank, "id": self.document.id, "score": self.score, "title": self.document.title, "text": self.document.text,
             "rationale": self.rationale, "truncated": self.truncated, "text_truncated": self.text_truncated,
-            "metadata": self.document.metadata,
+            "metadata": self.document.plain_metadata,
         }  # fmt: skip
 
 
@@ -283,6 +284,7 @@ class GraceIndex:
         vectors = map_tensors(self.folder / "vectors.safetensors")
         self.sums, self.counts = vectors["sums"], vectors["counts"]
         self._opened: dict[Pooling, ann.Opened] = {}
+        self.selections = Selections(self)
 
     @classmethod
     def of_model(cls, collection: Collection | str | Path, model: str) -> GraceIndex:
@@ -395,8 +397,11 @@ class GraceIndex:
                 self._opened[pooling] = ann.Opened(ann.make(vectors), vectors)
         return self._opened[pooling]
 
-    def search(self, queries: np.ndarray, k: int = 10, *, pooling: Pooling | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def search(
+        self, queries: np.ndarray, k: int = 10, *, pooling: Pooling | None = None, where: str | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Cosines ``(m, k)`` and document rows ``(m, k)`` of the ``k`` nearest, best first; k is cut to the number of documents.
+        ``where`` is a filter (:mod:`grace_core.filters`): k is cut to the number of documents that satisfy it, which may be none.
 
         The cosines are those of the stored vectors whatever the FAISS kind, and equal ones stand in the order of the corpus; which
         documents are found is exact with flat only. Raises GraceError for queries of another width, or that are not finite.
@@ -405,22 +410,22 @@ class GraceIndex:
         queries = np.ascontiguousarray(np.atleast_2d(queries), dtype=np.float32)
         if k < 1:
             raise GraceError(f"k must be at least 1, got {k}")
-        if queries.shape[1] != self.sums.shape[2]:
-            raise GraceError(
-                f"the queries have {queries.shape[1]} dimensions, {self.folder} has {self.sums.shape[2]}; "
-                f"encode them with {self.manifest['model_id']}"
-            )
+        got, dim = queries.shape[1], self.sums.shape[2]
+        if got != dim:
+            raise GraceError(f"the queries have {got} dimensions, {self.folder} has {dim}; encode them with {self.manifest['model_id']}")
         if not np.isfinite(queries).all():
             raise GraceError("a query vector holds NaN or infinity")
+        if where is not None:
+            return search_among(opened, self.selections.of(where), queries, k)
         return opened.search(queries, min(k, len(self)))
 
     def scores(self, query: np.ndarray, rows: Sequence[int] | None = None, *, pooling: Pooling | None = None) -> np.ndarray:
         """Cosines of all documents, or of some ``rows``, with a query vector ``(d,)``: the same, to the bit, as :meth:`search` gives."""
         return self._open(pooling).scores(query, rows)
 
-    def hits(self, query: np.ndarray, k: int = 10, *, pooling: Pooling | None = None) -> list[Hit]:
+    def hits(self, query: np.ndarray, k: int = 10, *, pooling: Pooling | None = None, where: str | None = None) -> list[Hit]:
         """The ``k`` nearest documents of one query vector ``(d,)``, with their rationales."""
-        scores, rows = self.search(query[None], k, pooling=pooling)
+        scores, rows = self.search(query[None], k, pooling=pooling, where=where)
         return [self.hit(int(row), rank, float(score)) for rank, (score, row) in enumerate(zip(scores[0], rows[0], strict=True), start=1)]
 
     def hit(self, row: int, rank: int, score: float) -> Hit:

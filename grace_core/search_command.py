@@ -16,18 +16,21 @@ SHOWN = 150  # characters of a rationale
 
 
 def search_command(
-    folder: Path, query: str, model: str, *, k: int, rationale: bool, input_type: str, device: str | None, engine: str | None
-) -> tuple[list[dict], str, list[str]]:
+    folder: Path, query: str, model: str, *, k: int, where: str | None, rationale: bool, input_type: str, device: str | None,
+    engine: str | None,
+) -> tuple[list[dict], str, list[str]]:  # fmt: skip
     """The hits, the same as text, and what is to be told of texts that were cut. Raises GraceError for an empty query."""
     if input_type not in ("query", "document"):
         raise GraceError(f"--input-type must be query or document, got {input_type!r}")
     index = GraceIndex.of_model(folder, model)
+    left = None if where is None else len(index.selections.of(where))  # before a model is loaded for nothing
     loaded = index.load_model(device=device, engine=engine, cache=RepresentationCache())
     pooling = index.default_pooling if rationale else Pooling.TEXT
     made = loaded.represent([query], rationale=pooling is Pooling.FULL)
-    hits = index.hits(index.embed(made, pooling, role=input_type)[0], k, pooling=pooling)
+    hits = index.hits(index.embed(made, pooling, role=input_type)[0], k, pooling=pooling, where=where)
     lines = [f"query rationale: {made.rationales[0] or '(none)'}", *map(_line, hits)]
-    return [hit.as_dict() for hit in hits], "\n".join(lines), _notes(loaded, query, hits)
+    told = [] if left is None else [f"{left:,} of {len(index):,} documents satisfy the filter"]
+    return [hit.as_dict() for hit in hits], "\n".join(lines), [*told, *_notes(loaded, query, hits)]
 
 
 def _line(hit: Hit) -> str:

@@ -36,6 +36,7 @@ from grace_core.index import GraceIndex
 from grace_core.model import GraceModel, Representations
 from grace_core.pooling import Pooling
 from grace_core.prompt import Prompt
+from grace_core.ranking import dots, order
 from grace_core.serving.batching import Batcher
 from grace_core.serving.errors import ApiError, from_failure, from_validation, json_response
 from grace_core.serving.failures import Closing, Ended, QueueFull, RunFailed
@@ -253,12 +254,16 @@ def _add_retrieval(app: FastAPI, served: Served) -> None:
         full = pooling is Pooling.FULL
         if full and index.default_pooling is Pooling.TEXT:
             raise ApiError(400, f"{index.collection.name} was built without rationales; search it with pooling 'text'", param="pooling")
+        try:
+            among = None if asked.filter is None else await served.in_front(index.selections.of, asked.filter)
+        except GraceError as error:
+            raise ApiError(400, str(error), param="filter") from None
         made = await served.represent(request, [asked.query], ["query"], rationale=full, truncate=asked.truncate)
-        hits = await served.in_front(lambda: index.hits(index.embed(made, pooling)[0], asked.k, pooling=pooling))
+        hits = await served.in_front(lambda: index.hits(index.embed(made, pooling)[0], asked.k, pooling=pooling, where=asked.filter))
         return json_response({
             "model": served.names[0] if full else served.names[1], "collection": index.collection.name,
             "rationale": made.rationales[0], "truncated": bool(made.truncated[0]), "text_truncated": bool(made.text_truncated[0]),
-            "results": [hit.as_dict() for hit in hits], "usage": usage(made),
+            "results": [hit.as_dict() for hit in hits], "usage": usage(made), **({} if among is None else {"filtered": len(among)}),
         })  # fmt: skip
 
     @app.post("/rerank")
@@ -270,9 +275,11 @@ def _add_retrieval(app: FastAPI, served: Served) -> None:
         made = await served.represent(request, texts, labels, rationale=wanted, truncate=asked.truncate)
         geometry, (sums, counts) = served.geometry, (made.sums, made.counts)
         query = geometry.vectors(sums[:1], counts[:1], pooling, Role.QUERY)[0]
-        scores = geometry.vectors(sums[1:], counts[1:], pooling, Role.DOCUMENT) @ query
+        places: dict[str, int] = {}  # of each text: one that was sent twice may have been run twice, in batches that round otherwise
+        first = [places.setdefault(text, i) for i, text in enumerate(asked.documents)]
+        scores = dots(geometry.vectors(sums[1:], counts[1:], pooling, Role.DOCUMENT)[first], query)
         results = []
-        for i in np.argsort(-scores, kind="stable")[: asked.top_n].tolist():
+        for i in order(scores, asked.top_n).tolist():
             result = {"index": i, "relevance_score": scores[i]}
             if asked.return_documents:
                 result["document"] = {"text": asked.documents[i]}

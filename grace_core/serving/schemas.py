@@ -121,6 +121,7 @@ class SearchRequest(Request):
 
     query: Text
     k: int = Field(10, ge=1)
+    filter: Text | None = Field(None, description="Only documents that satisfy it, such as \"year > 2000 and kind in ('river', 'lake')\".")
     model: str | None = None
     pooling: PoolingName | None = None
     truncate: bool = False

@@ -238,6 +238,16 @@ def test_search_gives_the_index_s_hits(server, index, model, sentences, pooling)
     assert answer["model"] == (f"{model.name}:text" if pooling else model.name)
 
 
+def test_search_among_the_documents_that_satisfy_a_filter(server, index, sentences):
+    wanted, where = index.ids[2:5], f"kind = 'k' and _id in ({', '.join(map(repr, index.ids[2:5]))})"
+    status, answer = server.ask("/search", {"query": sentences[3], "filter": where})
+    assert (status, answer["filtered"]) == (200, 3)
+    assert sorted(hit["id"] for hit in answer["results"]) == sorted(wanted)
+    status, answer = server.ask("/search", {"query": sentences[3], "filter": "kind > 3"})
+    assert (status, answer["error"]["param"]) == (400, "filter")
+    assert answer["error"]["message"] == "filter, character 8: 'kind' holds text, got 3: write a text in quotes"
+
+
 @pytest.mark.parametrize("path", ["/rerank", "/v1/rerank"])
 def test_rerank_sorts_documents_by_their_similarity(server, model, sentences, path):
     documents = [sentences[5], {"text": sentences[3]}, sentences[4]]

@@ -162,7 +162,8 @@ def _train_and_measure(way: str, seed: int, folder: Path, report: Callable[[str]
 
 def test_set() -> HeldOut:
     """All test queries and all passages."""
-    return HeldOut.read(Evaluation(path="demo", split="test", queries=10**6, documents=10**6, probes=0))
+    (found,) = HeldOut.read(Evaluation(path="demo", split="test", queries=10**6, documents=10**6, probes=0))
+    return found
 
 
 def measure_bm25() -> dict:
@@ -189,7 +190,7 @@ def measure_decodings(model: GraceModel, *, seed: int, rationale: bool = True) -
     decodings: dict[str, dict] = {}
 
     def keep(name: str, vectors: np.ndarray, **more) -> None:
-        values = test.per_query(vectors[: len(test.queries)], vectors[len(test.queries) :])
+        values = test.metrics(vectors[: len(test.queries)], vectors[len(test.queries) :])
         queries = dict(zip(test.queries, vectors[: len(test.queries)], strict=True))
         passages = dict(zip(test.documents, vectors[len(test.queries) :], strict=True))
         values |= {"kind": kinds_right(things, queries, passages), "similarity": similarities(things, passages)}
@@ -221,6 +222,6 @@ def words_and_geometry(base: GraceModel, trained: GraceModel) -> dict[str, dict[
         for geometry, reader in models.items():
             made = written if reader is writer else reader.represent_given(test.texts, written.rationale_ids, batch_size=64)
             z = made.embeddings()
-            values = test.per_query(z[: len(test.queries)], z[len(test.queries) :])
+            values = test.metrics(z[: len(test.queries)], z[len(test.queries) :])
             table[words][geometry] = _rounded(values)["ndcg@10"]
     return table

@@ -20,7 +20,7 @@ from grace_core.training.heldout import HeldOut
 
 @pytest.fixture
 def small_test_set(monkeypatch):
-    made = HeldOut.read(Evaluation(path="demo", split="test", queries=8, documents=40, probes=0))
+    (made,) = HeldOut.read(Evaluation(path="demo", split="test", queries=8, documents=40, probes=0))
     monkeypatch.setattr(study, "test_set", lambda: made)
     return made
 

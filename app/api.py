@@ -133,7 +133,7 @@ def what_if_api(
     found = case(workspace, _view(workspace, query, collection, model, rationale, document=document), "a")
     if edited_rationale is not None and not found.column.rationale:
         raise GraceError("the text alone is embedded here, so a rationale changes nothing: ask with rationale=True")
-    asked = (found.view.query, found.row)
+    asked = (found.query_vector, found.row)
     told = found.explainer.what_if(*asked, text=edited_text, rationale=edited_rationale, pooling=found.pooling).as_dict()
     if _flag(leave_one_out, "leave_one_out"):
         from grace_core.pooling import PARTS, RATIONALE, TEXT

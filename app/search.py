@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from app.view import Column, View
 from grace_core.errors import GraceError
 from grace_core.pooling import RATIONALE, TEXT
+from grace_core.ranking import rank
 
 if TYPE_CHECKING:
     import numpy as np
@@ -167,13 +168,11 @@ def open_document(workspace, view: View) -> Opened:
 
 
 def _place(index: GraceIndex, column: Column, query: np.ndarray, document: str) -> Place:
-    """Rank among all documents, by the same search that ranks the neighbours, so that ties fall the same way."""
+    """Score, and rank among all documents."""
     row = index.row[document]
-    scores, rows = index.search(query[None], len(index), pooling=column.pooling)
-    rank = int((rows[0] == row).argmax())
-    counts = index.counts[row]
+    scores, counts = index.scores(query, pooling=column.pooling), index.counts[row]
     return Place(
-        column, rank + 1, float(scores[0][rank]), index.rationales[row], index.truncated[row], index.text_truncated[row],
+        column, rank(scores, row), float(scores[row]), index.rationales[row], index.truncated[row], index.text_truncated[row],
         empty=int(counts[RATIONALE]) == 0, text_tokens=int(counts[TEXT]),
     )  # fmt: skip
 

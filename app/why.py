@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from app.view import SIDES, Column, View, read_hit
 from grace_core.errors import GraceError
 from grace_core.pooling import PARTS, RATIONALE, TEXT, Pooling
+from grace_core.ranking import order
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,6 +49,7 @@ class Case:
         document = self.index.collection.documents[self.index.ids[row]]
         return {"id": document.id, "title": document.title or " ".join(document.text[:400].split())[:80] or document.id}
 
+    @cached_property
     def query_vector(self) -> np.ndarray:
         return self.explainer.query_vector(self.view.query, self.pooling)
 
@@ -84,7 +87,7 @@ def why(found: Case, *, against: str = "") -> dict:
     """
     index, row = found.index, found.row
     other = row_of(index, against) if against else None
-    hits = index.hits(found.query_vector(), found.view.k, pooling=found.pooling)
+    hits = index.hits(found.query_vector, found.view.k, pooling=found.pooling)
     rows = [row] if other is None else [row, other]
     wider = [*rows, *(hit.row for hit in hits if hit.row not in rows)]
     if index.counts[wider].sum() <= BATCH:
@@ -144,10 +147,10 @@ def what_if(
     ids = explainer.rationale_ids[row] if source is None else _rationale_of(found, source, workspace)
     (document,) = explainer.states([explainer.text(row)], [ids])
     new_text, new_ids = _edited(found, document, ids, text, rationale)
-    base = explainer.what_if(found.view.query, row, rationale=ids, pooling=found.pooling)
+    base = explainer.what_if(found.query_vector, row, rationale=ids, pooling=found.pooling)
     made = base
     if new_text is not None or new_ids != list(ids):
-        made = explainer.what_if(found.view.query, row, text=new_text, rationale=new_ids, pooling=found.pooling)
+        made = explainer.what_if(found.query_vector, row, text=new_text, rationale=new_ids, pooling=found.pooling)
     told = {
         "side": found.side, "column": found.column.label, "document": found.named(row), "documents": len(index),
         "score": made.score, "rank": made.rank, "old_score": made.old_score, "old_rank": made.old_rank,
@@ -220,7 +223,7 @@ def _effects(found: Case, document: TokenStates, ids: Sequence[int], base: float
     """Every sentence with the score without it less the score with it; None for the only sentence of a text."""
     from grace_core.explain import leave_one_out
 
-    vector, told = found.query_vector(), {}
+    vector, told = found.query_vector, {}
     for part in (TEXT, RATIONALE) if found.column.rationale else (TEXT,):
         made = leave_one_out(
             found.explainer.model, vector, found.explainer.text(found.row), document, ids, part=part, pooling=found.pooling,
@@ -242,7 +245,7 @@ def _sources(found: Case) -> list[dict]:
     made = []
     if twin.rationale and twin.model != found.column.model:
         made.append({"side": other, "doc": found.view.doc, "label": f"column {other.upper()}: {twin.model}"})
-    for hit in found.index.hits(found.query_vector(), found.view.k, pooling=found.pooling):
+    for hit in found.index.hits(found.query_vector, found.view.k, pooling=found.pooling):
         if hit.row != found.row:
             made.append({"side": found.side, "doc": hit.document.id, "label": f"rank {hit.rank}: {found.named(hit.row)['title']}"})
     return made
@@ -252,8 +255,7 @@ def _ranks(found: Case, old: int, new: int) -> dict[str, list[dict]]:
     """Who stands where before and after, around the old and the new rank; and whom it passed or was passed by, best first."""
     import numpy as np
 
-    scores = found.explainer.vectors(found.pooling) @ found.query_vector()
-    others = np.argsort(-scores, kind="stable")
+    others = order(found.index.scores(found.query_vector, pooling=found.pooling))
     others = others[others != found.row]
     before, after = np.insert(others, old - 1, found.row), np.insert(others, new - 1, found.row)
     shown = sorted({rank for middle in (old, new) for rank in range(middle - AROUND, middle + AROUND + 1) if 1 <= rank <= len(before)})

@@ -38,6 +38,7 @@ from grace_core.geometry import RAW, Geometry, Role, Sums
 from grace_core.index import GraceIndex
 from grace_core.model import GraceModel
 from grace_core.pooling import PARTS, RATIONALE, TEMPLATE, TEXT, Pooling
+from grace_core.ranking import dots
 from grace_core.text_stream import read_pieces
 from grace_core.texts import as_list, as_texts
 
@@ -286,14 +287,15 @@ def what_if(
     made = model.represent_given([text], [forced], **settings)
     written = rationale if isinstance(rationale, str) else made.rationales[0]
     vector = geometry.vectors(made.sums, made.counts, pooling, Role.DOCUMENT)[0]
-    return _moved(vectors @ query, ids, row, float(vector @ query), written, bool(made.text_truncated[0]))
+    return _moved(dots(vectors, query), ids, row, float(dots(vector[None], query)[0]), written, bool(made.text_truncated[0]))
 
 
 def _moved(scores: np.ndarray, ids: Sequence[str], row: int, new: float, rationale: str, cut: bool) -> WhatIf:
-    """Document ``row`` with the score ``new`` among the old ``scores`` ``(n,)``."""
+    """Document ``row`` with the score ``new`` among the old ``scores`` ``(n,)``; of equal ones the earlier row stands above."""
     scores = scores.astype(np.float64)
-    old, others = float(scores[row]), np.delete(np.arange(len(scores)), row)
-    above_before, above_now = others[scores[others] > old], others[scores[others] > new]
+    old, earlier = float(scores[row]), np.arange(len(scores)) < row
+    above_before, above_now = (np.flatnonzero((scores > own) | (scores == own) & earlier) for own in (old, new))
+    above_now = above_now[above_now != row]
     return WhatIf(
         rationale, new, len(above_now) + 1, old, len(above_before) + 1,
         [ids[i] for i in np.setdiff1d(above_before, above_now)], [ids[i] for i in np.setdiff1d(above_now, above_before)], cut,
@@ -330,7 +332,7 @@ def leave_one_out(
         return []
     made = model.represent_given(texts, forced, **options)
     vectors = geometry.vectors(made.sums, made.counts, pooling, Role.DOCUMENT)
-    return [(s, float(z @ query)) for s, z in zip(sentences, vectors, strict=True)]
+    return list(zip(sentences, dots(vectors, query).tolist(), strict=True))
 
 
 class Explainer:
@@ -366,8 +368,10 @@ class Explainer:
             self._vectors[pooling] = self.index.vectors(pooling)
         return self._vectors[pooling]
 
-    def query_vector(self, query: str, pooling: Pooling | None = None) -> np.ndarray:
-        """The embedding ``(d,)`` of a query, with a rationale where ``pooling`` wants one."""
+    def query_vector(self, query: str | np.ndarray, pooling: Pooling | None = None) -> np.ndarray:
+        """The embedding ``(d,)`` of a query, with a rationale where ``pooling`` wants one; an embedding is given back."""
+        if not isinstance(query, str):
+            return query
         pooling = self.index.default_pooling if pooling is None else pooling
         return self.index.embed(self.model.represent([query], rationale=pooling is Pooling.FULL), pooling)[0]
 
@@ -391,16 +395,18 @@ class Explainer:
         """Why each of the documents ``rows`` has its score for ``query``; states of the query and of all documents by one forward."""
         pooling = self.index.default_pooling if pooling is None else pooling
         made = self.model.represent([query], rationale=pooling is Pooling.FULL)
-        scores = self.index.stored(pooling)[list(rows)] @ self.index.embed(made, pooling)[0]
+        scores = self.index.scores(self.index.embed(made, pooling)[0], rows, pooling=pooling)
         ids = [made.rationale_ids[0], *(self.rationale_ids[row] for row in rows)]
         asked, *documents = self.states([query, *(self.text(row) for row in rows)], ids)
         pairs = zip(documents, scores, strict=True)
         return [explain(asked, one, float(score), pooling=pooling, geometry=self.index.geometry) for one, score in pairs]
 
     def what_if(
-        self, query: str, row: int, *, text: str | None = None, rationale: str | Sequence[int] | None = None, pooling: Pooling | None = None
-    ) -> WhatIf:
+        self, query: str | np.ndarray, row: int, *,
+        text: str | None = None, rationale: str | Sequence[int] | None = None, pooling: Pooling | None = None,
+    ) -> WhatIf:  # fmt: skip
         """See :func:`what_if`. None leaves text or rationale as in the index, and so does a rationale that reads as the stored one.
+        ``query`` is the query or, where that is known, its embedding.
 
         Where nothing is changed the stored score is given and nothing encoded: in bfloat16 another batch would seem to move it.
         """
@@ -409,7 +415,7 @@ class Explainer:
             rationale = self.rationale_ids[row]
         text, asked = self.text(row) if text is None else text, self.query_vector(query, pooling)
         if text == self.text(row) and not isinstance(rationale, str) and list(rationale) == self.rationale_ids[row]:
-            scores = self.vectors(pooling) @ asked
+            scores = self.index.scores(asked, pooling=pooling)
             stored = self.index.rationales[row], self.index.text_truncated[row]
             return _moved(scores, self.index.ids, row, float(scores[row]), *stored)
         return what_if(
@@ -417,8 +423,10 @@ class Explainer:
             geometry=self.index.geometry,
         )  # fmt: skip
 
-    def leave_one_out(self, query: str, row: int, *, part: int = RATIONALE, pooling: Pooling | None = None) -> list[tuple[Sentence, float]]:
-        """See :func:`leave_one_out`."""
+    def leave_one_out(
+        self, query: str | np.ndarray, row: int, *, part: int = RATIONALE, pooling: Pooling | None = None
+    ) -> list[tuple[Sentence, float]]:
+        """See :func:`leave_one_out`; ``query`` as in :meth:`what_if`."""
         pooling = self.index.default_pooling if pooling is None else pooling
         ids, asked = self.rationale_ids[row], self.query_vector(query, pooling)
         (document,) = self.states([self.text(row)], [ids])

@@ -9,6 +9,7 @@ from grace_core.errors import GraceError
 from grace_core.explain import Difference, Explainer, Sentence, difference, listed
 from grace_core.index import GraceIndex
 from grace_core.pooling import PARTS, RATIONALE, TEXT, Pooling
+from grace_core.ranking import rank
 
 SHOWN = 100  # characters of a sentence on a line
 
@@ -43,12 +44,11 @@ def explain_command(
     second_model = None if against is None else _open(folder, against, device)
 
     why, *below = explainer.why(query, [row, *other], pooling=pooling)
-    asked, vectors = explainer.query_vector(query, pooling), explainer.vectors(pooling)
-    scores, mean = vectors @ asked, vectors.mean(axis=0)
+    asked, mean = explainer.query_vector(query, pooling), explainer.vectors(pooling).mean(axis=0)
     above = list(zip(why.document.sentences, why.above_corpus(mean).sum(axis=0).tolist(), strict=True))
     result = {
         "query": query, "id": document_id, "model": explainer.index.model_name, "pooling": pooling.value,
-        "rank": 1 + int((scores > scores[row]).sum()),
+        "rank": rank(explainer.index.scores(asked, pooling=pooling), row),
         "text_truncated": explainer.index.text_truncated[row],
         **why.as_dict(tokens=tokens),
         "above_corpus": {"score": why.score - float(mean @ asked), "sum": sum(value for _, value in above), "sentences": listed(above)},
@@ -74,14 +74,14 @@ def explain_command(
         result["against"] = {"model": second_model.index.model_name, **made.as_dict()}
         lines += _difference_lines(f"{result['model']} less {second_model.index.model_name}", made)
     if leave_one_out:
-        left = [pair for part in (TEXT, RATIONALE) for pair in explainer.leave_one_out(query, row, part=part, pooling=pooling)]
+        left = [pair for part in (TEXT, RATIONALE) for pair in explainer.leave_one_out(asked, row, part=part, pooling=pooling)]
         result["leave_one_out"] = [
             {"part": PARTS[sentence.part], "text": sentence.text, "score": score, "effect": why.score - score} for sentence, score in left
         ]
         lines += ["what the score loses without each sentence (encoded again):", *_lines([(s, why.score - score) for s, score in left])]
     if with_text is not None or with_rationale is not None or borrowed is not None:
         rationale = with_rationale if borrowed is None else borrowed
-        changed = explainer.what_if(query, row, text=with_text, rationale=rationale, pooling=pooling)
+        changed = explainer.what_if(asked, row, text=with_text, rationale=rationale, pooling=pooling)
         result["what_if"] = changed.as_dict()
         lines += [
             f"what if (encoded again): score {changed.old_score:.6f} -> {changed.score:.6f}, rank {changed.old_rank} -> {changed.rank}"

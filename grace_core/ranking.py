@@ -42,7 +42,10 @@ def _dots(vectors: np.ndarray, queries: np.ndarray) -> np.ndarray:
 
 def order(scores: np.ndarray, k: int | None = None) -> np.ndarray:
     """Rows of the ``k`` best of ``scores`` ``(n,)``, or of all."""
-    return np.argsort(-scores, kind="stable")[:k]
+    if k is None or k >= len(scores):
+        return np.argsort(-scores, kind="stable")
+    rows = np.flatnonzero(scores >= np.partition(scores, len(scores) - k)[len(scores) - k])
+    return rows[np.argsort(-scores[rows], kind="stable")[:k]]
 
 
 def rank(scores: np.ndarray, row: int) -> int:

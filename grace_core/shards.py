@@ -13,6 +13,7 @@ vectors and rationale ids are put into their places on disk through memory maps,
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -74,23 +75,28 @@ class Work:
             refuse_mixture(self.path, read_json(self.path / "plan.json"), wanted)
         else:
             write_json(self.path / "plan.json", wanted)
-        self._texts, lengths = self._unpack()
+        self._texts, lengths, digests = self._unpack()
         self.documents = len(lengths)
         self.rows = np.flatnonzero(lengths)  # empty documents have no embedding
+        _, first, groups = np.unique(digests[self.rows], return_index=True, return_inverse=True)
+        self._first = first[groups]  # of the documents that are not empty, the first one with the same text
         self._order = self.rows[np.argsort(-lengths[self.rows], kind="stable")]
 
-    def _unpack(self) -> tuple[_Texts, np.ndarray]:
-        """The corpus's texts, to be read in any order, and their lengths in characters."""
+    def _unpack(self) -> tuple[_Texts, np.ndarray, np.ndarray]:
+        """The corpus's texts, to be read in any order, their lengths in characters, and a hash of each."""
         path = self.path / ".texts.tmp"
-        lengths, sizes = [], [0]
+        lengths, sizes, digests = [], [0], bytearray()
         with needs_room(self.path / "texts"):
             file = open(path, "wb+")  # noqa: SIM115 - kept open: its name goes, so that it ends with the process, however that ends
             path.unlink()
             for text in self.collection.contents():
+                data = text.encode()
                 lengths.append(len(text))
-                sizes.append(file.write(text.encode()))
+                sizes.append(file.write(data))
+                digests += hashlib.blake2b(data, digest_size=16).digest()
             file.flush()
-        return _Texts(file, np.cumsum(np.array(sizes, np.int64))), np.array(lengths, np.int64)
+        texts = _Texts(file, np.cumsum(np.array(sizes, np.int64)))
+        return texts, np.array(lengths, np.int64), np.frombuffer(bytes(digests), np.dtype((np.void, 16)))
 
     def __len__(self) -> int:
         """The number of shards."""
@@ -174,6 +180,12 @@ class Work:
             starts[places + 1] = shard["lengths"]
             for name, values in flags.items():
                 values[places] = shard[name]
+        # shards are encoded apart, in batches that may round otherwise: a text that occurs twice has the vector of its first document
+        copies = self._copies()
+        for begin in range(0, len(copies), BLOCK):
+            some = copies[begin : begin + BLOCK]
+            for values in (*out.values(), starts[1:], *flags.values()):
+                values[some] = values[self._first[some]]
         for array in out.values():
             array.flush()
 
@@ -189,9 +201,17 @@ class Work:
         for places, shard in self._shards():
             begin = 0
             for place, length in zip(places, shard["lengths"], strict=True):
-                ids[starts[place] : starts[place] + length] = shard["ids"][begin : begin + length]
+                if self._first[place] == place:
+                    ids[starts[place] : starts[place] + length] = shard["ids"][begin : begin + length]
                 begin += length
+        for place in self._copies():
+            first = self._first[place]
+            ids[starts[place] : starts[place + 1]] = ids[starts[first] : starts[first + 1]]
         return ids
+
+    def _copies(self) -> np.ndarray:
+        """Of the documents that are not empty, those whose text an earlier one has."""
+        return np.flatnonzero(self._first != np.arange(len(self._first)))
 
     def _write_rationales(self, path: Path, model: GraceModel, ids, starts, parts, flags) -> None:
         import pyarrow as pa
@@ -211,4 +231,3 @@ class Work:
                 columns = [mine_names, model.decode(mine), pa.array(mine, schema.field("rationale_ids").type)]
                 columns += [parts[begin:end, i] for i in range(len(PARTS))] + [values[begin:end] for values in flags.values()]
                 writer.write_table(pa.table(columns, schema=schema))
-

@@ -16,6 +16,7 @@ from random import Random
 
 import numpy as np
 
+from grace_core import ann
 from grace_core.errors import GraceError
 from grace_core.evaluation.geometry import interval
 from grace_core.evaluation.retrieval import CUTOFF, Judged, per_query
@@ -67,7 +68,7 @@ def measure(
     names, ids = list(queries), list(documents)
 
     def ndcg(vectors: np.ndarray) -> np.ndarray:
-        best = np.argsort(-(vectors @ targets.T), axis=1, kind="stable")[:, :CUTOFF]
+        best = ann.exact(targets, vectors, CUTOFF)[1]
         rankings = {name: [ids[row] for row in rows] for name, rows in zip(names, best, strict=True)}
         return per_query(rankings, {name: qrels[name] for name in names})["ndcg@10"]
 

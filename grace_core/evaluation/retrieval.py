@@ -21,6 +21,7 @@ from grace_core.errors import GraceError
 from grace_core.index import GraceIndex
 from grace_core.model import GraceModel
 from grace_core.pooling import Pooling
+from grace_core.ranking import order
 from grace_core.readers import Corpus, Judgements
 
 CUTOFF = 10
@@ -159,7 +160,7 @@ def evaluate_index(
 
 
 def bm25(corpus: Corpus, queries: dict[str, str]) -> dict[str, list[str]]:
-    """Rankings by BM25 (bm25s; k1 1.5, b 0.75, its English stop words), the lexical baseline."""
+    """Rankings by BM25 (bm25s; k1 1.5, b 0.75, its English stop words), the lexical baseline; ties in the order of the corpus."""
     import logging
 
     import bm25s
@@ -168,6 +169,8 @@ def bm25(corpus: Corpus, queries: dict[str, str]) -> dict[str, list[str]]:
     documents = [document for document in corpus.documents if document.content]
     retriever = bm25s.BM25()
     retriever.index(bm25s.tokenize([document.content for document in documents], show_progress=False), show_progress=False)
-    tokens = bm25s.tokenize(list(queries.values()), show_progress=False)
-    rows, _ = retriever.retrieve(tokens, k=min(CUTOFF, len(documents)), show_progress=False)
-    return {query_id: [documents[row].id for row in found] for query_id, found in zip(queries, rows, strict=True)}
+    rankings = {}
+    for query_id, words in zip(queries, bm25s.tokenize(list(queries.values()), return_ids=False, show_progress=False), strict=True):
+        scores = retriever.get_scores(words) if words else np.zeros(len(documents))
+        rankings[query_id] = [documents[row].id for row in order(scores, CUTOFF)]
+    return rankings

@@ -13,6 +13,7 @@ from gradio_client.exceptions import AppError
 from app.view import Column, View
 from app.why import AROUND, MAX_EDIT, case, read_source, what_if
 from grace_core.errors import GraceError
+from grace_core.model import GraceModel
 
 TEXT, FULL, OTHER = Column("tiny-a", False), Column("tiny-a", True), Column("tiny-b", True)
 
@@ -57,11 +58,9 @@ def test_a_struck_sentence_has_the_effect_that_stood_beside_it(found, start, par
 def test_a_rewritten_text_is_encoded_with_the_stored_rationale(found, start):
     made = what_if(found, text=kept(start, "text", _0=f"{SCRIPT} Snow on the walls."))
     rest = " ".join(one["text"] for one in start["sentences"]["text"][1:])
-    whole = found.explainer.model.represent_given(
-        [f"{SCRIPT} Snow on the walls.\n{rest}"], [found.explainer.rationale_ids[found.row]]
-    )
+    whole = found.explainer.model.represent_given([f"{SCRIPT} Snow on the walls.\n{rest}"], [found.explainer.rationale_ids[found.row]])
     (whole,) = found.index.embed(whole, role="document")
-    assert made["score"] == pytest.approx(float(whole @ found.query_vector()), abs=0.02)  # white space between sentences may differ
+    assert made["score"] == pytest.approx(float(whole @ found.query_vector), abs=0.02)  # white space between sentences may differ
     assert made["score"] != start["score"]
 
 
@@ -70,7 +69,7 @@ def test_a_struck_rationale_leaves_the_text(found, start):
     empty = found.explainer.model.represent_given([found.explainer.text(found.row)], [""])
     (empty,) = found.index.embed(empty, role="document")
     assert made["rationale"] == ""
-    assert made["score"] == pytest.approx(float(empty @ found.query_vector()), abs=1e-5)
+    assert made["score"] == pytest.approx(float(empty @ found.query_vector), abs=1e-5)
 
 
 def test_the_other_column_s_rationale_can_be_swapped_in(workspace, found, start):
@@ -80,7 +79,7 @@ def test_the_other_column_s_rationale_can_be_swapped_in(workspace, found, start)
     made = what_if(found, source=("b", "d05"), workspace=workspace, effects=True)
     swapped = found.explainer.model.represent_given([found.explainer.text(found.row)], [written])
     (swapped,) = found.index.embed(swapped, role="document")
-    assert made["score"] == pytest.approx(float(swapped @ found.query_vector()), abs=1e-5)
+    assert made["score"] == pytest.approx(float(swapped @ found.query_vector), abs=1e-5)
     edits = [True] * len(made["sentences"]["rationale"])
     edits[0] = False
     struck = what_if(found, source=("b", "d05"), workspace=workspace, rationale=edits)
@@ -94,7 +93,7 @@ def test_another_hit_s_rationale_can_be_swapped_in(found, start):
 
 
 def test_ranks_are_those_of_the_scores(found, start):
-    vectors, query = found.explainer.vectors(found.pooling), found.query_vector()
+    vectors, query = found.explainer.vectors(found.pooling), found.query_vector
     made = what_if(found, text=kept(start, "text", _0="Entirely other words stand here."), rationale=kept(start, "rationale", _0=False))
     scores = vectors @ query
     scores[found.row] = made["score"]
@@ -108,6 +107,14 @@ def test_ranks_are_those_of_the_scores(found, start):
     assert {one["id"] for one in made["passed"]} | {one["id"] for one in made["passed_by"]} <= set(order) - {"d05"}
     assert (len(made["passed"]), len(made["passed_by"])) == (made["passed_count"], made["passed_by_count"])
     json.dumps(made, allow_nan=False)
+
+
+def test_one_edit_asks_for_the_query_once(workspace, start, monkeypatch):
+    fresh, asked = case(workspace, view(), "a"), []
+    represent = GraceModel.represent
+    monkeypatch.setattr(GraceModel, "represent", lambda self, texts, **options: asked.extend(texts) or represent(self, texts, **options))
+    assert what_if(fresh, text=kept(start, "text", _0=False), effects=True)["sentences"] == start["sentences"]
+    assert asked == [QUERY]
 
 
 def test_a_column_of_the_text_alone_has_a_text_to_edit(workspace):

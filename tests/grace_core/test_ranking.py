@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from grace_core import ann
+from grace_core.collection import Collection
+from grace_core.evaluation.retrieval import bm25, evaluate_index
+from grace_core.explain import Explainer
+from grace_core.index import build
 from grace_core.ranking import dots, dots_of_each, order, rank
+from grace_core.readers import Corpus, Document
 
 COPIES = 100
 
@@ -121,3 +126,54 @@ def test_copies_are_found_among_rows_with_one_key(monkeypatch):
     assert len(found) == 3
     assert found.beside(np.array([[8, 3, -1], [0, 6, 4]]), 2).tolist() == [[3, 2, 5], [0, 4, 6]]
     assert not ann.Copies.of(vectors[[0, 1, 2, 3]])
+
+
+# --- in a collection --------------------------------------------------------------------------------------------------------
+
+COPY = "The river rises in the mountains and flows."
+
+
+@pytest.fixture(scope="module")
+def explainer(tiny_models, sentences, tmp_path_factory):
+    """Thirty copies of a document among twenty others, encoded in shards of eight, and nothing in a cache."""
+    texts = [sentences[i] if i % 5 in (1, 3) else COPY for i in range(50)]
+    corpus = Corpus([Document(f"d{i}", "", text, {}) for i, text in enumerate(texts)], None, "made here", [])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("grace_core.index.SHARD", 8)
+        index = build(Collection.create(corpus, tmp_path_factory.mktemp("copies") / "c"), tiny_models["qwen2"])
+    return Explainer(index, tiny_models["qwen2"])
+
+
+def test_copies_that_were_encoded_apart_have_one_vector(explainer):
+    index = explainer.index
+    copies = [row for row, document_id in enumerate(index.ids) if index.collection.documents[document_id].text == COPY]
+    assert len(copies) == 30
+    assert len(np.unique(index.vectors()[copies], axis=0)) == 1
+    assert len({tuple(index.rationale_ids[row]) for row in copies}) == 1
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw"])
+def test_search_explanation_and_what_if_give_one_rank(explainer, kind):
+    index = explainer.index
+    index.change_faiss(kind)
+    query = index.vectors()[0]
+    rows = index.search(query, 50)[1][0].tolist()
+    assert rows[:30] == [row for row in range(50) if row % 5 not in (1, 3)]
+    assert [index.search(query, k)[1][0].tolist() for k in (1, 5, 30)] == [rows[:1], rows[:5], rows[:30]]
+    scores = index.scores(query)
+    for place in (0, 7, 29, 30, 49):
+        row = rows[place]
+        assert rank(scores, row) == place + 1
+        same = explainer.what_if(query, row)
+        assert (same.old_rank, same.rank, same.passed, same.passed_by) == (place + 1, place + 1, [], [])
+    assert [why.score for why in explainer.why(COPY, rows[:3])] == explainer.index.scores(explainer.query_vector(COPY), rows[:3]).tolist()
+    lifted = explainer.what_if(query, rows[40], text=COPY, rationale=index.rationale_ids[rows[0]])
+    assert lifted.score == pytest.approx(scores[rows[0]], abs=1e-6)
+
+
+def test_metrics_count_the_first_of_equal_documents(explainer):
+    index, model = explainer.index, explainer.model
+    assert evaluate_index(index, model, {"q": COPY})["q"] == [index.ids[row] for row in index.search(explainer.query_vector(COPY))[1][0]]
+    for query in (COPY, "river mountains", "zebra"):
+        ranking = bm25(index.collection.corpus, {"q": query})["q"]
+        assert ranking == (index.ids[:10] if query == "zebra" else [f"d{row}" for row in range(50) if row % 5 not in (1, 3)][:10])

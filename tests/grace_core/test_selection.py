@@ -81,15 +81,18 @@ def test_other_kinds_find_as_many_with_exact_scores(vectors, opened, queries, ki
         np.testing.assert_array_equal(mine, dots(vectors[found], query))
         np.testing.assert_array_equal(found, found[np.lexsort((found, -mine))])
     recall = np.mean([np.mean(mine >= exact[-1] - 1e-6) for mine, (exact, _) in zip(scores, best, strict=True)])
-    assert recall >= (0.8 if share >= 0.1 else 1.0)
+    assert recall >= (0.8 if share == 0.5 else 1.0)
     # a query that thousands of copies answer alike gets the first of those that are left
     np.testing.assert_array_equal(rows[-2], best[-2][1])
 
 
 def test_cells_without_enough_documents_are_made_up_for(vectors, opened, queries):
-    """nprobe 1 looks into one cell, which may hold none of what is left."""
+    """nprobe 1 looks into one cell, and what is left lies in others."""
     narrow = ann.Opened(opened["ivfpq"].index, vectors, {"kind": "ivfpq", "nprobe": 1})
-    among = some(0.03)
+    cells = opened["ivfpq"].index.quantizer.search(vectors, 1)[1][:, 0]
+    asked = opened["ivfpq"].index.quantizer.search(queries, 1)[1][:, 0]
+    among = Selection(np.flatnonzero(~np.isin(cells, asked)), COUNT)
+    assert len(among) > 0.4 * COUNT
     scores, rows = search_among(narrow, among, queries, 50)
     assert (rows >= 0).all()
     assert np.isin(rows, among.rows).all()

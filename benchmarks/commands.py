@@ -131,6 +131,28 @@ def bench_search(
     _show(run(documents=documents, dim=dim, kinds=tuple(kind), runs=runs, folder=keep), as_json)
 
 
+@bench_app.command("filter")
+def bench_filter(
+    documents: Annotated[int, typer.Option(min=100, help="How many synthetic vectors.")] = 100_000,
+    dim: Annotated[int, typer.Option(min=4)] = 256,
+    kind: Annotated[list[str], typer.Option(help="flat, hnsw or ivfpq; may be given several times.")] = ["flat"],  # noqa: B006
+    share: Annotated[list[float], typer.Option(min=0, max=1, help="How much satisfies the filter; repeatable.")] = [0.5, 0.01, 0.0001],  # noqa: B006
+    runs: Runs = 5,
+    keep: Annotated[Path | None, typer.Option(help="Keep the collection here, and use it again.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Searching with a filter against searching without, and against comparing what is left one by one, with recall."""
+    from benchmarks.filter import run
+
+    result = run(documents=documents, dim=dim, kinds=tuple(kind), shares=tuple(share), runs=runs, folder=keep)
+    lines = [
+        f"{name}: {row['filtered_ms']:.3f} ms; without filter {row['unfiltered_ms']:.3f}, brute force {row['brute_ms']:.3f}; "
+        f"recall@10 {row['recall@10']:.3f}{', exact' if row['exact'] else ''}"
+        for name, row in result["searches"].items()
+    ]
+    _show(result, as_json, *lines)
+
+
 @bench_app.command("build")
 def bench_build(corpus: Source, documents: Annotated[int, typer.Option(min=1)] = 100_000, runs: Runs = 3, as_json: Json = False) -> None:
     """Building an index from what is there already against reading Parquet and writing FAISS."""

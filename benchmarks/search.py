@@ -96,7 +96,7 @@ def run(
         model, asked = SyntheticModel(dim), None
         result: dict = {"ratios": {}, "queries_per_second": {}, "kinds": {}}
         for kind in kinds:
-            index, seconds = _index(place, documents, model, kind)
+            index, seconds = indexed(place, Corpus(Numbered(documents), None, "synthetic", []), model, kind)
             asked = model.vectors(queries, seed=documents + 1) if asked is None else asked
             truth = ann.exact(index.stored(), asked, k)[0][:, -1]
             rates = _race(index, kind, asked, k, runs)
@@ -110,9 +110,8 @@ def run(
     return result | {"runs": runs, "documents": documents, "dim": dim, "queries": queries, "threads": faiss.omp_get_max_threads()}
 
 
-def _index(place: Path, documents: int, model: SyntheticModel, kind: str) -> tuple[GraceIndex, float | None]:
+def indexed(place: Path, corpus: Corpus, model: SyntheticModel, kind: str) -> tuple[GraceIndex, float | None]:
     """The collection with an index of ``kind``, and the seconds that FAISS, its tuning and its file took."""
-    corpus = Corpus(Numbered(documents), None, "synthetic", [])
     index = build(Collection.create(corpus, place), model, rationale=False, encode=model.encode)
     if index.faiss_kind == kind and kind != "flat":
         return index, None  # kept from an earlier run

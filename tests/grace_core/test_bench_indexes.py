@@ -19,6 +19,17 @@ def test_search_reports_ratios_and_recall_by_kind(grace, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["synthetic-500x16"]
 
 
+def test_filter_reports_time_recall_and_whether_it_was_exact(grace):
+    options = ("--documents", 400, "--dim", 16, "--kind", "flat", "--kind", "hnsw", "--share", 0.5, "--share", 0.01, "--runs", 1, "--json")
+    status, out, err = grace("bench", "filter", *options)
+    assert status == 0, err
+    result = json.loads(out)
+    assert result["ratios"].keys() == {"flat_50%", "flat_1%", "hnsw_50%", "hnsw_1%"} == result["searches"].keys()
+    assert all(value > 0 for value in result["ratios"].values())
+    assert [row["documents"] for row in result["searches"].values()] == [200, 4, 200, 4]
+    assert all(result["searches"][name]["exact"] for name in ("flat_50%", "flat_1%", "hnsw_1%"))
+
+
 @pytest.fixture
 def texts(tmp_path, sentences):
     (tmp_path / "c.txt").write_text("\n".join(sentences[:20]))

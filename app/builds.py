@@ -130,7 +130,7 @@ class Builds:
 
     def _run(self, job: Job, corpus: Corpus | None) -> None:
         from grace_core.index import BuildStopped, build
-        from grace_core.index_command import cut_text_notes
+        from grace_core.truncation import cut_text_notes
 
         def check() -> None:
             if job.stop.is_set():

@@ -1,4 +1,4 @@
-"""The ``grace`` command: the library's commands, and ``grace app``, of which the library knows nothing."""
+"""The ``grace`` command: the library's commands, and ``grace app`` and ``grace bench``, of which the library knows nothing."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from typing import Annotated
 
 import typer
 
+from benchmarks.commands import bench_app
 from grace_core.cli import app, main
 
 __all__ = ["main"]
+
+app.add_typer(bench_app, name="bench")
 
 
 @app.command("app")
@@ -33,9 +36,9 @@ def app_command(
     max_upload: Annotated[str | None, typer.Option(help="The largest file to take, e.g. 500mb; 2gb if not given.")] = None,
 ) -> None:
     """Open the explorer in a browser."""
-    from app.__main__ import main as run
+    from app.main import serve
 
-    run(
+    serve(
         collection=collection, indexes=indexes, runs=runs, host=host, port=port, open_browser=browser, root_path=root_path,
         auth=auth, auth_file=auth_file, no_auth=no_auth, rate=rate, max_upload=max_upload,
     )  # fmt: skip

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from grace_core.demo.corpus import CORPUS_DIR
 from grace_core.errors import GraceError
 from grace_core.files import read_json, write_json
+from grace_core.sources import DEMO_CORPUS_DIR
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _measure(name: str, corpus: str | None) -> dict:
     """One benchmark in a process of its own, so that none inherits the threads and the memory of another."""
     options: list[str] = [name]
     if name in ("build", "memory"):
-        options.append(str(corpus or CORPUS_DIR))
+        options.append(str(corpus or DEMO_CORPUS_DIR))
     elif name == "search-kinds":
         options = ["search", "--kind", "hnsw", "--kind", "ivfpq"]
     elif name == "search-1m":

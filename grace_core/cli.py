@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.commands import bench_app
 from grace_core.adapters.command import mteb_command
 from grace_core.console import bar, show, tell
 from grace_core.errors import GraceError
@@ -44,7 +43,6 @@ eval_app = typer.Typer(no_args_is_help=True, help="Evaluate models.")
 demo_app = typer.Typer(no_args_is_help=True, help="Make again everything that ships.")
 app.add_typer(index_app, name="index")
 app.add_typer(eval_app, name="eval")
-app.add_typer(bench_app, name="bench")
 app.add_typer(demo_app, name="demo")
 
 
@@ -299,10 +297,11 @@ def demo_corpus(
     out: Annotated[Path | None, typer.Option(help="Default: the place of the shipped corpus.")] = None, as_json: Json = False
 ) -> None:
     """Write the demo corpus from the fact base."""
-    from grace_core.demo import corpus
+    from grace_core.demo.corpus import write
+    from grace_core.sources import DEMO_CORPUS_DIR
 
-    folder = out or corpus.CORPUS_DIR
-    counts = corpus.write(folder)
+    folder = out or DEMO_CORPUS_DIR
+    counts = write(folder)
     show({"folder": str(folder), **counts}, as_json, f"{counts['documents']} passages, {counts['queries']} queries in {folder}")
 
 

@@ -50,8 +50,8 @@ def index_info(folder: Path, as_json: Json = False) -> None:
     """What a collection holds."""
     from grace_core.collection import Collection
     from grace_core.files import read_json
-    from grace_core.index_command import cut_text_notes, faiss_line, geometry_line
-    from grace_core.truncation import cut_texts
+    from grace_core.index_command import faiss_line, geometry_line
+    from grace_core.truncation import cut_text_notes, cut_texts
 
     collection = Collection(folder)
     judgements = collection.judgements

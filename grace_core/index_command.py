@@ -10,12 +10,10 @@ from grace_core.collection import Collection
 from grace_core.console import tell
 from grace_core.errors import GraceError
 from grace_core.index import Encode, GraceIndex, build
-from grace_core.model import GraceModel, Settings
+from grace_core.model import GraceModel
 from grace_core.pooling import Pooling
 from grace_core.readers import stream_corpus
-from grace_core.truncation import cut_texts, notes_on_cut_texts
-
-AGAIN = "run `grace index build` again under another --name or --out"  # an index has vectors of one limit only
+from grace_core.truncation import cut_text_notes, cut_texts
 
 
 def build_command(
@@ -84,12 +82,6 @@ def build_command(
     ]
     lines += [f"note: {note}" for note in notes]
     return {"collection": str(out), "models": built, "notes": read.notes + notes}, "\n".join(lines)
-
-
-def cut_text_notes(manifest: dict, *, positions: int | None = None) -> list[str]:
-    """What is told of the texts of an index that were cut; ``positions`` are those of its model, where it is at hand."""
-    counts, settings = manifest["counts"], Settings(**manifest["settings"])
-    return notes_on_cut_texts(counts["truncated_texts"], counts["encoded"], settings, positions=positions, again=AGAIN)
 
 
 def faiss_command(folder: Path, models: list[str], kind: str) -> tuple[dict, str]:

@@ -11,10 +11,10 @@ import torch
 from grace_core.errors import GraceError
 from grace_core.files import read_json
 from grace_core.geometry import FILE as STATISTICS_FILE
-from grace_core.model_folders import ADAPTER_CONFIG, ADAPTER_WEIGHTS, base_folder, base_name, is_adapter, stored_dtype
+from grace_core.model_folders import ADAPTER_CONFIG, ADAPTER_WEIGHTS, base_name, is_adapter, stored_dtype
 from grace_core.precision import default_dtype
 from grace_core.settings import SETTINGS_FILE, Settings
-from grace_core.sources import DEMO_MODELS_DIR, first_line, packaged_folder
+from grace_core.sources import DEMO_MODELS_DIR, base_folder, first_line, packaged_folder
 from grace_core.weights import shared, twin, with_adapter
 
 BASE_HASH = "base_sha256"  # in an adapter's settings or configuration: the fingerprint of the base that it was made for

@@ -8,6 +8,7 @@ from pathlib import Path
 from grace_core.errors import GraceError
 from grace_core.files import read_json
 from grace_core.geometry import FILE as STATISTICS_FILE
+from grace_core.gguf_files import convert, gguf_in
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 CAUSAL = ("ForCausalLM", "LMHeadModel")
@@ -33,11 +34,8 @@ def usable(folder: Path) -> Path:
         if not (folder / ADAPTER_WEIGHTS).exists():
             raise GraceError(f"{folder} is an adapter without {ADAPTER_WEIGHTS}; save it again with peft's save_pretrained")
         return folder
-    if not weight_files(folder):
-        from grace_core.gguf_files import convert, gguf_in
-
-        if path := gguf_in(folder):
-            return convert(path)
+    if not weight_files(folder) and (path := gguf_in(folder)):
+        return convert(path)
     if not (folder / "config.json").exists():
         raise GraceError(_without_config(folder))
     _check_kind(folder, _config(folder))
@@ -125,17 +123,3 @@ def base_name(folder: Path) -> str:
         raise GraceError(f"{folder} names no base; write it as base_model_name_or_path into its {ADAPTER_CONFIG}")
     beside = folder / name
     return str(beside) if name.startswith(".") and beside.is_dir() else name
-
-
-def base_folder(folder: Path) -> Path:
-    """The folder of an adapter's base. Raises GraceError if it is not to be found."""
-    from grace_core.sources import find_model
-
-    name = base_name(folder)
-    try:
-        base = find_model(name, revision=adapter_config(folder).get("revision"))
-    except GraceError as error:
-        raise GraceError(f"{folder} is an adapter of {name!r}, which is missing: {error}") from error
-    if is_adapter(base):
-        raise GraceError(f"{folder} is an adapter of {name}, itself an adapter; merge that one into its base first")
-    return base

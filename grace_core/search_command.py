@@ -7,10 +7,9 @@ from pathlib import Path
 from grace_core.cache import RepresentationCache
 from grace_core.errors import GraceError
 from grace_core.index import GraceIndex, Hit
-from grace_core.index_command import AGAIN
 from grace_core.model import GraceModel
 from grace_core.pooling import Pooling
-from grace_core.truncation import notes_on_cut_query, notes_on_cut_texts
+from grace_core.truncation import AGAIN, notes_on_cut_query, notes_on_cut_texts
 
 SHOWN = 150  # characters of a rationale
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from grace_core.errors import GraceError
 from grace_core.gguf_files import convert
-from grace_core.model_folders import ADAPTER_CONFIG, base_name, usable
+from grace_core.model_folders import ADAPTER_CONFIG, adapter_config, base_name, is_adapter, usable
 
 DEMO_MODELS_DIR = Path(__file__).parent / "demo" / "models"
+DEMO_CORPUS_DIR = Path(__file__).parent / "demo" / "corpus"
 PACKAGED_DIR = Path(__file__).parent / "packaged"  # our settings for models whose weights come from elsewhere, and adapters of them
 # what a checkpoint needs: never .bin or .pt, which are pickles
 MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
@@ -124,6 +125,18 @@ def find_model(name: str | Path, *, revision: str | None = None) -> Path:
             "check the id and the network, log in with `hf auth login` if it is gated, or use demo-base"
         ) from error
     return usable(folder)
+
+
+def base_folder(folder: Path) -> Path:
+    """The folder of an adapter's base. Raises GraceError if it is not to be found."""
+    name = base_name(folder)
+    try:
+        base = find_model(name, revision=adapter_config(folder).get("revision"))
+    except GraceError as error:
+        raise GraceError(f"{folder} is an adapter of {name!r}, which is missing: {error}") from error
+    if is_adapter(base):
+        raise GraceError(f"{folder} is an adapter of {name}, itself an adapter; merge that one into its base first")
+    return base
 
 
 def first_line(error: Exception) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from grace_core.settings import Settings
 
+AGAIN = "run `grace index build` again under another --name or --out"  # an index has vectors of one limit only
 SPLIT = "split long documents into several, which nothing here does for you"
 
 
@@ -30,6 +31,12 @@ def notes_on_cut_texts(
         "tokens, and the rest of each is in no vector"
     )
     return [f"{told}: {remedy(settings, positions=positions, again=again)}, or {SPLIT}"]
+
+
+def cut_text_notes(manifest: dict, *, positions: int | None = None) -> list[str]:
+    """What is told of the texts of an index that were cut; ``positions`` are those of its model, where it is at hand."""
+    counts, settings = manifest["counts"], Settings(**manifest["settings"])
+    return notes_on_cut_texts(counts["truncated_texts"], counts["encoded"], settings, positions=positions, again=AGAIN)
 
 
 def notes_on_cut_query(kept: int, left_out: int, settings: Settings) -> list[str]:

@@ -202,13 +202,13 @@ def root() -> Path:
 @pytest.fixture
 def grace(monkeypatch, capsys):
     """Runs the ``grace`` command in this process: ``grace("search", …) -> (exit status, stdout, stderr)``."""
-    from grace_core import cli
+    from app.command import main
 
     def run(*args) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["grace", *map(str, args)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as exit_:
-            cli.main()
+            main()
         out, err = capsys.readouterr()
         return exit_.value.code or 0, out, err
 

@@ -17,7 +17,7 @@ import gradio as gr
 
 from app.components.html import Safe, join, tag
 from app.components.results import letter
-from app.tabs import html
+from app.components.scripts import html
 
 SCRIPTS = "elements map_data map_draw map_overlay map_panel map"
 MODES = {"pan": "Move", "lasso": "Lasso", "select": "Box"}

@@ -9,9 +9,10 @@ import gradio as gr
 from app.builds import Builds, estimate, read_upload, shortened, suggested_name
 from app.components.corpus import render_estimate, render_job, render_no_preview, render_preview, render_unfinished
 from app.components.html import banner, tag
+from app.components.scripts import html
 from app.gate import runs_model
 from app.messages import message_of
-from app.tabs import Shell, html
+from app.tabs import Shell
 from grace_core.collection import collection_folder, difference
 from grace_core.errors import GraceError
 from grace_core.readers import SUFFIXES, Preview, preview

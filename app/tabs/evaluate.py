@@ -15,6 +15,7 @@ import gradio as gr
 from app.components.evaluate import CANVAS, picture, render_cases, render_none, render_progress, render_scores, render_trouble
 from app.components.html import banner
 from app.components.results import render_results
+from app.components.scripts import html
 from app.evaluate import (
     ALL,
     FIRST,
@@ -32,7 +33,7 @@ from app.evaluate import (
 from app.gate import runs_model
 from app.messages import message_of
 from app.search import Side, Snapshot
-from app.tabs import Shell, explore, html
+from app.tabs import Shell, explore
 from app.tabs.explore import SAME_TIME, Latest
 from grace_core.errors import GraceError
 

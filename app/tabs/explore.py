@@ -13,10 +13,11 @@ from gradio.events import Dependency
 from app.components.detail import render_detail
 from app.components.html import banner
 from app.components.results import render_empty, render_examples, render_failure, render_note, render_results
+from app.components.scripts import html
 from app.gate import runs_model
 from app.messages import message_of
 from app.search import Side, Snapshot, open_document, search
-from app.tabs import Shell, html
+from app.tabs import Shell
 from app.view import MAX_ID, SIZES, View, check_query, default_view, read_hit, read_view
 from app.why import read_case, read_source, what_if, why
 from grace_core.errors import GraceError

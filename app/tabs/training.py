@@ -12,10 +12,11 @@ import gradio as gr
 
 from app.components.curves import CANVAS, curves
 from app.components.html import banner
+from app.components.scripts import html
 from app.components.training import render_probes, render_runs
 from app.messages import message_of
 from app.runs import Run, Runs
-from app.tabs import Shell, html
+from app.tabs import Shell
 from app.view import TrainingView, change_training, read_training, settle
 
 TICK = 3.0  # seconds

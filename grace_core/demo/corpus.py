@@ -16,11 +16,11 @@ from random import Random
 
 from grace_core.demo import text
 from grace_core.demo.factbase import Kind, Thing, load_kinds
+from grace_core.sources import DEMO_CORPUS_DIR
 
 SEED = 2510_04506
 SPLITS = {"train": 0.6, "dev": 0.15, "test": 0.25}
 MIN_WORDS, MAX_WORDS = 30, 90
-CORPUS_DIR = Path(__file__).parent / "corpus"
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def beir(found: list[Entry] | None = None) -> tuple[list[dict], list[dict], dict
     return documents, queries, qrels
 
 
-def write(folder: Path = CORPUS_DIR) -> dict[str, int]:
+def write(folder: Path = DEMO_CORPUS_DIR) -> dict[str, int]:
     """Write the corpus to ``folder`` in BEIR layout; returns the counts."""
     documents, queries, qrels = beir()
     (folder / "qrels").mkdir(parents=True, exist_ok=True)

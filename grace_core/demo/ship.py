@@ -7,14 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from grace_core.collection import Collection
-from grace_core.demo.corpus import CORPUS_DIR
 from grace_core.evaluation.command import retrieval_command
 from grace_core.files import read_json, write_json
 from grace_core.index import GraceIndex, build
 from grace_core.map_command import map_command
 from grace_core.model import GraceModel
 from grace_core.readers import read_corpus
-from grace_core.sources import DEMO_MODELS_DIR
+from grace_core.sources import DEMO_CORPUS_DIR, DEMO_MODELS_DIR
 from grace_core.training.config import load_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -48,7 +47,7 @@ def build_collection(out: Path, *, report: Callable[[str], None]) -> dict[str, G
 
     An index of weights that are no longer those is made again.
     """
-    collection = Collection.create(read_corpus(CORPUS_DIR), out)
+    collection = Collection.create(read_corpus(DEMO_CORPUS_DIR), out)
     made = {}
     for name in INDEXED:
         model = GraceModel.from_pretrained(name)

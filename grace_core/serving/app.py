@@ -217,8 +217,9 @@ def _add_openai(app: FastAPI, served: Served) -> None:
         served.pooling(asked.model, None)
         talk = await served.in_front(submit, served.model, served.batcher, served.limits, asked, asyncio.get_running_loop())
         if asked.stream:
-            return StreamingResponse(stream(served, talk, asked), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-        return json_response(await unless_gone(request, complete(served, talk, asked)))
+            events = stream(served.metrics, talk, asked)
+            return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        return json_response(await unless_gone(request, complete(served.metrics, talk, asked)))
 
 
 def _embeddings_response(asked: EmbeddingsRequest, made: Representations, pooling: Pooling, geometry: Geometry) -> Response:

@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from grace_core.engines.transformers import Decoding
 from grace_core.errors import GraceError
@@ -17,11 +16,9 @@ from grace_core.serving.batching import Batcher, Chat
 from grace_core.serving.chat import Answer, conversation
 from grace_core.serving.errors import ApiError, from_failure, to_json
 from grace_core.serving.limits import Limits
+from grace_core.serving.metrics import Metrics
 from grace_core.serving.schemas import ChatRequest
 from grace_core.serving.texts import positions_of
-
-if TYPE_CHECKING:
-    from grace_core.serving.app import Served
 
 
 @dataclass(eq=False)
@@ -74,7 +71,7 @@ def _decoding(model: GraceModel, limits: Limits, asked: ChatRequest, prompt: int
     return Decoding(given or min(model.settings.max_new_tokens, room), temperature, 1.0 if asked.top_p is None else asked.top_p, seed)
 
 
-async def _pieces(served: Served, talk: Talk) -> AsyncIterator[tuple[str, str | None]]:
+async def _pieces(metrics: Metrics, talk: Talk) -> AsyncIterator[tuple[str, str | None]]:
     """New text and, at last, why the answer ended. Whoever stops listening stops the model."""
     answer = talk.answer
     try:
@@ -92,8 +89,8 @@ async def _pieces(served: Served, talk: Talk) -> AsyncIterator[tuple[str, str | 
                 return
     finally:
         talk.chat.cancelled = True
-        served.metrics.tokens.labels("prompt").inc(len(talk.chat.prompt.ids))
-        served.metrics.tokens.labels("completion").inc(len(answer.ids))
+        metrics.tokens.labels("prompt").inc(len(talk.chat.prompt.ids))
+        metrics.tokens.labels("completion").inc(len(answer.ids))
 
 
 def _usage(talk: Talk) -> dict[str, int]:
@@ -101,16 +98,16 @@ def _usage(talk: Talk) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-async def complete(served: Served, talk: Talk, asked: ChatRequest) -> dict:
+async def complete(metrics: Metrics, talk: Talk, asked: ChatRequest) -> dict:
     """The whole answer."""
-    reasons = [reason async for _, reason in _pieces(served, talk)]
+    reasons = [reason async for _, reason in _pieces(metrics, talk)]
     message = {"role": "assistant", "content": talk.answer.text, "refusal": None}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reasons[-1]}
     shared = {"id": talk.id, "object": "chat.completion", "created": talk.created, "model": asked.model}
     return shared | {"choices": [choice], "usage": _usage(talk)}
 
 
-async def stream(served: Served, talk: Talk, asked: ChatRequest) -> AsyncIterator[bytes]:
+async def stream(metrics: Metrics, talk: Talk, asked: ChatRequest) -> AsyncIterator[bytes]:
     """The answer in pieces, an event each; the last one is ``[DONE]``."""
     shared = {"id": talk.id, "object": "chat.completion.chunk", "created": talk.created, "model": asked.model}
 
@@ -119,7 +116,7 @@ async def stream(served: Served, talk: Talk, asked: ChatRequest) -> AsyncIterato
 
     try:
         yield chunk({"role": "assistant", "content": ""})
-        async with aclosing(_pieces(served, talk)) as pieces:  # a client that goes away ends them at once
+        async with aclosing(_pieces(metrics, talk)) as pieces:  # a client that goes away ends them at once
             async for piece, reason in pieces:
                 if piece:
                     yield chunk({"content": piece})

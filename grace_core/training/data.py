@@ -20,10 +20,10 @@ from random import Random
 
 import torch
 
-from grace_core.demo.corpus import CORPUS_DIR
 from grace_core.errors import GraceError
 from grace_core.prompt import PromptBuilder
 from grace_core.readers import Corpus, read_corpus
+from grace_core.sources import DEMO_CORPUS_DIR
 from grace_core.training.config import TrainConfig
 
 QUERY, POSITIVE, NEGATIVE = "query", "positive", "negative"
@@ -84,7 +84,7 @@ class Layout:
 
 def folders_of(path: str | Sequence[str]) -> list[Path]:
     """The folders or files of a configured path, or of several; ``demo`` stands for the corpus that ships."""
-    return [CORPUS_DIR if one == "demo" else Path(one) for one in ([path] if isinstance(path, str) else path)]
+    return [DEMO_CORPUS_DIR if one == "demo" else Path(one) for one in ([path] if isinstance(path, str) else path)]
 
 
 def read_items(config: TrainConfig) -> list[Item]:

@@ -303,7 +303,7 @@ def test_kept_runs_are_shown_best_first_until_there_is_one(tmp_path):
 
 
 def test_the_kept_runs_of_the_study_can_be_looked_at():
-    from app.__main__ import STUDY
+    from app.main import STUDY
 
     found = Runs("none", STUDY).all()
     assert {run.objective for run in found} >= {"symmetric", "reference", "joint"}

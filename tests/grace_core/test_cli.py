@@ -187,7 +187,7 @@ def test_demo_index_encodes_with_what_is_indexed_and_again_with_new_weights(grac
     shutil.copytree(model, tmp_path / "models" / "demo-base")
     shutil.copytree(model, tmp_path / "models" / "demo-cl")
     monkeypatch.setattr("grace_core.sources.DEMO_MODELS_DIR", tmp_path / "models")
-    monkeypatch.setattr("grace_core.demo.ship.CORPUS_DIR", dataset)
+    monkeypatch.setattr("grace_core.demo.ship.DEMO_CORPUS_DIR", dataset)
     monkeypatch.setattr("grace_core.demo.ship.INDEXED", ("demo-base", "demo-cl"))
     status, out, err = grace("demo", "index", "--out", tmp_path / "demo", "--json")
     assert status == 0, err

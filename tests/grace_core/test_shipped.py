@@ -8,7 +8,6 @@ import warnings
 import numpy as np
 import pytest
 
-from grace_core.demo.corpus import CORPUS_DIR
 from grace_core.demo.ship import INDEXED
 from grace_core.evaluation.retrieval import evaluate_index, judged_queries, per_query
 from grace_core.explain import Explainer
@@ -17,7 +16,7 @@ from grace_core.index import GraceIndex
 from grace_core.model import GraceModel
 from grace_core.pooling import Pooling
 from grace_core.readers import read_corpus
-from grace_core.sources import DEMO_MODELS_DIR, demo_models, named_here
+from grace_core.sources import DEMO_CORPUS_DIR, DEMO_MODELS_DIR, demo_models, named_here
 from grace_core.training.config import TrainConfig, load_config
 
 
@@ -84,7 +83,7 @@ def test_training_ends_the_habit_of_stopping_at_the_topic(demo_collection, demo_
 
 
 def test_the_collection_holds_the_demo_corpus(index):
-    shipped = read_corpus(CORPUS_DIR)
+    shipped = read_corpus(DEMO_CORPUS_DIR)
     assert index.collection.corpus.documents == shipped.documents
     assert index.collection.judgements == shipped.judgements
     assert len(index) == len(shipped.documents)

@@ -40,6 +40,10 @@ LINES = (
     Line("search-kinds", "ivfpq_single", "search 100,000 × 256, IVF-PQ with exact cosines, one a call", "raw FAISS, IVF-PQ", "≥ 0.95"),
     Line("search-1m", "flat_batch", "search 1,000,000 × 256, 256 queries at once", "raw FAISS, flat", "≥ 0.95"),
     Line("search-1m", "flat_single", "search 1,000,000 × 256, one query a call", "raw FAISS, flat", "≥ 0.95"),
+    *(
+        Line("filter", f"flat_{share}", f"search among {share} of 100,000 × 256", "without a filter, or brute force: the faster", "≤ 1.2")
+        for share in ("50%", "1%", "0.01%")
+    ),
     Line("serve", "vs_library", "server, 64 clients, one text a request", "the library in one process, same texts", "≥ 0.8"),
     Line("build", "cache", "index build, all texts in the cache", "reading Parquet and writing FAISS", "≥ 0.7"),
     Line("build", "cache_vs_same_files", "index build, all texts in the cache", "reading Parquet and writing the same files"),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from grace_core.errors import GraceError
 
@@ -62,16 +63,16 @@ def write_json(path: Path, value) -> None:
     write_atomically(path, lambda target: target.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"))
 
 
-def read_json(path: Path) -> dict:
-    """A JSON object from a file. Raises GraceError if it is not there or is none."""
+def read_json(path: Path, remedy: str = "build this index again") -> dict:
+    """A JSON object from a file. Raises GraceError, with the remedy, if it is not there or is none."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise GraceError(f"{path} is missing") from None
+        raise GraceError(f"{path} is missing; restore it, or {remedy}") from None
     except (OSError, ValueError) as error:
-        raise GraceError(f"{path} cannot be read ({error}); it was damaged or edited, build this index again") from error
+        raise GraceError(f"{path} cannot be read ({error}); it was damaged or edited, {remedy}") from error
     if not isinstance(value, dict):
-        raise GraceError(f"{path} holds a {type(value).__name__}, expected an object; build this index again")
+        raise GraceError(f"{path} holds a {type(value).__name__}, expected an object; {remedy}")
     return value
 
 
@@ -84,9 +85,12 @@ def sha256(path: Path) -> str:
 def only_writer(folder: Path) -> Iterator[None]:
     """Hold the folder's lock. The system frees it when the process ends, however it ends."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise GraceError(f"another process is building in {folder}; wait for it, or end it") from None
+    lock = FileLock(folder / ".lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise GraceError(f"another process is building in {folder}; wait for it, or end it") from None
+    try:
         yield
+    finally:
+        lock.release()

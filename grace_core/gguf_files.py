@@ -117,7 +117,7 @@ def convert(path: Path, *, rounded: bool = False) -> Path:
     cache that cannot be written.
     """
     if not path.is_file():
-        raise GraceError(f"{path} is not a file")
+        raise GraceError(f"{path} is not a file; check the path, or name another model")
     if SPLIT.search(path.name):
         read_header(path)  # tells that it is one of several
     folder = converted_folder(path, rounded=rounded)

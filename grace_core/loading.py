@@ -33,7 +33,7 @@ def saved_settings(name: str | Path, folder: Path) -> dict:
     """The settings that a model comes with: ours for a packaged one, those in its folder, or, for an adapter without, its base's."""
     file = (packaged_folder(name) or folder) / SETTINGS_FILE
     if file.exists():
-        return {key: value for key, value in read_json(file).items() if key != BASE_HASH}
+        return {key: value for key, value in read_json(file, "correct or remove it").items() if key != BASE_HASH}
     return saved_settings(base_name(folder), base_folder(folder)) if is_adapter(folder) else {}
 
 
@@ -58,7 +58,7 @@ def load_for_transformers(
     folder: Path, _settings: Settings, device: str | None, dtype: str | None, trust_remote_code: bool, share: bool
 ) -> Loaded:
     """Model and tokenizer. With ``share`` the weights are those of other models here that were made from the same files."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -78,12 +78,22 @@ def load_for_transformers(
         options = {"dtype": getattr(torch, chosen), "trust_remote_code": trust_remote_code, "use_safetensors": True}
         return AutoModelForCausalLM.from_pretrained(base, **options).to(place).eval()
 
+    AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code)  # what is wrong there is said of the model, not of its tokenizer
     own_tokenizer = adapter is not None and (adapter / "tokenizer.json").exists()
-    tokenizer = AutoTokenizer.from_pretrained(adapter if own_tokenizer else base, trust_remote_code=trust_remote_code)
+    tokenizer = _tokenizer(adapter if own_tokenizer else base, trust_remote_code)
     weights = shared(base, chosen, str(place), read) if share else read()
     model = twin(weights) if share else weights
     wrapped = None if adapter is None else with_adapter(model, adapter)
     return Loaded({"model": model, "tokenizer": tokenizer}, weights if share else None, wrapped)
+
+
+def _tokenizer(folder: Path, trust_remote_code: bool):
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except Exception as error:  # tokenizers raises plain Exception, and a file that is no JSON anything
+        raise GraceError(f"the tokenizer in {folder} cannot be read ({first_line(error)}); fetch or save the model again") from error
 
 
 def _check_base(adapter: Path, base: Path) -> None:
@@ -101,7 +111,7 @@ def load_for_vllm(
     folder: Path, settings: Settings, _device: str | None, dtype: str | None, trust_remote_code: bool, _share: bool
 ) -> Loaded:
     """Tokenizer, configuration and engine; the weights are in vLLM's process only."""
-    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+    from transformers import AutoConfig, GenerationConfig
 
     from grace_core.engines.vllm import VllmEngine
 
@@ -112,7 +122,7 @@ def load_for_vllm(
         )
     if trust_remote_code:
         raise GraceError("vLLM is not given a model's own code to run; use the transformers engine for it")
-    tokenizer, config = AutoTokenizer.from_pretrained(folder), AutoConfig.from_pretrained(folder)
+    tokenizer, config = _tokenizer(folder, False), AutoConfig.from_pretrained(folder)
     if (folder / "generation_config.json").exists():
         generation = GenerationConfig.from_pretrained(folder)
     else:

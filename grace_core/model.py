@@ -25,7 +25,7 @@ from grace_core.loading import Loaded, end_ids, folder_fingerprint, load_for_tra
 from grace_core.pooling import Pooling, embeddings
 from grace_core.precision import DTYPES
 from grace_core.prompt import Prompt, PromptBuilder
-from grace_core.settings import SETTINGS_FILE, Settings
+from grace_core.settings import SETTINGS_FILE, Settings, check_names
 from grace_core.sources import DEMO_MODELS_DIR, find_model, first_line, full_name, model_name, packaged_folder
 from grace_core.text_stream import TextStream
 from grace_core.texts import as_list, as_texts
@@ -90,9 +90,7 @@ class GraceModel:
         self.cache = cache
         self.prompts = PromptBuilder(tokenizer, **settings.prompt)
         self.engine_name = "transformers" if engine is None else "vllm"
-        self.engine = engine or TransformersEngine(
-            model, pad_id=pad_id(tokenizer), end_ids=end_ids(model.generation_config, tokenizer)
-        )
+        self.engine = engine or TransformersEngine(model, pad_id=pad_id(tokenizer), end_ids=end_ids(model.generation_config, tokenizer))
 
     @classmethod
     def from_pretrained(
@@ -118,21 +116,24 @@ class GraceModel:
         engine = engine or "transformers"
         check_engine(engine, device)
         folder = find_model(name, revision=revision)
+        given = saved_settings(name, folder) | settings
+        check_names(given, f" for {name}")
         try:
-            chosen = Settings(**saved_settings(name, folder) | settings)
-        except TypeError as error:
-            raise GraceError(f"unknown setting for {name}: {error}; known are {', '.join(asdict(Settings()))}") from error
+            chosen = Settings(**given)
+        except GraceError as error:
+            raise GraceError(f"{name}: {error}; correct it in the call, or in the model's {SETTINGS_FILE}") from error
         if dtype not in (None, *DTYPES):
             raise GraceError(f"dtype must be float32, bfloat16 or float16, got {dtype!r}")
-        from safetensors import SafetensorError
-
         load = load_for_transformers if engine == "transformers" else load_for_vllm
         try:
             loaded = load(folder, chosen, device, dtype, trust_remote_code, share)
         except GraceError:
             raise
-        except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
-            raise GraceError(f"{name}: not a causal language model that can be loaded from {folder}: {first_line(error)}") from error
+        except Exception as error:  # transformers, tokenizers, huggingface_hub and safetensors each have their own kinds
+            told = first_line(error)
+            if "ignore_mismatched_sizes" in told:
+                told = "its weights have other shapes than its config.json tells; fetch or save the model again"
+            raise GraceError(f"{name}: not a causal language model that can be loaded from {folder}: {told}") from error
         made = cls(settings=chosen, name=full_name(name), cache=cache, **loaded.parts)
         made._loaded, made._folder, made._packaged = loaded, folder, packaged_folder(name)
         return made
@@ -374,10 +375,8 @@ class GraceModel:
 
     def _chosen(self, overrides: dict) -> tuple[Settings, PromptBuilder]:
         """The settings with ``overrides``, and who builds their prompts."""
-        try:
-            chosen = replace(self.settings, **overrides)
-        except TypeError as error:
-            raise GraceError(f"unknown setting: {error}; known are {', '.join(asdict(self.settings))}") from error
+        check_names(overrides)
+        chosen = replace(self.settings, **overrides)
         if chosen.prompt == self.settings.prompt:
             return chosen, self.prompts
         return chosen, PromptBuilder(self.tokenizer, **chosen.prompt)

@@ -11,6 +11,13 @@ from grace_core.geometry import FILE as STATISTICS_FILE
 from grace_core.gguf_files import convert, gguf_in
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+SHARDS = "model.safetensors.index.json"
+LONGEST_HEAD = 100_000_000  # bytes, as safetensors itself has it
+TOKENIZERS = ("*token*", "vocab*", "merges.txt", "*.model", "tekken.json", "*.tiktoken")
+OTHERS = {  # files of other programs
+    "*.onnx": "ONNX", "onnx/*.onnx": "ONNX", "*.h5": "TensorFlow", "*.msgpack": "Flax", "*.mlmodel": "Core ML", "*.npz": "MLX",
+    "*.engine": "TensorRT", "*.mlc": "MLC", "*.tflite": "TensorFlow Lite", "openvino_model.*": "OpenVINO",
+}  # fmt: skip
 CAUSAL = ("ForCausalLM", "LMHeadModel")
 HEADLESS = ("Model", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForPreTraining")
 
@@ -41,7 +48,43 @@ def usable(folder: Path) -> Path:
     _check_kind(folder, _config(folder))
     if not weight_files(folder):
         raise GraceError(_without_weights(folder))
+    for path in weight_files(folder):
+        _check_weights(path)
+    _check_shards(folder)
+    if not any(any(folder.glob(pattern)) for pattern in TOKENIZERS):
+        raise GraceError(f"{folder} holds a model without its tokenizer; fetch or save tokenizer.json and the like into it too")
     return folder
+
+
+def _check_weights(path: Path) -> None:
+    """Raises GraceError for a safetensors file that is not whole: its head tells how long it is."""
+    size, pointer, cause = path.stat().st_size, b"version https://git-lfs", None
+    with path.open("rb") as file:
+        start = file.read(len(pointer))
+        length = int.from_bytes(start[:8], "little")
+        file.seek(8)
+        head = file.read(length) if length <= min(size, LONGEST_HEAD) else b""
+    if start == pointer:
+        raise GraceError(f"{path} is a Git LFS pointer, expected the weights; fetch them with `git lfs pull`")
+    try:
+        tensors = [entry for name, entry in json.loads(head).items() if name != "__metadata__"]
+        expected = 8 + length + max((entry["data_offsets"][1] for entry in tensors), default=0)
+    except (ValueError, AttributeError, KeyError, TypeError, IndexError) as error:
+        expected, cause = None, error
+    if expected != size:
+        what = "it begins like no safetensors file" if expected is None else f"it has {size:,} bytes, expected {expected:,}"
+        told = f"{path} is not a causal language model that can be loaded: {what}; it is cut off or damaged, fetch or save it again"
+        raise GraceError(told) from cause
+
+
+def _check_shards(folder: Path) -> None:
+    """Raises GraceError where the index of weights in several files names one that is missing."""
+    if (folder / "model.safetensors").exists() or not (folder / SHARDS).exists():
+        return
+    names = read_json(folder / SHARDS, "fetch or save the model again").get("weight_map")
+    missing = sorted({str(name) for name in names.values() if not (folder / str(name)).exists()}) if isinstance(names, dict) else [SHARDS]
+    if missing:
+        raise GraceError(f"{folder} lacks {', '.join(missing)[:200]}, which {SHARDS} names; fetch or save the whole model")
 
 
 def _config(folder: Path) -> dict:
@@ -49,7 +92,9 @@ def _config(folder: Path) -> dict:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise GraceError(f"{folder / 'config.json'} cannot be read ({error}); save or fetch the model again") from error
-    return config if isinstance(config, dict) else {}
+    if not isinstance(config, dict):
+        raise GraceError(f"{folder / 'config.json'} holds a {type(config).__name__}, expected an object; save or fetch the model again")
+    return config
 
 
 def stored_dtype(folder: Path) -> str | None:
@@ -64,6 +109,11 @@ def _without_config(folder: Path) -> str:
         return f"{folder} is a sentence-transformers folder, an encoder that writes no text; name a causal language model"
     if (folder / "model_index.json").exists():
         return f"{folder} is a diffusion pipeline, which makes images; name a causal language model"
+    if kind := next((kind for pattern, kind in OTHERS.items() if any(folder.glob(pattern))), None):
+        return f"{folder} has its weights for {kind} only, and no config.json; take the safetensors of this model"
+    within = sorted(str(path.parent.relative_to(folder)) for depth in ("*", "snapshots/*") for path in folder.glob(f"{depth}/config.json"))
+    if within:
+        return f"{folder} holds no model itself; name one of the folders in it: {', '.join(within[-5:])[:200]}"
     if any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
         return f"{folder} holds a tokenizer alone, without config.json and weights; name the folder that the whole model was saved to"
     return f"{folder} is a folder without config.json, so not a model; name the folder that a model was saved to"
@@ -76,7 +126,7 @@ def _without_weights(folder: Path) -> str:
             f"{folder} has its weights as {pickles[0]} only, a pickle, which may run code when it is read; take the safetensors of this "
             "model, or, if you trust it, convert it: AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)"
         )
-    for pattern, kind in {"*.onnx": "ONNX", "*.h5": "TensorFlow", "*.msgpack": "Flax", "*.mlmodel": "Core ML"}.items():
+    for pattern, kind in OTHERS.items():
         if any(folder.glob(pattern)):
             return f"{folder} has its weights for {kind} only; take the safetensors of this model"
     return f"{folder} has a config.json but no *.safetensors; fetch or save the weights too"
@@ -104,10 +154,7 @@ def _check_kind(folder: Path, config: dict) -> None:
 
 def adapter_config(folder: Path) -> dict:
     """An adapter's configuration. Raises GraceError if it is no LoRA adapter of a causal language model."""
-    try:
-        config = read_json(folder / ADAPTER_CONFIG)
-    except GraceError as error:
-        raise GraceError(f"{folder / ADAPTER_CONFIG} cannot be read; save the adapter again") from error
+    config = read_json(folder / ADAPTER_CONFIG, "save the adapter again")
     if config.get("peft_type") != "LORA":
         kind = config.get("peft_type")
         raise GraceError(f"{folder} is an adapter of the kind {kind!r}, expected LORA; merge it into its base and save that")

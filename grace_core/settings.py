@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
 
 from grace_core.chat_templates import DATE, checked_arguments, checked_date
 from grace_core.engines.inflight import Decoding
+from grace_core.errors import GraceError
 from grace_core.prompt import REPRESENTATION_PROMPT
 
 SETTINGS_FILE = "grace_config.json"
+_KINDS = {
+    "system": (str, "a text"), "max_prompt_tokens": (Integral, "a whole number"), "max_new_tokens": (Integral, "a whole number"),
+    "temperature": (Real, "a number"), "top_p": (Real, "a number"), "seed": (Integral, "a whole number"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,10 @@ class Settings:
     date: str = DATE
 
     def __post_init__(self):
+        for name, (kind, word) in _KINDS.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise GraceError(f"{name} must be {word}, got {value!r:.60}")
         object.__setattr__(self, "template", checked_arguments(self.template))
         object.__setattr__(self, "date", checked_date(self.date))
         _ = self.decoding  # a value out of range is refused before anything is done with it
@@ -41,3 +52,10 @@ class Settings:
     def prompt(self) -> dict:
         """What decides a prompt, as PromptBuilder takes it."""
         return {name: getattr(self, name) for name in ("system", "max_prompt_tokens", "template", "date")}
+
+
+def check_names(names: Iterable[str], of: str = "") -> None:
+    """Raises GraceError for a name that is none of a setting; ``of`` is what it was given for."""
+    known = [each.name for each in fields(Settings)]
+    if unknown := [name for name in names if name not in known]:
+        raise GraceError(f"unknown setting{of}: {', '.join(map(repr, unknown))[:200]}; known are {', '.join(known)}")

@@ -111,9 +111,15 @@ def find_model(name: str | Path, *, revision: str | None = None) -> Path:
         return convert(Path(text))
     if os.path.isdir(text):  # Path.is_dir raises where a name is too long
         return usable(Path(text))
+    if os.path.isfile(text):
+        raise GraceError(
+            f"{text} is a file, expected a folder or a .gguf file; name the folder that it lies in, with the model's config.json"
+        )
+    if text.startswith(HUB := "https://huggingface.co/"):
+        raise GraceError(f"{text[:200]} is an address, expected an id; give {'/'.join(text[len(HUB) :].split('/')[:2])[:100]!r}")
     parts = text.split("/")
     if len(parts) > 2 or any(not part or part.startswith(".") for part in parts) or not all(c.isalnum() or c in "-_./" for c in text):
-        raise GraceError(f"{text!r} is neither a demo model, nor a folder, nor a Hugging Face id such as Qwen/Qwen2.5-0.5B-Instruct")
+        raise GraceError(f"{text[:200]!r} is neither a demo model, nor a folder, nor a Hugging Face id such as Qwen/Qwen2.5-0.5B-Instruct")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -121,7 +127,7 @@ def find_model(name: str | Path, *, revision: str | None = None) -> Path:
         folder = Path(snapshot_download(text, revision=revision, allow_patterns=MODEL_FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise GraceError(
-            f"model {text!r} is no folder here and could not be fetched from the Hugging Face hub ({first_line(error)}); "
+            f"model {text[:200]!r} is no folder here and could not be fetched from the Hugging Face hub ({first_line(error)}); "
             "check the id and the network, log in with `hf auth login` if it is gated, or use demo-base"
         ) from error
     return usable(folder)
@@ -140,5 +146,6 @@ def base_folder(folder: Path) -> Path:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what an error says, or its kind."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    """The first line of what an error says, and the second where that only announces it; or its kind."""
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:200]

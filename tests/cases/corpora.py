@@ -144,7 +144,8 @@ def metadata_filter(case: Case) -> None:
 
 
 NESTED = {
-    "list-text.parquet": "column 'text' holds a value of type list, expected a string", "nan-id.parquet": "row 3: the id (column 'id') is empty or missing",
+    "list-text.parquet": "column 'text' holds a value of type list, expected a string",
+    "nan-id.parquet": "row 3: the id (column 'id') is empty or missing",
     "odd-names.parquet": "", "pandas-index.parquet": "", "struct-text.parquet": "no text column: columns found are ['meta']",
 }  # fmt: skip
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from grace_core.errors import GraceError
 from grace_core.gguf_files import convert
+from grace_core.model import GraceModel
 from grace_core.precision import default_dtype, multiplies_bfloat16
 from grace_core.sources import DEMO_MODELS_DIR, PACKAGED_DIR, PACKAGES, find_model, full_name, packaged_folder
 
@@ -20,6 +22,7 @@ def folder_with(path: Path, config: dict | None = None, files: tuple[str, ...] =
     if config is not None:
         (path / "config.json").write_text(json.dumps(config))
     for name in files:
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).write_bytes(b"")
     return path
 
@@ -40,6 +43,11 @@ OTHERS = {
     "tokenizer": (None, ("tokenizer.json", "tokenizer_config.json"), "a tokenizer alone"),
     "pipeline": (None, ("model_index.json",), "makes images"),
     "empty": (None, (), "a folder without config.json, so not a model"),
+    "onnx below": (QWEN, ("onnx/model.onnx",), "for ONNX only"),
+    "mlx": (None, ("weights.npz", "tokenizer.json"), "for MLX only, and no config.json"),
+    "run": (None, ("checkpoint-10/config.json",), "name one of the folders in it: checkpoint-10"),
+    "snapshot": (None, ("snapshots/a1/config.json",), "name one of the folders in it: snapshots/a1"),
+    "shard": (QWEN, ("model-00002-of-00002.safetensors",), "begins like no safetensors file.*cut off or damaged"),
 }
 
 
@@ -56,6 +64,51 @@ def test_a_config_that_is_damaged(tmp_path):
     (folder / "config.json").write_text("{")
     with pytest.raises(GraceError, match=r"config.json cannot be read"):
         find_model(folder)
+
+
+CHANGES = {  # of a whole model: a file's content, and what is told
+    "no tokenizer": ({"tokenizer.json": None, "tokenizer_config.json": None}, "holds a model without its tokenizer"),
+    "tokenizer": ({"tokenizer.json": "{"}, r"the tokenizer in .* cannot be read"),
+    "list": ({"config.json": "[]"}, "config.json holds a list, expected an object"),
+    "pointer": ({"model.safetensors": "version https://git-lfs.github.com/spec/v1\noid"}, "a Git LFS pointer.*git lfs pull"),
+    "words": ({"model.safetensors": "no weights"}, "begins like no safetensors file"),
+    "settings": ({"grace_config.json": "{"}, "grace_config.json cannot be read.*correct or remove it"),
+    "unknown": ({"grace_config.json": '{"max_tokens": 3}'}, "unknown setting for .*'max_tokens'; known are system"),
+    "kind": ({"grace_config.json": '{"max_new_tokens": "3"}'}, "max_new_tokens must be a whole number, got '3'; correct it"),
+    "missing": ({"model.safetensors": None, "model.safetensors.index.json": '{"weight_map": {"a": "b.safetensors"}}',
+                 "c.safetensors": b"\x02" + bytes(7) + b"{}"}, "lacks b.safetensors, which model.safetensors.index.json names"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_folder_that_is_not_whole(name, tiny_folder, tmp_path):
+    files, told = CHANGES[name]
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "folder"))
+    for file, content in files.items():
+        if content is None:
+            (folder / file).unlink(missing_ok=True)
+        else:
+            (folder / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(GraceError, match=told) as error:
+        GraceModel.from_pretrained(folder, device="cpu")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("change", [{"hidden_size": "big"}, {"num_hidden_layers": -1}, {"hidden_size": 64}, {"model_type": "mamba9"}])
+def test_a_config_that_does_not_fit(change, tiny_folder, tmp_path):
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "folder"))
+    (folder / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()) | change))
+    with pytest.raises(GraceError, match="not a causal language model that can be loaded from") as error:
+        GraceModel.from_pretrained(folder, device="cpu")
+    assert "\n" not in str(error.value)
+
+
+def test_files_and_addresses_are_no_models(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(GraceError, match=r"is a file, expected a folder or a .gguf file; name the folder"):
+        find_model(tmp_path / "model.safetensors")
+    with pytest.raises(GraceError, match=r"is an address, expected an id; give 'Qwen/Qwen3-0.6B'"):
+        find_model("https://huggingface.co/Qwen/Qwen3-0.6B/tree/main")
 
 
 def test_folders_and_names(tiny_folder, monkeypatch, tmp_path):
@@ -95,8 +148,6 @@ def test_precision_where_nobody_says_so():
 
 
 def test_demo_models_run_in_float32(demo_base):
-    from grace_core.model import GraceModel
-
     assert GraceModel.from_pretrained("demo-base", device="cpu").dtype == "float32"
 
 

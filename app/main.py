@@ -15,6 +15,7 @@ from app import api
 from app.components.html import tag
 from app.components.scripts import html
 from app.gate import MAX_UPLOAD, RATE, VARIABLE, Accounts, Gate, is_loopback, read_accounts, read_size
+from app.head import Head
 from app.runs import Runs
 from app.state import Workspace
 from app.tabs import Shell, corpus, evaluate, explore, map, training
@@ -111,7 +112,7 @@ def launch(
         footer_links=["api"],
         run_history=False,
         auth=accounts,
-        app_kwargs={"middleware": [Middleware(Gate, demo=demo, rate=rate, max_upload=max_upload)]},
+        app_kwargs={"middleware": [Middleware(Gate, demo=demo, rate=rate, max_upload=max_upload), Middleware(Head)]},
         max_file_size=max_upload,
         enable_monitoring=False,
         pwa=False,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import httpx
 import pytest
 from gradio_client import Client
@@ -56,6 +58,13 @@ def test_nothing_is_answered_without_a_name_and_its_password(demo, visitor):
     for name, password in [("ann", "one"), ("ann", "drei"), ("Ann", "one:two"), ("", ""), ("bob", "drei\u00e9")]:
         assert visitor.post("/login", data={"username": name, "password": password}).status_code in (400, 422)
     assert visitor.get("/config").status_code == 401
+
+
+def test_the_page_asks_for_nothing_at_the_servers_root(visitor):
+    """Where a proxy shows the explorer below a path, that is not the explorer's."""
+    page = visitor.get("/").text
+    assert "<link rel='icon' href=\"data:image/svg+xml" in page
+    assert [link for link in re.findall(r'(?:href|src)="([^"]*)"', page) if link.startswith("/")] == []
 
 
 def test_gradios_own_client_enters_with_a_password(demo):

@@ -55,7 +55,7 @@ benchmarks: . rounds table
 benchmarks: encode explain map memory search server start text train vllm
 benchmarks: build
 benchmarks: commands
-app: . components theme mapcolours messages gate runs view components.html components.scripts
+app: . components theme mapcolours messages gate head runs view components.html components.scripts
 app: components.words shared mapview
 app: state
 app: search why evaluate maps builds

@@ -6,12 +6,12 @@ VENV_VLLM ?= .venv-vllm
 # PyPI's Linux build of torch brings gigabytes of CUDA; where its CPU index can be reached, the CPU build is taken instead.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: app test test-vllm cases lint bench demo clean
+.PHONY: app test test-vllm cases lint scripts bench demo clean
 
 app: $(VENV)/.installed
 	$(BIN)/grace app $(ARGS)
 
-test: $(VENV)/.installed-dev
+test: $(VENV)/.installed-dev scripts
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
@@ -22,8 +22,18 @@ test-vllm: $(VENV_VLLM)/.installed
 cases: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.cases $(ARGS)
 
-lint: $(VENV)/.installed-dev
+lint: $(VENV)/.installed-dev scripts
 	$(BIN)/ruff check .
+
+# The page's scripts, where there is a node that eslint takes. Nothing else here needs node.
+scripts:
+	@if command -v npm >/dev/null && node -e 'const [v, w] = process.versions.node.split("."); process.exit(v > 23 || (v == 22 && w > 12) || (v == 20 && w > 18) ? 0 : 1)'; \
+		then $(MAKE) --no-print-directory node_modules/.installed && npm run --silent lint; \
+		else echo "app/assets/*.js is not linted: that takes node 20.19, 22.13, 24 or later with npm"; fi
+
+node_modules/.installed: package.json package-lock.json
+	npm ci --no-audit --no-fund --silent
+	@touch $@
 
 bench: $(VENV)/.installed
 	$(BIN)/grace bench all --out runs/performance.json $(ARGS)

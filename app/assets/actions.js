@@ -1,5 +1,9 @@
 element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-action]');
   if (!button || button.disabled) return;
-  trigger('select', { action: button.dataset.action, collection: button.dataset.collection || '', model: button.dataset.model || '' });
+  trigger('select', {
+    action: button.dataset.action,
+    collection: button.dataset.collection || '',
+    model: button.dataset.model || '',
+  });
 });

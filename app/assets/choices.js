@@ -1,6 +1,7 @@
 // Groups of buttons of which one is chosen: by click, or by the arrow keys, which take the focus along.
 const choose = (button) => {
-  if (button.getAttribute('aria-checked') !== 'true') trigger('select', { set: button.dataset.set, value: button.dataset.value });
+  if (button.getAttribute('aria-checked') !== 'true')
+    trigger('select', { set: button.dataset.set, value: button.dataset.value });
 };
 element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-set]');
@@ -19,13 +20,16 @@ element.addEventListener('keydown', (event) => {
 
 // A long row of evaluations begins where the chosen one is seen.
 let shown = '';
-watch('value', () => requestAnimationFrame(() => {
-  const chosen = element.querySelector('[data-set=step][aria-checked=true]');
-  const now = chosen ? chosen.dataset.value : '';
-  if (now && now !== shown) {
-    const line = element.querySelector('.g-timeline');
-    const [inner, outer] = [chosen.getBoundingClientRect(), line.getBoundingClientRect()];
-    if (inner.left < outer.left || inner.right > outer.right) line.scrollLeft += inner.left - outer.left - outer.width / 2;
-  }
-  shown = now;
-}));
+watch('value', () =>
+  requestAnimationFrame(() => {
+    const chosen = element.querySelector('[data-set=step][aria-checked=true]');
+    const now = chosen ? chosen.dataset.value : '';
+    if (now && now !== shown) {
+      const line = element.querySelector('.g-timeline');
+      const [inner, outer] = [chosen.getBoundingClientRect(), line.getBoundingClientRect()];
+      if (inner.left < outer.left || inner.right > outer.right)
+        line.scrollLeft += inner.left - outer.left - outer.width / 2;
+    }
+    shown = now;
+  }),
+);

@@ -18,7 +18,9 @@ const close = () => {
   newest = { ticket: window.graceTicket || 0, html: '' };
   requestAnimationFrame(() => {
     settle();
-    const hits = [...document.querySelectorAll('.g-results .g-open')].filter((button) => button.dataset.doc === id);
+    const hits = [...document.querySelectorAll('.g-results .g-open')].filter(
+      (button) => button.dataset.doc === id,
+    );
     const back = hits.includes(window.graceOpener) ? window.graceOpener : hits[0];
     if (back) back.focus({ preventScroll: true });
   });
@@ -29,8 +31,12 @@ const settle = () => {
   document.body.classList.toggle('g-locked', !!open);
   document.querySelectorAll('.g-opening').forEach((card) => card.classList.remove('g-opening'));
   window.graceSync && window.graceSync();
-  if (open && !open.graceReady) { open.graceReady = true; begin(open); }
-  if (open && !open.contains(document.activeElement)) open.querySelector('.g-close').focus({ preventScroll: true });
+  if (open && !open.graceReady) {
+    open.graceReady = true;
+    begin(open);
+  }
+  if (open && !open.contains(document.activeElement))
+    open.querySelector('.g-close').focus({ preventScroll: true });
 };
 watch('value', () => requestAnimationFrame(arrived));
 
@@ -48,21 +54,25 @@ document.addEventListener('keydown', (event) => {
   if (!open) return;
   if (event.key === 'Escape') {
     event.preventDefault();
-    if (event.target.matches('textarea')) event.target.blur(); // whoever is writing leaves the sentence first
+    if (event.target.matches('textarea'))
+      event.target.blur(); // whoever is writing leaves the sentence first
     else close();
     return;
   }
   if (event.key !== 'Tab') return;
   // the page behind the dialog is out of reach: past its last control comes the first
   const all = [...open.querySelectorAll('button, select, textarea, input, [tabindex="0"]')].filter(reachable);
-  const first = all[0], last = all[all.length - 1], at = document.activeElement;
+  const first = all[0],
+    last = all[all.length - 1],
+    at = document.activeElement;
   if (!open.contains(at) || (event.shiftKey ? at === first : at === last)) {
     event.preventDefault();
     (event.shiftKey ? last : first).focus();
   }
 });
 // Of radio buttons the Tab key reaches the chosen one.
-const reachable = (one) => !one.disabled && one.tabIndex >= 0 && one.offsetParent !== null && !(one.type === 'radio' && !one.checked);
+const reachable = (one) =>
+  !one.disabled && one.tabIndex >= 0 && one.offsetParent !== null && !(one.type === 'radio' && !one.checked);
 
 // The views. What stands open is kept on the overlay, from where the address takes it.
 const show = (open, name) => {
@@ -70,7 +80,9 @@ const show = (open, name) => {
     tab.setAttribute('aria-selected', String(tab.dataset.panel === name));
     tab.tabIndex = tab.dataset.panel === name ? 0 : -1;
   });
-  open.querySelectorAll('.g-panel').forEach((panel) => { panel.hidden = panel.id !== `g-panel-${name}`; });
+  open.querySelectorAll('.g-panel').forEach((panel) => {
+    panel.hidden = panel.id !== `g-panel-${name}`;
+  });
   redraw(open);
 };
 // The column of the hit that was clicked; after a link the first one with rationales.
@@ -92,7 +104,10 @@ const begin = (open) => {
   drawBlocks(open);
   let width = 0;
   new ResizeObserver(([{ contentRect }]) => {
-    if (Math.abs(contentRect.width - width) > 1) { width = contentRect.width; redraw(open); }
+    if (Math.abs(contentRect.width - width) > 1) {
+      width = contentRect.width;
+      redraw(open);
+    }
   }).observe(open.querySelector('.g-dialog'));
   const asked = ['why', 'whatif'].find((name) => open.dataset[name]);
   if (asked) turnTo(open, asked);
@@ -102,9 +117,11 @@ element.addEventListener('click', (event) => {
   if (tab) turnTo(overlay(), tab.dataset.panel);
 });
 element.addEventListener('keydown', (event) => {
-  const way = { ArrowRight: 1, ArrowLeft: -1 }[event.key], tab = event.target.closest('[role=tab]');
+  const way = { ArrowRight: 1, ArrowLeft: -1 }[event.key],
+    tab = event.target.closest('[role=tab]');
   if (!way || !tab) return;
-  const tabs = [...tab.parentElement.children], next = tabs[(tabs.indexOf(tab) + way + tabs.length) % tabs.length];
+  const tabs = [...tab.parentElement.children],
+    next = tabs[(tabs.indexOf(tab) + way + tabs.length) % tabs.length];
   event.preventDefault();
   next.focus();
   turnTo(overlay(), next.dataset.panel);

@@ -1,6 +1,7 @@
 // The Map tab as a whole: opening it, its controls, keys, theme and size.
 const choices = (name, options, chosen) => {
-  const box = root.querySelector(`select[data-set=${name}]`), groups = new Map();
+  const box = root.querySelector(`select[data-set=${name}]`),
+    groups = new Map();
   box.replaceChildren();
   options.forEach(({ id, label, group }) => {
     const option = make('option', '', label);
@@ -20,14 +21,25 @@ const load = async (asked, { keep = false } = {}) => {
   opened += 1;
   root.dataset.busy = '';
   plotly().catch(() => {}); // meanwhile
-  const first = !data, told = await ask('map_open', {}, asked);
-  if (!told) { delete root.dataset.busy; return; }
+  const first = !data,
+    told = await ask('map_open', {}, asked);
+  if (!told) {
+    delete root.dataset.busy;
+    return;
+  }
   Object.assign(view, told.view);
   complain(...told.problems);
   data = told.empty ? null : told;
   root.classList.toggle('g-map-none', !data);
-  if (!data) { fill(panel, told.html); sync(); delete root.dataset.busy; return; }
-  data.sides.forEach((side) => { side.xy = Float32Array.from(decode(side.points, Uint16Array), (place) => place / 65535); });
+  if (!data) {
+    fill(panel, told.html);
+    sync();
+    delete root.dataset.busy;
+    return;
+  }
+  data.sides.forEach((side) => {
+    side.xy = Float32Array.from(decode(side.points, Uint16Array), (place) => place / 65535);
+  });
   known = new Map();
   [selection, matches, star, card, hovered] = [null, null, null, null, -1];
   hidden.clear();
@@ -38,7 +50,11 @@ const load = async (asked, { keep = false } = {}) => {
   tool('glide').hidden = data.one;
   tool('names').hidden = !data.sides.some(({ regions }) => regions.length);
   root.querySelector('.g-map-selection').hidden = true;
-  choices('corpus', data.corpora.map((id) => ({ id, label: id })), view.corpus);
+  choices(
+    'corpus',
+    data.corpora.map((id) => ({ id, label: id })),
+    view.corpus,
+  );
   ['left', 'right'].forEach((side) => choices(side, data.columns, view[side]));
   choices('colour', data.colours, view.colour);
   part('star').value = view.star;
@@ -48,10 +64,25 @@ const load = async (asked, { keep = false } = {}) => {
   take(data.colour);
   sync();
   const notes = data.notes.map(remark);
-  if (!gl) notes.push(remark(data.documents > MOST_SVG ? `This browser has no WebGL: ${MOST_SVG.toLocaleString('en')} of ${data.documents.toLocaleString('en')} documents are drawn, evenly spread.` : 'This browser has no WebGL: the maps are drawn as SVG, which is slower.'));
+  if (!gl)
+    notes.push(
+      remark(
+        data.documents > MOST_SVG
+          ? `This browser has no WebGL: ${MOST_SVG.toLocaleString('en')} of ` +
+              `${data.documents.toLocaleString('en')} documents are drawn, evenly spread.`
+          : 'This browser has no WebGL: the maps are drawn as SVG, which is slower.',
+      ),
+    );
   root.querySelector('.g-map-banner').append(...notes);
   if (!keep) follow(data.job); // above the maps, so before they are drawn
-  try { await drawMaps(); } catch (error) { complain(error.message); return; } finally { delete root.dataset.busy; }
+  try {
+    await drawMaps();
+  } catch (error) {
+    complain(error.message);
+    return;
+  } finally {
+    delete root.dataset.busy;
+  }
   compare();
   if (view.star) placeStar(view.star);
   if (view.find) find(view.find);
@@ -64,7 +95,10 @@ const take = (told) => {
 };
 const recolour = async (colour) => {
   const told = await ask('map_colour', {}, { ...view, colour });
-  if (!told) { choices('colour', data.colours, view.colour); return; }
+  if (!told) {
+    choices('colour', data.colours, view.colour);
+    return;
+  }
   view.colour = colour;
   sync();
   take(told.colour);
@@ -76,16 +110,23 @@ root.addEventListener('change', (event) => {
   if (set === 'colour') recolour(event.target.value);
   else if (set === 'corpus') load({ corpus: event.target.value });
   else if (set) load({ ...view, zoom: '', [set]: event.target.value });
-  else if (event.target.name === 'g-map-mode') shownCharts().forEach((chart) => after(chart, () => window.Plotly.relayout(chart.gd, { dragmode: mode() })));
+  else if (event.target.name === 'g-map-mode')
+    shownCharts().forEach((chart) =>
+      after(chart, () => window.Plotly.relayout(chart.gd, { dragmode: mode() })),
+    );
 });
 root.querySelector('.g-map-star').addEventListener('submit', (event) => {
   event.preventDefault();
   if (data) placeStar(part('star').value);
 });
-part('star').addEventListener('input', () => { if (!part('star').value && view.star) placeStar(''); });
+part('star').addEventListener('input', () => {
+  if (!part('star').value && view.star) placeStar('');
+});
 part('find').addEventListener('input', () => {
   clearTimeout(typing);
-  typing = setTimeout(() => { if (data) find(part('find').value); }, 250);
+  typing = setTimeout(() => {
+    if (data) find(part('find').value);
+  }, 250);
 });
 root.addEventListener('click', (event) => {
   const one = event.target.closest('[data-row], [data-do], [data-go], .g-close');
@@ -95,27 +136,36 @@ root.addEventListener('click', (event) => {
   else if (one.dataset.go) {
     window.graceOpener = null;
     trigger('seek', { view: { ...view }, doc: card ? card.id : '', what: one.dataset.go });
-  }
-  else if (one.dataset.do === 'whole') whole();
-  else if (one.dataset.do === 'near-card') zoomTo((chart) => [card.row, ...card.kept, ...(sideOf(chart) ? card.won : card.lost)], () => []);
-  else if (one.dataset.do === 'near-star') zoomTo((chart) => star[sideOf(chart)].rows, (chart) => [star[sideOf(chart)].at]);
+  } else if (one.dataset.do === 'whole') whole();
+  else if (one.dataset.do === 'near-card')
+    zoomTo(
+      (chart) => [card.row, ...card.kept, ...(sideOf(chart) ? card.won : card.lost)],
+      () => [],
+    );
+  else if (one.dataset.do === 'near-star')
+    zoomTo(
+      (chart) => star[sideOf(chart)].rows,
+      (chart) => [star[sideOf(chart)].at],
+    );
   else if (one.dataset.do === 'glide') glide();
   else if (one.dataset.do === 'names') {
     names = !names;
     one.setAttribute('aria-pressed', String(names));
     overlays();
-  }
-  else if (one.dataset.do === 'png' || one.dataset.do === 'svg') save(one.dataset.do);
+  } else if (one.dataset.do === 'png' || one.dataset.do === 'svg') save(one.dataset.do);
   else if (one.dataset.do === 'csv' || one.dataset.do === 'json') exportRows(one.dataset.do);
   else if (one.dataset.do === 'unstar') {
     part('star').value = '';
     placeStar('');
     part('star').focus({ preventScroll: true });
+  } else if (one.dataset.do === 'clear') {
+    select(null);
+    root.querySelector('input[name=g-map-mode]:checked').focus({ preventScroll: true });
   }
-  else if (one.dataset.do === 'clear') { select(null); root.querySelector('input[name=g-map-mode]:checked').focus({ preventScroll: true }); }
 });
 const lit = (event, on) => {
-  const one = event.target.closest && event.target.closest('.g-map-panel [data-row], .g-map-selection [data-row]');
+  const one =
+    event.target.closest && event.target.closest('.g-map-panel [data-row], .g-map-selection [data-row]');
   if (one && data) hover(on ? Number(one.dataset.row) : -1);
 };
 ['mouseover', 'focusin'].forEach((name) => root.addEventListener(name, (event) => lit(event, true)));
@@ -126,7 +176,8 @@ document.addEventListener('keydown', (event) => {
   else if (selection) select(null);
 });
 
-// Coming and going, and what may change meanwhile: the size of the page, light and dark, a link from another tab.
+// Coming and going, and what may change meanwhile: the size of the page, light and dark, a link from another
+// tab.
 const request = () => {
   const wish = window.graceMap;
   window.graceMap = null;
@@ -134,7 +185,9 @@ const request = () => {
 };
 const address = () => {
   const asked = new URLSearchParams(location.search);
-  return asked.get('tab') === 'map' ? Object.fromEntries(KEYS.map((key) => [key, asked.get(key) || ''])) : null;
+  return asked.get('tab') === 'map'
+    ? Object.fromEntries(KEYS.map((key) => [key, asked.get(key) || '']))
+    : null;
 };
 let begun = false;
 const arrive = () => {
@@ -145,14 +198,31 @@ const arrive = () => {
       const asked = request() || (begun ? null : address() || {});
       begun = true;
       if (asked) load(asked);
-      else { sync(); look(); if (data) ask('map_progress').then((told) => told && told.job && told.job.state === 'working' && follow(told.job)); }
+      else {
+        sync();
+        look();
+        if (data)
+          ask('map_progress').then(
+            (told) => told && told.job && told.job.state === 'working' && follow(told.job),
+          );
+      }
     } else sync();
-  } else if (there && data && drawn().some(({ size: [width, height], plot }) => plot.clientWidth !== width || plot.clientHeight !== height)) look();
+  } else if (
+    there &&
+    data &&
+    drawn().some(
+      ({ size: [width, height], plot }) => plot.clientWidth !== width || plot.clientHeight !== height,
+    )
+  )
+    look();
 };
 new ResizeObserver(arrive).observe(root);
 let scheme = dark();
 new MutationObserver(() => {
   if (dark() === scheme) return;
   scheme = dark();
-  if (there && data) { drawLegend(); drawMaps(); }
+  if (there && data) {
+    drawLegend();
+    drawMaps();
+  }
 }).observe(document.body, { attributes: true, attributeFilter: ['class'] });

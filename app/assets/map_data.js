@@ -1,4 +1,5 @@
-// The Map tab's state, and asking the server. Rows are the numbers of documents; points are places in a square from 0 to 1.
+// The Map tab's state, and asking the server. Rows are the numbers of documents; points are places in a
+// square from 0 to 1.
 const KEYS = ['corpus', 'left', 'right', 'colour', 'point', 'star', 'find', 'zoom'];
 const SIDES = ['left', 'right'];
 const LONGEST = 2000; // characters of a query in the address
@@ -6,43 +7,54 @@ const root = element.querySelector('.g-map');
 const part = (name) => root.querySelector(`[data-part="${name}"]`);
 const tool = (name) => root.querySelector(`[data-do="${name}"]`);
 
-const view = {};        // what is shown, as the address holds it
-let data = null;        // what the server told of both columns: { documents, one, sides: [{ xy, regions, … }], … }
-let colours = null;     // the colour of every document: { codes, labels | low, high, … }
-let selection = null;   // rows that were lassoed, ascending; null: none
-let matches = null;     // rows that hold the words that are looked for
-let star = null;        // the placed query, for each side { at, rows, scores, titles }
-let card = null;        // the opened document { row, kept, lost, won }
+const view = {}; // what is shown, as the address holds it
+let data = null; // what the server told of both columns: { documents, one, sides: [{ xy, regions, … }], … }
+let colours = null; // the colour of every document: { codes, labels | low, high, … }
+let selection = null; // rows that were lassoed, ascending; null: none
+let matches = null; // rows that hold the words that are looked for
+let star = null; // the placed query, for each side { at, rows, scores, titles }
+let card = null; // the opened document { row, kept, lost, won }
 let hovered = -1;
 let names = true;
 const hidden = new Set(); // codes switched off in the legend
 
 const decode = (text, Kind) => {
-  const raw = atob(text), bytes = new Uint8Array(raw.length);
+  const raw = atob(text),
+    bytes = new Uint8Array(raw.length);
   for (let i = 0; i < raw.length; i += 1) bytes[i] = raw.charCodeAt(i);
   return new Kind(bytes.buffer);
 };
 const encode = (rows) => {
-  const bytes = new Uint8Array(Uint32Array.from(rows).buffer), parts = [];
-  for (let i = 0; i < bytes.length; i += 8192) parts.push(String.fromCharCode(...bytes.subarray(i, i + 8192)));
+  const bytes = new Uint8Array(Uint32Array.from(rows).buffer),
+    parts = [];
+  for (let i = 0; i < bytes.length; i += 8192)
+    parts.push(String.fromCharCode(...bytes.subarray(i, i + 8192)));
   return btoa(parts.join(''));
 };
 
-// Only the newest answer to a question counts: an older one gives null, as does one that came after another collection was opened.
+// Only the newest answer to a question counts: an older one gives null, as does one that came after another
+// collection was opened.
 const tickets = {};
 let opened = 0;
 const ask = async (name, what = {}, asked = view) => {
-  const ticket = name === 'map_titles' ? undefined : (tickets[name] = (tickets[name] || 0) + 1), of = opened; // titles are all wanted
+  const ticket = name === 'map_titles' ? undefined : (tickets[name] = (tickets[name] || 0) + 1),
+    of = opened; // titles are all wanted
   let answer;
   try {
     answer = await server[name]({ view: asked, documents: data ? data.documents : 0, ...what });
-    if (!answer || typeof answer !== 'object' || answer.detail) answer = { error: 'the server did not answer; try again' };
-  } catch { answer = { error: 'the server cannot be reached; try again' }; }
+    if (!answer || typeof answer !== 'object' || answer.detail)
+      answer = { error: 'the server did not answer; try again' };
+  } catch {
+    answer = { error: 'the server cannot be reached; try again' };
+  }
   if (ticket !== tickets[name] || of !== opened) return null;
   if (answer.error) complain(answer.error);
   return answer.error ? null : answer;
 };
-const forget = (...questions) => questions.forEach((name) => { tickets[name] = (tickets[name] || 0) + 1; });
+const forget = (...questions) =>
+  questions.forEach((name) => {
+    tickets[name] = (tickets[name] || 0) + 1;
+  });
 
 const notice = (kind, message) => {
   const made = make('div', `g-banner g-banner-${kind}`);
@@ -52,20 +64,29 @@ const notice = (kind, message) => {
 };
 const remark = (message) => notice('info', message);
 const complain = (...messages) => {
-  root.querySelector('.g-map-banner').replaceChildren(...messages.filter(Boolean).map((message) => notice('error', message)));
+  root
+    .querySelector('.g-map-banner')
+    .replaceChildren(...messages.filter(Boolean).map((message) => notice('error', message)));
 };
-const say = (text) => { part('spoken').textContent = text; };
+const say = (text) => {
+  part('spoken').textContent = text;
+};
 
 // Titles and first words of documents, asked for as they are pointed at.
 let known = new Map();
 let wanted = null;
 const about = async (row) => {
   if (known.has(row)) return known.get(row);
-  if (wanted) { wanted.rows.add(row); } else {
-    const batch = wanted = { rows: new Set([row]) };
-    batch.answer = new Promise((resolve) => { setTimeout(resolve, 30); }).then(async () => {
+  if (wanted) {
+    wanted.rows.add(row);
+  } else {
+    const batch = (wanted = { rows: new Set([row]) });
+    batch.answer = new Promise((resolve) => {
+      setTimeout(resolve, 30);
+    }).then(async () => {
       wanted = null;
-      const store = known, told = await ask('map_titles', { rows: [...batch.rows].slice(0, 200) });
+      const store = known,
+        told = await ask('map_titles', { rows: [...batch.rows].slice(0, 200) });
       (told ? told.documents : []).forEach((one) => store.set(one.row, one));
     });
   }
@@ -81,7 +102,9 @@ const sync = () => {
   ['tab', ...KEYS].forEach((key) => address.delete(key));
   if (there) {
     address.set('tab', 'map');
-    KEYS.forEach((key) => { if (view[key] && view[key].length <= LONGEST) address.set(key, view[key]); });
+    KEYS.forEach((key) => {
+      if (view[key] && view[key].length <= LONGEST) address.set(key, view[key]);
+    });
   }
   const query = address.toString();
   history.replaceState(history.state, '', location.pathname + (query ? '?' + query : ''));

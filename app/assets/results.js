@@ -1,19 +1,28 @@
 // The results: opening a hit, lighting up its twin, and keeping the address in step with what is shown.
 // One address for the page: results tell the search, the opened document adds itself.
-const KEYS = ['collection', 'a', 'b', 'k', 'q', 'doc', 'why', 'vs', 'whatif'];
+const KEYS = ['collection', 'a', 'b', 'k', 'q', 'where', 'doc', 'why', 'vs', 'whatif'];
 const LONGEST = 2000;
 
 window.graceSync = () => {
   const root = document.querySelector('.g-results');
   if (!root || root.hasAttribute('data-keep') || !root.dataset.view) return;
   let view;
-  try { view = JSON.parse(root.dataset.view); } catch { return; }
+  try {
+    view = JSON.parse(root.dataset.view);
+  } catch {
+    return;
+  }
   const address = new URLSearchParams(location.search);
   KEYS.forEach((key) => address.delete(key));
-  if (view.q && [...view.q].length <= LONGEST) {
-    KEYS.forEach((key) => { if (view[key]) address.set(key, view[key]); });
+  if (view.q && [...view.q, ...(view.where || '')].length <= LONGEST) {
+    KEYS.forEach((key) => {
+      if (view[key]) address.set(key, view[key]);
+    });
     const open = document.querySelector('.g-overlay');
-    if (open) ['doc', 'why', 'vs', 'whatif'].forEach((key) => { if (open.dataset[key]) address.set(key, open.dataset[key]); });
+    if (open)
+      ['doc', 'why', 'vs', 'whatif'].forEach((key) => {
+        if (open.dataset[key]) address.set(key, open.dataset[key]);
+      });
   }
   const query = address.toString();
   history.replaceState(history.state, '', location.pathname + (query ? '?' + query : ''));
@@ -60,8 +69,25 @@ const twins = (event, on) => {
 ['mouseover', 'focusin'].forEach((name) => element.addEventListener(name, (event) => twins(event, true)));
 ['mouseout', 'focusout'].forEach((name) => element.addEventListener(name, (event) => twins(event, false)));
 
-const controls = ['#g-query textarea', '#g-collection input', '#g-a input', '#g-b input', '#g-k input', '#g-examples', '#g-note', '#g-detail'];
+const controls = [
+  '#g-query textarea',
+  '#g-collection input',
+  '#g-a input',
+  '#g-b input',
+  '#g-k input',
+  '#g-where',
+  '#g-facets',
+  '#g-examples',
+  '#g-note',
+  '#g-detail',
+];
 requestAnimationFrame(() => whenDrawn(controls, () => true, 'ready'));
 
-// Coming back to a page that was opened: to its head, from however far down another tab. There may be other collections now.
-inSight((there) => { if (there && element.querySelector('.g-results')) { scrollTo(0, 0); trigger('shown', {}); } });
+// Coming back to a page that was opened: to its head, from however far down another tab. There may be other
+// collections now.
+inSight((there) => {
+  if (there && element.querySelector('.g-results')) {
+    scrollTo(0, 0);
+    trigger('shown', {});
+  }
+});

@@ -1,7 +1,11 @@
-// What Gradio is told of a part before it is drawn may be lost: tells `event` once all `parts` are there, if that is still wanted by then.
+// What Gradio is told of a part before it is drawn may be lost: tells `event` once all `parts` are there, if
+// that is still wanted by then.
 const whenDrawn = (parts, still, event = 'shown') => {
   if (!still()) return;
-  if (parts.every((part) => document.querySelector(part))) setTimeout(() => { if (still()) trigger(event, {}); }, 0);
+  if (parts.every((part) => document.querySelector(part)))
+    setTimeout(() => {
+      if (still()) trigger(event, {});
+    }, 0);
   else setTimeout(whenDrawn, 20, parts, still, event);
 };
 

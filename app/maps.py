@@ -7,12 +7,12 @@ of a pair are laid into one square from 0 to 1, so that they can be read and zoo
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+from cachetools import LRUCache
 
 from app.mapcolours import Coded, code_kinds, code_numbers, code_regions, code_values, field_kind, packed
 from app.mapview import FIELD, SIDES, MapView
@@ -176,7 +176,7 @@ class Maps:
 
     def __init__(self, workspace):
         self.workspace = workspace
-        self._pairs: OrderedDict[tuple, tuple[tuple, Pair]] = OrderedDict()
+        self._pairs: LRUCache[tuple, tuple[tuple, Pair]] = LRUCache(PAIRS_KEPT)
         self._unsaved: dict[tuple[str, Column], tuple[GraceIndex, Map]] = {}
         self._opening = threading.Lock()
 
@@ -191,9 +191,6 @@ class Maps:
             stamp = tuple(map(self._stamp, indexes, view.columns))
             if key not in self._pairs or self._pairs[key][0] != stamp:
                 self._pairs[key] = (stamp, self._lay(view, indexes))
-            self._pairs.move_to_end(key)
-            while len(self._pairs) > PAIRS_KEPT:
-                self._pairs.popitem(last=False)
             return self._pairs[key][1]
 
     def keep(self, corpus: str, column: Column, index: GraceIndex, made: Map) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import contextmanager
+
+from cachetools import LRUCache
 
 from grace_core.cache import RepresentationCache
 from grace_core.engines.transformers import TransformersEngine
@@ -87,9 +88,9 @@ class QueryCache:
     """The newest representations in memory, in front of the cache on disk if that can be used. A broken disk cache is let go."""
 
     def __init__(self, disk: RepresentationCache | None, *, size: int = 1000):
-        self.disk, self.size = disk, size
-        self._rows: OrderedDict = OrderedDict()
-        self._texts: OrderedDict = OrderedDict()  # name to (key, whether the text was cut)
+        self.disk = disk
+        self._rows: LRUCache = LRUCache(size)
+        self._texts: LRUCache = LRUCache(size)  # name to (key, whether the text was cut)
         self._lock = threading.Lock()
 
     def get(self, keys: list[str]) -> dict:
@@ -113,11 +114,9 @@ class QueryCache:
         self._keep(self._texts, names)
         self._on_disk("name_texts", names)
 
-    def _keep(self, where: OrderedDict, new: dict) -> None:
+    def _keep(self, where: LRUCache, new: dict) -> None:
         with self._lock:
-            where |= new
-            while len(where) > self.size:
-                where.popitem(last=False)
+            where.update(new)
 
     def _on_disk(self, method: str, values) -> dict:
         """What the cache on disk gives; nothing from the moment that it cannot be used."""

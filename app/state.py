@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections import OrderedDict
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from cachetools import LRUCache
 
 from app.view import Column, default_view
 from grace_core.collection import Collection, collection_folder, find_collections
@@ -43,11 +44,12 @@ class Workspace:
         self._collections: dict[str, tuple[int, Collection]] = {}
         self._indexes: dict[tuple[str, str], tuple[int, GraceIndex]] = {}
         self._averages: dict[tuple[str, Column], tuple[GraceIndex, np.ndarray]] = {}
-        self._models: OrderedDict[tuple[str, str, str], GraceModel] = OrderedDict()
-        self._explainers: OrderedDict[tuple[str, str], Explainer] = OrderedDict()
+        self._models: LRUCache[tuple[str, str, str], GraceModel] = LRUCache(MODELS_KEPT)
+        self._explainers: LRUCache[tuple[str, str], Explainer] = LRUCache(MODELS_KEPT)
         self._sources: dict[str, tuple[tuple, tuple[str, str, str]]] = {}
         self._opening = threading.RLock()
         self._loading = threading.RLock()
+        self._keeping = threading.Lock()  # of _models, for a moment: nobody waits there for a model that is being loaded
 
     def collections(self) -> list[str]:
         """Names of the collections with at least one finished model."""
@@ -114,12 +116,10 @@ class Workspace:
         from app.shared import share
 
         key = (index.manifest["model"]["sha256"], index.manifest["dtype"], json.dumps(asdict(index.settings), sort_keys=True))
-        if found := self._models.get(key):
+        if found := self._kept(key):
             return found
         with self._loading:
-            if key not in self._models:
-                self._keep(key, share(index.load_model(cache=self.cache())))
-            return self._models[key]
+            return self._kept(key) or self._keep(key, share(index.load_model(cache=self.cache())))
 
     def explainer(self, index: GraceIndex) -> Explainer:
         """The explainer of ``index``, with the token states it has kept."""
@@ -131,9 +131,6 @@ class Workspace:
             known = self._explainers.get(key)
             if known is None or known.index is not index or known.model is not model:
                 known = self._explainers[key] = Explainer(index, model)
-            self._explainers.move_to_end(key)
-            while len(self._explainers) > MODELS_KEPT:
-                self._explainers.popitem(last=False)
             return known
 
     def load(self, source: str) -> GraceModel:
@@ -144,14 +141,12 @@ class Workspace:
         folder = find_model(source)  # may take as long as a download, so before the lock
         with self._loading:
             stamp = tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.glob("*.*")))
-            if source in self._sources and self._sources[source][0] == stamp and (found := self._models.get(self._sources[source][1])):
+            if source in self._sources and self._sources[source][0] == stamp and (found := self._kept(self._sources[source][1])):
                 return found
             model = GraceModel.from_pretrained(source, cache=self.cache())
             key = (model.fingerprint, model.dtype, json.dumps(asdict(model.settings), sort_keys=True))
             self._sources[source] = (stamp, key)
-            if key not in self._models:
-                self._keep(key, share(model))
-            return self._models[key]
+            return self._kept(key) or self._keep(key, share(model))
 
     def named_model(self, name: str) -> GraceModel:
         """A demo model or a model of a known collection, by its short name; never one that would have to be fetched first."""
@@ -229,7 +224,11 @@ class Workspace:
         except Exception as error:
             log.warning("warming up failed: %s", error)
 
-    def _keep(self, key: tuple[str, str, str], model: GraceModel) -> None:
-        self._models[key] = model
-        while len(self._models) > MODELS_KEPT:
-            self._models.popitem(last=False)
+    def _kept(self, key: tuple[str, str, str]) -> GraceModel | None:
+        with self._keeping:
+            return self._models.get(key)
+
+    def _keep(self, key: tuple[str, str, str], model: GraceModel) -> GraceModel:
+        with self._keeping:
+            self._models[key] = model
+        return model

@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from grace_core.errors import GraceError
 
 
@@ -84,6 +82,8 @@ def sha256(path: Path) -> str:
 @contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
     """Hold the folder's lock. The system frees it when the process ends, however it ends."""
+    from filelock import FileLock, Timeout
+
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock", blocking=False)
     try:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import gradio as gr
+from cachetools import LRUCache
 from gradio.events import Dependency
 
 from app.components.detail import render_detail
@@ -31,14 +31,12 @@ class Latest:
     """The number of the newest search of every page, so that an older one can see that it is no longer wanted."""
 
     def __init__(self, size: int = 10_000):
-        self._numbers: OrderedDict[str, int] = OrderedDict()
-        self._size, self._lock = size, threading.Lock()
+        self._numbers: LRUCache[str, int] = LRUCache(size)
+        self._lock = threading.Lock()
 
     def start(self, page: str) -> int:
         with self._lock:
-            self._numbers[page] = self._numbers.pop(page, 0) + 1
-            while len(self._numbers) > self._size:
-                self._numbers.popitem(last=False)
+            self._numbers[page] = self._numbers.get(page, 0) + 1
             return self._numbers[page]
 
     def is_current(self, page: str, number: int) -> bool:

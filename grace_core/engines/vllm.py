@@ -25,13 +25,13 @@ import multiprocessing.connection
 import os
 import threading
 import weakref
-from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
+from cachetools import LRUCache
 
 from grace_core.engines.inflight import Decoding, Written
 from grace_core.engines.transformers import Pooled
@@ -85,7 +85,8 @@ class VllmEngine:
         self._lock = threading.Lock()
         self._keys = itertools.count(1)
         self._arrived: dict[str, list] = {}  # outputs by request, until whoever asked comes for them
-        self._prefixes: OrderedDict[tuple, np.ndarray] = OrderedDict()
+        self._prefixes: LRUCache[tuple, np.ndarray] = LRUCache(PREFIXES)
+        self._prefix_lock = threading.Lock()
         self._died: str | None = None  # why nothing runs any more
         self._watch()
 
@@ -105,7 +106,8 @@ class VllmEngine:
     def forget(self) -> None:
         """Empty the prefix cache, and what is known of beginnings."""
         self._call(lambda: self._engine.reset_prefix_cache())
-        self._prefixes.clear()
+        with self._prefix_lock:
+            self._prefixes.clear()
 
     def pool(self, prompts: list[Prompt], forced: list[list[int]] | None = None) -> Pooled:
         """Pool the prompts without generating, with the given rationale ids (one list a prompt) behind them if any."""
@@ -175,24 +177,18 @@ class VllmEngine:
                 odd.append(row)
             elif first > prompt.start:
                 skipped[row] = (tuple(prompt.ids[:first]), prompt.start, min(prompt.stop, first))
-        known = {key: self._prefixes.get(key) for key in skipped.values()}
-        known = {key: found for key, found in known.items() if found is not None}
+        with self._prefix_lock:
+            known = {key: self._prefixes[key] for key in skipped.values() if key in self._prefixes}
         missing = [key for key in dict.fromkeys(skipped.values()) if key not in known]
         found, _ = self._read([Prompt(list(ids), start, stop) for ids, start, stop in missing], [[] for _ in missing])
         known |= zip(missing, found, strict=True)
         for row, key in skipped.items():
             sums[row] += known[key]
-        self._remember(known)
+        with self._prefix_lock:
+            self._prefixes.update(known)
         if odd:
             sums[odd], _ = self._read([prompts[row] for row in odd], [written[row] for row in odd])
         return sums
-
-    def _remember(self, prefixes: dict[tuple, np.ndarray]) -> None:
-        for key, sums in prefixes.items():
-            self._prefixes[key] = sums
-            self._prefixes.move_to_end(key)
-        while len(self._prefixes) > PREFIXES:
-            self._prefixes.popitem(last=False)
 
     def _read(self, prompts: list[Prompt], forced: list[list[int]], *, keep: bool = False) -> tuple[np.ndarray, list[np.ndarray]]:
         """Part sums ``(n, 3, d)`` by one forward that takes nothing from the prefix cache; with ``keep``, every state ``(t, d)`` too."""

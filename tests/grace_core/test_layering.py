@@ -53,7 +53,7 @@ grace_core: index_cli map_cli models_command serving.command training.command
 grace_core: cli
 benchmarks: . rounds table
 benchmarks: encode explain map memory search server start text train vllm
-benchmarks: build
+benchmarks: build filter
 benchmarks: commands
 app: . components theme mapcolours messages gate head runs view components.html components.scripts
 app: components.words shared mapview

@@ -18,13 +18,13 @@ from app.mapcolours import Coded, code_kinds, code_numbers, code_regions, code_v
 from app.mapview import FIELD, SIDES, MapView
 from app.view import Column
 from grace_core.errors import GraceError
+from grace_core.neighbours import Change, K, change, change_of, neighbours
 
 if TYPE_CHECKING:
     from grace_core.index import GraceIndex
-    from grace_core.projection import Change, Map
+    from grace_core.projection import Map
     from grace_core.readers import Document
 
-K = 15  # neighbours that are compared
 STAR = 10  # neighbours of a query that get a line
 PAIRS_KEPT = 6
 
@@ -95,8 +95,6 @@ class Pair:
 
     def change(self) -> Change:
         """Neighbours in both full spaces. Every pair of documents is looked at, so this takes minutes for a hundred thousand."""
-        from grace_core.projection import change
-
         with self._comparing:
             if self._change is None:
                 self._change = change(self.charts[0].vectors, self.charts[1].vectors, K)
@@ -106,8 +104,7 @@ class Pair:
         """Rows of the neighbours that a document kept, lost and won from the left column to the right one."""
         if self._change is not None:
             return self._change.of(row)
-        a, b = (near(chart.vectors, row) for chart in self.charts)
-        return [one for one in b if one in a], [one for one in a if one not in b], [one for one in b if one not in a]
+        return change_of(*(neighbours(chart.vectors, K, of=[row]) for chart in self.charts)).of(0)
 
     def text(self, side: int, row: int) -> str:
         """What a column has read of a document besides its text: the rationale; of a column without any the text itself."""
@@ -235,14 +232,6 @@ class Maps:
         if old and all(before.index is now.index for before, now in zip(old.charts, charts, strict=True)):
             pair._change = old._change  # a new map of the same vectors changes no neighbour
         return pair
-
-
-def near(vectors: np.ndarray, row: int, k: int = K) -> list[int]:
-    """Rows of the nearest others to one document, as :func:`grace_core.projection.neighbours` gives them for all."""
-    cosines = np.round(vectors @ vectors[row], 6)
-    cosines[row] = -np.inf
-    order = np.lexsort((np.arange(len(cosines)), -cosines))
-    return order[: min(k, len(vectors) - 1)].tolist()
 
 
 def made_together(a: Map, b: Map) -> bool:

@@ -2,13 +2,13 @@
 
 Cosines are compared, not places on a map: a projection moves documents whose neighbours are the same, and the other way round.
 For a document with the k nearest others A under one model and B under the other, the overlap is |A ∩ B| / k, in [0, 1].
-Exact: every pair of documents is compared (FAISS, flat), and the cosines of the best are computed again in fp64. Documents at equal
-distance, to DIGITS digits, stand in the order of their rows, copies of a document among them.
+Exact: every pair of documents is compared (FAISS, flat; for single documents a matrix product), and the cosines of the best are computed
+again in fp64. Documents at equal distance, to DIGITS digits, stand in the order of their rows, copies of a document among them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,25 +38,50 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return (vectors / np.where(norms > 0, norms, 1)).astype(np.float32)
 
 
-def nearest(vectors: np.ndarray, k: int = K, *, progress: Callable[[int, int], None] | None = None) -> tuple[np.ndarray, np.ndarray]:
+def nearest(
+    vectors: np.ndarray, k: int = K, *, of: Sequence[int] | None = None, progress: Callable[[int, int], None] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Rows ``(n, k)`` int64 of the nearest other documents by cosine, nearest first, and the cosines ``(n, k)`` fp64.
 
-    ``k`` is cut to ``n - 1``. The document itself is never among them, a copy of it may be. ``progress`` is called with (documents done,
-    all); what it raises ends the search.
+    ``k`` is cut to ``n - 1``. The document itself is never among them, a copy of it may be. With ``of`` only those of some documents are
+    searched for, without an index. ``progress`` is called with (documents done, all); what it raises ends the search.
     """
-    import faiss
-
-    vectors = unit(check_vectors(vectors))
+    vectors = check_vectors(vectors)
     if k < 1:
         raise GraceError(f"k must be at least 1, got {k}")
-    n = len(vectors)
-    k = min(k, n - 1)
-    if k == 0:
-        return np.zeros((n, 0), np.int64), np.zeros((n, 0))
+    wanted = np.arange(len(vectors)) if of is None else np.asarray(of, np.int64)
+    rows = np.empty((len(wanted), min(k, len(vectors) - 1)), np.int64)
+    cosines = np.empty(rows.shape)
+    if rows.shape[1] and of is None:
+        _fill(unit(vectors), rows, cosines, progress)
+    elif rows.shape[1]:
+        lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
+        for i, row in enumerate(wanted):
+            rows[i], cosines[i] = _nearest_to(vectors, lengths, row, rows.shape[1])
+    return rows, cosines
+
+
+def _nearest_to(vectors: np.ndarray, lengths: np.ndarray, row: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The same for one document, of vectors with these lengths ``(n,)``."""
+    (own,) = unit(vectors[row : row + 1])
+    near = vectors @ own / np.where(lengths > 0, lengths, 1)
+    near[row] = -np.inf
+    least = np.partition(near, len(near) - k)[len(near) - k] - 2e-6 * vectors.shape[1] ** 0.5  # more than fp32 errs by
+    candidates = np.flatnonzero(near >= least)
+    parts = np.array_split(candidates, -(-len(candidates) // BLOCK))
+    cosines = np.concatenate([_cosines(own[None], unit(vectors[part])[None])[0] for part in parts])
+    best = np.lexsort((candidates, -cosines))[:k]
+    return candidates[best], cosines[best]
+
+
+def _fill(vectors: np.ndarray, rows: np.ndarray, cosines: np.ndarray, progress: Callable[[int, int], None] | None) -> None:
+    """The same for all documents, into ``rows`` and ``cosines`` ``(n, k)``."""
+    import faiss
+
+    n, k = rows.shape
     first, copies = _copies(vectors, k + 1)
     index = faiss.IndexFlatIP(vectors.shape[1])
     index.add(vectors[first])
-    rows, cosines = np.empty((n, k), np.int64), np.empty((n, k))
     for begin in range(0, n, BLOCK):
         block = np.arange(begin, min(begin + BLOCK, n))
         found = index.search(vectors[block], min(len(first), k + 1 + SLACK))[1]
@@ -64,7 +89,6 @@ def nearest(vectors: np.ndarray, k: int = K, *, progress: Callable[[int, int], N
             rows[block[part]], cosines[block[part]] = _rank(vectors, first, copies, block[part], found[part], k)
         if progress:
             progress(int(block[-1]) + 1, n)
-    return rows, cosines
 
 
 def _copies(vectors: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
@@ -84,19 +108,23 @@ def _copies(vectors: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _rank(vectors: np.ndarray, first: np.ndarray, copies: np.ndarray, rows: np.ndarray, found: np.ndarray, k: int):
     """The ``k`` best of the vectors ``found`` ``(b, f)`` for each of ``rows`` ``(b,)``, with all their copies."""
-    # 1 - |x - y|² / 2 is the cosine too, and keeps its digits where all cosines are near 1, as those of hidden states can be
-    apart = vectors[rows].astype(np.float64)[:, None] - vectors[first[found]]
-    cosines = (1 - np.einsum("bfd,bfd->bf", apart, apart) / 2).round(DIGITS)
     candidates = copies[found].reshape(len(rows), -1)
-    cosines = np.repeat(cosines, copies.shape[1], axis=1)
+    cosines = np.repeat(_cosines(vectors[rows], vectors[first[found]]), copies.shape[1], axis=1)
     cosines[(candidates < 0) | (candidates == rows[:, None])] = -np.inf
     best = np.lexsort((candidates, -cosines), axis=1)[:, :k]
     return np.take_along_axis(candidates, best, axis=1), np.take_along_axis(cosines, best, axis=1)
 
 
-def neighbours(vectors: np.ndarray, k: int = K) -> np.ndarray:
+def _cosines(vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Cosines ``(b, f)`` fp64, to DIGITS digits, of unit vectors ``(b, d)`` with some others for each ``(b, f, d)``."""
+    # 1 - |x - y|² / 2 is the cosine too, and keeps its digits where all cosines are near 1, as those of hidden states can be
+    apart = vectors.astype(np.float64)[:, None] - others
+    return (1 - np.einsum("bfd,bfd->bf", apart, apart) / 2).round(DIGITS)
+
+
+def neighbours(vectors: np.ndarray, k: int = K, *, of: Sequence[int] | None = None) -> np.ndarray:
     """Rows ``(n, k)`` of the nearest other documents by cosine, nearest first; see :func:`nearest`."""
-    return nearest(vectors, k)[0]
+    return nearest(vectors, k, of=of)[0]
 
 
 @dataclass(frozen=True)

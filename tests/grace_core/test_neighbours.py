@@ -36,6 +36,9 @@ def test_neighbours_are_those_of_the_definition_with_copies_and_few_documents(n,
     assert rows.tolist() == by_hand(vectors, min(k, len(vectors) - 1))
     assert rows.shape == cosines.shape == (len(vectors), min(k, len(vectors) - 1))
     np.testing.assert_allclose(cosines, np.take_along_axis(vectors @ vectors.T, rows, axis=1), atol=1e-6)
+    some = random.integers(len(vectors), size=3)
+    for one, other in zip(nearest(vectors, k, of=some), (rows, cosines), strict=True):
+        np.testing.assert_array_equal(one, other[some])
 
 
 def test_many_copies_stand_in_the_order_of_their_rows():
@@ -52,7 +55,7 @@ def test_cosines_that_hardly_differ_are_still_told_apart():
     vectors[:, 0] += 1
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     assert (vectors @ vectors.T).min() > 0.999
-    assert neighbours(vectors, 10).tolist() == by_hand(vectors.astype(np.float32), 10)
+    assert neighbours(vectors, 10).tolist() == by_hand(vectors.astype(np.float32), 10) == neighbours(vectors, 10, of=range(200)).tolist()
 
 
 def test_the_length_of_vectors_does_not_matter_and_progress_is_told():

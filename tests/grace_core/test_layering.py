@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
@@ -145,6 +146,12 @@ def test_imports_run_downwards_only():
         if name in MODULES and name != module and not RANKS[name] < RANKS[module]
     ]
     assert upwards == []
+
+
+def test_the_page_on_architecture_names_modules_that_there_are():
+    named = re.findall(r"`([\w/]+\.py)`", (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"))
+    assert len(named) > 40
+    assert [name for name in named if not any((folder / name).exists() for folder in (ROOT, ROOT / "grace_core"))] == []
 
 
 @pytest.mark.parametrize("package", PACKAGES)

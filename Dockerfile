@@ -31,7 +31,8 @@ USER 10001
 WORKDIR /home/grace
 EXPOSE 7860 8000
 ENTRYPOINT ["tini", "--"]
-CMD ["grace", "app", "--host", "0.0.0.0", "--port", "7860", "--no-browser"]
+# A container is reached only through what `docker run -p` opens. With GRACE_APP_AUTH the explorer asks for a password (docs/docker.md)
+CMD ["grace", "app", "--host", "0.0.0.0", "--port", "7860", "--no-browser", "--no-auth"]
 
 # --- the project, as a wheel -----------------------------------------------------------------------------------------------------------
 FROM ${PYTHON_IMAGE} AS project

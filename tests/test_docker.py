@@ -80,6 +80,16 @@ def test_the_images_run_as_a_user_without_privileges_and_say_whether_they_are_we
         json.loads(words)
 
 
+def test_the_image_starts_an_explorer_that_can_be_reached(dockerfile, grace, tmp_path):
+    from app import command  # noqa: F401 - adds `grace app` to the command
+
+    (words,) = re.findall(r"^CMD (\[.*)", dockerfile, re.M)
+    name, *options = json.loads(words)
+    assert (name, options[:3]) == ("grace", ["app", "--host", "0.0.0.0"])
+    status, _, err = grace(*options, "--collection", "nope", "--indexes", tmp_path)
+    assert (status, "there is no collection 'nope'" in err) == (2, True)  # and not: others can reach it, and there is no password
+
+
 def test_a_package_has_one_version_in_all_files_and_pyproject_takes_it(root):
     found: dict[str, set[str]] = {}
     for file in PINNED:

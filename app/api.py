@@ -3,6 +3,7 @@ runs and run."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -31,9 +32,10 @@ def add(workspace: Workspace, runs: Runs, evaluations: Evaluations, maps: Maps) 
     """Add the endpoints to the app that is being built. Models are those of known collections and the demo models, no others."""
 
     @runs_model
-    def search_endpoint(query: str, collection: str, model: str, rationale: bool = True, k: int = 10) -> dict[str, Any]:
-        """The k documents nearest to a query, by a model of the collection with its rationale or by the text alone."""
-        return answered(search_api, workspace, query, collection, model, rationale, k)
+    def search_endpoint(query: str, collection: str, model: str, rationale: bool = True, k: int = 10, filter: str = "") -> dict[str, Any]:
+        """The k documents nearest to a query, by a model of the collection with its rationale or by the text alone; with ``filter`` only
+        documents that satisfy it, such as "year > 2000 and kind in ('river', 'lake')"."""
+        return answered(search_api, workspace, query, collection, model, rationale, k, filter)
 
     @runs_model
     def explain_endpoint(
@@ -94,10 +96,14 @@ def answered(function, *arguments):
         raise gr.Error(message_of(error), print_exception=False) from None
 
 
-def search_api(workspace: Workspace, query: object, collection: object, model: object, rationale: object, k: object) -> dict[str, Any]:
+def search_api(
+    workspace: Workspace, query: object, collection: object, model: object, rationale: object, k: object, where: object = ""
+) -> dict[str, Any]:
     if isinstance(k, bool) or not isinstance(k, (int, float)) or k != int(k) or not 1 <= k <= MAX_K:
         raise GraceError(f"k must be a whole number from 1 to {MAX_K}, got {k!r:.60}")
-    *_, last = search(workspace, _view(workspace, query, collection, model, rationale, k=int(k)))
+    if not isinstance(where, str):
+        raise GraceError(f"filter must be text, got {where!r:.60}")
+    *_, last = search(workspace, replace(_view(workspace, query, collection, model, rationale, k=int(k)), where=where.strip()))
     asked = last.a
     return {
         "query": last.view.query, "rationale": asked.rationale, "truncated": asked.truncated, "text_truncated": asked.text_truncated,

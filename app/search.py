@@ -48,6 +48,7 @@ class Snapshot:
     a: Side
     b: Side
     documents: int = 0
+    left: int | None = None  # of the documents, where there is a filter
     seconds: float = 0.0
     done: bool = False
     grades: dict[str, int] | None = None
@@ -99,6 +100,7 @@ def search(workspace, view: View) -> Iterator[Snapshot]:
     yield shot
     indexes = [workspace.index(view.collection, side.column.model) for side in shot.sides]
     shot.documents = len(indexes[0])
+    shot.left = len(indexes[0].selections.of(view.where)) if view.where else None
     shot.grades = workspace.grades(view.collection, view.query)
     order = sorted((0, 1), key=lambda number: shot.sides[number].column.rationale)
     filled: dict[Column, int] = {}
@@ -122,7 +124,7 @@ def search(workspace, view: View) -> Iterator[Snapshot]:
         else:
             yield shot
             made = model.represent([view.query], rationale=False)
-        _fill(workspace, side, index, made, view.k)
+        _fill(workspace, side, index, made, view)
         filled[side.column] = number
         yield shot
     shot.seconds = time.monotonic() - started
@@ -130,9 +132,9 @@ def search(workspace, view: View) -> Iterator[Snapshot]:
     yield shot
 
 
-def _fill(workspace, side: Side, index: GraceIndex, made: Representations, k: int) -> None:
+def _fill(workspace, side: Side, index: GraceIndex, made: Representations, view: View) -> None:
     vector = index.embed(made, side.column.pooling)[0]
-    side.hits = index.hits(vector, k, pooling=side.column.pooling)
+    side.hits = index.hits(vector, view.k, pooling=side.column.pooling, where=view.where or None)
     side.average = float(vector @ workspace.average(index, side.column))
     side.rationale = made.rationales[0]
     side.truncated, side.text_truncated = bool(made.truncated[0]), bool(made.text_truncated[0])

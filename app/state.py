@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from cachetools import LRUCache
 
+from app.facets import Facets
 from app.view import Column, default_view
 from grace_core.collection import Collection, collection_folder, find_collections
 from grace_core.errors import GraceError
@@ -42,6 +43,7 @@ class Workspace:
         self._cache_path = cache_path
         self._cache = None
         self._collections: dict[str, tuple[int, Collection]] = {}
+        self._facets: dict[str, Facets] = {}
         self._indexes: dict[tuple[str, str], tuple[int, GraceIndex]] = {}
         self._averages: dict[tuple[str, Column], tuple[GraceIndex, np.ndarray]] = {}
         self._models: LRUCache[tuple[str, str, str], GraceModel] = LRUCache(MODELS_KEPT)
@@ -64,6 +66,13 @@ class Workspace:
             if known is None or known[0] != stamp:
                 known = self._collections[name] = (stamp, Collection(folder))
             return known[1]
+
+    def facets(self, name: str) -> Facets:
+        collection = self.collection(name)
+        with self._opening:
+            if name not in self._facets or self._facets[name].collection is not collection:
+                self._facets[name] = Facets(collection)
+            return self._facets[name]
 
     def columns(self, name: str) -> list[Column]:
         """Text only and, where the index has rationales, with rationale, of every finished model. Raises GraceError if none is."""

@@ -1,4 +1,4 @@
-"""What the explorer shows, as it stands in the address: ``?collection=&a=&b=&k=&q=&doc=&why=&vs=&whatif=`` for the Explore tab,
+"""What the explorer shows, as it stands in the address: ``?collection=&a=&b=&k=&q=&where=&doc=&why=&vs=&whatif=`` for the Explore tab,
 ``?tab=training&run=&of=&probe=&from=&step=`` for the Training tab.
 
 Whatever comes back from a browser (an address, an event) is read here and nowhere else.
@@ -49,6 +49,7 @@ class Column:
 class View:
     """A collection, two columns, how many neighbours, and, once asked, the query and the opened document.
 
+    ``where`` is a filter (:mod:`grace_core.filters`) of the documents, or "".
     ``panel`` ("why" or "whatif") with the column ``side`` stands open in the document, ``against`` is the one it is compared with.
     """
 
@@ -61,10 +62,12 @@ class View:
     panel: str = ""
     side: str = "a"
     against: str = ""
+    where: str = ""
 
     def asked(self) -> dict[str, str]:
         """Everything but the opened document, as :func:`read_view` takes it."""
-        return {"collection": self.collection, "a": self.a.id, "b": self.b.id, "k": str(self.k), "q": self.query}
+        asked = {"collection": self.collection, "a": self.a.id, "b": self.b.id, "k": str(self.k), "q": self.query}
+        return asked | ({"where": self.where} if self.where else {})
 
     def opened(self) -> dict[str, str]:
         """The opened document and what stands open in it, as :func:`read_view` takes it."""
@@ -75,7 +78,7 @@ class View:
 
     def params(self) -> dict[str, str]:
         """The parameters of the address; without a query, or with one too long for an address, there are none."""
-        if not self.query or len(self.query) > MAX_QUERY_IN_ADDRESS:
+        if not self.query or len(self.query) + len(self.where) > MAX_QUERY_IN_ADDRESS:
             return {}
         return self.asked() | self.opened()
 
@@ -122,7 +125,7 @@ def read_view(workspace, params: Mapping[str, object], *, strict: bool = False) 
     ``strict`` raises the first problem instead. Raises GraceError if nothing is built.
     """
     problems: list[str] = []
-    asked = {key: _plain(params.get(key)) for key in ("collection", "a", "b", "k", "q", "doc", "vs", *PANELS)}
+    asked = {key: _plain(params.get(key)) for key in ("collection", "a", "b", "k", "q", "where", "doc", "vs", *PANELS)}
     name = asked["collection"]
     view = default_view(workspace, name)
     if name and name != view.collection:
@@ -141,6 +144,12 @@ def read_view(workspace, params: Mapping[str, object], *, strict: bool = False) 
     if asked["q"]:
         try:
             view = replace(view, query=check_query(asked["q"]))
+        except GraceError as error:
+            problems.append(str(error))
+    if asked["where"].strip():
+        try:
+            workspace.collection(view.collection).mask(asked["where"].strip())
+            view = replace(view, where=asked["where"].strip())
         except GraceError as error:
             problems.append(str(error))
     if view.query and asked["doc"]:

@@ -87,7 +87,7 @@ def why(found: Case, *, against: str = "") -> dict:
     """
     index, row = found.index, found.row
     other = row_of(index, against) if against else None
-    hits = index.hits(found.query_vector, found.view.k, pooling=found.pooling)
+    hits = index.hits(found.query_vector, found.view.k, pooling=found.pooling, where=found.view.where or None)
     rows = [row] if other is None else [row, other]
     wider = [*rows, *(hit.row for hit in hits if hit.row not in rows)]
     if index.counts[wider].sum() <= BATCH:
@@ -245,7 +245,7 @@ def _sources(found: Case) -> list[dict]:
     made = []
     if twin.rationale and twin.model != found.column.model:
         made.append({"side": other, "doc": found.view.doc, "label": f"column {other.upper()}: {twin.model}"})
-    for hit in found.index.hits(found.query_vector, found.view.k, pooling=found.pooling):
+    for hit in found.index.hits(found.query_vector, found.view.k, pooling=found.pooling, where=found.view.where or None):
         if hit.row != found.row:
             made.append({"side": found.side, "doc": hit.document.id, "label": f"rank {hit.rank}: {found.named(hit.row)['title']}"})
     return made

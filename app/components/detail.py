@@ -52,7 +52,7 @@ def render_detail(opened: Opened, *, ticket: int = 0) -> Safe:
             ),
             tag(
                 "div",
-                *(render_place(place, name, opened.documents) for place, name in zip(opened.places, SIDES, strict=True)),
+                *(render_place(place, name, opened) for place, name in zip(opened.places, SIDES, strict=True)),
                 class_="g-places",
             ),
             tag(
@@ -147,12 +147,13 @@ def flags(opened: Opened) -> list[Safe]:
     return found
 
 
-def render_place(place: Place, name: str, documents: int) -> Safe:
+def render_place(place: Place, name: str, opened: Opened) -> Safe:
+    among = f" of {number(opened.documents)}{', without the filter' if opened.view.where else ''}"
     return tag(
         "div",
         letter(name),
         tag("span", place.column.label, class_="g-place-label"),
-        tag("span", "rank ", tag("b", number(place.rank)), f" of {number(documents)}", class_="g-place-rank"),
+        tag("span", "rank ", tag("b", number(place.rank)), among, class_="g-place-rank"),
         tag("span", f"{place.score:.4f}", class_="g-score", aria_label=f"score {place.score:.4f}"),
         class_=f"g-place g-place-{name}",
     )

@@ -59,7 +59,9 @@ def summary(shot: Snapshot) -> Safe:
         return tag("span", "Searching …")
     first, second = ([hit.document.id for hit in side.hits] for side in shot.sides)
     both = len(set(first) & set(second))
-    parts = [tag("span", tag("b", f"{both} of {len(first)}"), " in both columns"), tag("span", f"{number(shot.documents)} documents")]
+    documents = f"{number(shot.documents)} documents"
+    documents = documents if shot.left is None else f"{number(shot.left)} of {documents} satisfy the filter"
+    parts = [tag("span", tag("b", f"{both} of {len(first)}"), " in both columns"), tag("span", documents)]
     if shot.grades is not None:
         found = [sum(document in shot.grades for document in ids) for ids in (first, second)]
         parts.append(
@@ -85,7 +87,8 @@ def render_column(shot: Snapshot, place: int) -> Safe:
     if side.hits is None:
         body = tag("ol", *(skeleton() for _ in range(shot.view.k)), class_="g-hits", aria_busy="true")
     elif not side.hits:
-        body = tag("p", "Nothing was found: this index holds no documents.", class_="g-quiet")
+        what = "no document satisfies the filter: take a condition away" if shot.view.where else "this index holds no documents."
+        body = tag("p", f"Nothing was found: {what}", class_="g-quiet")
     else:
         moved = None
         if other.hits is not None:

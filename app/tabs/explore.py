@@ -11,6 +11,7 @@ from cachetools import LRUCache
 from gradio.events import Dependency
 
 from app.components.detail import render_detail
+from app.components.facets import render_facets
 from app.components.html import banner
 from app.components.results import render_empty, render_examples, render_failure, render_note, render_results
 from app.components.scripts import html
@@ -54,9 +55,11 @@ class ExploreTab:
     b: gr.Dropdown
     k: gr.Radio
     query: gr.Textbox
+    where: gr.Textbox
     button: gr.Button
     examples: gr.HTML
     note: gr.HTML
+    facets: gr.HTML
     results: gr.HTML
     detail: gr.HTML
     opened: gr.State  # what a page that was just opened or led here is to search, see :func:`search_opened`
@@ -64,7 +67,7 @@ class ExploreTab:
 
     @property
     def controls(self) -> list:
-        return [self.collection, self.a, self.b, self.k, self.query, self.examples, self.note]
+        return [self.collection, self.a, self.b, self.k, self.query, self.where, self.examples, self.note, self.facets]
 
     @property
     def everything(self) -> list:
@@ -75,7 +78,7 @@ class ExploreTab:
         workspace = self.shell.workspace
         if view is None:
             columns = [gr.update(choices=[], value=None) for _ in range(2)]
-            return [gr.update(choices=workspace.collections(), value=None), *columns, gr.skip(), gr.skip(), "", ""]
+            return [gr.update(choices=workspace.collections(), value=None), *columns, gr.skip(), gr.skip(), "", "", "", ""]
         choices = [(column.label, column.id) for column in workspace.columns(view.collection)]
         return [
             gr.update(choices=workspace.collections(), value=view.collection),
@@ -83,8 +86,10 @@ class ExploreTab:
             gr.update(choices=choices, value=view.b.id),
             view.k,
             view.query,
+            view.where,
             str(render_examples(workspace.examples(view.collection))),
             self.show_note(view),
+            str(render_facets(workspace.facets(view.collection).shown(view.where))),
         ]
 
     def show_note(self, view: View) -> str:
@@ -132,12 +137,16 @@ def build(shell: Shell) -> ExploreTab:
                 a = gr.Dropdown([], label="Column A", filterable=False, elem_id="g-a", min_width=200)
                 b = gr.Dropdown([], label="Column B", filterable=False, elem_id="g-b", min_width=200)
                 k = gr.Radio(list(SIZES), value=10, label="Neighbours", elem_id="g-k", min_width=150)
+                where = gr.Textbox(
+                    label="Filter", placeholder="year > 2000 and kind in ('river', 'lake')", max_lines=1, elem_id="g-where", min_width=220
+                )
+            facets = html(js="facets", elem_id="g-facets")
             examples = html(js="examples", elem_id="g-examples")
             results = html(js="shown results", elem_id="g-results")
             note = html(elem_id="g-note")
         detail = html(js="elements figures why whatif detail", elem_id="g-detail", server_functions=answers(shell.workspace))
         opened = gr.State(None)
-    tab = ExploreTab(shell, collection, a, b, k, query, button, examples, note, results, detail, opened, Latest())
+    tab = ExploreTab(shell, collection, a, b, k, query, where, button, examples, note, facets, results, detail, opened, Latest())
     _wire(tab)
     return tab
 
@@ -145,32 +154,41 @@ def build(shell: Shell) -> ExploreTab:
 def _wire(tab: ExploreTab) -> None:
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     asking = quiet | {"trigger_mode": "multiple", "concurrency_limit": SAME_TIME, "concurrency_id": "search"}
-    inputs = [tab.collection, tab.a, tab.b, tab.k, tab.query]
+    inputs = [tab.collection, tab.a, tab.b, tab.k, tab.where, tab.query]
 
     @runs_model
-    def ask(collection, a, b, k, query, request: gr.Request):
-        asked = {"collection": collection, "a": a, "b": b, "k": k, "q": query}
+    def ask(collection, a, b, k, where, query, request: gr.Request):
+        asked = {"collection": collection, "a": a, "b": b, "k": k, "where": where, "q": query}
         for shown in run(tab, asked, request.session_hash):
             yield (gr.skip(), gr.skip()) if shown is None else (shown, "")
 
     @runs_model
-    def ask_again(collection, a, b, k, query, request: gr.Request):
+    def ask_again(collection, a, b, k, where, query, request: gr.Request):
         if query and query.strip():
-            yield from ask(collection, a, b, k, query, request)
+            yield from ask(collection, a, b, k, where, query, request)
         else:
             yield gr.skip(), gr.skip()
 
     @runs_model
-    def ask_example(event: gr.EventData, collection, a, b, k, request: gr.Request):
+    def ask_example(event: gr.EventData, collection, a, b, k, where, request: gr.Request):
         query = event._data.get("query") if isinstance(event._data, dict) else None
         query = query if isinstance(query, str) else ""
-        for shown, closed in ask(collection, a, b, k, query, request):
+        for shown, closed in ask(collection, a, b, k, where, query, request):
             yield query, shown, closed
+
+    def ticked(event: gr.EventData, collection, where):
+        return tick(tab, event, collection, where)
+
+    def typed(collection, where):
+        try:
+            return str(render_facets(tab.shell.workspace.facets(collection).shown(where)))
+        except GraceError:  # the results tell it
+            return gr.skip()
 
     def choose(collection, request: gr.Request):
         tab.latest.start(request.session_hash)
         changed = tab.show_collection(collection)
-        changed[len(inputs) - 1] = gr.skip()  # what is typed stays
+        changed[tab.controls.index(tab.query)] = gr.skip()  # what is typed stays
         return changed
 
     def visited(collection):
@@ -184,7 +202,10 @@ def _wire(tab: ExploreTab) -> None:
         return open_hit(tab, event)
 
     gr.on([tab.button.click, tab.query.submit], ask, inputs, [tab.results, tab.detail], **asking)
-    gr.on([tab.a.input, tab.b.input, tab.k.input], ask_again, inputs, [tab.results, tab.detail], **asking)
+    gr.on([tab.a.input, tab.b.input, tab.k.input, tab.where.submit], ask_again, inputs, [tab.results, tab.detail], **asking)
+    tab.where.submit(typed, [tab.collection, tab.where], tab.facets, **quiet)
+    narrowed = tab.facets.select(ticked, [tab.collection, tab.where], [tab.where, tab.facets, tab.detail], **quiet)
+    narrowed.success(ask_again, inputs, [tab.results, tab.detail], **asking)
     tab.examples.select(ask_example, inputs[:-1], [tab.query, tab.results, tab.detail], **asking)
     tab.results.shown(visited, tab.collection, tab.everything, **quiet)
     tab.collection.input(choose, tab.collection, tab.everything, **quiet)
@@ -210,6 +231,17 @@ def run(tab: ExploreTab, asked: dict, page: str) -> Iterator[str | None]:
             yield str(render_failure(view.json() if view else None, message_of(error)))
     if not tab.latest.is_current(page, number):
         yield None
+
+
+def tick(tab: ExploreTab, event: gr.EventData, collection: object, where: object) -> list:
+    """The filter, and the facets as it leaves them, after a click on one; what is wrong as a message over the page."""
+    try:
+        data = event._data if isinstance(event._data, dict) else {}
+        facets = tab.shell.workspace.facets(collection)
+        where = facets.toggle(where if isinstance(where, str) else "", data.get("column"), data.get("value"))
+        return [where, str(render_facets(facets.shown(where))), ""]
+    except Exception as error:
+        return [gr.skip(), gr.skip(), str(banner(message_of(error), kind="error floating"))]
 
 
 def open_hit(tab: ExploreTab, event: gr.EventData) -> str:

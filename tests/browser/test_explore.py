@@ -116,6 +116,34 @@ def test_a_change_of_column_or_size_asks_again(explore):
     assert (address(explore)["a"], address(explore)["k"]) == ("tiny-b:text", "20")
 
 
+def test_facets_narrow_and_stand_in_the_address(explore):
+    ask(explore, "snow on the castle walls")
+    explore.click("#g-facets summary")
+    song = explore.locator("[data-facet=kind]", has_text="song")
+    expect(song).to_have_text("song13")
+    song.click()
+    expect(explore.locator(".g-summary")).to_contain_text("13 of 30 documents satisfy the filter")
+    expect(explore.locator("#g-where").get_by_role("textbox")).to_have_value("kind = 'song'")
+    expect(explore.locator("[data-facet=kind][aria-checked=true]")).to_have_text("song13")
+    assert set(hits(explore, "a")) <= {f"d{i:02}" for i in range(1, 30, 2)} - {"d03", "d07"}
+    assert address(explore)["where"] == "kind = 'song'"
+    field = explore.locator("#g-where").get_by_role("textbox")
+    field.fill("kind = 'song' and year > 1920")
+    field.press("Enter")
+    expect(explore.locator(".g-summary")).to_contain_text("5 of 30 documents satisfy the filter")
+    assert len(hits(explore, "a")) == len(hits(explore, "b")) == 5
+    expect(explore.locator("[data-facet=kind][aria-checked=true]")).to_have_text("song5")
+    explore.reload()
+    expect(explore.locator(".g-summary")).to_contain_text("5 of 30 documents satisfy the filter")
+    expect(explore.locator("[data-facet=kind][aria-checked=true]")).to_have_text("song5")
+    explore.locator("[data-facet=kind][aria-checked=true]").click()
+    expect(explore.locator(".g-summary")).to_contain_text("9 of 30 documents satisfy the filter")
+    assert address(explore)["where"] == "year > 1920"
+    field.fill("year > 'x'")
+    field.press("Enter")
+    expect(explore.locator(".g-banner")).to_contain_text("filter, character 8: 'year' holds numbers, got 'x'")
+
+
 def test_another_collection_is_asked_with_its_own_columns(explore):
     choose(explore, "#g-collection", "plain")
     expect(explore.locator(".g-empty")).to_contain_text("8 documents of plain")

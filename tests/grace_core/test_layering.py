@@ -56,8 +56,8 @@ benchmarks: . rounds table
 benchmarks: encode explain map memory search server start text train vllm
 benchmarks: build filter
 benchmarks: commands
-app: . components theme mapcolours messages gate head runs view components.html components.scripts
-app: components.words shared mapview
+app: . components facets theme mapcolours messages gate head runs view components.html components.scripts
+app: components.facets components.words shared mapview
 app: state
 app: search why evaluate maps builds
 app: mapjobs tabs components.curves components.results

@@ -31,7 +31,7 @@ Row = tuple[list[int], np.ndarray, np.ndarray, bool]  # rationale ids, part sums
 def default_path() -> Path:
     """``$GRACE_CACHE`` if set (a file, or a folder in which FILE is the file), else ``~/.cache/grace/representations.sqlite``."""
     if path := os.environ.get("GRACE_CACHE"):
-        return Path(path, FILE) if path.endswith(os.sep) else Path(path)
+        return Path(path, FILE).expanduser() if path.endswith(os.sep) else Path(path).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "grace" / FILE
 
 
@@ -40,10 +40,10 @@ class RepresentationCache:
 
     def __init__(self, path: str | Path | None = None):
         self.path = Path(path) if path is not None else default_path()
-        if self.path.is_dir():
-            self.path /= FILE
         self._lock = Lock()
         try:
+            if self.path.is_dir():
+                self.path /= FILE
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(self.path, timeout=60, check_same_thread=False, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -60,9 +60,10 @@ class RepresentationCache:
 
     def _unusable(self, error: Exception) -> GraceError:
         remedy = "set GRACE_CACHE to a file that can be written"
-        if self.path.is_file():
+        if os.path.isfile(self.path):  # Path.is_file raises where a name is too long
             remedy = "remove the file, or set GRACE_CACHE to another"
-        return GraceError(f"the cache {self.path} cannot be used ({error}); {remedy}")
+        told = error.strerror if isinstance(error, OSError) else error
+        return GraceError(f"the cache {str(self.path)[:300]} cannot be used ({told}); {remedy}")
 
     @contextmanager
     def _using(self) -> Iterator[sqlite3.Connection]:

@@ -86,6 +86,10 @@ class ChatTemplate:
         named, wanted = self.tokenizer.chat_template, self.arguments.get("chat_template")
         if isinstance(named, str):
             return wanted or named
+        if not isinstance(named, dict):
+            kind = type(named).__name__
+            told = f"{self.name} is a value of type {kind}, expected a text, or several by their names"
+            raise GraceError(f"{told}; correct the tokenizer's files")
         if (wanted or "default") not in named:
             raise GraceError(
                 f"the tokenizer of {self.tokenizer.name_or_path!r} has no chat template {wanted or 'default'!r}; "
@@ -143,9 +147,7 @@ class ChatTemplate:
                     change = _difference(probe, found[len(head) : len(found) - len(tail)])
                 else:
                     change = _difference(head + probe + tail, found)
-                raise _Unfit(
-                    3, f"{self.name} alters the user's text: {change}; {REMEDY.format('shows messages as they are')}"
-                )
+                raise _Unfit(3, f"{self.name} alters the user's text: {change}; {REMEDY.format('shows messages as they are')}")
         if system:
             general = shown(_PROMPT, SENTINEL).partition(SENTINEL)[0]
             if general.count(_PROMPT) != 1:  # left out, shown behind the text and pooled with it, or changed

@@ -184,6 +184,8 @@ def encode(
     from grace_core.truncation import cut_texts, notes_on_cut_texts
 
     arguments = parse_arguments(template)
+    if out.suffix.lower() in (".csv", ".tsv", ".json", ".jsonl", ".txt", ".npy", ".npz", ".safetensors"):
+        raise GraceError(f"--out {out}: a Parquet file is written; give a name that ends in .parquet")
     if not out.parent.is_dir():
         raise GraceError(f"--out {out}: the folder {out.parent} does not exist; make it first")
     corpus = read_corpus(file, limit=limit)
@@ -421,7 +423,8 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        print(f"error: {error}: check the path, its permissions and the room on the disk".replace("\n", " "), file=sys.stderr)
+        told = f"{str(error.filename)[:300]}: {error.strerror}" if error.filename else str(error)
+        print(f"error: {told}; check the path, its permissions and the room on the disk".replace("\n", " "), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped; what is finished is kept", file=sys.stderr)

@@ -11,6 +11,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date, datetime
 from functools import cached_property
 from itertools import islice, zip_longest
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING
 from grace_core import filters
 from grace_core.errors import GraceError
 from grace_core.files import only_writer, sha256, write_atomically
-from grace_core.readers import Corpus, Document, Judgements, Value, as_text, read_corpus
+from grace_core.readers import CORPUS_FILES, Corpus, Document, Judgements, Value, as_text, read_corpus
 from grace_core.readers.cells import moment, typed
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ class Collection:
 
     @cached_property
     def corpus(self) -> Corpus:
-        return read_corpus(self.folder)
+        with self.opened():  # so that what is wrong with it is said of a collection
+            return read_corpus(self.folder)
 
     @cached_property
     def documents(self) -> dict[str, Document]:
@@ -72,32 +74,43 @@ class Collection:
     def hash(self) -> str:
         return sha256(self.folder / "corpus.parquet")
 
+    @contextmanager
+    def opened(self) -> Iterator:
+        """corpus.parquet as a ParquetFile. Raises GraceError if it, or what is read of it within, is damaged or no collection's."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path, remedy = self.folder / "corpus.parquet", "restore it, or remove the folder and build again"
+        try:
+            with pq.ParquetFile(path) as file:
+                if file.schema_arrow.names[:3] != ["_id", "title", "text"]:
+                    what = f"has the columns {', '.join(file.schema_arrow.names)[:200]}, expected _id, title, text and metadata"
+                    raise GraceError(f"{path} {what}: it is no collection's; {remedy}")
+                yield file
+        except (pa.ArrowException, OSError) as error:
+            raise GraceError(f"{path} cannot be read ({str(error)[:200]}); {remedy}") from error
+
     @cached_property
     def size(self) -> int:
         """The number of documents."""
-        import pyarrow.parquet as pq
-
-        return pq.read_metadata(self.folder / "corpus.parquet").num_rows
+        with self.opened() as file:
+            return file.metadata.num_rows
 
     @cached_property
     def fields(self) -> list[str]:
         """The names of the metadata columns."""
-        import pyarrow.parquet as pq
-
-        return pq.read_schema(self.folder / "corpus.parquet").names[3:]
+        with self.opened() as file:
+            return file.schema_arrow.names[3:]
 
     @cached_property
     def types(self) -> dict[str, str]:
         """The metadata columns and what they hold, in Arrow's words."""
-        import pyarrow.parquet as pq
-
-        return {field.name: str(field.type) for field in list(pq.read_schema(self.folder / "corpus.parquet"))[3:]}
+        with self.opened() as file:
+            return {field.name: str(field.type) for field in list(file.schema_arrow)[3:]}
 
     def columns(self, names: list[str]):
         """Columns of corpus.parquet as an Arrow table, in the order of the documents."""
-        import pyarrow.parquet as pq
-
-        with pq.ParquetFile(self.folder / "corpus.parquet") as file:
+        with self.opened() as file:
             # a name with a dot is taken for a path into a struct, so such columns are read with all the others
             dotted = any("." in name for name in names)
             return file.read(columns=None if dotted else names).select(names)
@@ -112,17 +125,10 @@ class Collection:
 
     def contents(self) -> Iterator[str]:
         """What gets encoded of every document, in order, without holding more than a block of them."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        path = self.folder / "corpus.parquet"
-        try:
-            with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(batch_size=1024, columns=["title", "text"]):
-                    for title, text in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                        yield Document("", title, text, {}).content
-        except (pa.ArrowException, OSError) as error:
-            raise GraceError(f"{path} cannot be read ({str(error)[:200]}); restore it, or remove the folder and build again") from error
+        with self.opened() as file:
+            for batch in file.iter_batches(batch_size=1024, columns=["title", "text"]):
+                for title, text in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                    yield Document("", title, text, {}).content
 
     @classmethod
     def create(cls, corpus: Corpus, folder: str | Path) -> Collection:
@@ -135,6 +141,10 @@ class Collection:
         import pyarrow.parquet as pq
 
         folder, schema = Path(folder), _schema(corpus)
+        if folder.exists() and not folder.is_dir():
+            raise GraceError(f"{folder} is a file, expected a folder for the collection; give another --out")
+        if others := [name for name in CORPUS_FILES if name != "corpus.parquet" and (folder / name).exists()]:
+            raise GraceError(f"{folder} holds {others[0]}, which would be read in the place of the collection's corpus; give another --out")
         if (folder / "corpus.parquet").exists():
             there = cls(folder)
             if not _holds(there, corpus, schema):
@@ -231,9 +241,8 @@ def _holds(collection: Collection, corpus: Corpus, schema) -> bool:
     Metadata that was kept as text, as it once was whatever its type, is compared by its values.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    with pq.ParquetFile(collection.folder / "corpus.parquet") as file:
+    with collection.opened() as file:
         if not file.schema_arrow.equals(schema) and not _was_text(file.schema_arrow, schema):
             return False
         there = (_typed(pa.Table.from_batches([batch]), schema) for batch in file.iter_batches(batch_size=BLOCK))
@@ -353,9 +362,10 @@ def _write_judgements(judgements: Judgements, folder: Path) -> None:
     write_atomically(folder / "qrels.tsv", qrels)
 
 
-def find_collections(root: str | Path) -> list[str]:
-    """Names of the collections under ``root`` that have at least one model, or an unfinished one."""
-    return sorted(path.parent.name for path in Path(root).glob("*/corpus.parquet"))
+def find_collections(root: str | Path, *, finished: bool = False) -> list[str]:
+    """Names of the collections under ``root`` that have a model, ``finished`` or, unless only such are asked for, stopped half way."""
+    found = [Collection(path.parent) for path in sorted(Path(root).glob("*/corpus.parquet"))]
+    return [one.folder.name for one in found if one.models or (one.unfinished and not finished)]
 
 
 def collection_folder(root: str | Path, name: str) -> Path:

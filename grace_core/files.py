@@ -17,8 +17,10 @@ def write_atomically(path: Path, write: Callable[[Path], None], *, flush: bool =
     """Call ``write`` with a temporary path beside ``path``, flush it to disk, and rename it into place.
 
     Without ``flush`` a loss of power, and nothing else, may leave a file that is not whole. Raises GraceError if the disk is full,
-    whatever ``write`` raises then; nothing is left behind.
+    whatever ``write`` raises then, and for a path that is a folder or a device; nothing is left behind.
     """
+    if path.exists() and not path.is_file():
+        raise GraceError(f"{path} is a {'folder' if path.is_dir() else 'device'}, expected a file to write; name another path")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with needs_room(path):

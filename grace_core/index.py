@@ -37,7 +37,7 @@ from grace_core.pooling import TEXT, Pooling
 from grace_core.readers import Document
 from grace_core.selection import Selections, search_among
 from grace_core.shards import Work, refuse_mixture
-from grace_core.sources import full_name, model_name
+from grace_core.sources import checked_name, full_name, model_name
 from grace_core.tensors import PooledVectors, map_tensors
 
 SCHEMA = 1
@@ -117,7 +117,7 @@ def build(
         ann.check_kind(faiss)
     if geometry is not None:
         geometries.check_kind(geometry)
-    name = model.name if name is None else model_name(name)
+    name = model.name if name is None else checked_name(name)
     folder = collection.folder / name
     if not any(collection.contents()):
         raise GraceError(f"{collection.folder}: none of the {collection.size} documents has any text; nothing to encode")

@@ -40,6 +40,8 @@ def build_command(
     if place != "ray" and inner:
         raise GraceError(f"--engine is {engine!r}, expected transformers, vllm, ray, or ray:vllm")
     here = "transformers" if place == "ray" else engine  # beside a cluster this process only tokenises and decodes
+    if out == Path() and not (out / "corpus.parquet").exists():
+        raise GraceError("--out is the current folder, expected one of the collection's own; give one such as indexes/mine")
     read = stream_corpus(corpus, limit=limit, columns={role: name for role, name in columns.items() if name} or None)
     if name is not None and len(models) > 1:
         raise GraceError(f"--name is for one model, got {len(models)}; build them one after the other")

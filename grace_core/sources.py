@@ -16,6 +16,7 @@ from grace_core.model_folders import ADAPTER_CONFIG, adapter_config, base_name, 
 
 DEMO_MODELS_DIR = Path(__file__).parent / "demo" / "models"
 DEMO_CORPUS_DIR = Path(__file__).parent / "demo" / "corpus"
+LONGEST_NAME = 200  # bytes of a folder's name
 PACKAGED_DIR = Path(__file__).parent / "packaged"  # our settings for models whose weights come from elsewhere, and adapters of them
 # what a checkpoint needs: never .bin or .pt, which are pickles
 MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
@@ -61,9 +62,17 @@ def model_name(name: str | Path) -> str:
     """The name of a model's folder in a collection: the last part of its id or path, made safe for a file system."""
     last = str(name).rstrip("/").split("/")[-1]
     safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in last).strip(".")
-    if not safe:
-        raise GraceError(f"{str(name)!r} is no usable model name")
+    if not safe or len(safe.encode()) > LONGEST_NAME:
+        what = f"expected letters, digits, '-', '_' and '.', at most {LONGEST_NAME} bytes; name a folder, or give --name"
+        raise GraceError(f"{str(name)[:100]!r} gives no name for a model's folder: {what}")
     return safe
+
+
+def checked_name(name: str) -> str:
+    """A name that a model's folder can have. Raises GraceError for another."""
+    if (safe := model_name(name)) != name:
+        raise GraceError(f"{name[:100]!r} is no name for a model's folder; give one such as {safe!r}")
+    return name
 
 
 def demo_models() -> list[str]:

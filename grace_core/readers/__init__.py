@@ -9,7 +9,7 @@ one. What is left out, changed or guessed is told in ``Corpus.notes``; everythin
 row and the remedy in one line. docs/corpora.md describes the formats.
 """
 
-from grace_core.readers.corpus import HEAD_ROWS, MAX_ID_CHARACTERS, SUFFIXES, preview, read_corpus, stream_corpus
+from grace_core.readers.corpus import CORPUS_FILES, HEAD_ROWS, MAX_ID_CHARACTERS, SUFFIXES, preview, read_corpus, stream_corpus
 from grace_core.readers.documents import (
     COLUMN_NAMES,
     MAX_LINE_BYTES,
@@ -26,6 +26,7 @@ from grace_core.readers.documents import (
 
 __all__ = [
     "COLUMN_NAMES",
+    "CORPUS_FILES",
     "HEAD_ROWS",
     "MAX_ID_CHARACTERS",
     "MAX_LINE_BYTES",

@@ -187,6 +187,8 @@ def test_one_of_several_templates_can_be_chosen(built):
     named = {"plain": each(), "thinks": THINKS}
     with pytest.raises(GraceError, match="has no chat template 'default'; choose one of plain, thinks"):
         built(named)
+    with pytest.raises(GraceError, match="a value of type list, expected a text, or several by their names"):
+        built([named])
     assert built(named, template={"chat_template": "plain"}).build("words") == built(each()).build("words")
     assert built(named, template={"chat_template": "thinks", "enable_thinking": False}).tail.endswith("<think></think>")
 

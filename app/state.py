@@ -55,7 +55,7 @@ class Workspace:
 
     def collections(self) -> list[str]:
         """Names of the collections with at least one finished model."""
-        return [name for name in find_collections(self.root) if any((self.root / name).glob("*/manifest.json"))]
+        return find_collections(self.root, finished=True)
 
     def collection(self, name: str) -> Collection:
         folder = collection_folder(self.root, name)

@@ -126,6 +126,16 @@ def test_a_collection_keeps_corpus_queries_and_judgements(built, corpus):
     assert find_collections(built.collection.folder.parent) == ["built"]
 
 
+def test_a_collection_is_listed_once_a_build_has_begun(corpus, tmp_path):
+    for name in ("bare", "begun", "done"):
+        Collection.create(corpus, tmp_path / name)
+    for path in (tmp_path / "begun" / "m" / ".build" / "plan.json", tmp_path / "done" / "m" / "manifest.json"):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    assert find_collections(tmp_path) == ["begun", "done"]
+    assert find_collections(tmp_path, finished=True) == ["done"]
+
+
 def test_files_do_not_depend_on_batch_size_or_interruptions(built, corpus, model, tmp_path):
     collection = Collection.create(corpus, tmp_path / "again")
     stops = 0

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from grace_core.errors import GraceError
 from grace_core.pooling import Pooling
-from grace_core.sources import PACKAGES
+from grace_core.sources import PACKAGES, shipped_adapters
 
 SIZES = (5, 10, 20)
 SIDES = ("a", "b")
@@ -100,8 +100,9 @@ def check_query(query: object) -> str:
 
 
 def default_view(workspace, collection: str | None = None) -> View:
-    """A real language model's text alone against text with rationale, where the collection has one that comes as a package; else the first
-    two models that write, each with its rationale; of a single model its text alone against text with rationale.
+    """A real language model with its rationale against the adapter that GRACE trained of it, where the collection has both; where it has the
+    base alone, its text against text with rationale; else the first two models that write, each with its rationale; of a single model its
+    text alone against text with rationale.
 
     Raises GraceError if nothing is built.
     """
@@ -112,7 +113,8 @@ def default_view(workspace, collection: str | None = None) -> View:
     columns = workspace.columns(name)
     writing = [column for column in columns if column.rationale]
     if real := [column for column in columns if column.model in PACKAGES]:
-        return View(name, real[0], real[-1])
+        trained = [column for column in writing if column.model in shipped_adapters()]
+        return View(name, real[-1], trained[0]) if trained else View(name, real[0], real[-1])
     if len(writing) > 1:
         return View(name, writing[0], writing[1])
     first = [column for column in columns if column.model == (writing or columns)[0].model]

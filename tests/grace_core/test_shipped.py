@@ -126,3 +126,16 @@ def test_smollm2_s_scores_split_and_a_passage_finds_itself(demo_collection):
     scores, rows = index.search(index.embed(made, role="document"), 1)
     assert rows[0, 0] == row
     assert scores[0, 0] >= 0.99999
+
+
+@pytest.mark.skipif("smollm2" not in named_here(), reason="the package of smollm2 is not installed")
+def test_the_shipped_adapter_is_another_model_over_its_base_s_weights():
+    base, grace = (GraceModel.from_pretrained(name, device="cpu") for name in ("smollm2", "smollm2-grace"))
+    assert grace.model.get_input_embeddings().weight.data_ptr() == base.model.get_input_embeddings().weight.data_ptr()
+    assert grace.settings == base.settings
+    assert grace.geometry.kind == "calibrated"
+    vectors = [model.encode(["Where did the poor woman live?"], role="query") for model in (base, grace)]
+    assert 0.1 < float((vectors[0] * vectors[1]).sum()) < 0.99
+    folder = grace._folder
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 10e6
+    assert "/" not in json.loads((folder / "training.json").read_text())["config"]["out"]

@@ -2,8 +2,8 @@
 
 ``<kind>_<share>``  time of ``GraceIndex.search(…, where=…)`` over the lesser of those two, one query a call
 
-The brute force has the vectors in memory and the rows that are left at hand, takes their scores as every search here gives them (summed in
-fp64: :mod:`grace_core.ranking`), and orders them. ``recall@10`` is against it; ``exact`` says that scores and rows are the same to the bit.
+The brute force has the rows that are left at hand, and the vectors where the index has them (ivfpq on disk). It takes their scores as every
+search here gives them (summed in fp64: :mod:`grace_core.ranking`), and orders them. ``recall@10`` is against it; ``exact`` says that scores and rows are the same to the bit.
 What satisfies the filter lies scattered over the corpus. A filter is evaluated when it is first met (``filter_ms``), and its rows are kept.
 """
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from benchmarks.rounds import median_seconds
 from benchmarks.search import Numbered, SyntheticModel, indexed
+from grace_core import ann
 from grace_core.index import GraceIndex
 from grace_core.ranking import dots, order
 from grace_core.readers import Corpus, Document
@@ -46,7 +47,7 @@ def run(
         place = Path(folder or scratch) / f"scattered-{documents}x{dim}"
         for kind in kinds:
             index, _ = indexed(place, Corpus(Scattered(documents), None, "synthetic", ["place"]), model, kind)
-            vectors = index.vectors()
+            vectors = ann.compared(index.faiss_index(), kind, index.stored())
             for share in shares:
                 row = _race(index, vectors, f"place < {round(share * documents)}", asked, k, runs)
                 name = f"{kind}_{100 * share:g}%"
@@ -55,7 +56,7 @@ def run(
     return result | {"runs": runs, "documents": documents, "dim": dim, "queries": queries, "threads": faiss.omp_get_max_threads()}
 
 
-def _race(index: GraceIndex, vectors: np.ndarray, where: str, queries: np.ndarray, k: int, runs: int) -> dict:
+def _race(index: GraceIndex, vectors, where: str, queries: np.ndarray, k: int, runs: int) -> dict:
     started = time.perf_counter()
     rows = index.selections.of(where).rows
     first, some = time.perf_counter() - started, queries[:ASKED]
@@ -77,7 +78,7 @@ def _race(index: GraceIndex, vectors: np.ndarray, where: str, queries: np.ndarra
     }  # fmt: skip
 
 
-def brute_force(vectors: np.ndarray, rows: np.ndarray, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def brute_force(vectors, rows: np.ndarray, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Scores and rows of the ``k`` nearest of ``rows``."""
     scores = dots(vectors[rows], query)
     best = order(scores, k)

@@ -14,11 +14,11 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from grace_core import ann
-from grace_core.ranking import dots
+from grace_core.ranking import dots, order
 from grace_core.tensors import BLOCK
 
 KEPT = 16  # filters whose documents are remembered: a person narrows down, and asks again
-HANDFUL = 200  # rows whose scores are computed at once, without candidates
+HANDFUL = 400  # rows whose scores are computed at once, without candidates
 MANY = 4  # queries for which a product of matrices is worth its preparation
 DENSE = 4  # rows in a row of which one is left: reading all of them is no slower then than picking
 # Measured on 100,000 vectors of 256 dimensions (grace bench filter): with less than ENOUGH of the rows left, the effort that keeps the
@@ -130,9 +130,9 @@ def nearest(vectors, rows: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.
     """Cosines and rows ``(m, k)`` by comparing with every vector at ``rows``, which are ascending."""
     if len(rows) <= HANDFUL:
         left = vectors[rows]
-        scores = np.stack([dots(left, query) for query in queries])
-        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        return np.take_along_axis(scores, best, 1), rows[best]
+        scores = [dots(left, query) for query in queries]
+        best = [order(values, k) for values in scores]
+        return np.array([values[some] for values, some in zip(scores, best, strict=True)]), rows[np.array(best)]
     wanted, here = min(len(rows), k + ann.SLACK), isinstance(vectors, np.ndarray)
     step = len(rows) if here and len(queries) < MANY else BLOCK
     near, places = np.zeros((len(queries), 0), np.float32), np.zeros((len(queries), 0), np.int64)

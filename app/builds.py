@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from app.messages import message_of
+from app.pace import Paced
 from app.state import Workspace
 from grace_core.collection import Collection, collection_folder, find_collections
 from grace_core.errors import GraceError
@@ -26,7 +27,7 @@ INSTANT = 0.02  # seconds in which no more than BATCH texts are encoded
 
 
 @dataclass
-class Job:
+class Job(Paced):
     """A build and how far it is. ``state``: waiting, loading, encoding, finishing, done, stopped or failed."""
 
     collection: str
@@ -38,7 +39,7 @@ class Job:
     built: str = ""  # the model's name in the collection, once known
     notes: list[str] = field(default_factory=list)  # what reading the corpus left out, changed or guessed; texts that were cut
     stop: threading.Event = field(default_factory=threading.Event)
-    _marks: deque = field(default_factory=lambda: deque(maxlen=40))
+    marks: deque = field(default_factory=lambda: deque(maxlen=40))
 
     @property
     def running(self) -> bool:
@@ -46,25 +47,13 @@ class Job:
 
     def mark(self, done: int, total: int) -> None:
         now = time.monotonic()
-        at_once = self._marks and now - self._marks[-1][0] < INSTANT
-        if at_once and done - self._marks[-1][1] > BATCH:  # kept from an earlier run, so no measure of speed
-            self._marks.clear()
-        if not self._marks or (done != self.done and not at_once):
-            self._marks.append((now, done))
+        at_once = self.marks and now - self.marks[-1][0] < INSTANT
+        if at_once and done - self.marks[-1][1] > BATCH:  # kept from an earlier run, so no measure of speed
+            self.marks.clear()
+        if not self.marks or (done != self.done and not at_once):
+            self.marks.append((now, done))
         self.done, self.total = done, total
         self.state = "encoding" if done < total else "finishing"
-
-    @property
-    def rate(self) -> float | None:
-        """Texts a second over the last batches; None until there is something to measure."""
-        if len(self._marks) < 2:
-            return None
-        (begin, first), (end, last) = self._marks[0], self._marks[-1]
-        return (last - first) / (end - begin) if end > begin and last > first else None
-
-    @property
-    def seconds_left(self) -> float | None:
-        return (self.total - self.done) / self.rate if self.rate else None
 
 
 @dataclass(frozen=True)
@@ -189,8 +178,7 @@ def reachable(source: str) -> None:
     except (TookTooLong, OSError) as error:
         reason = str(error) or "no answer"
         raise GraceError(
-            f"{source!r} is no folder here, and the Hugging Face hub cannot be reached ({reason[:120]}): "
-            "check the network, or use smollm2"
+            f"{source!r} is no folder here, and the Hugging Face hub cannot be reached ({reason[:120]}): check the network, or use smollm2"
         ) from error
     finally:
         asking.shutdown(wait=False)  # a name look-up has no time limit of its own

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from app.view import Column, View, check_query, default_view
+from app.pace import Paced
+from app.view import Column, View, check_query, default_view, short
 from grace_core.errors import GraceError
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def read_evaluate(workspace: Workspace, params: Mapping[str, object], *, strict:
     problems = []
     start = default_view(workspace, asked["on"])
     if asked["on"] and asked["on"] != start.collection:
-        problems.append(f"there is no collection {_short(asked['on'])} here; there are: {', '.join(workspace.collections())}")
+        problems.append(f"there is no collection {short(asked['on'])} here; there are: {', '.join(workspace.collections())}")
         asked |= {"x": "", "y": "", "split": ""}
     splits = list(splits_of(workspace.collection(start.collection)))
     view = EvaluateView(start.collection, start.a, start.b, next((split for split in splits if split != ALL), ""))
@@ -72,15 +73,15 @@ def read_evaluate(workspace: Workspace, params: Mapping[str, object], *, strict:
         if asked[key] in columns:
             view = replace(view, **{name: columns[asked[key]]})
         elif asked[key]:
-            problems.append(f"{view.collection} has no column {_short(asked[key])}; there are: {', '.join(columns)}")
+            problems.append(f"{view.collection} has no column {short(asked[key])}; there are: {', '.join(columns)}")
     if asked["split"] in splits:
         view = replace(view, split="" if asked["split"] == ALL else asked["split"])
     elif asked["split"] and splits:
-        problems.append(f"{view.collection} has no split {_short(asked['split'])}; there are: {', '.join(splits)}")
+        problems.append(f"{view.collection} has no split {short(asked['split'])}; there are: {', '.join(splits)}")
     if asked["first"] in (str(FIRST), ALL, ""):
         view = replace(view, first=asked["first"] == str(FIRST))
     else:
-        problems.append(f"first is {_short(asked['first'])}, expected {FIRST}, or nothing for all queries")
+        problems.append(f"first is {short(asked['first'])}, expected {FIRST}, or nothing for all queries")
     if strict and problems:
         raise GraceError(problems[0])
     return view, problems
@@ -242,7 +243,7 @@ def compare(evaluations: Evaluations, view: EvaluateView, *, lexical: bool = Tru
 
 
 @dataclass
-class Progress:
+class Progress(Paced):
     """How far an evaluation is, in queries times columns. ``state``: opening, evaluating, done or stopped."""
 
     state: str
@@ -250,17 +251,6 @@ class Progress:
     total: int
     notes: tuple[str, ...] = ()
     marks: deque = field(default_factory=lambda: deque(maxlen=12))
-
-    @property
-    def rate(self) -> float | None:
-        if len(self.marks) < 2:
-            return None
-        (begin, first), (end, last) = self.marks[0], self.marks[-1]
-        return (last - first) / (end - begin) if end > begin and last > first else None
-
-    @property
-    def seconds_left(self) -> float | None:
-        return (self.total - self.done) / self.rate if self.rate else None
 
 
 class _Stopped(Exception):
@@ -374,7 +364,3 @@ def explore_view(workspace: Workspace, view: EvaluateView, data: object) -> View
     if not isinstance(name, str) or not judgements or name not in judgements.queries:
         raise GraceError("the page sent an event that does not fit; reload the page")
     return View(view.collection, view.a, view.b, query=check_query(judgements.queries[name]))
-
-
-def _short(value: str) -> str:
-    return repr(value if len(value) <= 60 else value[:60] + "…")

@@ -80,25 +80,15 @@ class MapJobs:
         try:
             indexes = [self.maps.workspace.index(job.corpus, column.model) for column in job.columns]
             job.saved = all(os.access(index.folder, os.W_OK) for index in indexes)
-            if job.saved:
-                columns = [(column.model, column.pooling) for column in job.columns]
-                map_collection(indexes[0].collection, columns, progress=job.mark, should_stop=job.stop.is_set)
-            else:
-                self._remember(job, indexes)
+            columns = [(column.model, column.pooling) for column in job.columns]
+            made = map_collection(
+                indexes[0].collection, columns, save=job.saved, progress=job.mark, should_stop=job.stop.is_set
+            )  # fmt: skip
+            if not job.saved:
+                for column, index in zip(job.columns, indexes, strict=True):
+                    self.maps.keep(job.corpus, column, index, made[column.model, column.pooling])
             job.end("done", "" if job.saved else "The collection’s folder is read-only, so these maps are kept until the explorer ends.")
         except MapStopped:
             job.end("stopped", "Cancelled; nothing was written.")
         except Exception as error:
             job.end("failed", message_of(error))
-
-    def _remember(self, job: MapJob, indexes: list) -> None:
-        """Maps of columns whose folder cannot be written to, in memory."""
-        from grace_core.projection import Map, find_regions, make_maps
-
-        vectors = {column.id: index.vectors(column.pooling) for column, index in zip(job.columns, indexes, strict=True)}
-        made = make_maps(vectors, progress=job.mark, should_stop=job.stop.is_set)
-        for column, index in zip(job.columns, indexes, strict=True):
-            points = made[column.id]
-            texts = index.rationales if column.rationale else [index.collection.documents[one].content for one in index.ids]
-            regions = find_regions(vectors[column.id], texts)
-            self.maps.keep(job.corpus, column, index, Map(index.ids, points.points, points.parameters, points.quality, regions))

@@ -100,9 +100,9 @@ def check_query(query: object) -> str:
 
 
 def default_view(workspace, collection: str | None = None) -> View:
-    """A real language model with its rationale against the adapter that GRACE trained of it, where the collection has both; where it has the
-    base alone, its text against text with rationale; else the first two models that write, each with its rationale; of a single model its
-    text alone against text with rationale.
+    """A real language model with its rationale against the adapter that GRACE trained of it, where the collection has both; where it has
+    the base alone, its text against text with rationale; else the first two models that write, each with its rationale; of a single model
+    its text alone against text with rationale.
 
     Raises GraceError if nothing is built.
     """
@@ -131,18 +131,18 @@ def read_view(workspace, params: Mapping[str, object], *, strict: bool = False) 
     name = asked["collection"]
     view = default_view(workspace, name)
     if name and name != view.collection:
-        problems.append(f"there is no collection {_short(name)} here; there are: {', '.join(workspace.collections())}")
+        problems.append(f"there is no collection {short(name)} here; there are: {', '.join(workspace.collections())}")
     else:
         columns = {column.id: column for column in workspace.columns(view.collection)}
         for side in ("a", "b"):
             if asked[side] in columns:
                 view = replace(view, **{side: columns[asked[side]]})
             elif asked[side]:
-                problems.append(f"{view.collection} has no column {_short(asked[side])}; there are: {', '.join(columns)}")
+                problems.append(f"{view.collection} has no column {short(asked[side])}; there are: {', '.join(columns)}")
     if asked["k"] in map(str, SIZES):
         view = replace(view, k=int(asked["k"]))
     elif asked["k"]:
-        problems.append(f"k is {_short(asked['k'])}, expected one of {', '.join(map(str, SIZES))}")
+        problems.append(f"k is {short(asked['k'])}, expected one of {', '.join(map(str, SIZES))}")
     if asked["q"]:
         try:
             view = replace(view, query=check_query(asked["q"]))
@@ -158,7 +158,7 @@ def read_view(workspace, params: Mapping[str, object], *, strict: bool = False) 
         view = replace(view, doc=asked["doc"][:MAX_ID])
     for panel in PANELS:
         if asked[panel] and asked[panel] not in SIDES:
-            problems.append(f"{panel} is {_short(asked[panel])}, expected a or b, the column to explain")
+            problems.append(f"{panel} is {short(asked[panel])}, expected a or b, the column to explain")
         elif asked[panel] and view.doc and not view.panel:
             view = replace(view, panel=panel, side=asked[panel], against=asked["vs"][:MAX_ID] if panel == "why" else "")
     if strict and problems:
@@ -211,14 +211,14 @@ def read_training(names: list[str], params: Mapping[str, object]) -> tuple[Train
     """The training view that the address asks for among the runs ``names``, the first of which is the default; and what is wrong."""
     asked = {key: _plain(params.get(key)) for key in ("run", "of", "probe", "from", "step")}
     wanted = asked["run"].split("/")[:COMPARED] if asked["run"] else []
-    problems = [f"there is no run {_short(name)} here" for name in wanted if name and name not in names]
+    problems = [f"there is no run {short(name)} here" for name in wanted if name and name not in names]
     runs = tuple(name if name in names and name not in wanted[:i] else "" for i, name in enumerate(wanted))
     numbers = {}
     for key in ("probe", "from", "step"):
         if asked[key].isascii() and asked[key].isdigit() and len(asked[key]) < 10:
             numbers[key] = int(asked[key])
         elif asked[key]:
-            problems.append(f"{key} is {_short(asked[key])}, expected a whole number")
+            problems.append(f"{key} is {short(asked[key])}, expected a whole number")
     view = TrainingView(runs, asked["of"], max(0, numbers.get("probe", 1) - 1), numbers.get("from"), numbers.get("step"))
     return settle(view if view.ticked else replace(view, runs=tuple(names[:1])), names), problems
 
@@ -231,10 +231,10 @@ def change_training(view: TrainingView, names: list[str], data: object) -> Train
         raise GraceError("the page sent an event that does not fit; reload the page")
     if what in ("run", "of"):
         if value not in names:
-            raise GraceError(f"there is no run {_short(value)} here any more")
+            raise GraceError(f"there is no run {short(value)} here any more")
         return settle(_tick(view, value) if what == "run" else replace(view, of=value, probe=0, start=None, step=None), names)
     if not (value.isascii() and value.isdigit() and len(value) < 10):
-        raise GraceError(f"{what} is {_short(value)}, expected a whole number")
+        raise GraceError(f"{what} is {short(value)}, expected a whole number")
     return replace(view, **{{"from": "start"}.get(what, what): int(value)})
 
 
@@ -265,5 +265,6 @@ def _plain(value: object) -> str:
     return value.replace("\x00", "") if isinstance(value, str) else str(value) if isinstance(value, int) else ""
 
 
-def _short(value: str) -> str:
+def short(value: str) -> str:
+    """What was asked for, as a message names it."""
     return repr(value if len(value) <= 60 else value[:60] + "…")

@@ -14,7 +14,6 @@ import gradio as gr
 
 from app.components.evaluate import CANVAS, picture, render_cases, render_none, render_progress, render_scores, render_trouble
 from app.components.html import banner
-from app.components.results import render_results
 from app.components.scripts import html
 from app.evaluate import (
     ALL,
@@ -32,7 +31,6 @@ from app.evaluate import (
 )
 from app.gate import runs_model
 from app.messages import message_of
-from app.search import Side, Snapshot
 from app.tabs import Shell, explore
 from app.tabs.explore import SAME_TIME, Latest
 from grace_core.errors import GraceError
@@ -224,9 +222,7 @@ def open_query(tab: EvaluateTab, chosen: tuple, data: object) -> list:
     target = tab.shell.built["explore"]
     try:
         view, _ = read_evaluate(tab.shell.workspace, _asked(chosen), strict=True)
-        asked = explore_view(tab.shell.workspace, view, data)
-        controls = target.show_controls(asked)
+        shown = target.show_asked(explore_view(tab.shell.workspace, view, data))
     except Exception as error:
         return [*[gr.skip()] * len(target.everything), explore.NOTHING, gr.skip(), str(banner(message_of(error)))]
-    blank = str(render_results(Snapshot(asked, Side(asked.a), Side(asked.b))))
-    return [*controls, blank, "", asked.asked(), gr.Tabs(selected="explore"), ""]
+    return [*shown, gr.Tabs(selected="explore"), ""]

@@ -92,6 +92,11 @@ class ExploreTab:
             str(render_facets(workspace.facets(view.collection).shown(view.where))),
         ]
 
+    def show_asked(self, view: View) -> list:
+        """Values for :attr:`everything` and :attr:`opened` of a page that is about to search for ``view``."""
+        blank = render_results(Snapshot(view, Side(view.a), Side(view.b)))
+        return [*self.show_controls(view), str(blank), "", view.asked() | view.opened()]
+
     def show_note(self, view: View) -> str:
         """What a score is in both columns, if that is not the plain cosine, and what demo models know."""
         kinds = {name: self.shell.workspace.geometry(view.collection, name) for name in (view.a.model, view.b.model)}
@@ -297,7 +302,7 @@ def open_page(tab: ExploreTab, request: gr.Request) -> list:
     if problems or not view.query:
         shown = tab.show_collection(view.collection, "; ".join(problems))
         return [*tab.show_controls(view), *shown[len(tab.controls) :], NOTHING]
-    return [*tab.show_controls(view), str(render_results(Snapshot(view, Side(view.a), Side(view.b)))), "", view.asked() | view.opened()]
+    return tab.show_asked(view)
 
 
 def search_opened(tab: ExploreTab, event: Dependency) -> Dependency:

@@ -13,14 +13,13 @@ import gradio as gr
 
 from app.components.mapcard import export, hint, render_card, render_change, render_found, render_selection, render_star
 from app.components.plotly_map import plotly_map
-from app.components.results import render_empty, render_results
+from app.components.results import render_empty
 from app.gate import runs_model
 from app.mapcolours import packed
 from app.mapjobs import MapJobs
 from app.maps import Maps, Pair, place_query, told
 from app.mapview import FIELD, MapView, misfit, read_map, read_rows
 from app.messages import message_of
-from app.search import Side, Snapshot
 from app.state import Workspace
 from app.tabs import Shell, explore
 from app.view import MAX_ID, View, default_view
@@ -218,11 +217,10 @@ def seek(tab: MapTab, data: object) -> list:
     """
     first = tab.shell.built["explore"]
     try:
-        view = explored(tab.desk, data)
+        shown = first.show_asked(explored(tab.desk, data))
     except Exception as error:
-        return [*first.show_collection(None, message_of(error)), explore.NOTHING, gr.Tabs(selected="explore")]
-    shot = render_results(Snapshot(view, Side(view.a), Side(view.b)))
-    return [*first.show_controls(view), str(shot), "", view.asked() | view.opened(), gr.Tabs(selected="explore")]
+        shown = [*first.show_collection(None, message_of(error)), explore.NOTHING]
+    return [*shown, gr.Tabs(selected="explore")]
 
 
 def explored(desk: Desk, data: object) -> View:

@@ -361,10 +361,14 @@ def test_a_cancelled_job_leaves_nothing(odd):
     assert not list((odd.root / "of2").glob("**/*map*"))
 
 
-def test_maps_that_cannot_be_saved_are_kept_in_memory(odd):
+def test_maps_that_cannot_be_saved_are_kept_in_memory(odd, monkeypatch):
+    monkeypatch.setattr("app.mapjobs.os.access", lambda *_: False)
     jobs = MapJobs(Maps(odd))
     columns = odd.columns("of1")
-    jobs._remember(MapJob("of1", columns), [odd.index("of1", column.model) for column in columns])
+    job = MapJob("of1", columns)
+    jobs._run(job)
+    assert (job.state, job.done, job.saved) == ("done", job.total, False)
+    assert "read-only" in job.message
     assert jobs.maps.mapped("of1") == columns
     assert jobs.maps.open(read_map(odd, {"corpus": "of1"})[0]).charts[0].map is not None
     assert not list((odd.root / "of1").glob("**/map*"))

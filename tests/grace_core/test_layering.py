@@ -56,7 +56,7 @@ benchmarks: . rounds table
 benchmarks: encode explain map memory search server start text train vllm
 benchmarks: build filter
 benchmarks: commands
-app: . components facets theme mapcolours messages gate head runs view components.html components.scripts
+app: . components facets theme mapcolours messages gate head pace runs view components.html components.scripts
 app: components.facets components.words shared mapview
 app: state
 app: search why evaluate maps builds

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timedelta
 
-from grace_core.errors import GraceError
+from grace_core.errors import GraceError, first_line
 
 DATE = "2025-01-01"  # what templates that write the date are told by default; an index must not depend on the day
 SENTINEL = "\u2402GRACE\u2403TEXT\u2402"
@@ -195,7 +195,7 @@ class ChatTemplate:
         """One line on a template that cannot be rendered: where, why, and what to do."""
         from jinja2 import TemplateSyntaxError
 
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error)
         line = error.lineno if isinstance(error, TemplateSyntaxError) else _line(error)
         where = f" (line {line})" if line else ""
         if isinstance(error, TemplateSyntaxError):

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import cached_property
 
-from grace_core.errors import GraceError
+from grace_core.errors import GraceError, first_line
 from grace_core.index import Encode, Job
 from grace_core.model import GraceModel, Representations
 
@@ -111,7 +111,7 @@ def _connected(workers: int):
         ray.init(logging_level=logging.WARNING, log_to_driver=False, **local)
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = os.environ.get("RAY_ADDRESS") or "this machine"
-        raise GraceError(f"Ray cannot be reached or started at {where} ({_line(error)}); check RAY_ADDRESS") from error
+        raise GraceError(f"Ray cannot be reached or started at {where} ({first_line(error)}); check RAY_ADDRESS") from error
     return ray, True
 
 
@@ -139,12 +139,8 @@ def _get(ray, reference):
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, GraceError):
             raise GraceError(f"a worker failed: {error.cause}") from error
-        raise GraceError(f"a worker failed: {_line(error.cause)}; what is finished is kept") from error
+        raise GraceError(f"a worker failed: {first_line(error.cause)}; what is finished is kept") from error
     except ray.exceptions.RayError as error:
         raise GraceError(
-            f"workers keep dying ({_line(error)}); what is finished is kept: look for lack of memory, then build again"
+            f"workers keep dying ({first_line(error)}); what is finished is kept: look for lack of memory, then build again"
         ) from error
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -18,7 +18,7 @@ import torch
 from grace_core.cache import RepresentationCache, Row
 from grace_core.engines.inflight import Decoding
 from grace_core.engines.transformers import TransformersEngine
-from grace_core.errors import GraceError
+from grace_core.errors import GraceError, first_line
 from grace_core.geometry import DEFAULT, DOCUMENTS, Geometry, Role, Statistics, of_model
 from grace_core.geometry import FILE as STATISTICS_FILE
 from grace_core.loading import Loaded, end_ids, folder_fingerprint, load_for_transformers, load_for_vllm, pad_id, saved_settings
@@ -26,7 +26,7 @@ from grace_core.pooling import Pooling, embeddings
 from grace_core.precision import DTYPES
 from grace_core.prompt import Prompt, PromptBuilder
 from grace_core.settings import SETTINGS_FILE, Settings, check_names
-from grace_core.sources import DEMO_MODELS_DIR, find_model, first_line, full_name, model_name, packaged_folder
+from grace_core.sources import DEMO_MODELS_DIR, find_model, full_name, model_name, packaged_folder
 from grace_core.text_stream import TextStream
 from grace_core.texts import as_list, as_texts
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from grace_core.errors import GraceError
+from grace_core.errors import GraceError, first_line
 from grace_core.gguf_files import convert
 from grace_core.model_folders import ADAPTER_CONFIG, adapter_config, base_name, is_adapter, usable
 
@@ -152,9 +152,3 @@ def base_folder(folder: Path) -> Path:
     if is_adapter(base):
         raise GraceError(f"{folder} is an adapter of {name}, itself an adapter; merge that one into its base first")
     return base
-
-
-def first_line(error: Exception) -> str:
-    """The first line of what an error says, and the second where that only announces it; or its kind."""
-    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:200]

@@ -15,9 +15,8 @@ from weakref import WeakValueDictionary
 
 import torch
 
-from grace_core.errors import GraceError
+from grace_core.errors import GraceError, first_line
 from grace_core.model_folders import ADAPTER_WEIGHTS, adapter_config
-from grace_core.sources import first_line
 
 _held: WeakValueDictionary = WeakValueDictionary()  # what was loaded from where -> a tree that nobody runs
 _lock = Lock()

@@ -35,7 +35,7 @@ from cachetools import LRUCache
 
 from grace_core.engines.inflight import Decoding, Written
 from grace_core.engines.transformers import Pooled
-from grace_core.errors import GraceError
+from grace_core.errors import GraceError, first_line
 from grace_core.pooling import PARTS
 from grace_core.prompt import Prompt
 
@@ -80,7 +80,7 @@ class VllmEngine:
             self._rpc("grace_start")
         except Exception as error:  # vLLM raises whatever its parts raise
             raise GraceError(
-                f"vLLM does not start with {folder}: {_told(error)}; its own log says more with VLLM_LOGGING_LEVEL=INFO"
+                f"vLLM does not start with {folder}: {first_line(error)}; its own log says more with VLLM_LOGGING_LEVEL=INFO"
             ) from error
         self._lock = threading.Lock()
         self._keys = itertools.count(1)
@@ -217,9 +217,9 @@ class VllmEngine:
                 try:
                     return work()
                 except self._vllm.ValidationError as error:
-                    raise GraceError(f"vLLM refuses the request: {_told(error)}") from error
+                    raise GraceError(f"vLLM refuses the request: {first_line(error)}") from error
                 except Exception as error:  # a dead process shows as one of several
-                    self._died, cause = self._died or _told(error), error
+                    self._died, cause = self._died or first_line(error), error
             raise GraceError(f"vLLM is not running any more ({self._died}); load the model again, or restart the server") from cause
 
     def _watch(self) -> None:
@@ -349,7 +349,7 @@ def _import_vllm() -> _Vllm:
     try:
         return _Vllm()
     except ImportError as error:
-        raise GraceError(f"--engine vllm needs vLLM 0.32, which cannot be imported here ({_told(error)}): {INSTALL}") from error
+        raise GraceError(f"--engine vllm needs vLLM 0.32, which cannot be imported here ({first_line(error)}): {INSTALL}") from error
 
 
 def _cpu_options(positions: int) -> dict:
@@ -385,7 +385,3 @@ def _counts(prompts: list[Prompt], rationales: list[list[int]]) -> torch.Tensor:
 def _seed(prompt: Prompt, seed: int) -> int:
     """A seed for one prompt's samples: from the decoding's seed and the prompt's tokens, so that its batch does not matter."""
     return int.from_bytes(hashlib.sha256(f"{seed} {prompt.ids}".encode()).digest()[:7], "big")
-
-
-def _told(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

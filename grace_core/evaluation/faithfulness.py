@@ -37,9 +37,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grace_core import ann
 from grace_core.errors import GraceError
-from grace_core.evaluation.retrieval import CUTOFF, RESAMPLES, per_query
+from grace_core.evaluation.retrieval import CUTOFF, RESAMPLES, per_query, rankings_of
 from grace_core.explain import Explainer, Explanation, explain, score_blocks, split_sentences, token_states
 from grace_core.geometry import RAW, Geometry, Role
 from grace_core.index import GraceIndex
@@ -212,8 +211,7 @@ def _dependence(vectors: dict[str, dict[str, np.ndarray]], query_ids: list[str],
     """Swap cosines and nDCG@10, from the vectors of both roles under every treatment."""
 
     def ndcg(queries: str, documents: str) -> np.ndarray:
-        best = ann.exact(vectors["document"][documents], vectors["query"][queries], CUTOFF)[1]
-        rankings = {query_id: [document_ids[row] for row in found] for query_id, found in zip(query_ids, best, strict=True)}
+        rankings = rankings_of(query_ids, vectors["query"][queries], document_ids, vectors["document"][documents])
         return per_query(rankings, qrels)["ndcg@10"]
 
     own = ndcg("own", "own")

@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from grace_core import ann
 from grace_core.errors import GraceError
-from grace_core.evaluation.retrieval import CUTOFF, RESAMPLES, judged_queries, per_query
+from grace_core.evaluation.retrieval import RESAMPLES, judged_queries, per_query, rankings_of
 from grace_core.geometry import DEFAULT, KINDS, RAW, Geometry, Role, Statistics, Sums, fit
 from grace_core.index import GraceIndex
 from grace_core.model import GraceModel
@@ -52,9 +51,8 @@ def score(found: Sample, geometry: Geometry, pooling: Pooling, rows: np.ndarray 
     """nDCG@10 of the sample's queries, or of some ``rows`` of them."""
     rows = np.arange(len(found)) if rows is None else rows
     asked = geometry.vectors(found.queries[0][rows], found.queries[1][rows], pooling, Role.QUERY)
-    best = ann.exact(geometry.vectors(*found.documents, pooling), asked, CUTOFF)[1]
     names = list(found.qrels)
-    rankings = {names[row]: [found.ids[place] for place in places] for row, places in zip(rows, best, strict=True)}
+    rankings = rankings_of([names[row] for row in rows], asked, found.ids, geometry.vectors(*found.documents, pooling))
     return per_query(rankings, found.qrels)["ndcg@10"]
 
 

@@ -16,10 +16,9 @@ from random import Random
 
 import numpy as np
 
-from grace_core import ann
 from grace_core.errors import GraceError
 from grace_core.evaluation.geometry import interval
-from grace_core.evaluation.retrieval import CUTOFF, Judged, per_query
+from grace_core.evaluation.retrieval import Judged, per_query, rankings_of
 from grace_core.geometry import Role, Sums, fit
 from grace_core.model import GraceModel
 from grace_core.pooling import Pooling
@@ -68,9 +67,7 @@ def measure(
     names, ids = list(queries), list(documents)
 
     def ndcg(vectors: np.ndarray) -> np.ndarray:
-        best = ann.exact(targets, vectors, CUTOFF)[1]
-        rankings = {name: [ids[row] for row in rows] for name, rows in zip(names, best, strict=True)}
-        return per_query(rankings, {name: qrels[name] for name in names})["ndcg@10"]
+        return per_query(rankings_of(names, vectors, ids, targets), qrels)["ndcg@10"]
 
     def vectors(sums: Sums, pooling: Pooling = Pooling.FULL) -> np.ndarray:
         return geometry.vectors(*sums, pooling, Role.QUERY)

@@ -17,6 +17,7 @@ from random import Random
 
 import numpy as np
 
+from grace_core import ann
 from grace_core.errors import GraceError
 from grace_core.index import GraceIndex
 from grace_core.model import GraceModel
@@ -150,6 +151,12 @@ def retrieve(
         query_id: Retrieved(query, tuple(index.ids[row] for row in found), rationale, bool(truncated))
         for (query_id, query), found, rationale, truncated in zip(queries.items(), rows, made.rationales, made.truncated, strict=True)
     }
+
+
+def rankings_of(names: Sequence[str], queries: np.ndarray, ids: Sequence[str], documents: np.ndarray) -> dict[str, list[str]]:
+    """Rankings of the first ten documents for every query, from the vectors ``(m, d)`` and ``(n, d)`` of both."""
+    best = ann.exact(documents, queries, CUTOFF)[1]
+    return {name: [ids[row] for row in rows] for name, rows in zip(names, best, strict=True)}
 
 
 def evaluate_index(

@@ -254,6 +254,7 @@ def eval_retrieval(
     dataset: Annotated[Path, typer.Argument(help="A collection folder with queries and judgements, with an index of each model.")],
     model: Models,
     split: Annotated[str | None, typer.Option(help="Queries of this split only, e.g. test.")] = None,
+    where: Where = None,
     bm25: Annotated[bool, typer.Option("--bm25", help="Add the lexical baseline.")] = False,
     save: Annotated[bool, typer.Option("--save", help="Keep it beside each index, for the explorer's Evaluate tab.")] = False,
     temperature: Temperature = None,
@@ -269,7 +270,7 @@ def eval_retrieval(
     from grace_core.evaluation.command import retrieval_command
 
     result, text = retrieval_command(
-        dataset, model, split=split, bm25=bm25, save=save, device=device, engine=engine, temperature=temperature, seed=seed
+        dataset, model, split=split, where=where, bm25=bm25, save=save, device=device, engine=engine, temperature=temperature, seed=seed
     )
     show(result, as_json, text)
 

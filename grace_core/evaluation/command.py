@@ -14,34 +14,45 @@ from grace_core.pooling import Pooling
 
 
 def retrieval_command(
-    folder: Path, models: Sequence[str], *, split: str | None = None, bm25: bool = False, save: bool = False, device: str | None = None,
-    **settings,
+    folder: Path, models: Sequence[str], *, split: str | None = None, where: str | None = None, bm25: bool = False, save: bool = False,
+    device: str | None = None, **settings,
 ) -> tuple[dict, str]:  # fmt: skip
     """Metrics of every model, with its rationale and as "MODEL:text" without; ``settings`` that are not None override the index's.
 
-    ``save`` keeps rankings and rationales beside each index (:mod:`grace_core.evaluation.stored`).
+    With ``where`` only documents that satisfy a filter are searched, for the queries that one of them is relevant to; BM25 knows of these
+    documents only. ``save`` keeps rankings and rationales beside each index (:mod:`grace_core.evaluation.stored`).
     """
     given = {key: value for key, value in settings.items() if value is not None}
     if save and given:
         raise GraceError(f"only an evaluation with the index's own settings is kept: leave out --save, or {', '.join(given)}")
+    if save and where is not None:
+        raise GraceError("only an evaluation on all documents is kept: leave out --save, or --where")
     collection = Collection(folder)
     queries = retrieval.judged_queries(collection.judgements, split)
+    qrels, corpus = collection.judgements.qrels, collection.corpus
+    if where is not None:
+        corpus = retrieval.narrowed(corpus, collection.mask(where))
+        qrels = corpus.judgements.qrels
+        queries = {query_id: text for query_id, text in queries.items() if query_id in qrels}
+        if not queries:
+            raise GraceError(f"no query has a relevant document among the {len(corpus.documents):,} that satisfy the filter: widen it")
     results = {}
     for name in models:
         index = GraceIndex.of_model(collection, name)
         loaded = index.load_model(device=device, cache=RepresentationCache(), **given)
         made = {}
         for pooling in (Pooling.TEXT, Pooling.FULL) if index.default_pooling is Pooling.FULL else (Pooling.TEXT,):
-            made[pooling] = retrieval.retrieve(index, loaded, queries, pooling, progress=True)
+            made[pooling] = retrieval.retrieve(index, loaded, queries, pooling, where=where, progress=True)
             rankings = {query_id: row.ranking for query_id, row in made[pooling].items()}
             key = name if pooling is Pooling.FULL else f"{name}:text"
-            results[key] = retrieval.summary(retrieval.per_query(rankings, collection.judgements.qrels))
+            results[key] = retrieval.summary(retrieval.per_query(rankings, qrels))
         loaded.close()
         if save:
             stored.save(index, made)
     if bm25:
-        results["bm25"] = retrieval.summary(retrieval.per_query(retrieval.bm25(collection.corpus, queries), collection.judgements.qrels))
-    lines = [f"{len(queries)} queries{f', split {split}' if split else ''}"]
+        results["bm25"] = retrieval.summary(retrieval.per_query(retrieval.bm25(corpus, queries), qrels))
+    among = "" if where is None else f", among {len(corpus.documents):,} documents that satisfy the filter"
+    lines = [f"{len(queries)} queries{f', split {split}' if split else ''}{among}"]
     for name, row in results.items():
         cells = "  ".join(f"{m} {row[m]:.3f} [{row['ci95'][m][0]:.3f}, {row['ci95'][m][1]:.3f}]" for m in retrieval.METRICS)
         lines.append(f"{name:24s} {cells}")

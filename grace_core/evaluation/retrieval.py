@@ -12,7 +12,7 @@ differences of the same queries (paired), so that how hard a query is for both d
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 import numpy as np
@@ -109,6 +109,16 @@ def judged_queries(judgements: Judgements | None, split: str | None = None) -> d
     return chosen
 
 
+def narrowed(corpus: Corpus, mask: np.ndarray) -> Corpus:
+    """The documents where ``mask`` ``(n,)`` is true, with the judgements of these, and the queries that one of them is relevant to."""
+    documents = [document for document, left in zip(corpus.documents, mask, strict=True) if left]
+    ids, judged = {document.id for document in documents}, corpus.judgements
+    qrels = {query: {d: g for d, g in grades.items() if d in ids} for query, grades in judged.qrels.items()}
+    qrels = {query: grades for query, grades in qrels.items() if any(grade > 0 for grade in grades.values())}
+    queries = {query: text for query, text in judged.queries.items() if query in qrels}
+    return replace(corpus, documents=documents, judgements=replace(judged, queries=queries, qrels=qrels))
+
+
 @dataclass(frozen=True)
 class Judged:
     """Some queries and documents of a corpus by id, and the relevant ones among these documents."""
@@ -138,15 +148,16 @@ class Judged:
 
 
 def retrieve(
-    index: GraceIndex, model: GraceModel, queries: dict[str, str], pooling: Pooling | None = None, *, batch_size: int = 64, progress=False
-) -> dict[str, Retrieved]:
+    index: GraceIndex, model: GraceModel, queries: dict[str, str], pooling: Pooling | None = None, *, where: str | None = None,
+    batch_size: int = 64, progress=False,
+) -> dict[str, Retrieved]:  # fmt: skip
     """The first ten documents for every query, ``{query id: Retrieved}``, and what the model wrote about it.
 
-    ``progress`` as in :meth:`GraceModel.represent`.
+    ``where`` is a filter (:mod:`grace_core.filters`) of the documents, ``progress`` as in :meth:`GraceModel.represent`.
     """
     pooling = index.default_pooling if pooling is None else pooling
     made = model.represent(list(queries.values()), rationale=pooling is Pooling.FULL, batch_size=batch_size, progress=progress)
-    _, rows = index.search(index.embed(made, pooling), CUTOFF, pooling=pooling)
+    _, rows = index.search(index.embed(made, pooling), CUTOFF, pooling=pooling, where=where)
     return {
         query_id: Retrieved(query, tuple(index.ids[row] for row in found), rationale, bool(truncated))
         for (query_id, query), found, rationale, truncated in zip(queries.items(), rows, made.rationales, made.truncated, strict=True)

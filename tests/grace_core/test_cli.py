@@ -165,6 +165,14 @@ def test_eval_retrieval_prints_metrics_of_all_ways(grace, collection):
         low, high = row["ci95"]["ndcg@10"]
         assert 0 <= low <= row["ndcg@10"] <= high <= 1
     assert results["bm25"]["mrr@10"] == 1
+    where = ("--where", "_id in ('d1', 'd4')")
+    narrow = json.loads(grace("eval", "retrieval", collection, "--model", "tiny", "--bm25", *where, "--json")[1])
+    assert {row["queries"] for row in narrow.values()} == {1}  # the query that d1 is relevant to
+    assert all(row["recall@10"] == 1 for row in narrow.values())
+    assert "leave out --save, or --where" in refusal(grace("eval", "retrieval", collection, "--model", "tiny", *where, "--save"))
+    assert "no query has a relevant document among the 1" in refusal(
+        grace("eval", "retrieval", collection, "--model", "tiny", "--where", "_id = 'd9'")
+    )
 
 
 def test_demo_corpus_writes_a_corpus(grace, tmp_path):

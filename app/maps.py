@@ -15,7 +15,7 @@ import numpy as np
 from cachetools import LRUCache
 
 from app.mapcolours import Coded, code_kinds, code_numbers, code_regions, code_values, field_kind, packed
-from app.mapview import FIELD, SIDES, MapView
+from app.mapview import FIELD, SIDES, WHERE, MapView
 from app.view import Column
 from grace_core.errors import GraceError
 from grace_core.neighbours import Change, K, change, change_of, neighbours
@@ -112,7 +112,10 @@ class Pair:
         return chart.index.rationales[row] if chart.column.rationale else self.documents[row].text
 
     def find(self, words: str) -> np.ndarray:
-        """Rows whose title, text or rationale of either column holds ``words``, whatever their case."""
+        """Rows whose title, text or rationale of either column holds ``words``, whatever their case; behind WHERE those that satisfy a
+        filter. Raises GraceError for one that does not fit."""
+        if words.startswith(WHERE):
+            return self.charts[0].index.selections.of(words.removeprefix(WHERE).strip()).rows.astype(np.uint32)
         wanted = " ".join(words.split()).casefold()
         rationales = [chart.index.rationales for chart in self.charts if chart.column.rationale]
         found = [

@@ -21,7 +21,8 @@ SIDES = ("left", "right")
 FIELD = "field:"  # in the name of a colour: a metadata column
 SIDED = ("region", "length", "cut")  # colours of one column: its regions, its rationales' lengths, whether they were cut off
 COLOURS = ("overlap", *(f"{what}-{side}" for what in SIDED for side in SIDES), "none")
-MAX_FIND = 200  # characters
+MAX_FIND = 1_000  # characters
+WHERE = "where:"  # at the beginning of what is looked for: a filter, not words
 KEYS = ("corpus", "left", "right", "colour", "point", "star", "find", "zoom")
 
 

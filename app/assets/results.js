@@ -41,7 +41,15 @@ watch('value', () => requestAnimationFrame(follow));
 
 // The map is told what to show by the page, as it may not be there yet: it looks when it is shown.
 window.graceToMap = (view, doc) => {
-  window.graceMap = { corpus: view.collection, left: view.a, right: view.b, star: view.q || '', point: doc };
+  const find = view.where ? `where: ${view.where}` : '';
+  window.graceMap = {
+    corpus: view.collection,
+    left: view.a,
+    right: view.b,
+    star: view.q || '',
+    point: doc,
+    find,
+  };
 };
 element.addEventListener('click', (event) => {
   if (!event.target.closest('.g-to-map')) return;

@@ -12,6 +12,7 @@ from app.components.html import Safe, chip, cut_chip, join, number, tag
 from app.components.results import SIDES, letter, metadata, shorten
 from app.components.words import content_words, rationale_text
 from app.maps import Pair, quality
+from app.mapview import WHERE
 from grace_core.pooling import TEXT as TEXT_PART
 
 MOVED = 8  # documents named that moved most
@@ -212,11 +213,14 @@ def render_star(pair: Pair, query: str, sides: Sequence[dict]) -> Safe:
     return tag("div", *parts, class_="g-map-rest")
 
 
-def render_found(pair: Pair, rows: Sequence[int], words: str) -> Safe:
-    """Documents that hold the words that were looked for."""
-    head = tag("h3", f"{number(len(rows))} {'document holds' if len(rows) == 1 else 'documents hold'} “{shorten(words, 60)}”")
+def render_found(pair: Pair, rows: Sequence[int], words: str, wrong: str = "") -> Safe:
+    """Documents that hold the words that were looked for, or satisfy a filter; ``wrong`` is what is wrong with that."""
+    where = words.removeprefix(WHERE).strip() if words.startswith(WHERE) else ""
+    one, several = ("document satisfies", "documents satisfy") if where else ("document holds", "documents hold")
+    head = tag("h3", f"{number(len(rows))} {one if len(rows) == 1 else several} “{shorten(where or words, 60)}”")
     if not len(rows):
-        return tag("div", head, tag("p", "Titles, texts and both columns’ rationales were looked through.", class_="g-quiet"))
+        hint = wrong or ("" if where else "Titles, texts and both columns’ rationales were looked through.")
+        return tag("div", head, tag("p", hint, class_="g-quiet"))
     items = [tag("li", link(pair, int(row), _count(pair, int(row)))) for row in rows[:FOUND]]
     more = tag("p", f"… and {number(len(rows) - FOUND)} more", class_="g-quiet") if len(rows) > FOUND else None
     choose = tag("button", "Select them", type="button", class_="g-button", data_do="select-found")

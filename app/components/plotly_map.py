@@ -73,7 +73,10 @@ def _select(name: str, label: str) -> Safe:
 
 def _asking() -> Safe:
     star = {"type": "text", "placeholder": "Place a query on the maps …", "aria_label": "Query to place on the maps"}
-    find = {"type": "search", "placeholder": "Highlight words …", "aria_label": "Highlight documents that hold these words"}
+    find = {
+        "type": "search", "placeholder": "Highlight words …", "title": "Words, or a filter: where: year > 2000",
+        "aria_label": "Highlight documents that hold these words, or satisfy a filter",
+    }  # fmt: skip
     return join(
         tag("form", tag("input", data_part="star", **star), tag("button", "Place", class_="g-button"), class_="g-map-star"),
         tag("div", tag("input", data_part="find", **find), tag("span", class_="g-quiet", data_part="found"), class_="g-map-find"),

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import wraps
 
 import gradio as gr
+import numpy as np
 
 from app.components.mapcard import export, hint, render_card, render_change, render_found, render_selection, render_star
 from app.components.plotly_map import plotly_map
@@ -129,8 +130,11 @@ class Desk:
 
     def find(self, data: dict) -> dict:
         view, pair = self.asked(data)
-        rows = pair.find(view.find)
-        return {"rows": packed(rows), "html": str(render_found(pair, rows, view.find))}
+        try:
+            rows, wrong = pair.find(view.find), ""
+        except GraceError as error:  # a filter that is being typed is no reason for an alarm
+            rows, wrong = np.zeros(0, np.uint32), str(error)
+        return {"rows": packed(rows), "html": str(render_found(pair, rows, view.find, wrong))}
 
     @runs_model
     def star(self, data: dict) -> dict:

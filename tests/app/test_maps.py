@@ -226,6 +226,11 @@ def test_words_are_found_in_titles_texts_and_rationales(desk, workspace):
     word = max(rationale.split(), key=len)
     assert 9 in unpacked(ask(desk, "map_find", VIEW | {"find": word})["rows"], "<u4")
     assert unpacked(ask(desk, "map_find", VIEW)["rows"], "<u4").tolist() == []
+    told = ask(desk, "map_find", VIEW | {"find": "where: year > 1926 and kind = 'tale'"})
+    assert unpacked(told["rows"], "<u4").tolist() == [28]
+    assert "1 document satisfies “year &gt; 1926 and kind = &#x27;tale&#x27;”" in told["html"]
+    told = ask(desk, "map_find", VIEW | {"find": "where: year >"})
+    assert (unpacked(told["rows"], "<u4").tolist(), "got the end, expected a value" in told["html"]) == ([], True)
 
 
 def test_markup_in_documents_is_text_everywhere(desk):

@@ -3,8 +3,9 @@
 ``<kind>_<share>``  time of ``GraceIndex.search(…, where=…)`` over the lesser of those two, one query a call
 
 The brute force has the rows that are left at hand, and the vectors where the index has them (ivfpq on disk). It takes their scores as every
-search here gives them (summed in fp64: :mod:`grace_core.ranking`), and orders them. ``recall@10`` is against it; ``exact`` says that scores and rows are the same to the bit.
-What satisfies the filter lies scattered over the corpus. A filter is evaluated when it is first met (``filter_ms``), and its rows are kept.
+search here gives them (summed in fp64: :mod:`grace_core.ranking`), and orders them. ``recall@10`` is against it; ``exact`` says that scores
+and rows are the same to the bit. What satisfies the filter lies scattered over the corpus. A filter is evaluated when it is first met
+(``filter_ms``), and its rows are kept.
 """
 
 from __future__ import annotations

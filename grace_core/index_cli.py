@@ -59,12 +59,13 @@ def index_info(folder: Path, as_json: Json = False) -> None:
         "collection": collection.name,
         "documents": collection.size,
         "fields": collection.fields,
+        "types": collection.types,
         "queries": len(judgements.queries) if judgements else 0,
         "models": {name: read_json(folder / name / "manifest.json") for name in collection.models},
         "unfinished": collection.unfinished,
     }
     info["notes"] = [f"{name}: {note}" for name, manifest in info["models"].items() for note in cut_text_notes(manifest)]
-    fields = ", ".join(info["fields"]) or "none"
+    fields = ", ".join(f"{name} ({kind})" for name, kind in info["types"].items()) or "none"
     lines = [f"{info['collection']}: {info['documents']} documents, {info['queries']} queries, fields {fields}"]
     for name, manifest in info["models"].items():
         counts = manifest["counts"]

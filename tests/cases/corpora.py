@@ -141,6 +141,21 @@ def metadata_filter(case: Case) -> None:
             same({name: str(value) for name, value in document.plain_metadata.items()}, dict(zip(names[3:], row[3:], strict=True)))
         same([type(kept[0].metadata[name]) for name in ("year", "price")], [int, float])
         say(f"{len(kept)} documents with {', '.join(names[3:])} as they stand in the file, year and price as numbers")
+    with case.judge("year.csv, searched with --where") as say:
+        filters = {
+            "year > 2000": lambda row: int(row["year"]) > 2000,
+            "published < '2003-06-01' and tag = 'a'": lambda row: row["published"] < "2003-06-01" and row["tag"] == "a",
+            "price >= 2.5 or year in (1990, 1991)": lambda row: float(row["price"]) >= 2.5 or int(row["year"]) in (1990, 1991),
+        }
+        asked = ("search", case.work / "x", "river", "--model", MODEL, "-k", 100, "--json", "--where")
+        for where, satisfies in filters.items():
+            found = [hit["id"] for hit in case.grace(*asked, where).result()]
+            wanted = [row[0] for row in rows[1:] if satisfies(dict(zip(names, row, strict=True)))]
+            check(wanted, "a filter that nothing satisfies")
+            same(sorted(found), sorted(wanted))
+        refused = case.grace(*asked, "yaer > 2000").refusal()
+        holds(refused, "filter, character 1: there is no column 'yaer': do you mean 'year'?")
+        say(refused)
 
 
 NESTED = {

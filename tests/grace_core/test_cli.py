@@ -110,6 +110,7 @@ def test_index_info_tells_what_is_there(grace, collection):
     assert status == 0
     info = json.loads(out)
     assert (info["documents"], info["queries"], info["fields"], info["unfinished"]) == (30, 3, ["kind"], [])
+    assert info["types"] == {"kind": "string"}
     assert info["models"]["tiny"]["counts"]["encoded"] == 29
 
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date, datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 CHANGED = "give another --out: texts that are the same are taken from the cache of rationales, not encoded again"
+MASKS = 32  # answers to filters that are kept
 BLOCK = 8_192  # documents that are written, or compared, at once; a divisor of the rows that Parquet keeps together
 
 
@@ -116,12 +117,22 @@ class Collection:
             return file.read(columns=None if dotted else names).select(names)
 
     def mask(self, where: str) -> np.ndarray:
-        """Which documents ``(n,)``, in their order, satisfy a filter (:mod:`grace_core.filters`). Raises GraceError for one that cannot be
-        read, or that does not fit the columns."""
-        node = filters.parse(where)
-        known = ["_id", "title", "text", *self.fields]
-        filters.check_columns(node, known)
-        return filters.mask(node, self.columns(filters.columns_of(node)))
+        """Which documents ``(n,)``, in their order, satisfy a filter (:mod:`grace_core.filters`); the newest answers are kept.
+
+        Raises GraceError for a filter that cannot be read, or that does not fit the columns.
+        """
+        return self._masks(where)
+
+    @cached_property
+    def _masks(self) -> Callable[[str], np.ndarray]:
+        def evaluate(where: str) -> np.ndarray:
+            node = filters.parse(where)
+            filters.check_columns(node, ["_id", "title", "text", *self.fields])
+            found = filters.mask(node, self.columns(filters.columns_of(node)))
+            found.flags.writeable = False
+            return found
+
+        return lru_cache(MASKS)(evaluate)
 
     def contents(self) -> Iterator[str]:
         """What gets encoded of every document, in order, without holding more than a block of them."""

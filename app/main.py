@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import socket
 import threading
 from pathlib import Path
 
 import gradio as gr
+import httpx
 from starlette.middleware import Middleware
 
 from app import api
@@ -95,6 +97,9 @@ def launch(
     ``root_path`` is the path under which a proxy shows the app: without it the page loads, and asks for its answers in the wrong place.
     ``accounts`` may enter, all if there are none; ``rate`` and ``max_upload`` (bytes) are those of :class:`app.gate.Gate`.
     """
+    # Gradio asks the app for its page when it starts, which is no proxy's business
+    direct = ",".join(filter(None, [os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), "localhost,127.0.0.1,::1", host]))
+    os.environ |= {"no_proxy": direct, "NO_PROXY": direct}
     if port == 0:
         with socket.socket() as probe:
             probe.bind((host, 0))
@@ -160,6 +165,10 @@ def serve(
         url = launch(demo, host=host, port=port, open_browser=open_browser, root_path=root_path.rstrip("/"), **limits)
     except OSError as error:
         raise GraceError(f"cannot serve at {host}:{port}: the port is taken or not allowed; give another with --port") from error
+    except httpx.HTTPError as error:
+        raise GraceError(
+            f"the explorer started at {host}:{port}, and this machine does not reach it ({error}): is there a localhost?"
+        ) from error
     print(f"GRACE Explorer is at {url} (Ctrl+C ends it)", flush=True)
     demo.block_thread()
 

@@ -24,8 +24,11 @@ def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gate")
     (folder / "accounts").write_text("ann:one:two\n\nbob:drei\n")
     made = build_app(folder / "none", folder / "runs", cache_path=folder / "cache.sqlite")
-    made.address = launch(made, port=0, accounts=read_accounts(None, folder / "accounts"), rate=RATE, max_upload=MAX_UPLOAD)
-    yield made
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # a proxy that does not know this machine
+        patch.setenv("NO_PROXY", "example.org")
+        made.address = launch(made, port=0, accounts=read_accounts(None, folder / "accounts"), rate=RATE, max_upload=MAX_UPLOAD)
+        yield made
     made.close()
 
 

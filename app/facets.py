@@ -19,7 +19,7 @@ from grace_core.filters import Combination, Comparison, Node
 from grace_core.readers import Scalar
 
 COLUMNS = 6  # facets that are shown
-MOST = 12  # values of a column that is one
+MOST = 30  # values of a column that is one; on average two documents at least have each
 LONGEST = 60  # characters of such a value
 KINDS = ("string", "int64", "bool", "list<element: string>")  # of columns that may be one
 
@@ -67,7 +67,7 @@ class Facets:
         for column, kind in self.collection.types.items():
             if kind in KINDS and len(found) < COLUMNS:
                 counts = self._counts(column, "")
-                if 1 < len(counts) <= MOST and all(len(str(value)) <= LONGEST for value in counts):
+                if 1 < len(counts) <= min(MOST, counts.total() / 2) and all(len(str(value)) <= LONGEST for value in counts):
                     values = sorted(counts, key=lambda value: (-counts[value], value))
                     found[column] = Values(values, kind.startswith("list"))
         return found

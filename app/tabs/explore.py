@@ -142,9 +142,7 @@ def build(shell: Shell) -> ExploreTab:
                 a = gr.Dropdown([], label="Column A", filterable=False, elem_id="g-a", min_width=200)
                 b = gr.Dropdown([], label="Column B", filterable=False, elem_id="g-b", min_width=200)
                 k = gr.Radio(list(SIZES), value=10, label="Neighbours", elem_id="g-k", min_width=150)
-                where = gr.Textbox(
-                    label="Filter", placeholder="year > 2000 and kind in ('river', 'lake')", max_lines=1, elem_id="g-where", min_width=220
-                )
+                where = gr.Textbox(label="Filter", placeholder="such as year > 2000", max_lines=1, elem_id="g-where", min_width=220)
             facets = html(js="facets", elem_id="g-facets")
             examples = html(js="examples", elem_id="g-examples")
             results = html(js="shown results", elem_id="g-results")

@@ -194,7 +194,7 @@ def encode(
     documents = [document for document in corpus.documents if document.content]
     left_out = [document.id for document in corpus.documents if not document.content]
     if not documents:
-        raise GraceError(f"none of the {len(left_out)} documents of {file} has any text; nothing to encode")
+        raise GraceError(f"none of the {len(left_out)} documents of {file} has any text; nothing to encode: choose another corpus")
     loaded = load(
         model, device=device, engine=engine, dtype=dtype, no_cache=no_cache, max_new_tokens=max_new_tokens,
         max_prompt_tokens=max_prompt_tokens, temperature=temperature, seed=seed, template=arguments,

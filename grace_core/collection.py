@@ -27,6 +27,7 @@ from grace_core.readers.cells import moment, typed
 if TYPE_CHECKING:
     import numpy as np
 
+NO_TEXT = "choose another corpus, or say which column is the text (--text-column)"
 CHANGED = "give another --out: texts that are the same are taken from the cache of rationales, not encoded again"
 MASKS = 32  # answers to filters that are kept
 BLOCK = 8_192  # documents that are written, or compared, at once; a divisor of the rows that Parquet keeps together
@@ -175,7 +176,8 @@ class Collection:
                     writer.write_table(table)
 
         if not any(document.content for document in corpus.documents):
-            raise GraceError(f"none of the {sum(1 for _ in corpus.documents)} documents of {corpus.source} has any text; nothing to encode")
+            what = f"none of the {sum(1 for _ in corpus.documents)} documents of {corpus.source} has any text"
+            raise GraceError(f"{what}; nothing to encode: {NO_TEXT}")
         before = set(folder.iterdir()) if folder.is_dir() else None
         with only_writer(folder):
             for leftover in folder.glob(".*.tmp"):  # of a process that was killed here

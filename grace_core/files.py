@@ -83,7 +83,7 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock. The system frees it when the process ends, however it ends."""
+    """Hold the folder's lock, and take away what killed processes left. The system frees it when the process ends, however it ends."""
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,6 +93,25 @@ def only_writer(folder: Path) -> Iterator[None]:
     except Timeout:
         raise GraceError(f"another process is building in {folder}; wait for it, or end it") from None
     try:
+        _remove_leftovers(folder)
         yield
     finally:
         lock.release()
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of :func:`write_atomically` whose process was killed."""
+    for path in folder.glob(".*.tmp"):
+        process = path.name.split(".")[-2]
+        if process.isdigit() and not _runs(int(process)):
+            path.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True

@@ -291,7 +291,8 @@ def fit(
             "use the geometry raw"
         )
     if model is not None and model.means.shape[-1] != documents[0].shape[-1]:
-        raise GraceError(f"the model's statistics have {model.means.shape[-1]} dimensions, its vectors {documents[0].shape[-1]}")
+        dims = f"{model.means.shape[-1]} dimensions, its vectors {documents[0].shape[-1]}"
+        raise GraceError(f"the model's statistics have {dims}: they are another model's; make them again by `grace eval geometry`")
     own = Statistics.of(documents, queries)
     mean, variance, asked = own.means[1], own.variances, own.means[1]
     if model is not None:

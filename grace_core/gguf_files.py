@@ -62,7 +62,7 @@ def _open(path: Path):
         with open(path, "rb") as file:
             magic = file.read(4)
     except OSError as error:
-        raise GraceError(f"{path} cannot be read: {error.strerror}") from error
+        raise GraceError(f"{path} cannot be read ({error.strerror}); check the path and its permissions") from error
     if magic != b"GGUF":
         raise GraceError(f"{path} is no GGUF file: it begins with {magic!r}, not b'GGUF'; download it again, or name another")
     from gguf import GGUFReader
@@ -131,6 +131,9 @@ def convert(path: Path, *, rounded: bool = False) -> Path:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f".{folder.name}.lock")):
+            for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a conversion that was killed
+                if leftover.is_dir():
+                    shutil.rmtree(leftover)
             if not (folder / SOURCE_FILE).exists():
                 tell(f"converting {path.name} ({path.stat().st_size / 1e6:.0f} MB), once, into {folder}")
                 with needs_room(folder), _read_once(path, reader):

@@ -251,8 +251,8 @@ def _write_manifest(folder: Path, manifest: dict) -> None:
 
 
 def _no_index(collection: Collection, model: str, there: list[str]) -> GraceError:
-    hint = "; its build was stopped: build again to go on" if model_name(model) in collection.unfinished else ""
-    return GraceError(f"{collection.folder} has no index of model {model!r}, there are: {', '.join(there) or 'none'}{hint}")
+    hint = "its build was stopped: build again to go on" if model_name(model) in collection.unfinished else "name one, or build it"
+    return GraceError(f"{collection.folder} has no index of model {model!r}, there are: {', '.join(there) or 'none'}; {hint}")
 
 
 class GraceIndex:
@@ -414,7 +414,7 @@ class GraceIndex:
         if got != dim:
             raise GraceError(f"the queries have {got} dimensions, {self.folder} has {dim}; encode them with {self.manifest['model_id']}")
         if not np.isfinite(queries).all():
-            raise GraceError("a query vector holds NaN or infinity")
+            raise GraceError("a query vector holds NaN or infinity; encode the query again, in dtype float32")
         if where is not None:
             return search_among(opened, self.selections.of(where), queries, k)
         return opened.search(queries, min(k, len(self)))

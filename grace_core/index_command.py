@@ -103,16 +103,16 @@ def geometry_command(
     collection = Collection(folder)
     indexes = [GraceIndex.of_model(collection, name) for name in models or collection.models]
     if not indexes:
-        raise GraceError(f"{folder} has no finished index; build one with `grace index build`")
+        raise GraceError(f"{folder} has no finished index; build one with `grace index build CORPUS --out {folder} --model M`")
     asked = None
     if queries is not None:
         try:
             lines = queries.read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError as error:
-            raise GraceError(f"{queries} is not UTF-8 text; expected a query a line") from error
+            raise GraceError(f"{queries} is not UTF-8 text, expected a query a line; save it as UTF-8") from error
         asked = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
         if not asked:
-            raise GraceError(f"{queries} holds no query; expected one a line")
+            raise GraceError(f"{queries} holds no query, expected one a line; write some into it")
     made = {}
     for index in indexes:
         given = None

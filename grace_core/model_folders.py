@@ -159,7 +159,8 @@ def adapter_config(folder: Path) -> dict:
         kind = config.get("peft_type")
         raise GraceError(f"{folder} is an adapter of the kind {kind!r}, expected LORA; merge it into its base and save that")
     if config.get("task_type") not in (None, "CAUSAL_LM"):
-        raise GraceError(f"{folder} is an adapter for {config['task_type']}, expected CAUSAL_LM; it writes no text")
+        what = f"{folder} is an adapter for {config['task_type']}, expected CAUSAL_LM: it writes no text"
+        raise GraceError(f"{what}; take one of a causal language model")
     return config
 
 

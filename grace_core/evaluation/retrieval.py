@@ -94,10 +94,11 @@ def summary_of_shares(rows: list[dict[str, float]], *, seed: int = 0) -> dict:
 def judged_queries(judgements: Judgements | None, split: str | None = None) -> dict[str, str]:
     """Queries with at least one relevant document, of one split if given. Raises GraceError if there are none."""
     if judgements is None:
-        raise GraceError("the dataset has no queries.jsonl and qrels, which an evaluation needs")
+        raise GraceError("the dataset has no queries.jsonl and qrels, which an evaluation needs: build it from a folder that has them")
     splits = set(judgements.splits.values())
     if split and split not in splits:
-        raise GraceError(f"the dataset has no split {split!r}; it has {', '.join(sorted(splits)) or 'no splits'}")
+        there = ", ".join(sorted(splits)) or "no splits"
+        raise GraceError(f"the dataset has no split {split!r}; it has {there}: give one of these, or none")
     chosen = {
         query_id: text
         for query_id, text in judgements.queries.items()
@@ -105,7 +106,8 @@ def judged_queries(judgements: Judgements | None, split: str | None = None) -> d
         and (not split or judgements.splits.get(query_id) == split)
     }
     if not chosen:
-        raise GraceError(f"no query{f' of split {split}' if split else ''} has a relevant document")
+        what = f"no query{f' of split {split}' if split else ''} has a relevant document"
+        raise GraceError(f"{what}, one with a grade above 0: add judgements to the corpus's qrels")
     return chosen
 
 
@@ -140,7 +142,7 @@ class Judged:
         qrels = {query: {d: g for d, g in corpus.judgements.qrels[query].items() if g > 0 and d in texts} for query in chosen}
         qrels = {query: grades for query, grades in qrels.items() if grades}
         if not qrels:
-            raise GraceError(f"no query of split {split!r} has a relevant document with a text")
+            raise GraceError(f"no query of split {split!r} has a relevant document with a text: choose another split, or add judgements")
         needed = {document for grades in qrels.values() for document in grades}
         others = sorted(set(texts) - needed)
         needed |= set(rng.sample(others, min(len(others), max(0, documents - len(needed)))))

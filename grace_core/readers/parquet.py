@@ -22,14 +22,14 @@ def parquet_rows(path: Path, columns: dict[str, str] | None, notes: Notes, *, fi
     try:
         with pq.ParquetFile(path) as file:
             schema = file.schema_arrow
+            if twice := [name for name in schema.names if schema.names.count(name) > 1]:
+                raise GraceError(f"{path}: column {twice[0]!r} occurs twice: rename one")
             mapped = {*guess_columns(schema.names).values(), *(columns or {}).values()}
             dropped = []
             for field in schema:
                 if field.name not in mapped and (why := _useless(file, field)):  # a mapped one is refused with its row
                     dropped.append(field.name)
                     notes.add(f"{path}: column {field.name!r} ({field.type}) is left out: {why}")
-            if twice := [name for name in schema.names if schema.names.count(name) > 1]:
-                raise GraceError(f"{path}: column {twice[0]!r} occurs twice: rename one")
             wanted = [name for name in schema.names if name not in dropped]
             # a name with a dot is taken for a path into a struct, so such columns are read with all the others
             wanted = None if not dropped or any("." in name for name in wanted) else wanted

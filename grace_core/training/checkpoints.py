@@ -67,9 +67,8 @@ def save_model(
     ``model`` is unwrapped; ``state`` its full weights (gathered, if it is sharded). ``about`` goes into training.json. An adapter that is
     not to be merged is saved as one, in bfloat16, with the name and the hash of its base.
     """
+    finish_saving(folder)
     fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
-    for leftover in (fresh, old):
-        shutil.rmtree(leftover, ignore_errors=True)
     if config.lora and not config.lora.merge:
         _save_adapter(fresh, model, state, config)
     else:
@@ -86,6 +85,15 @@ def save_model(
         os.replace(folder, old)
     os.replace(fresh, folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def finish_saving(folder: Path) -> None:
+    """Put a model in its place whose process was killed on the way: the new one is whole as soon as the old one is moved away."""
+    fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    if old.exists() and not folder.exists():
+        os.replace(fresh if fresh.exists() else old, folder)
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _save_adapter(folder: Path, model, state: dict[str, Tensor], config: TrainConfig) -> None:

@@ -18,6 +18,7 @@ from grace_core.files import only_writer
 from grace_core.model import GraceModel, Representations
 from grace_core.training.callbacks import HeldOutEvaluation, Recorder, RunFiles, TrainingCollapsed
 from grace_core.training.checkpoints import (
+    finish_saving,
     full_state,
     merged_state,
     newest_checkpoint,
@@ -78,6 +79,7 @@ def train(
     done = int(checkpoint.name.split("-")[1]) if checkpoint else 0
     if main:
         with only_writer(out):
+            finish_saving(out / "best")
             return _run(config, trainer, model, heldout, out, checkpoint, done, {"items": len(items), "texts": overlong}, report)
     return _run(config, trainer, model, heldout, out, checkpoint, done, {}, report)
 

@@ -80,6 +80,12 @@ def test_an_arrow_file_with_another_name(tmp_path):
     fails(write(tmp_path / "c.parquet", out.getvalue()), "an Arrow file, expected Parquet")
 
 
+def test_columns_of_vectors_with_one_name(tmp_path):
+    vectors = pa.array([[0.5] * 100], pa.list_(pa.float32()))
+    pq.write_table(pa.Table.from_arrays([pa.array(["x"]), vectors, vectors], names=["text", "v", "v"]), tmp_path / "c.parquet")
+    fails(tmp_path / "c.parquet", "column 'v' occurs twice: rename one")
+
+
 def test_one_zero_byte_in_a_text_is_no_binary_file(tmp_path):
     assert texts(write(tmp_path / "c.txt", b"a\0b\n\0\0c\n")) == [("1", "", "ab"), ("2", "", "c")]
     assert len(texts(write(tmp_path / "c.txt", b"many words and few zeros " * 100 + b"\0\0\0\0"))) == 1

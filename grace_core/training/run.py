@@ -166,7 +166,9 @@ def _run(config, trainer, model, heldout, out: Path, checkpoint: Path | None, do
     if done < steps:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     state = "collapsed" if recorder.alarm else "stopped early" if watcher and watcher.stopped_early else "finished"
-    if not watcher and state == "finished" and done < steps:
+    if not watcher and state == "finished" and (done < steps or not (out / "best").exists()):
+        if done >= steps:  # killed when all steps were done, and the model not yet saved
+            trainer._load_from_checkpoint(str(checkpoint))
         save({})
     result = {
         "out": str(out), "model": str(out / "best"), "state": state, "steps": trainer.state.global_step or done,

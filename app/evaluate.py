@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from app.pace import Paced
 from app.view import Column, View, check_query, default_view, short
 from grace_core.errors import GraceError
+from grace_core.ranking import order
 
 if TYPE_CHECKING:
     import numpy as np
@@ -330,11 +331,11 @@ def extremes(evaluations: Evaluations, found: Comparison) -> tuple[list[Case], l
     if not found.queries:
         return [], []
     names, apart = list(found.queries), found.apart
-    order = sorted(range(len(names)), key=lambda i: (-apart[i], names[i]))
+    best, worst = order(apart).tolist(), order(-apart).tolist()
     if len(found.values) == 1:
-        chosen = [i for i in reversed(order) if apart[i] < 1 - SAME][:LISTED], []
+        chosen = [i for i in worst if apart[i] < 1 - SAME][:LISTED], []
     else:
-        chosen = [i for i in order if apart[i] > SAME][:LISTED], [i for i in reversed(order) if apart[i] < -SAME][:LISTED]
+        chosen = [i for i in best if apart[i] > SAME][:LISTED], [i for i in worst if apart[i] < -SAME][:LISTED]
     wins, losses = ([_case(evaluations.workspace, found, names[i], i) for i in part] for part in chosen)
     return wins, losses
 

@@ -147,18 +147,19 @@ def search(
 
 def _ranked(vectors, rows: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The best ``k`` of each query's candidates ``rows`` ``(m, c)``, -1 for none; vectors on disk are read for GROUP queries at once."""
-    scores, best = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
-    for start in range(0, len(queries), GROUP):
-        group = slice(start, start + GROUP)
-        known, places = vectors, rows[group]
-        if not isinstance(vectors, np.ndarray):
-            wanted, places = np.unique(rows[group], return_inverse=True)  # sorted: in the order of the file
-            known, places = vectors[wanted], places.reshape(rows[group].shape)
-        found = dots_of_each(known, places, queries[group])
-        found[rows[group] < 0] = -np.inf
-        first = np.arange(len(found))[:, None], np.lexsort((rows[group], -found), axis=1)[:, :k]
-        scores[group], best[group] = found[first], rows[group][first]
-    return scores, best
+    if len(queries) > GROUP:
+        groups = [slice(start, start + GROUP) for start in range(0, len(queries), GROUP)]
+        scores, best = zip(*(_ranked(vectors, rows[group], queries[group], k) for group in groups), strict=True)
+        return np.concatenate(scores), np.concatenate(best)
+    known, places = vectors, rows
+    if not isinstance(vectors, np.ndarray):
+        wanted, places = np.unique(rows, return_inverse=True)  # sorted: in the order of the file
+        known, places = vectors[wanted], places.reshape(rows.shape)
+    found = dots_of_each(known, places, queries)
+    if rows.min(initial=0) < 0:
+        found[rows < 0] = -np.inf
+    best = np.arange(len(found))[:, None], np.lexsort((rows, -found), axis=1)[:, :k]
+    return found[best], rows[best]
 
 
 def _completed(vectors, queries: np.ndarray, near: np.ndarray, scores: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -34,6 +34,7 @@ from grace_core.files import only_writer, write_atomically
 from grace_core.index import GraceIndex
 from grace_core.neighbours import Change, K, change, change_of, check_vectors, map_quality, nearest, neighbours, unit
 from grace_core.pooling import Pooling
+from grace_core.ranking import dots, order
 from grace_core.regions import Regions, find_regions, regions_changed, top_terms
 
 __all__ = [
@@ -290,9 +291,9 @@ def place(map_points: np.ndarray, vectors: np.ndarray, queries: np.ndarray, k: i
     if len(map_points) != len(vectors):
         raise GraceError(f"the map has {len(map_points)} documents, the vectors {len(vectors)}; make the map again")
     made = np.empty((len(queries), map_points.shape[1]), np.float32)
-    for i, query in enumerate(queries):  # one by one: a product of matrices rounds otherwise than one of a matrix and a vector
-        cosines = vectors @ query
-        rows = np.argsort(-cosines, kind="stable")[:k]
+    for i, query in enumerate(queries):
+        cosines = dots(vectors, query)
+        rows = order(cosines, k)
         made[i] = _median(map_points[rows].astype(np.float64), _weights(1 - cosines[rows].astype(np.float64)))
     return made
 

@@ -25,7 +25,10 @@ def dots(vectors, query: np.ndarray, dtype: type = np.float32) -> np.ndarray:
 
 def dots_of_each(vectors: np.ndarray, places: np.ndarray, queries: np.ndarray) -> np.ndarray:
     """Scores ``(m, c)`` fp32 of the rows ``places`` ``(m, c)`` of ``vectors``, those of its own for each of the queries ``(m, d)``."""
-    made, (m, c), dim = np.empty(places.shape, np.float32), places.shape, queries.shape[1]
+    (m, c), dim = places.shape, queries.shape[1]
+    if m * c * dim <= CACHE:
+        return _dots(vectors[places], queries).astype(np.float32)
+    made = np.empty(places.shape, np.float32)
     some, wide = max(1, CACHE // max(1, c * dim)), max(1, ROOM // dim)
     for start in range(0, m, some):
         for left in range(0, c, wide):

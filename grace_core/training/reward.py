@@ -137,6 +137,7 @@ class GraceReward:
         for name, value in measures(self.last, numbers[:, 1], numbers[:, 2], layout=self.layout).items():
             log_metric(name, value)
         new = [novelty(text, words) for text, words in zip(prompts, completions, strict=True)]
-        log_metric("novelty", sum(value or 0 for value in new) / max(1, sum(value is not None for value in new)))
+        shares = gather(torch.tensor([[value or 0.0, value is not None] for value in new], dtype=torch.float32, device=device))
+        log_metric("novelty", float(shares[:, 0].sum() / shares[:, 1].sum().clamp(min=1)))
         begin = self.trainer.accelerator.process_index * len(rollouts)
         return self.last.rewards[begin : begin + len(rollouts)].tolist()

@@ -87,7 +87,7 @@ def test_every_answer_of_an_evaluation_is_whole(page):
 
 def test_every_answer_of_a_search_is_whole(page):
     page.told("g-results", "ready", [], collection="judged")
-    messages = page.told("g-search", "click", ["judged", "tiny-a:rationale", "tiny-b:rationale", 5, "river and town"])
+    messages = page.told("g-search", "click", ["judged", "tiny-a:rationale", "tiny-b:rationale", 5, "", "river and town"])
     assert len(messages) >= 3
     assert taken_away(messages) == []
 

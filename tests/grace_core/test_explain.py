@@ -97,7 +97,7 @@ def test_sentences_cover_every_token_once_and_read_as_the_text(world):
         read = "".join(piece for piece, part in zip(one.pieces, one.parts, strict=True) if part == 0)
         assert text in read
         written = "".join(piece for piece, part in zip(one.pieces, one.parts, strict=True) if part == 2)
-        assert model.tokenizer.decode(ids).rstrip("\ufffd") == written  # characters that were never finished are not read
+        assert model.tokenizer.decode(ids) == written
     assert len([s for s in states[1].sentences if s.part == 0]) == 2
 
 

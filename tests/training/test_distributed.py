@@ -32,7 +32,8 @@ made = [ids + [trainer.eos_token_ids[0]] if i % 3 else ids for i, ids in enumera
 mine = slice(len(rows) // world * trainer.accelerator.process_index, len(rows) // world * (trainer.accelerator.process_index + 1))
 trainer.rollouts = [Rollout.of(trainer.builder.build(r["prompt"]), ids, trainer.end_ids) for r, ids in zip(rows[mine], made[mine])]
 measured = {}
-local = trainer.reward(completion_ids=made[mine], log_metric=measured.__setitem__)
+texts = {"prompts": [row["prompt"] for row in rows[mine]], "completions": trainer._tokenizer.batch_decode(made[mine])}
+local = trainer.reward(**texts, completion_ids=made[mine], log_metric=measured.__setitem__)
 everyone = trainer.accelerator.gather(torch.tensor(local)).tolist()
 if trainer.accelerator.is_main_process:
     print("RESULT " + json.dumps({"rewards": everyone, "measured": measured}), flush=True)

@@ -67,7 +67,7 @@ def test_read(tmp_path, name, content, wanted):
         ("c.txt", b"%!PS-Adobe-3.0\n", ("a PostScript file",)), ("c.txt", b"GGUF\x03\0\0\0", ("a GGUF model",)),
         ("c.parquet", "", ("unreadable Parquet: the file is empty",)), ("c.parquet", b"%PDF-1.4", ("a PDF file, expected Parquet",)),
         ("c.parquet", "id,text\n1,a\n", ("unreadable Parquet: it begins with b'id,text", "give it the ending of what it is")),
-        ("c.parquet", gzip.compress(b"PAR1"), ("it is packed with gzip: unpack it first",)),
+        ("c.parquet", gzip.compress(b"PAR1", mtime=0), ("it is packed with gzip: unpack it first",)),
     ],
 )  # fmt: skip
 def test_refused_with_what_it_is_and_what_to_do(tmp_path, name, content, parts):

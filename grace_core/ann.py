@@ -141,15 +141,15 @@ def search(
         rows = index.search(queries, wanted, params=faiss.SearchParametersIVF(nprobe=effort))[1]
     if copies is not None:
         rows = copies.beside(rows, k)
-    scores, best = _ranked(vectors, rows, queries, k)
-    return _completed(vectors, queries, near[:, -1], scores, best) if kind == "flat" and wanted < index.ntotal else (scores, best)
+    scores, best = ranked(vectors, rows, queries, k)
+    return completed(vectors, queries, near[:, -1], scores, best) if kind == "flat" and wanted < index.ntotal else (scores, best)
 
 
-def _ranked(vectors, rows: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def ranked(vectors, rows: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The best ``k`` of each query's candidates ``rows`` ``(m, c)``, -1 for none; vectors on disk are read for GROUP queries at once."""
     if len(queries) > GROUP:
         groups = [slice(start, start + GROUP) for start in range(0, len(queries), GROUP)]
-        scores, best = zip(*(_ranked(vectors, rows[group], queries[group], k) for group in groups), strict=True)
+        scores, best = zip(*(ranked(vectors, rows[group], queries[group], k) for group in groups), strict=True)
         return np.concatenate(scores), np.concatenate(best)
     known, places = vectors, rows
     if not isinstance(vectors, np.ndarray):
@@ -162,7 +162,7 @@ def _ranked(vectors, rows: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.
     return found[best], rows[best]
 
 
-def _completed(vectors, queries: np.ndarray, near: np.ndarray, scores: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def completed(vectors, queries: np.ndarray, near: np.ndarray, scores: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """``scores`` and ``rows`` ``(m, k)``, completed where a row that was no candidate may score as high as the last of them.
 
     ``near`` ``(m,)`` are the last candidates' scores as a matrix product in fp32 gives them; all other rows have lower ones or the same.
@@ -315,8 +315,8 @@ def exact(vectors, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]
         if near.shape[1] > k + SLACK:
             best = np.argpartition(-near, k + SLACK - 1, axis=1)[:, : k + SLACK]
             near, rows = np.take_along_axis(near, best, 1), np.take_along_axis(rows, best, 1)
-    scores, best = _ranked(vectors, rows, queries, k)
-    return _completed(vectors, queries, near.min(axis=1), scores, best) if len(vectors) > rows.shape[1] else (scores, best)
+    scores, best = ranked(vectors, rows, queries, k)
+    return completed(vectors, queries, near.min(axis=1), scores, best) if len(vectors) > rows.shape[1] else (scores, best)
 
 
 def holds(index, vectors) -> bool:

@@ -110,7 +110,7 @@ def _proposed(opened: ann.Opened, among: Selection, queries: np.ndarray, k: int,
     if opened.copies is not None:
         left = ann.Copies(opened.copies.first, opened.copies.rows[among.mask[opened.copies.rows]])
         rows = left.beside(rows, k)
-    return ann._ranked(opened.vectors, rows, queries, k)
+    return ann.ranked(opened.vectors, rows, queries, k)
 
 
 class _Some:
@@ -146,11 +146,11 @@ def nearest(vectors, rows: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.
         best = np.argpartition(-near, wanted - 1, axis=1)[:, :wanted]
         near, places = np.take_along_axis(near, best, 1), np.take_along_axis(places, best, 1)
     left = _Some(vectors, rows)
-    scores, found = ann._ranked(vectors if here else left, rows[places] if here else places, queries, k)
+    scores, found = ann.ranked(vectors if here else left, rows[places] if here else places, queries, k)
     if wanted == len(rows):
         return scores, found if here else rows[found]
     found = np.searchsorted(rows, found) if here else found
-    scores, found = ann._completed(left, queries, near.min(axis=1), scores, found)
+    scores, found = ann.completed(left, queries, near.min(axis=1), scores, found)
     return scores, rows[found]
 
 

@@ -33,8 +33,7 @@ from grace_core.errors import GraceError
 if TYPE_CHECKING:
     import numpy as np
 
-LONGEST = 10_000  # characters
-DEEPEST = 100  # parentheses and negations within one another
+LONGEST, DEEPEST = 10_000, 100  # characters; parentheses and negations within one another
 _TOKEN = re.compile(
     r"""(?P<space>\s+)|(?P<number>[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:e[-+]?[0-9]+)?(?![\w.-]))|(?P<word>[^\W\d][\w.]*)"""
     r"""|(?P<text>'(?:[^']|'')*'|"(?:[^"]|"")*")|(?P<sign><=|>=|!=|==|<>|=|<|>|\(|\)|,)""",
@@ -136,10 +135,7 @@ def mask(node: Node, table) -> np.ndarray:
         if isinstance(node, Not):
             return pc.invert(evaluate(node.part))
         if isinstance(node, Combination):
-            made, combine = evaluate(node.parts[0]), pc.and_kleene if node.word == "and" else pc.or_kleene
-            for part in node.parts[1:]:
-                made = combine(made, evaluate(part))
-            return made
+            return functools.reduce(pc.and_kleene if node.word == "and" else pc.or_kleene, map(evaluate, node.parts))
         return _compare(node, table[node.column])
 
     return np.asarray(pc.fill_null(evaluate(node), False), dtype=bool)
@@ -242,22 +238,19 @@ class _Parser:
         column = _unquoted(text) if kind == "text" else text
         if self.kind in _SIGNS:
             return Comparison(column, self.take()[0], (self.value(),), at)
-        if self.kind == "is":
-            self.take()
-            turned = self.kind == "not" and self.take()
+        null = self.kind == "is" and self.take()
+        turned = self.kind == "not" and self.take()
+        if null:
             self.expect("null", "null" if turned else "null, or not null")
             node = Comparison(column, "null", (), at)
-            return Not(node) if turned else node
-        turned = self.kind == "not" and self.take()
-        if self.kind == "contains":
+        elif self.kind == "contains":
             self.take()
             node = Comparison(column, "contains", (self.value(),), at)
         elif self.kind == "in":
             self.take()
             self.expect("(", "( and values, such as in ('a', 'b')")
             values = [self.value()]
-            while self.kind == ",":
-                self.take()
+            while self.kind == "," and self.take():
                 values.append(self.value())
             self.expect(")", "a comma and another value, or )")
             node = Comparison(column, "in", tuple(values), at)

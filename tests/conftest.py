@@ -19,10 +19,12 @@ os.environ |= {
     "OMP_WAIT_POLICY": "PASSIVE",  # tiny steps on a busy machine are 100 times slower where threads spin while they wait
 }
 
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402 - the environment must be set before anything reads it
 import torch  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
+hypothesis.settings.register_profile("thorough", max_examples=10_000, deadline=None)  # --hypothesis-profile=thorough
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 WORDS = (

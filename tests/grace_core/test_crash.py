@@ -50,3 +50,15 @@ def test_twenty_killed_builds_resume_to_identical_files(python, tiny_folder, sen
     )  # fmt: skip
     assert stages["shards"] >= 2, stages
     assert stages["finishing"] >= 2, stages
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["gguf", "geometry", "training"])
+def test_a_killed_command_is_run_again_as_if_it_had_not_been(python, tmp_path, root, kind):
+    """Two moments of each; ``python tests/grace_core/killed_commands.py`` takes as many as one likes."""
+    run = python(root / "tests" / "grace_core" / "killed_commands.py", kind, tmp_path, "--moments", 2, "--at-files")
+    assert run.returncode == 0, run.stderr[-2000:]
+    rows = [json.loads(line) for line in run.stdout.splitlines()]
+    assert len(rows) == 2
+    assert not any(row["killed"].startswith("not") for row in rows), rows
+    assert [row["differs"] for row in rows] == [[], []], rows

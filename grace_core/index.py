@@ -13,39 +13,46 @@ after its last whole shard. Vectors and FAISS index are read through memory maps
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
-import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from grace_core import ann
 from grace_core import geometry as geometries
+from grace_core.build import (
+    FILES,
+    QUERIES,
+    SCHEMA,
+    SHARD,
+    BuildStopped,
+    Encode,
+    Job,
+    encoder,
+    identity,
+    pooling_of,
+    seal,
+    with_geometry,
+    write_faiss,
+    write_index,
+)
 from grace_core.collection import Collection
 from grace_core.errors import GraceError
-from grace_core.files import only_writer, read_json, sha256, write_atomically, write_json
-from grace_core.geometry import Geometry, Role, Statistics
+from grace_core.files import only_writer, read_json, sha256, write_atomically
+from grace_core.geometry import Geometry, Role
 from grace_core.model import GraceModel, Representations, Settings
 from grace_core.pooling import TEXT, Pooling
 from grace_core.readers import Document
 from grace_core.selection import Selections, search_among
-from grace_core.shards import Work, refuse_mixture
+from grace_core.shards import refuse_mixture
 from grace_core.sources import checked_name, full_name, model_name
 from grace_core.tensors import PooledVectors, map_tensors
 
-SCHEMA = 1
-SHARD = 128
-FILES = ("rationales.parquet", "vectors.safetensors", "index.faiss")
-STATISTICS, QUERIES = "statistics.safetensors", "queries.safetensors"
-Job = tuple[int, list[str]]  # a shard's number and its texts
-Encode = Callable[[Iterator[Job], Callable[[int], None]], Iterator[tuple[int, Representations]]]
+__all__ = ["FILES", "SCHEMA", "BuildStopped", "Encode", "GraceIndex", "Hit", "Job", "build"]
 
 
 @dataclass(frozen=True)
@@ -70,22 +77,6 @@ class Hit:
             "rationale": self.rationale, "truncated": self.truncated, "text_truncated": self.text_truncated,
             "metadata": self.document.plain_metadata,
         }  # fmt: skip
-
-
-class BuildStopped(Exception):
-    """A build was asked to stop; what is finished is kept, and the next build goes on from there."""
-
-
-def identity(model: GraceModel, collection: Collection, rationale: bool) -> dict:
-    """What two runs must share so that their vectors may stand in one index."""
-    return {
-        "schema": SCHEMA,
-        "model": {"sha256": model.fingerprint, "dim": model.dim},
-        "dtype": model.dtype,
-        "settings": asdict(model.settings),
-        "rationale": rationale,
-        "corpus_sha256": collection.hash,
-    }
 
 
 def build(
@@ -124,21 +115,11 @@ def build(
     wanted = identity(model, collection, rationale)
     with only_writer(folder):
         if not (folder / "manifest.json").exists():
-            made_by = {"engine": engine or model.engine_name}  # an index has one; another may be searched with
-            work = Work(collection, folder, wanted | made_by, shard=SHARD)
-            encode = encode or _encoder(model, rationale, batch_size)
-            counts, seconds = _encode_all(work, model, rationale, encode, progress or (lambda done, total: None), should_stop)
-            about = {"model_id": model.source, "counts": counts, "seconds": seconds, "prompt": model.prompts.described}
-            if model.statistics is not None:
-                model.statistics.save(folder / STATISTICS)
-            kind = geometry or model.default_geometry(counts["encoded"])
-            try:
-                _write_faiss(folder, _with_geometry(folder, wanted | made_by | about, kind), faiss or "flat")
-            except GraceError as error:
-                if geometry is not None or kind == "raw":
-                    raise
-                warnings.warn(f"{folder} has the geometry raw, since {kind} is not possible: {error}", stacklevel=2)
-                _write_faiss(folder, _with_geometry(folder, wanted | made_by | about, "raw"), faiss or "flat")
+            encode = encode or encoder(model, rationale, batch_size)
+            write_index(
+                collection, folder, model, wanted, shard=SHARD, faiss=faiss, geometry=geometry, encode=encode,
+                engine=engine or model.engine_name, progress=progress or (lambda done, total: None), should_stop=should_stop,
+            )  # fmt: skip
         refuse_mixture(folder, read_json(folder / "manifest.json"), wanted)
         shutil.rmtree(folder / ".build", ignore_errors=True)  # also what a build left that was killed at its very end
     index = GraceIndex(collection, name)
@@ -147,107 +128,6 @@ def build(
     if faiss is not None and faiss != index.faiss_kind:
         index.change_faiss(faiss)
     return index
-
-
-def _encoder(model: GraceModel, rationale: bool, batch_size: int) -> Encode:
-    together = max(1, model.batch_size(0) // SHARD)  # shards; more than one for an engine that would wait at the end of each
-
-    def encode(jobs: Iterator[Job], tick: Callable[[int], None]) -> Iterator[tuple[int, Representations]]:
-        while some := list(islice(jobs, together)):
-            texts = [text for _, shard in some for text in shard]
-            made = model.represent(texts, rationale=rationale, batch_size=batch_size, progress=lambda done, _: tick(done))
-            begin = 0
-            for number, shard in some:
-                yield number, made[begin : begin + len(shard)]
-                begin += len(shard)
-
-    return encode
-
-
-def _encode_all(work: Work, model, rationale: bool, encode: Encode, progress, should_stop) -> tuple[dict, float | None]:
-    """Make the missing shards and put all together. The manifest's counts, and the seconds if nothing was there before."""
-    total, missing = len(work.rows), work.missing()
-    fresh = sum(len(work.rows_of(number)) for number in missing)
-    done, started = total - fresh, time.time()
-    progress(done, total)
-
-    def jobs() -> Iterator[Job]:
-        for number in missing:
-            if should_stop():
-                return
-            yield number, work.texts_of(number)
-
-    def tick(count: int) -> None:
-        progress(done + count, total)
-
-    began = time.monotonic()
-    try:
-        for number, made in encode(jobs(), tick):
-            made.embeddings(Pooling.FULL if rationale else Pooling.TEXT)  # a vector that is not finite is found here, not at the end
-            work.write(number, made, seconds=time.monotonic() - began)
-            began = time.monotonic()
-            done += len(made)
-            progress(done, total)
-    finally:
-        if done < total:
-            work.keep()
-    if done < total:
-        raise BuildStopped(f"stopped after {done} of {total} documents; build again to go on")
-    counts = work.finish(model)
-    if not rationale:
-        counts["empty_rationales"] = 0
-    return counts, round(time.time() - started, 1) if fresh == total else None  # a resumed or cached build measures nothing
-
-
-def _write_faiss(folder: Path, manifest: dict, kind: str) -> None:
-    """Make index.faiss from the vectors, and write the manifest with its kind, its measured recall, and the hashes of all files."""
-    tensors = map_tensors(folder / "vectors.safetensors")
-    geometry = Geometry.load(folder, manifest.get("geometry", {}))
-    vectors = PooledVectors(tensors["sums"], tensors["counts"], _pooling(manifest), geometry)
-    index = ann.make(vectors, kind)
-    found: dict = {"kind": kind}
-    if kind != "flat":
-        quality = ann.tune(index, kind, vectors)
-        found |= {ann.EFFORTS[kind]: quality.effort, "recall@10": quality.recall, "recall_queries": quality.queries}
-        found["copies"] = len(ann.Copies.of(ann.compared(index, kind, vectors)))
-    write_atomically(folder / "index.faiss", lambda path: ann.write(index, path))
-    files = manifest.get("files") or {name: sha256(folder / name) for name in FILES[:2]}  # a new kind changes one file only
-    _write_manifest(folder, manifest | {"faiss": found, "files": files | {"index.faiss": sha256(folder / "index.faiss")}})
-
-
-def _with_geometry(folder: Path, manifest: dict, kind: str, weight: float | None = None) -> dict:
-    """The manifest with a geometry of this kind, fitted to the stored sums and written to ``folder``.
-
-    The file's name holds its hash, and the manifest names it: a process that is killed in between leaves the former geometry in force.
-    """
-    from safetensors.numpy import load_file
-
-    tensors = map_tensors(folder / "vectors.safetensors")
-    model = Statistics.load(folder / STATISTICS) if (folder / STATISTICS).is_file() else None
-    asked = load_file(folder / QUERIES) if (folder / QUERIES).is_file() else None
-    made = geometries.fit(
-        kind, (tensors["sums"], tensors["counts"]), model=model, queries=asked and (asked["sums"], asked["counts"]),
-        weights=geometries.WEIGHTS if weight is None else (*geometries.WEIGHTS[:2], weight),
-    )  # fmt: skip
-    stored = made.as_dict()
-    if not made.is_raw:
-        name = made.save(folder)
-        stored |= {"file": name, "sha256": sha256(folder / name)}
-    return manifest | {"geometry": stored}
-
-
-def _pooling(manifest: dict) -> Pooling:
-    return Pooling.FULL if manifest["rationale"] else Pooling.TEXT
-
-
-def _seal(manifest: dict) -> str:
-    """SHA-256 over the manifest without the hash itself."""
-    rest = {key: value for key, value in manifest.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def _write_manifest(folder: Path, manifest: dict) -> None:
-    write_json(folder / "manifest.json", manifest | {"sha256": _seal(manifest)})
 
 
 def _no_index(collection: Collection, model: str, there: list[str]) -> GraceError:
@@ -270,7 +150,7 @@ class GraceIndex:
         self.manifest = read_json(self.folder / "manifest.json")
         if self.manifest.get("schema") != SCHEMA:
             raise GraceError(f"{self.folder} has schema {self.manifest.get('schema')!r}, this version reads {SCHEMA}; build it again")
-        if self.manifest.get("sha256") != _seal(self.manifest):
+        if self.manifest.get("sha256") != seal(self.manifest):
             raise GraceError(f"{self.folder}/manifest.json was edited (its hash does not fit); remove {self.folder} and build again")
         if self.manifest["corpus_sha256"] != self.collection.hash:
             raise GraceError(f"{self.collection.folder}/corpus.parquet changed after {model} was built; restore it, or build again")
@@ -348,7 +228,7 @@ class GraceIndex:
 
     @property
     def default_pooling(self) -> Pooling:
-        return _pooling(self.manifest)
+        return pooling_of(self.manifest)
 
     @property
     def faiss_kind(self) -> str:
@@ -472,7 +352,7 @@ class GraceIndex:
         """Write ``index.faiss`` as one of :data:`grace_core.ann.KINDS`, from the vectors. Raises GraceError for another kind, or too few
         documents; the index is left as it was."""
         with only_writer(self.folder):
-            _write_faiss(self.folder, self.manifest, ann.check_kind(kind))
+            write_faiss(self.folder, self.manifest, ann.check_kind(kind))
         self._reopen()
 
     def change_geometry(self, kind: str, *, queries: Representations | None = None, weight: float | None = None) -> None:
@@ -487,8 +367,8 @@ class GraceIndex:
             if queries is not None:
                 tensors = {"sums": queries.sums, "counts": queries.counts}
                 write_atomically(self.folder / QUERIES, lambda path: save_file(tensors, path))
-            manifest = _with_geometry(self.folder, self.manifest, geometries.check_kind(kind), weight)
-            _write_faiss(self.folder, manifest, self.faiss_kind)
+            manifest = with_geometry(self.folder, self.manifest, geometries.check_kind(kind), weight)
+            write_faiss(self.folder, manifest, self.faiss_kind)
             for leftover in self.folder.glob("geometry-*.safetensors"):
                 if leftover.name != manifest["geometry"].get("file"):
                     leftover.unlink()

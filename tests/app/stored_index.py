@@ -16,9 +16,10 @@ def store_index(
     import pyarrow.parquet as pq
     from safetensors.numpy import save_file
 
+    from grace_core.build import write_manifest
     from grace_core.collection import Collection
     from grace_core.files import sha256
-    from grace_core.index import FILES, SCHEMA, GraceIndex, _write_manifest
+    from grace_core.index import FILES, SCHEMA, GraceIndex
     from grace_core.pooling import Pooling, embeddings
     from grace_core.readers import Corpus, Document
 
@@ -41,7 +42,7 @@ def store_index(
     flat = faiss.IndexFlatIP(vectors.shape[1])
     flat.add(embeddings(sums, counts, Pooling.FULL))
     faiss.write_index(flat, str(folder / model / "index.faiss"))
-    _write_manifest(folder / model, {
+    write_manifest(folder / model, {
         "schema": SCHEMA, "rationale": True, "corpus_sha256": collection.hash, "settings": {}, "model_id": model,
         "model": {"sha256": "", "dim": vectors.shape[1]}, "files": {name: sha256(folder / model / name) for name in FILES},
     })  # fmt: skip

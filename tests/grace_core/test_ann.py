@@ -211,12 +211,12 @@ def test_a_damaged_hnsw_index_is_searched_exactly_and_repaired_as_hnsw(index, qu
 
 def test_verify_finds_an_hnsw_index_of_other_vectors(index, queries):
     from grace_core.files import sha256
-    from grace_core.index import _write_manifest
+    from grace_core.build import write_manifest
 
     index.change_faiss("hnsw")
     ann.write(ann.make(np.ascontiguousarray(index.vectors()[::-1]), "hnsw"), index.folder / "index.faiss")
     files = index.manifest["files"] | {"index.faiss": sha256(index.folder / "index.faiss")}
-    _write_manifest(index.folder, index.manifest | {"files": files})
+    write_manifest(index.folder, index.manifest | {"files": files})
     assert not GraceIndex(index.collection, "synthetic").verify()["ok"]
 
 

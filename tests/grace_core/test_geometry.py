@@ -234,14 +234,14 @@ def test_a_damaged_geometry_is_told(index, tmp_path):
 def test_an_index_of_before_is_raw(index, tmp_path):
     import shutil
 
-    from grace_core.index import _seal
+    from grace_core.build import seal
 
     folder = tmp_path / "c"
     shutil.copytree(index.collection.folder, folder)
     GraceIndex(folder, index.model_name).change_geometry("raw")
     path = folder / index.model_name / "manifest.json"
     manifest = {key: value for key, value in json.loads(path.read_text()).items() if key not in ("geometry", "sha256")}
-    path.write_text(json.dumps(manifest | {"sha256": _seal(manifest)}))
+    path.write_text(json.dumps(manifest | {"sha256": seal(manifest)}))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert GraceIndex(folder, index.model_name).geometry is RAW

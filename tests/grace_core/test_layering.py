@@ -24,6 +24,7 @@ grace_core: weights selection truncation engines.vllm readers.corpus
 grace_core: loading readers
 grace_core: collection model
 grace_core: shards
+grace_core: build
 grace_core: index
 grace_core: . cluster explain projection
 grace_core: evaluation.retention evaluation.retrieval

@@ -1,0 +1,181 @@
+"""What a build does: encode the missing shards, fit a geometry, make the FAISS index, and write the manifest last.
+
+Nothing here searches: :mod:`grace_core.index` opens what was written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+
+from grace_core import ann
+from grace_core import geometry as geometries
+from grace_core.collection import Collection
+from grace_core.errors import GraceError
+from grace_core.files import sha256, write_atomically, write_json
+from grace_core.geometry import Geometry, Statistics
+from grace_core.model import GraceModel, Representations
+from grace_core.pooling import Pooling
+from grace_core.shards import Work
+from grace_core.tensors import PooledVectors, map_tensors
+
+SCHEMA = 1
+SHARD = 128
+FILES = ("rationales.parquet", "vectors.safetensors", "index.faiss")
+STATISTICS, QUERIES = "statistics.safetensors", "queries.safetensors"
+Job = tuple[int, list[str]]  # a shard's number and its texts
+Encode = Callable[[Iterator[Job], Callable[[int], None]], Iterator[tuple[int, Representations]]]
+
+
+class BuildStopped(Exception):
+    """A build was asked to stop; what is finished is kept, and the next build goes on from there."""
+
+
+def identity(model: GraceModel, collection: Collection, rationale: bool) -> dict:
+    """What two runs must share so that their vectors may stand in one index."""
+    return {
+        "schema": SCHEMA,
+        "model": {"sha256": model.fingerprint, "dim": model.dim},
+        "dtype": model.dtype,
+        "settings": asdict(model.settings),
+        "rationale": rationale,
+        "corpus_sha256": collection.hash,
+    }
+
+
+def write_index(
+    collection: Collection,
+    folder: Path,
+    model: GraceModel,
+    wanted: dict,
+    *,
+    shard: int,
+    faiss: str | None,
+    geometry: str | None,
+    encode: Encode,
+    engine: str,
+    progress: Callable[[int, int], None],
+    should_stop: Callable[[], bool],
+) -> None:
+    """Write an index to ``folder``, its manifest last; ``wanted`` is what :func:`identity` says. Raises BuildStopped and GraceError."""
+    made_by = {"engine": engine}  # an index has one; another may be searched with
+    work = Work(collection, folder, wanted | made_by, shard=shard)
+    counts, seconds = _encode_all(work, model, wanted["rationale"], encode, progress, should_stop)
+    about = {"model_id": model.source, "counts": counts, "seconds": seconds, "prompt": model.prompts.described}
+    if model.statistics is not None:
+        model.statistics.save(folder / STATISTICS)
+    kind = geometry or model.default_geometry(counts["encoded"])
+    try:
+        write_faiss(folder, with_geometry(folder, wanted | made_by | about, kind), faiss or "flat")
+    except GraceError as error:
+        if geometry is not None or kind == "raw":
+            raise
+        warnings.warn(f"{folder} has the geometry raw, since {kind} is not possible: {error}", stacklevel=3)
+        write_faiss(folder, with_geometry(folder, wanted | made_by | about, "raw"), faiss or "flat")
+
+
+def encoder(model: GraceModel, rationale: bool, batch_size: int) -> Encode:
+    together = max(1, model.batch_size(0) // SHARD)  # shards; more than one for an engine that would wait at the end of each
+
+    def encode(jobs: Iterator[Job], tick: Callable[[int], None]) -> Iterator[tuple[int, Representations]]:
+        while some := list(islice(jobs, together)):
+            texts = [text for _, shard in some for text in shard]
+            made = model.represent(texts, rationale=rationale, batch_size=batch_size, progress=lambda done, _: tick(done))
+            begin = 0
+            for number, shard in some:
+                yield number, made[begin : begin + len(shard)]
+                begin += len(shard)
+
+    return encode
+
+
+def _encode_all(work: Work, model, rationale: bool, encode: Encode, progress, should_stop) -> tuple[dict, float | None]:
+    """Make the missing shards and put all together. The manifest's counts, and the seconds if nothing was there before."""
+    total, missing = len(work.rows), work.missing()
+    fresh = sum(len(work.rows_of(number)) for number in missing)
+    done, started = total - fresh, time.time()
+    progress(done, total)
+
+    def jobs() -> Iterator[Job]:
+        for number in missing:
+            if should_stop():
+                return
+            yield number, work.texts_of(number)
+
+    def tick(count: int) -> None:
+        progress(done + count, total)
+
+    began = time.monotonic()
+    try:
+        for number, made in encode(jobs(), tick):
+            made.embeddings(Pooling.FULL if rationale else Pooling.TEXT)  # a vector that is not finite is found here, not at the end
+            work.write(number, made, seconds=time.monotonic() - began)
+            began = time.monotonic()
+            done += len(made)
+            progress(done, total)
+    finally:
+        if done < total:
+            work.keep()
+    if done < total:
+        raise BuildStopped(f"stopped after {done} of {total} documents; build again to go on")
+    counts = work.finish(model)
+    if not rationale:
+        counts["empty_rationales"] = 0
+    return counts, round(time.time() - started, 1) if fresh == total else None  # a resumed or cached build measures nothing
+
+
+def write_faiss(folder: Path, manifest: dict, kind: str) -> None:
+    """Make index.faiss from the vectors, and write the manifest with its kind, its measured recall, and the hashes of all files."""
+    tensors = map_tensors(folder / "vectors.safetensors")
+    geometry = Geometry.load(folder, manifest.get("geometry", {}))
+    vectors = PooledVectors(tensors["sums"], tensors["counts"], pooling_of(manifest), geometry)
+    index = ann.make(vectors, kind)
+    found: dict = {"kind": kind}
+    if kind != "flat":
+        quality = ann.tune(index, kind, vectors)
+        found |= {ann.EFFORTS[kind]: quality.effort, "recall@10": quality.recall, "recall_queries": quality.queries}
+        found["copies"] = len(ann.Copies.of(ann.compared(index, kind, vectors)))
+    write_atomically(folder / "index.faiss", lambda path: ann.write(index, path))
+    files = manifest.get("files") or {name: sha256(folder / name) for name in FILES[:2]}  # a new kind changes one file only
+    write_manifest(folder, manifest | {"faiss": found, "files": files | {"index.faiss": sha256(folder / "index.faiss")}})
+
+
+def with_geometry(folder: Path, manifest: dict, kind: str, weight: float | None = None) -> dict:
+    """The manifest with a geometry of this kind, fitted to the stored sums and written to ``folder``.
+
+    The file's name holds its hash, and the manifest names it: a process that is killed in between leaves the former geometry in force.
+    """
+    from safetensors.numpy import load_file
+
+    tensors = map_tensors(folder / "vectors.safetensors")
+    model = Statistics.load(folder / STATISTICS) if (folder / STATISTICS).is_file() else None
+    asked = load_file(folder / QUERIES) if (folder / QUERIES).is_file() else None
+    made = geometries.fit(
+        kind, (tensors["sums"], tensors["counts"]), model=model, queries=asked and (asked["sums"], asked["counts"]),
+        weights=geometries.WEIGHTS if weight is None else (*geometries.WEIGHTS[:2], weight),
+    )  # fmt: skip
+    stored = made.as_dict()
+    if not made.is_raw:
+        name = made.save(folder)
+        stored |= {"file": name, "sha256": sha256(folder / name)}
+    return manifest | {"geometry": stored}
+
+
+def pooling_of(manifest: dict) -> Pooling:
+    return Pooling.FULL if manifest["rationale"] else Pooling.TEXT
+
+
+def seal(manifest: dict) -> str:
+    """SHA-256 over the manifest without the hash itself."""
+    rest = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def write_manifest(folder: Path, manifest: dict) -> None:
+    write_json(folder / "manifest.json", manifest | {"sha256": seal(manifest)})

@@ -149,6 +149,11 @@ class GraceModel:
             raise GraceError(f"{self.name} runs in {self.engine_name}, and this needs it in memory here: load it with engine transformers")
         return self._model
 
+    @property
+    def adapter(self):
+        """PEFT's wrapper around :attr:`model` where that was loaded with an adapter, else None."""
+        return self._loaded.adapter if self._loaded else None
+
     def close(self) -> None:
         """End what runs for this model outside of this process, and free its memory; the model is of no use afterwards."""
         if self.engine_name == "vllm":
@@ -362,8 +367,7 @@ class GraceModel:
     def save_pretrained(self, folder: str | Path) -> None:
         """Weights (safetensors), tokenizer, template and settings; :meth:`from_pretrained` reads them back. An adapter is merged in."""
         folder = Path(folder)
-        adapter = self._loaded.adapter if self._loaded else None
-        model = self.model if adapter is None else copy.deepcopy(adapter).merge_and_unload()
+        model = self.model if self.adapter is None else copy.deepcopy(self.adapter).merge_and_unload()
         model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         (folder / SETTINGS_FILE).write_text(json.dumps(asdict(self.settings), indent=2) + "\n", encoding="utf-8")

@@ -30,7 +30,10 @@ RENAMED = {
     "learning_rate": "learning_rate", "contrastive": "contrastive", "retain": "retain",
     "seconds/sampling": "seconds_sampling", "seconds/reference": "seconds_reference",  # the rest of a step is its gradient
 }  # fmt: skip
-OURS = ("reward", "reward_spread", "advantage_std", "truncated", "rationale_tokens", "distinct", "novelty")
+OURS = (
+    "reward", "reward_spread", "advantage_std", "truncated", "rationale_tokens", "distinct", "novelty",
+    "best_reward", "kept", "kept_reward", "kept_finished", "kept_tokens", "kept_novelty",
+)  # fmt: skip
 
 
 class TrainingCollapsed(GraceError):
@@ -115,7 +118,7 @@ class Recorder(TrainerCallback):
             self._reported = time.perf_counter()
             done, left = state.global_step - self._first, state.max_steps - state.global_step
             minutes = self._spent / max(done, 1) * left / 60
-            shown = ("reward", "reward_spread", "kl", "distinct", "truncated", "rationale_tokens", "loss")
+            shown = ("reward", "reward_spread", "kept_reward", "kl", "distinct", "truncated", "rationale_tokens", "loss")
             figures = "  ".join(f"{key} {row[key]:.4g}" for key in shown if key in row)
             self.report(f"step {state.global_step}/{state.max_steps}  {figures}  {minutes:.1f} minutes left")
         self._watch(row, state, control)

@@ -32,6 +32,7 @@ from grace_core.model import SETTINGS_FILE, Settings
 from grace_core.model_folders import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from grace_core.sources import find_model, packaged_folder
 from grace_core.training.config import TrainConfig
+from grace_core.training.lora import base_of
 
 
 def settings_of(config: TrainConfig, *, serving: bool = True) -> Settings:
@@ -103,9 +104,9 @@ def _save_adapter(folder: Path, model, state: dict[str, Tensor], config: TrainCo
     folder.mkdir(parents=True)
     adapter = get_peft_model_state_dict(model, state_dict=state, save_embedding_layers=False)
     save_file({name: weight.to(torch.bfloat16).contiguous() for name, weight in adapter.items()}, folder / ADAPTER_WEIGHTS)
-    about = model.peft_config["default"].to_dict() | {"base_model_name_or_path": config.model, "inference_mode": True}
-    if packaged_folder(config.model) is None:  # a package's file has a hash of its own, and is found by name
-        about |= {BASE_HASH: folder_fingerprint(find_model(config.model))}
+    about = model.peft_config["default"].to_dict() | {"base_model_name_or_path": (base := base_of(config.model)), "inference_mode": True}
+    if packaged_folder(base) is None:  # a package's file has a hash of its own, and is found by name
+        about |= {BASE_HASH: folder_fingerprint(find_model(base))}
     write_json(folder / ADAPTER_CONFIG, {name: sorted(value) if isinstance(value, set) else value for name, value in about.items()})
 
 

@@ -88,18 +88,33 @@ class Vllm(Section):
     port: Positive = 8000
 
 
+class BestOfN(Section):
+    """``best_of_n`` only: every round samples ``rollouts`` rationales a text, keeps one of each, and trains on these."""
+
+    rounds: Positive = 2
+    batches: Positive = 8  # of items, sampled and rewarded in a round; every round has others
+    texts: Positive = 16  # with their rationales, in an optimizer step
+    passes: Positive = 1  # over what a round kept
+    # of a text none of whose rationales ended: the best up to its last whole sentence, or none
+    unfinished: Literal["cut", "drop"] = "cut"
+    novelty_weight: Annotated[float, Field(ge=0)] = 0.0  # of a rationale's novelty, beside its reward, in the choice
+    min_novelty: Share = 0.0  # a rationale with less is not kept
+
+
 class TrainConfig(Section):
-    """A run. ``method`` grace trains the policy; cl and simcse are the baselines, for which the rollout settings have no meaning."""
+    """A run. ``method`` grace trains the policy, best_of_n imitates the best of what it writes; cl and simcse are the baselines that write
+    nothing, for which the rollout settings have no meaning."""
 
     model: str = "demo-base"
     out: str
-    method: Literal["grace", "cl", "simcse"] = "grace"
+    method: Literal["grace", "best_of_n", "cl", "simcse"] = "grace"
     mode: Literal["supervised", "unsupervised"] = "supervised"
     objective: Literal["symmetric", "reference", "joint"] = "symmetric"
     geometry: Literal["raw", "calibrated"] = "raw"  # of the vectors that are rewarded, and evaluated
     data: Data = Data()
     evaluation: Evaluation | None = Evaluation()
     serving: Serving = Serving()
+    best_of_n: BestOfN = BestOfN()
 
     system: str = REPRESENTATION_PROMPT
     template: dict[str, Any] = {}  # arguments of the chat template, such as enable_thinking
@@ -145,7 +160,17 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> TrainConfig:
-        if (self.epochs is None) == (self.steps is None):
+        if self.method == "best_of_n":
+            if self.epochs is not None or self.steps is not None:
+                given = f"epochs {self.epochs} and steps {self.steps}"
+                raise ValueError(f"method best_of_n counts rounds, got {given}; set them to null, and best_of_n.rounds")
+            if self.objective == "reference":
+                raise ValueError("method best_of_n chooses by the symmetric reward, got objective reference; set it to symmetric")
+            if self.minibatches != 1 or self.vllm:
+                raise ValueError("method best_of_n knows neither minibatches nor vllm; leave them out")
+            if self.accumulate > self.best_of_n.texts:
+                raise ValueError(f"accumulate {self.accumulate} cuts best_of_n.texts {self.best_of_n.texts} into empty pieces; lower it")
+        elif (self.epochs is None) == (self.steps is None):
             raise ValueError(f"give either epochs or steps, got epochs {self.epochs} and steps {self.steps}")
         if self.mode == "supervised" and self.data.format == "texts":
             raise ValueError("supervised training needs pairs, got data.format texts; use triplets or beir, or mode unsupervised")
@@ -181,11 +206,16 @@ class TrainConfig(Section):
                     f"save_every {every} falls between the {self.minibatches} minibatches of one batch of rollouts, from where a run "
                     "cannot be resumed exactly; use a multiple"
                 )
-        elif self.vllm:
+        elif self.method != "best_of_n" and self.vllm:
             raise ValueError(f"vllm writes rollouts, and method {self.method} has none; remove vllm")
-        elif self.minibatches != 1 or self.accumulate != 1:
+        elif self.method != "best_of_n" and (self.minibatches != 1 or self.accumulate != 1):
             raise ValueError(f"method {self.method} contrasts a batch as a whole; set minibatches and accumulate to 1")
         return self
+
+    @property
+    def writes(self) -> bool:
+        """Whether the model that is trained writes rationales."""
+        return self.method in ("grace", "best_of_n")
 
     @property
     def lr_scheduler_type(self) -> str:

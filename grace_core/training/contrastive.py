@@ -34,6 +34,7 @@ from grace_core.training import calibration as calibrated
 from grace_core.training.calibration import Calibration, part_sums, raw_vectors
 from grace_core.training.config import TrainConfig
 from grace_core.training.data import QUERY, Item, batches, generations_of
+from grace_core.training.lora import with_lora
 from grace_core.training.states import decoder_of
 
 WEIGHTS = "model.safetensors"
@@ -117,12 +118,7 @@ def make_trainer(config: TrainConfig, model: GraceModel, items: list[Item], *, o
         columns = {"text": lambda item: item.positive, "again": lambda item: item.positive}
     dataset = Dataset.from_dict({name: [of(items[place]) for place in order] for name, of in columns.items()})
 
-    lm = model.model
-    if config.lora:
-        from peft import LoraConfig, get_peft_model
-
-        targets = config.lora.targets
-        lm = get_peft_model(lm, LoraConfig(r=config.lora.r, lora_alpha=config.lora.alpha, target_modules=targets, task_type="CAUSAL_LM"))
+    lm = with_lora(model, config)
     if config.method == "simcse":
         for module in lm.modules():
             if hasattr(module, "attention_dropout"):

@@ -56,6 +56,7 @@ from grace_core.prompt import Prompt, PromptBuilder
 from grace_core.training.calibration import Calibration, part_sums
 from grace_core.training.config import TrainConfig
 from grace_core.training.data import Item, Layout, batches, generations_of, rollout_dataset
+from grace_core.training.lora import begun_adapter, lora_config
 from grace_core.training.reward import GraceReward, vectors
 from grace_core.training.states import (
     Rollout,
@@ -85,6 +86,9 @@ class GracePolicyTrainer(GRPOTrainer):
         self._sums: Sums | None = None  # of the rollouts, as soon as a forward has given them
         self._pooled: torch.Tensor | None = None  # parts to pool in the forward of the loss
         super().__init__(reward_funcs=reward, **options)
+        if "ref" in getattr(self.model, "peft_config", {}):
+            # TRL compares an adapter that is trained further with a copy of it; here the base is what all runs are compared with
+            self.model.delete_adapter("ref")
         reward.trainer = self
         self.end_ids = set(self.eos_token_ids)
         self.decoder = decoder_of(self.model)
@@ -345,16 +349,13 @@ def make_trainer(config: TrainConfig, model: GraceModel, items: list[Item], *, o
     number = generations_of(config, len(items))
     steps = config.steps or number * config.minibatches
     arguments = trl_arguments(config, layout, out=out, steps=steps, processes=processes)
-    peft = None
-    if config.lora:
-        from peft import LoraConfig
-
-        peft = LoraConfig(r=config.lora.r, lora_alpha=config.lora.alpha, target_modules=config.lora.targets, task_type="CAUSAL_LM")
+    begun = begun_adapter(model, config)
     order = batches(items, batch=config.batch, number=number, seed=config.seed, neighbours=config.data.neighbours)
     calibration = Calibration(model.statistics, system=config.system) if config.geometry == "calibrated" else None
     plain = sorted({item.positive for item in items})
     return GracePolicyTrainer(
-        config=config, plain_texts=plain, builder=model.prompts, layout=layout, model=model.model,
+        config=config, plain_texts=plain, builder=model.prompts, layout=layout, model=model.model if begun is None else begun,
         reward=GraceReward(config, layout, calibration),
-        args=arguments, train_dataset=rollout_dataset(items, order, layout), processing_class=model.tokenizer, peft_config=peft,
+        args=arguments, train_dataset=rollout_dataset(items, order, layout), processing_class=model.tokenizer,
+        peft_config=lora_config(config) if config.lora and begun is None else None,
     )  # fmt: skip

@@ -72,6 +72,8 @@ def train(
         report(f"note: {note}")
     if config.method == "grace":
         from grace_core.training.policy import make_trainer
+    elif config.method == "best_of_n":
+        from grace_core.training.best_of_n import make_trainer
     else:
         from grace_core.training.contrastive import make_trainer
     trainer = make_trainer(config, model, items, out=out, processes=processes.num_processes)
@@ -79,7 +81,8 @@ def train(
     done = int(checkpoint.name.split("-")[1]) if checkpoint else 0
     if main:
         with only_writer(out):
-            finish_saving(out / "best")
+            for name in ("best", "last"):
+                finish_saving(out / name)
             return _run(config, trainer, model, heldout, out, checkpoint, done, {"items": len(items), "texts": overlong}, report)
     return _run(config, trainer, model, heldout, out, checkpoint, done, {}, report)
 
@@ -93,32 +96,35 @@ def load_for_training(config: TrainConfig) -> GraceModel:
 
     Weights of which every step changes a millionth would not change at all in bf16.
     """
+    import torch
+
     frozen_in_bf16 = config.lora is not None and config.precision == "bfloat16"
     settings = asdict(settings_of(config, serving=False))  # of the run, whatever the starting model's are
     dtype = "bfloat16" if frozen_in_bf16 else "float32"
     model = GraceModel.from_pretrained(config.model, device="cpu", dtype=dtype, share=False, **settings)
     limit = getattr(model.model.config.get_text_config(), "max_position_embeddings", None)
-    if limit and config.max_prompt_tokens + config.max_new_tokens > limit and config.method == "grace":
+    if limit and config.max_prompt_tokens + config.max_new_tokens > limit and config.writes:
         raise GraceError(
             f"max_prompt_tokens {config.max_prompt_tokens} + max_new_tokens {config.max_new_tokens} do not fit into the {limit} positions "
             f"of {config.model}; lower one of them"
         )
+    torch.manual_seed(config.seed)  # a fresh adapter's first weights are drawn next
     return model
 
 
 def _run(config, trainer, model, heldout, out: Path, checkpoint: Path | None, done: int, counts: dict, report) -> dict:
-    tokenizer, steps, rationale = model.tokenizer, trainer.args.max_steps, config.method == "grace"
+    tokenizer, steps, rationale = model.tokenizer, trainer.args.max_steps, config.writes
     files = RunFiles(out, main=trainer.accelerator.is_main_process)
     evaluations = files.start({"config": config.model_dump(), "steps": steps, **counts}, step=done)
-    recorder = Recorder(files, config.collapse if rationale else None, report=report)
+    recorder = Recorder(files, config.collapse if config.method == "grace" else None, report=report)
 
-    def save(scores: dict) -> None:
+    def save(scores: dict, name: str = "best") -> None:
         state = full_state(trainer)
         if trainer.accelerator.is_main_process:
             about = {"step": trainer.state.global_step, "eval": scores, "base": config.model}
             found = trainer.calibration.statistics() if trainer.calibration else None
             module = trained_module(trainer)
-            save_model(out / "best", model=module, tokenizer=tokenizer, state=state, config=config, about=about, statistics=found)
+            save_model(out / name, model=module, tokenizer=tokenizer, state=state, config=config, about=about, statistics=found)
         trainer.accelerator.wait_for_everyone()
 
     def evaluate() -> tuple[dict[str, float], list[dict]]:
@@ -148,10 +154,13 @@ def _run(config, trainer, model, heldout, out: Path, checkpoint: Path | None, do
         trainer.callback_handler.on_log(trainer.args, trainer.state, trainer.control, scores)
         trainer.control.should_log = pending
 
+    if config.method == "best_of_n":
+        trainer.report = report
     watcher = None
     if heldout:
+        every = trainer.round_steps if config.method == "best_of_n" else config.evaluation.every
         watcher = HeldOutEvaluation(
-            files, recorder, every=config.evaluation.every, patience=config.evaluation.patience,
+            files, recorder, every=every, patience=config.evaluation.patience,
             evaluate=evaluate, save=save, announce=announce, report=report,
         )  # fmt: skip
         watcher.recall(evaluations)
@@ -166,10 +175,12 @@ def _run(config, trainer, model, heldout, out: Path, checkpoint: Path | None, do
     if done < steps:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     state = "collapsed" if recorder.alarm else "stopped early" if watcher and watcher.stopped_early else "finished"
-    if not watcher and state == "finished" and (done < steps or not (out / "best").exists()):
+    kept_apart = config.lora is not None and not config.lora.merge  # an adapter is small: the last one is kept beside the best
+    name = "last" if watcher else "best"
+    if state == "finished" and (not watcher or kept_apart) and (done < steps or not (out / name).exists()):
         if done >= steps:  # killed when all steps were done, and the model not yet saved
             trainer._load_from_checkpoint(str(checkpoint))
-        save({})
+        save({}, name)
     result = {
         "out": str(out), "model": str(out / "best"), "state": state, "steps": trainer.state.global_step or done,
         "best": watcher.best if watcher else None, "seconds": round(time.time() - began, 1), **counts,

@@ -38,9 +38,10 @@ grace_core: serving.batching serving.gate serving.texts
 grace_core: serving.talk
 grace_core: serving.app
 grace_core: training.calibration training.config
+grace_core: training.choosing training.lora
 grace_core: training.callbacks training.checkpoints training.data training.states
 grace_core: training.contrastive training.heldout training.reward
-grace_core: training.policy
+grace_core: training.best_of_n training.policy
 grace_core: training.run
 grace_core: explain_command index_command map_command search_command evaluation.command
 grace_core: demo.factbase

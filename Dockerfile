@@ -41,6 +41,8 @@ COPY pyproject.toml README.md LICENSE ./
 COPY grace_core grace_core
 COPY app app
 COPY benchmarks benchmarks
+COPY cli cli
+COPY study study
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 # --- with CUDA and vLLM ----------------------------------------------------------------------------------------------------------------

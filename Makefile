@@ -29,8 +29,8 @@ lint: $(VENV)/.installed-dev scripts
 scripts:
 	@if command -v npm >/dev/null && node -e 'const [v, w] = process.versions.node.split("."); process.exit(v > 23 || (v == 22 && w > 12) || (v == 20 && w > 18) ? 0 : 1)'; \
 		then if $(MAKE) --no-print-directory node_modules/.installed; then npm run --silent lint; \
-			else echo "app/assets/*.js is not linted: npm could not install eslint"; fi; \
-		else echo "app/assets/*.js is not linted: that takes node 20.19, 22.13, 24 or later with npm"; fi
+			else echo "the app's scripts are not linted: npm could not install eslint"; fi; \
+		else echo "the app's scripts are not linted: that takes node 20.19, 22.13, 24 or later with npm"; fi
 
 node_modules/.installed: package.json package-lock.json
 	npm ci --no-audit --no-fund --silent

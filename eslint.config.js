@@ -1,11 +1,11 @@
-// The rules for app/assets. These scripts are no modules: Gradio runs several of them, one after another, in one scope
-// (app/components/scripts.py), so each may use what the others declare at their top.
+// The rules for the app's scripts (app/*/*.js). These scripts are no modules: Gradio runs several of them, one after another, in one scope
+// (app/page/scripts.py), so each may use what the others declare at their top.
 import { readdirSync, readFileSync } from 'node:fs';
 import js from '@eslint/js';
 import { parse } from 'espree';
 import globals from 'globals';
 
-const FOLDER = 'app/assets';
+const FOLDER = 'app';
 const ECMA = 2022;
 const GIVEN = ['element', 'props', 'server', 'trigger', 'watch']; // by Gradio
 
@@ -19,7 +19,7 @@ const declared = (file) =>
     if (node.type === 'VariableDeclaration') return node.declarations.flatMap(({ id }) => namesIn(id));
     return node.type === 'FunctionDeclaration' ? [node.id.name] : [];
   });
-const files = readdirSync(FOLDER).filter((file) => file.endsWith('.js'));
+const files = readdirSync(FOLDER, { recursive: true }).filter((file) => file.endsWith('.js'));
 const names = Object.fromEntries(files.map((file) => [file, declared(file)]));
 
 const all = (names, value) => Object.fromEntries(names.map((name) => [name, value]));

@@ -1,8 +1,8 @@
-"""``python -m app``: the same as ``grace app``."""
+"""``python -m grace_app``: the same as ``grace app``."""
 
 import sys
 
-from app.command import main
+from grace_cli.main import main
 
 if __name__ == "__main__":
     sys.argv[:1] = ["grace", "app"]

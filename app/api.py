@@ -8,16 +8,16 @@ from typing import Any
 
 import gradio as gr
 
-from app.components.evaluate import summary_json
-from app.evaluate import FIRST, Evaluations, compare, evaluate, read_evaluate
-from app.gate import runs_model
-from app.maps import Maps, tell_maps
-from app.messages import message_of
-from app.runs import Runs
-from app.search import search
-from app.state import Workspace
-from app.view import Column, View, check_query
-from app.why import MAX_EDIT, case, row_of
+from grace_app.evaluate.evaluations import FIRST, Evaluations, compare, evaluate, read_evaluate
+from grace_app.evaluate.render import summary_json
+from grace_app.explore.search import search
+from grace_app.explore.why import MAX_EDIT, case, row_of
+from grace_app.gate import runs_model
+from grace_app.map.maps import Maps, tell_maps
+from grace_app.training.runs import Runs
+from grace_app.workspace.messages import message_of
+from grace_app.workspace.state import Workspace
+from grace_app.workspace.view import Column, View, check_query
 from grace_core.errors import GraceError
 from grace_core.geometry import Role
 

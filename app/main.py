@@ -13,25 +13,30 @@ import gradio as gr
 import httpx
 from starlette.middleware import Middleware
 
-from app import api
-from app.components.html import tag
-from app.components.scripts import html
-from app.gate import MAX_UPLOAD, RATE, VARIABLE, Accounts, Gate, is_loopback, read_accounts, read_size
-from app.head import Head
-from app.runs import Runs
-from app.state import Workspace
-from app.tabs import Shell, corpus, evaluate, explore, map, training
-from app.theme import make_theme
+from grace_app import api
+from grace_app.corpus import tab as corpus_tab
+from grace_app.evaluate import tab as evaluate_tab
+from grace_app.explore import tab as explore_tab
+from grace_app.gate import MAX_UPLOAD, RATE, VARIABLE, Accounts, Gate, is_loopback, read_accounts, read_size
+from grace_app.map import tab as map_tab
+from grace_app.page.head import Head
+from grace_app.page.html import tag
+from grace_app.page.scripts import html
+from grace_app.theme import make_theme
+from grace_app.training import tab as training_tab
+from grace_app.training.runs import Runs
+from grace_app.workspace.shell import Shell
+from grace_app.workspace.state import Workspace
 from grace_core.collection import find_collections
 from grace_core.errors import GraceError
 
 log = logging.getLogger("app")
 DEMO, RUNS = "demo", "runs"
 STUDY = Path(__file__).resolve().parents[1] / "docs" / "study"  # what is to be seen where runs are made by default, before one is
-STYLES = [Path(__file__).parent / name for name in ("style.css", "map.css")]
+STYLES = [Path(__file__).parent / name for name in ("page/style.css", "map/map.css")]
 TITLE = "GRACE Explorer"
 TAGLINE = "Why was this document retrieved? See what each model wrote, and what it found."
-TABS = {"explore": explore, "map": map, "evaluate": evaluate, "corpus": corpus, "training": training}
+TABS = {"explore": explore_tab, "map": map_tab, "evaluate": evaluate_tab, "corpus": corpus_tab, "training": training_tab}
 
 
 def build_app(
@@ -61,7 +66,7 @@ def build_app(
         first = shell.built["explore"]
 
         def opened(request: gr.Request):
-            return explore.open_page(first, request)
+            return explore_tab.open_page(first, request)
 
         def asked_tab(request: gr.Request):
             asked = dict(request.query_params).get("tab")
@@ -75,7 +80,7 @@ def build_app(
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
         loaded = first.results.ready(opened, None, [*first.everything, first.opened], concurrency_limit=None, **quiet)
         first.results.ready(asked_tab, None, tabs, **quiet)
-        explore.search_opened(first, loaded).then(warm_up, None, None, **quiet)
+        explore_tab.search_opened(first, loaded).then(warm_up, None, None, **quiet)
         demo.load(shell.built["corpus"].show_builds, None, shell.built["corpus"].watched, **quiet)
     demo.workspace = workspace
     return demo
@@ -95,7 +100,7 @@ def launch(
     """Serve the app in the background and return its address; port 0 takes a free one. Raises OSError if the port is taken.
 
     ``root_path`` is the path under which a proxy shows the app: without it the page loads, and asks for its answers in the wrong place.
-    ``accounts`` may enter, all if there are none; ``rate`` and ``max_upload`` (bytes) are those of :class:`app.gate.Gate`.
+    ``accounts`` may enter, all if there are none; ``rate`` and ``max_upload`` (bytes) are those of :class:`grace_app.gate.Gate`.
     """
     # Gradio asks the app for its page when it starts, which is no proxy's business
     direct = ",".join(filter(None, [os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), "localhost,127.0.0.1,::1", host]))

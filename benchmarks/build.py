@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.memory import small_model
+from grace_benchmarks.memory import small_model
 from grace_core.cache import RepresentationCache
 from grace_core.collection import Collection
 from grace_core.files import flush_to_disk, sha256

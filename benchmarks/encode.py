@@ -14,7 +14,7 @@ import time
 
 import torch
 
-from benchmarks.rounds import demo_passages
+from grace_benchmarks.rounds import demo_passages
 from grace_core.model import GraceModel
 
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.rounds import demo_passages, median_seconds
-from grace_core.demo.corpus import beir
+from grace_benchmarks.rounds import demo_passages, median_seconds
 from grace_core.explain import explain, token_states
 from grace_core.model import GraceModel
+from grace_study.corpus import beir
 
 
 def run(model: str = "demo-base", *, hits: int = 10, runs: int = 7) -> dict:

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.rounds import median_seconds
-from benchmarks.search import Numbered, SyntheticModel, indexed
+from grace_benchmarks.rounds import median_seconds
+from grace_benchmarks.search import Numbered, SyntheticModel, indexed
 from grace_core import ann
 from grace_core.index import GraceIndex
 from grace_core.ranking import dots, order

@@ -18,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 
 from grace_core.layout import LINK
-from grace_core.map_command import displaced, independent
+from grace_core.map_report import displaced, independent
 from grace_core.neighbours import K, change_of, map_quality, nearest
 from grace_core.projection import displacement, make_maps
 

@@ -66,7 +66,7 @@ def _build(corpus: Path, model: Path, environment: dict[str, str]) -> dict[str, 
 
     out = corpus.with_suffix("")
     shutil.rmtree(out, ignore_errors=True)
-    command = [sys.executable, "-m", "grace_core.cli", "index", "build", str(corpus), "--out", str(out), "--model", str(model)]
+    command = [sys.executable, "-m", "grace_cli", "index", "build", str(corpus), "--out", str(out), "--model", str(model)]
     started = time.perf_counter()
     process = subprocess.Popen(
         [*command, "--no-rationale", "--json"], env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE

@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Hashable
 
-from grace_core.demo.corpus import beir
+from grace_study.corpus import beir
 
 
 def demo_passages(count: int) -> list[str]:

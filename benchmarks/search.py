@@ -20,7 +20,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from benchmarks.rounds import median_seconds
+from grace_benchmarks.rounds import median_seconds
 from grace_core import ann
 from grace_core.collection import Collection
 from grace_core.index import GraceIndex, build

@@ -29,9 +29,9 @@ import aiohttp
 import numpy as np
 import torch
 
-from grace_core.demo.corpus import beir
 from grace_core.model import GraceModel
 from grace_core.pooling import Pooling
+from grace_study.corpus import beir
 
 TOLERANCE = 1e-4  # of every number of a unit vector: rounding differs with the shapes of a batch
 
@@ -77,7 +77,7 @@ def _library(grace: GraceModel, texts: list[str]):
 @contextmanager
 def server(model: str):
     """The address of a ``grace serve`` of its own, without a cache."""
-    command = [sys.executable, "-m", "grace_core.cli", "serve", "--model", model, "--port", "0", "--no-cache"]
+    command = [sys.executable, "-m", "grace_cli", "serve", "--model", model, "--port", "0", "--no-cache"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1]), "OMP_NUM_THREADS": str(torch.get_num_threads())}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True)
     try:

@@ -29,7 +29,7 @@ def run(folder: str | Path = "indexes/demo", model: str = "demo-grace", *, runs:
     seconds: dict[str, list[float]] = {part: [] for part in (*PARTS, "total")}
     for number in range(runs + 1):
         started = time.perf_counter()
-        process = subprocess.run([sys.executable, "-m", "benchmarks.start", str(folder), model], capture_output=True, text=True)
+        process = subprocess.run([sys.executable, "-m", "grace_benchmarks.start", str(folder), model], capture_output=True, text=True)
         total = time.perf_counter() - started
         if process.returncode:
             raise RuntimeError(process.stderr[-500:])

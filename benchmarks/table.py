@@ -92,7 +92,7 @@ def _measure(name: str, corpus: str | None) -> dict:
         options = ["search", "--kind", "hnsw", "--kind", "ivfpq"]
     elif name == "search-1m":
         options = ["search", "--documents", "1000000"]
-    process = subprocess.run([sys.executable, "-m", "grace_core.cli", "bench", *options, "--json"], capture_output=True, text=True)
+    process = subprocess.run([sys.executable, "-m", "grace_cli", "bench", *options, "--json"], capture_output=True, text=True)
     if process.returncode:
         raise GraceError(f"bench {' '.join(options)} failed: {process.stderr.strip()[-500:]}")
     return json.loads(process.stdout)

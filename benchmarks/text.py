@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from benchmarks.rounds import demo_passages, median_seconds
+from grace_benchmarks.rounds import demo_passages, median_seconds
 from grace_core.model import GraceModel
 
 

@@ -16,7 +16,7 @@ import time
 
 import psutil
 
-from benchmarks.rounds import demo_passages
+from grace_benchmarks.rounds import demo_passages
 from grace_core.model import GraceModel
 
 

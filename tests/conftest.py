@@ -191,7 +191,7 @@ def demo_collection():
 @pytest.fixture(scope="session")
 def demo_entries():
     """The demo world: every thing with its kind and split."""
-    from grace_core.demo.corpus import entries
+    from grace_study.corpus import entries
 
     return entries()
 
@@ -204,7 +204,7 @@ def root() -> Path:
 @pytest.fixture
 def grace(monkeypatch, capsys):
     """Runs the ``grace`` command in this process: ``grace("search", …) -> (exit status, stdout, stderr)``."""
-    from app.command import main
+    from grace_cli.main import main
 
     def run(*args) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["grace", *map(str, args)])

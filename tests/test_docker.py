@@ -81,8 +81,6 @@ def test_the_images_run_as_a_user_without_privileges_and_say_whether_they_are_we
 
 
 def test_the_image_starts_an_explorer_that_can_be_reached(dockerfile, grace, tmp_path):
-    from app import command  # noqa: F401 - adds `grace app` to the command
-
     (words,) = re.findall(r"^CMD (\[.*)", dockerfile, re.M)
     name, *options = json.loads(words)
     assert (name, options[:3]) == ("grace", ["app", "--host", "0.0.0.0"])

@@ -13,7 +13,7 @@ def world(tmp_path_factory, new_model, sentences):
 
 @pytest.fixture(scope="session")
 def workspace(world):
-    from app.state import Workspace
+    from grace_app.workspace.state import Workspace
 
     return Workspace(world.indexes, preferred="world", cache_path=world.root / "in-process.sqlite")
 

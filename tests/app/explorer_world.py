@@ -124,7 +124,7 @@ def serving(world: World, *extra: str):
     }
     log = world.root / f"served-{port}.log"
     with open(log, "w") as out:
-        command = [sys.executable, "-m", "app", "--indexes", str(world.indexes), "--runs", str(world.runs)]
+        command = [sys.executable, "-m", "grace_app", "--indexes", str(world.indexes), "--runs", str(world.runs)]
         command += ["--port", str(port), "--no-browser", *extra]
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT)
     url = f"http://127.0.0.1:{port}/"

@@ -22,7 +22,7 @@ def judged(tmp_path_factory, new_model, sentences):
 
 @pytest.fixture(scope="module")
 def demo(judged):
-    from app.main import build_app, launch
+    from grace_app.main import build_app, launch
 
     made = build_app(judged.indexes, judged.runs, collection="unjudged", cache_path=judged.root / "cache.sqlite")
     made.address = launch(made, port=0)

@@ -28,7 +28,7 @@ def test_search_agrees_with_the_library(client, workspace, rationale):
     found = client.predict(query=QUERY, collection="world", model="tiny-b", rationale=rationale, k=4, api_name="/search")
     index = workspace.index("world", "tiny-b")
     made = workspace.model_of(index).represent([QUERY], rationale=rationale)
-    from app.view import Column
+    from grace_app.workspace.view import Column
 
     expected = index.hits(index.embed(made, Column("tiny-b", rationale).pooling)[0], 4, pooling=Column("tiny-b", rationale).pooling)
     assert found["query"] == QUERY

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from app.api import encode_api, evaluate_api, explain_api, map_api, run_api, search_api, what_if_api
-from app.evaluate import Evaluations
-from app.maps import Maps
-from app.runs import Runs
-from app.state import Workspace
+from grace_app.api import encode_api, evaluate_api, explain_api, map_api, run_api, search_api, what_if_api
+from grace_app.evaluate.evaluations import Evaluations
+from grace_app.map.maps import Maps
+from grace_app.training.runs import Runs
+from grace_app.workspace.state import Workspace
 from grace_core.collection import Collection
 from grace_core.errors import GraceError
 from grace_core.index import build

@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from app.builds import Builds, Job, estimate, reachable, read_upload, suggested_name
-from app.components.corpus import duration, render_job, render_preview, render_unfinished
-from app.search import search
-from app.state import Workspace
-from app.view import Column, View
+from grace_app.corpus.builds import Builds, Job, estimate, reachable, read_upload, suggested_name
+from grace_app.corpus.render import duration, render_job, render_preview, render_unfinished
+from grace_app.explore.search import search
+from grace_app.workspace.state import Workspace
+from grace_app.workspace.view import Column, View
 from grace_core.errors import GraceError
 from grace_core.index import GraceIndex, build
 
@@ -141,7 +141,7 @@ def test_what_needs_no_hub_asks_none(monkeypatch, world):
 
 def test_speed_is_that_of_the_last_batches(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("app.builds.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("grace_app.corpus.builds.time.monotonic", lambda: now[0])
     job = Job("c", "m")
     assert job.rate is None
     job.mark(0, 300)

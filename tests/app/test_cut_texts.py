@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 from test_html import Reader
 
-from app.api import encode_api, explain_api, search_api, what_if_api
-from app.builds import Builds, Job
-from app.components.corpus import render_job
-from app.components.detail import render_detail
-from app.components.results import render_results
-from app.search import open_document, search
-from app.state import Workspace
-from app.view import Column, View
+from grace_app.api import encode_api, explain_api, search_api, what_if_api
+from grace_app.corpus.builds import Builds, Job
+from grace_app.corpus.render import render_job
+from grace_app.explore.detail import render_detail
+from grace_app.explore.results import render_results
+from grace_app.explore.search import open_document, search
+from grace_app.workspace.state import Workspace
+from grace_app.workspace.view import Column, View
 from grace_core.collection import Collection
 from grace_core.index import build
 from grace_core.model import GraceModel
@@ -67,7 +67,7 @@ def test_the_page_shows_how_much_of_a_text_was_read(workspace, rationale):
 
 
 def test_how_much_of_a_very_long_text_was_left_out_is_not_counted(workspace, monkeypatch):
-    monkeypatch.setattr("app.search.COUNTED", len(LONG) - 1)
+    monkeypatch.setattr("grace_app.explore.search.COUNTED", len(LONG) - 1)
     column = Column("tiny", False)
     opened = open_document(workspace, View("some", column, column, 5, "a bridge", doc="long"))
     assert "tiny: text cut after" in Reader(render_detail(opened)).text

@@ -10,9 +10,8 @@ import pytest
 from explorer_world import IMAGE, SCRIPT
 from judged_world import QUERIES, TEST, make_judged
 
-from app.api import evaluate_api
-from app.components.evaluate import bars, bubbles, picture, render_cases, render_none, render_progress, render_scores
-from app.evaluate import (
+from grace_app.api import evaluate_api
+from grace_app.evaluate.evaluations import (
     EvaluateView,
     Evaluations,
     Progress,
@@ -24,8 +23,9 @@ from app.evaluate import (
     read_evaluate,
     splits_of,
 )
-from app.state import Workspace
-from app.view import Column
+from grace_app.evaluate.render import bars, bubbles, picture, render_cases, render_none, render_progress, render_scores
+from grace_app.workspace.state import Workspace
+from grace_app.workspace.view import Column
 from grace_core.errors import GraceError
 from grace_core.evaluation import stored
 from grace_core.evaluation.retrieval import Retrieved, evaluate_index, judged_queries, per_query, summary
@@ -272,6 +272,6 @@ def test_bad_questions_of_programs_are_refused_in_a_sentence(space, arguments, s
 
 
 def test_programs_do_not_start_long_evaluations(space, monkeypatch):
-    monkeypatch.setattr("app.api.MAX_FRESH", 10)
+    monkeypatch.setattr("grace_app.api.MAX_FRESH", 10)
     with pytest.raises(GraceError, match="36 queries would have to be encoded first, at most 10 are"):
         evaluate_api(Evaluations(space), "judged", A.id, B.id, "test", False)

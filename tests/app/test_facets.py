@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from app.api import search_api
-from app.components.facets import render_facets
-from app.facets import Facets
-from app.search import search
-from app.view import Column, View, read_view
+from grace_app.api import search_api
+from grace_app.explore.facets import Facets
+from grace_app.explore.render_facets import render_facets
+from grace_app.explore.search import search
+from grace_app.workspace.view import Column, View, read_view
 from grace_core.collection import Collection
 from grace_core.errors import GraceError
 from grace_core.readers import Corpus, Document

@@ -8,8 +8,7 @@ import httpx
 import pytest
 from gradio_client import Client
 
-from app import command  # noqa: F401 - adds `grace app` to the command
-from app.gate import LOGINS, MAX_BODY, is_loopback, read_accounts, read_size
+from grace_app.gate import LOGINS, MAX_BODY, is_loopback, read_accounts, read_size
 from grace_core.errors import GraceError
 
 RATE, MAX_UPLOAD = 3, 1 << 20
@@ -19,7 +18,7 @@ QUESTION = {"data": ["river", "no collection", "no model", True, 10]}
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     """An explorer without collections, served with two accounts and low limits."""
-    from app.main import build_app, launch
+    from grace_app.main import build_app, launch
 
     folder = tmp_path_factory.mktemp("gate")
     (folder / "accounts").write_text("ann:one:two\n\nbob:drei\n")

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.components import html
-from app.components.html import Safe, banner, drawing, join, tag
+from grace_app.page import html
+from grace_app.page.html import Safe, banner, drawing, join, tag
 
 NASTY = st.one_of(
     st.text(),
@@ -66,7 +66,7 @@ def test_names_cannot_carry_markup(name):
 
 
 def test_no_behaviour_in_attributes():
-    with pytest.raises(ValueError, match="app/assets"):
+    with pytest.raises(ValueError, match="belongs in a script"):
         tag("p", "x", onclick="alert(1)")
 
 

@@ -8,7 +8,7 @@ import time
 
 from explorer_world import processor_seconds, serving
 
-from app.main import build_app
+from grace_app.main import build_app
 
 
 def test_the_first_page_is_there_within_ten_seconds(world):
@@ -21,13 +21,16 @@ def test_the_first_page_is_there_within_ten_seconds(world):
 
 def test_nothing_heavy_is_imported_for_the_page(python, world):
     heavy = ("torch", "transformers", "faiss", "umap", "numba", "sklearn", "plotly", "datasets")
-    code = f"import sys; from app.main import build_app; build_app(sys.argv[1]); print([name for name in {heavy} if name in sys.modules])"
+    code = (
+        "import sys; from grace_app.main import build_app; build_app(sys.argv[1]); "
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
     done = python("-c", code, world.indexes)
     assert done.stdout.strip().endswith("[]"), done.stderr
 
 
 def test_a_collection_that_is_not_there_is_said(python, world):
-    done = python("-m", "app", "--collection", "nope", "--indexes", world.indexes, "--no-browser")
+    done = python("-m", "grace_app", "--collection", "nope", "--indexes", world.indexes, "--no-browser")
     assert done.returncode == 2
     assert "there is no collection 'nope'" in done.stderr
     assert "Traceback" not in done.stderr
@@ -37,7 +40,7 @@ def test_a_port_that_is_taken_is_said(python, world):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        done = python("-m", "app", "--indexes", world.indexes, "--no-browser", "--port", taken.getsockname()[1])
+        done = python("-m", "grace_app", "--indexes", world.indexes, "--no-browser", "--port", taken.getsockname()[1])
     assert done.returncode == 2
     assert "--port" in done.stderr
     assert "Traceback" not in done.stderr

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from stored_index import store_index
 from test_html import Reader
 
-from app.mapcolours import KINDS, MISSING, code_kinds, code_numbers, code_regions, code_values, field_kind
-from app.mapjobs import MapJob, MapJobs
-from app.maps import Maps, array, squared, turned
-from app.mapview import KEYS, MapView, read_map, read_rows
-from app.state import Workspace
-from app.tabs.map import Desk, explored
-from app.view import Column
+from grace_app.map.colours import KINDS, MISSING, code_kinds, code_numbers, code_regions, code_values, field_kind
+from grace_app.map.jobs import MapJob, MapJobs
+from grace_app.map.maps import Maps, array, squared, turned
+from grace_app.map.tab import Desk, explored
+from grace_app.map.view import KEYS, MapView, read_map, read_rows
+from grace_app.workspace.state import Workspace
+from grace_app.workspace.view import Column
 from grace_core.errors import GraceError
 
 FIXTURE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
@@ -367,7 +367,7 @@ def test_a_cancelled_job_leaves_nothing(odd):
 
 
 def test_maps_that_cannot_be_saved_are_kept_in_memory(odd, monkeypatch):
-    monkeypatch.setattr("app.mapjobs.os.access", lambda *_: False)
+    monkeypatch.setattr("grace_app.map.jobs.os.access", lambda *_: False)
     jobs = MapJobs(Maps(odd))
     columns = odd.columns("of1")
     job = MapJob("of1", columns)

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_html import NASTY, Reader
 
-from app.components.detail import render_detail
-from app.components.results import marker, render_examples, render_results, share, shorten
-from app.components.words import content_words, mark, rationale_text
-from app.search import Opened, Place, Side, Snapshot, movements
-from app.view import Column, View
+from grace_app.explore.detail import render_detail
+from grace_app.explore.results import marker, render_examples, render_results, share, shorten
+from grace_app.explore.search import Opened, Place, Side, Snapshot, movements
+from grace_app.page.words import content_words, mark, rationale_text
+from grace_app.workspace.view import Column, View
 from grace_core.index import Hit
 from grace_core.readers import Document
 
@@ -116,7 +116,7 @@ def test_marking_keeps_the_text(text):
 
 
 def tag_of(text):
-    from app.components.html import join
+    from grace_app.page.html import join
 
     return join(text)
 
@@ -129,7 +129,7 @@ def test_think_tags_are_set_apart_and_are_no_words():
 
 
 def test_the_note_says_what_a_score_is_and_what_demo_models_know():
-    from app.components.results import render_note
+    from grace_app.explore.results import render_note
     from grace_core.geometry import words
 
     calibrated = str(render_note([words("calibrated")], demo=False))

@@ -13,11 +13,11 @@ from explorer_world import IMAGE, SCRIPT, write_run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.components.curves import curves, reach_of, smooth, span, thin, ticks
-from app.components.training import chosen, render_probes, render_runs
-from app.runs import SILENT_AFTER, Runs
-from app.tabs.training import TrainingTab, look, pick
-from app.view import COMPARED, TrainingView, change_training, read_training, settle
+from grace_app.training.curves import curves, reach_of, smooth, span, thin, ticks
+from grace_app.training.render import chosen, render_probes, render_runs
+from grace_app.training.runs import SILENT_AFTER, Runs
+from grace_app.training.tab import TrainingTab, look, pick
+from grace_app.workspace.view import COMPARED, TrainingView, change_training, read_training, settle
 from grace_core.errors import GraceError
 
 
@@ -303,7 +303,7 @@ def test_kept_runs_are_shown_best_first_until_there_is_one(tmp_path):
 
 
 def test_the_kept_runs_of_the_study_can_be_looked_at():
-    from app.main import STUDY
+    from grace_app.main import STUDY
 
     found = Runs("none", STUDY).all()
     assert {run.objective for run in found} >= {"symmetric", "reference", "joint"}

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from explorer_world import QUERY, TOKENS
 
-from app.search import open_document, search
-from app.shared import QueryCache, Turns, share
-from app.state import Workspace
-from app.view import Column, View
+from grace_app.explore.search import open_document, search
+from grace_app.workspace.shared import QueryCache, Turns, share
+from grace_app.workspace.state import Workspace
+from grace_app.workspace.view import Column, View
 from grace_core.cache import RepresentationCache
 from grace_core.errors import GraceError
 
@@ -75,7 +75,7 @@ def test_a_search_agrees_with_the_library(workspace):
 
 
 def test_rationales_grow_and_text_columns_do_not_wait(workspace, monkeypatch):
-    monkeypatch.setattr("app.search.FRAME", 0)
+    monkeypatch.setattr("grace_app.explore.search.FRAME", 0)
     seen = [(shot.a.hits is not None, shot.b.hits is not None, len(shot.b.rationale))
             for shot in search(workspace, View("world", TEXT, FULL, 5, "a query that nobody has asked before"))]  # fmt: skip
     lengths = [length for a, b, length in seen if a and not b]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.view import MAX_QUERY, SIZES, Column, View, check_query, default_view, read_view
+from grace_app.workspace.view import MAX_QUERY, SIZES, Column, View, check_query, default_view, read_view
 from grace_core.errors import GraceError
 
 FIXTURE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80, deadline=None)
@@ -87,7 +87,7 @@ def test_a_long_query_stays_out_of_the_address():
 
 
 def test_nothing_built_is_said(tmp_path):
-    from app.state import Workspace
+    from grace_app.workspace.state import Workspace
 
     with pytest.raises(GraceError, match="Corpus tab"):
         default_view(Workspace(tmp_path / "none"))

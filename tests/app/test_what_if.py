@@ -10,8 +10,8 @@ from explorer_world import IMAGE, QUERY, SCRIPT
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
-from app.view import Column, View
-from app.why import AROUND, MAX_EDIT, case, read_source, what_if
+from grace_app.explore.why import AROUND, MAX_EDIT, case, read_source, what_if
+from grace_app.workspace.view import Column, View
 from grace_core.errors import GraceError
 from grace_core.model import GraceModel
 

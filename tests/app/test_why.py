@@ -10,11 +10,11 @@ from explorer_world import QUERY
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
-from app import why as module
-from app.components.detail import render_detail
-from app.search import BLOCKS, open_document
-from app.view import Column, View
-from app.why import case, read_case, why
+from grace_app.explore import why as module
+from grace_app.explore.detail import render_detail
+from grace_app.explore.search import BLOCKS, open_document
+from grace_app.explore.why import case, read_case, why
+from grace_app.workspace.view import Column, View
 from grace_core.errors import GraceError
 
 TEXT, FULL, OTHER = Column("tiny-a", False), Column("tiny-a", True), Column("tiny-b", True)

@@ -9,8 +9,8 @@ import pytest
 from explorer_world import IMAGE, QUERY, SCRIPT
 from playwright.sync_api import expect
 
-from app.components.words import stem
-from app.search import movements
+from grace_app.explore.search import movements
+from grace_app.page.words import stem
 
 DONE = ".g-results:not([data-busy]) .g-columns"
 

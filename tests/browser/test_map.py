@@ -193,7 +193,7 @@ def test_a_query_words_and_the_link_that_shows_them_again(page, url, workspace_r
 @pytest.fixture(scope="session")
 def workspace_rows(world):
     """Rows of the ten nearest documents in both columns, by the library."""
-    from app.state import Workspace
+    from grace_app.workspace.state import Workspace
 
     workspace = Workspace(world.indexes, cache_path=world.root / "browser.sqlite")
 

@@ -190,7 +190,7 @@ def long_text(case: Case) -> None:
         run = case.grace("encode", case.folder / "docs.jsonl", "--model", MODEL, "--out", vectors)
         check(run.status == 0 and re.search(r"4 (of 6 )?texts? .*cut", run.out), run.out)
     with case.judge("docs.jsonl, the app's API"):
-        from app.api import search_api
+        from grace_app.api import search_api
 
         found = search_api(workspace(case.work), "violin with four strings made of maple", "x", MODEL, True, 10)
         same({hit["id"] for hit in found["hits"] if hit["text_truncated"]}, cut)

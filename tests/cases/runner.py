@@ -48,7 +48,7 @@ class Case:
 
     def grace(self, *args: object) -> Run:
         """The ``grace`` command, in this process."""
-        from app.command import main
+        from grace_cli.main import main
 
         before, (out, err), status = sys.argv, (io.StringIO(), io.StringIO()), 0
         sys.argv = ["grace", *map(str, args)]
@@ -125,6 +125,6 @@ def variable(name: str, value: str) -> Iterator[None]:
 
 
 def workspace(indexes: Path):
-    from app.state import Workspace
+    from grace_app.workspace.state import Workspace
 
     return Workspace(indexes, cache_path=os.environ["GRACE_CACHE"])

@@ -88,7 +88,7 @@ def proxy(script: Path, address: str) -> Iterator[str]:
 
 
 def proxy_prefix(case: Case) -> None:
-    from app.main import build_app, launch
+    from grace_app.main import build_app, launch
 
     case.build(case.folder.parent / "tiny" / "two.jsonl", case.work / "indexes" / "two").result()
     demo = build_app(case.work / "indexes", case.work / "runs", cache_path=os.environ["GRACE_CACHE"])
@@ -132,7 +132,7 @@ def unicode(case: Case) -> None:
         hits = case.grace("search", out, "\u200bx", "--model", MODEL, "-k", 100, "--json").result()
         check(not {"only-zw", "nbsp"} & {hit["id"] for hit in hits}, "an empty document as a hit")
         say("16 encoded; only-zw and nbsp are empty")
-    from app.api import explain_api, search_api, what_if_api
+    from grace_app.api import explain_api, search_api, what_if_api
     from grace_core.errors import GraceError
 
     opened = workspace(case.work)

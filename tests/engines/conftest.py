@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def passages() -> list[str]:
     """50 passages of the demo world, spread over it."""
-    from grace_core.demo.corpus import beir
+    from grace_study.corpus import beir
 
     texts = [f"{row['title']}\n{row['text']}" for row in beir()[0]]
     return texts[:: len(texts) // 50][:50]

@@ -23,7 +23,7 @@ TEXTS = ["a river that flows through four capitals", "a metal that is liquid"]
 def served(root, tmp_path_factory):
     """The server's process with a client, and a file of what it printed to stderr."""
     log = tmp_path_factory.mktemp("served") / "stderr"
-    command = [sys.executable, "-m", "grace_core.cli", "serve", "--model", "demo-base", "--engine", "vllm", "--port", "0", "--no-cache"]
+    command = [sys.executable, "-m", "grace_cli", "serve", "--model", "demo-base", "--engine", "vllm", "--port", "0", "--no-cache"]
     environment = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
     with log.open("w") as errors, subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=errors) as process:
         try:

@@ -20,7 +20,7 @@ import rich.progress  # noqa: F401
 import torch  # noqa: F401
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2ForCausalLM  # noqa: F401
 
-from grace_core import cache, cli, index, readers  # noqa: F401
+from grace_cli import main as cli
 
 FINISHING = (".rationales.parquet*", "rationales.parquet", "vectors.safetensors", ".index.faiss*", "index.faiss", "manifest.json")
 RANDOM_MOMENTS = 14

@@ -59,7 +59,7 @@ class Attempt:
         return True, time.monotonic() - started
 
     def become(self, command: list) -> None:
-        from grace_core import cli
+        from grace_cli import main as cli
 
         log = os.open(self.folder / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(log, 1)
@@ -258,7 +258,6 @@ def main(kind: str, folder: Path, moments: int, seed: int, at_files: bool, repor
     import faiss  # noqa: F401 - imported here so that the forks need not
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
 
-    from grace_core import cache, cli, index, readers  # noqa: F401
 
     folder.mkdir(parents=True, exist_ok=True)
     job = {"gguf": Gguf, "geometry": Geometry, "training": Training}[kind](folder)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save
 
-from benchmarks.search import Numbered, SyntheticModel
+from grace_benchmarks.search import Numbered, SyntheticModel
 from grace_core import ann
 from grace_core.collection import Collection
 from grace_core.errors import GraceError
@@ -210,8 +210,8 @@ def test_a_damaged_hnsw_index_is_searched_exactly_and_repaired_as_hnsw(index, qu
 
 
 def test_verify_finds_an_hnsw_index_of_other_vectors(index, queries):
-    from grace_core.files import sha256
     from grace_core.build import write_manifest
+    from grace_core.files import sha256
 
     index.change_faiss("hnsw")
     ann.write(ann.make(np.ascontiguousarray(index.vectors()[::-1]), "hnsw"), index.folder / "index.faiss")

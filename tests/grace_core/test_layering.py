@@ -14,20 +14,30 @@ FORBIDDEN_CALLS = {"torch.load", "np.load", "numpy.load", "eval", "exec", "yaml.
 
 # Every module there is, lowest first: it imports from the lines above its own, and from none of its own line. So there is no circle.
 LAYERS = """
-grace_core: errors layout precision options console ranking rewards text_stream adapters engines evaluation serving training demo
-grace_core: files cache filters texts chat_templates neighbours pooling
-grace_core: geometry gguf_files prompt regions engines.vllm_worker readers.documents
-grace_core: model_folders tensors engines.inflight readers.cells readers.files
-grace_core: sources ann settings engines.transformers
+grace_core: adapters columns console engines errors evaluation layout precision ranking rewards serving text_stream training
+grace_cli: options
+grace_study: .
+grace_core: cache chat_templates columns.bm25 columns.names files filters neighbours pooling texts
+grace_core: engines.vllm_worker geometry gguf_files prompt readers.documents readers.html_pages regions
+grace_core: engines.inflight model_folders readers.cells readers.files tensors
+grace_core: ann engines.transformers readers.extraction readers.extraction_worker settings sources
 grace_core: readers.delimited readers.folders readers.json_rows readers.judgements readers.parquet
-grace_core: weights selection truncation engines.vllm readers.corpus
+grace_core: engines.vllm readers.corpus selection truncation weights
 grace_core: loading readers
+grace_core: corpus_table
 grace_core: collection model
 grace_core: shards
 grace_core: build
 grace_core: index
-grace_core: . cluster explain projection
-grace_core: evaluation.retention evaluation.retrieval
+grace_core: . cluster explain projection reasons reasons.clusters reasons.names
+grace_core: reasons.sentences
+grace_core: reasons.collection
+grace_core: reasons.split
+grace_core: columns.encoder columns.ledger evaluation.retention evaluation.retrieval
+grace_core: columns.encoded
+grace_core: columns.column
+grace_core: columns.fusion
+grace_core: columns.opened
 grace_core: evaluation.faithfulness evaluation.geometry evaluation.harness evaluation.stored
 grace_core: evaluation.headroom
 grace_core: adapters.sentence
@@ -43,34 +53,38 @@ grace_core: training.callbacks training.checkpoints training.data training.state
 grace_core: training.contrastive training.heldout training.reward
 grace_core: training.best_of_n training.policy
 grace_core: training.run
-grace_core: explain_command index_command map_command search_command evaluation.command
-grace_core: demo.factbase
-grace_core: demo.text
-grace_core: demo.corpus
-grace_core: demo.abilities demo.check demo.pretrain demo.probes demo.ship
-grace_core: demo.study
-grace_core: demo.figures demo.report
-grace_core: demo.tables
-grace_core: adapters.command evaluation.geometry_command evaluation.headroom_command evaluation.retention_command
-grace_core: index_cli map_cli models_command serving.command training.command
-grace_core: cli
-benchmarks: . rounds table
-benchmarks: encode explain map memory search server start text train vllm
-benchmarks: build filter
-benchmarks: commands
-app: . components facets theme mapcolours messages gate head pace runs view components.html components.scripts
-app: components.facets components.words shared mapview
-app: state
-app: search why evaluate maps builds
-app: mapjobs tabs components.curves components.results
-app: components.corpus components.detail components.mapcard components.plotly_map
-app: components.evaluate components.training
-app: tabs.corpus tabs.explore tabs.training
-app: tabs.evaluate tabs.map
-app: api
-app: main
-app: command
-app: __main__
+grace_cli: explain index_build search
+grace_core: evaluation.report map_report
+grace_study: factbase
+grace_study: text
+grace_study: corpus
+grace_study: abilities check pretrain probes ship
+grace_study: study
+grace_study: figures report
+grace_study: tables
+grace_cli: eval_geometry eval_headroom eval_mteb eval_retention
+grace_cli: index map models serve train
+grace_benchmarks: . rounds table
+grace_benchmarks: encode explain map memory search server start text train vllm
+grace_benchmarks: build filter
+grace_cli: bench
+grace_app: . corpus evaluate explore map page training workspace
+grace_app: explore.facets gate map.colours page.head page.html page.scripts theme
+grace_app: training.runs workspace.messages workspace.pace workspace.view
+grace_app: explore.render_facets map.view page.words workspace.shared
+grace_app: workspace.state
+grace_app: corpus.builds evaluate.evaluations explore.search explore.why map.maps
+grace_app: explore.results map.jobs training.curves workspace.shell
+grace_app: corpus.render explore.detail map.card map.plotly_map
+grace_app: evaluate.render training.render
+grace_app: corpus.tab explore.tab training.tab
+grace_app: evaluate.tab map.tab
+grace_app: api
+grace_app: main
+grace_cli: . app
+grace_cli: main
+grace_cli: __main__
+grace_app: __main__
 """
 RANKS = {
     package if name == "." else f"{package}.{name}": rank
@@ -78,13 +92,22 @@ RANKS = {
     for name in names.split()
 }
 
-# What a package may know of besides itself, but for the module on top that puts the command together.
-PACKAGES = {"grace_core": set(), "benchmarks": {"grace_core"}, "app": {"grace_core"}}
-ON_TOP = {"app.command"}
+# The folder of each package, and what it may know of besides itself; `python -m grace_app` is the command, which knows of all.
+FOLDERS = {
+    "grace_core": "grace_core", "grace_study": "study", "grace_benchmarks": "benchmarks", "grace_app": "app", "grace_cli": "cli",
+}  # fmt: skip
+PACKAGES = {
+    "grace_core": set(),
+    "grace_study": {"grace_core"},
+    "grace_benchmarks": {"grace_core", "grace_study"},
+    "grace_app": {"grace_core"},
+    "grace_cli": {"grace_core", "grace_study", "grace_benchmarks", "grace_app"},
+}
+ON_TOP = {"grace_app.__main__"}
 MODULES = {
-    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-    for package in PACKAGES
-    for path in sorted((ROOT / package).rglob("*.py"))
+    ".".join([package, *path.relative_to(ROOT / folder).with_suffix("").parts]).removesuffix(".__init__"): path
+    for package, folder in FOLDERS.items()
+    for path in sorted((ROOT / folder).rglob("*.py"))
 }
 SOURCES = list(MODULES.values())
 
@@ -124,7 +147,7 @@ def test_importing_the_index_loads_neither_faiss_nor_interface(python):
     assert not loaded_after(python, "import grace_core.index") & {"faiss", "umap", "gradio", "vllm", "datasets"}
 
 
-@pytest.mark.parametrize("command", ["grace_core.cli", "app.command"])
+@pytest.mark.parametrize("command", ["grace_cli.main"])
 def test_asking_the_command_for_help_loads_no_model_library(python, command):
     assert not loaded_after(python, f"import {command}") & {"torch", "transformers", "faiss", "gradio", "datasets"}
 
@@ -158,7 +181,7 @@ def test_the_page_on_architecture_names_modules_that_there_are():
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_package_knows_only_of_those_below(package):
-    foreign = (set(PACKAGES) | {"tests"}) - {package} - PACKAGES[package] | ({"gradio"} if package != "app" else {"typer"})
+    foreign = (set(PACKAGES) | {"tests"}) - {package} - PACKAGES[package] | ({"gradio"} if package != "grace_app" else {"typer"})
     assert not {
         (module, name)
         for module, path in MODULES.items()
@@ -168,10 +191,9 @@ def test_a_package_knows_only_of_those_below(package):
     }
 
 
-def test_the_library_knows_nothing_of_commands_and_of_the_demo_world():
-    imports = {module: {name for name, _ in imports_of(path)} for module, path in MODULES.items() if module.startswith("grace_core")}
-    above = {module for module in imports if module.startswith("grace_core.demo") or imports[module] & {"typer", "grace_core.options"}}
-    assert not {(module, name) for module in set(imports) - above for name in imports[module] & above}
+def test_only_the_commands_know_how_they_are_typed():
+    typed = {module for module, path in MODULES.items() if "typer" in {name for name, _ in imports_of(path)}}
+    assert {module.split(".")[0] for module in typed} == {"grace_cli"}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -13,7 +13,7 @@ from grace_core.collection import Collection
 from grace_core.errors import GraceError
 from grace_core.files import only_writer
 from grace_core.index import GraceIndex, build
-from grace_core.map_command import displaced
+from grace_core.map_report import displaced
 from grace_core.neighbours import change, map_quality, neighbours
 from grace_core.pooling import Pooling
 from grace_core.projection import (

@@ -8,7 +8,7 @@ from datetime import date
 import numpy as np
 import pytest
 
-from benchmarks.search import SyntheticModel
+from grace_benchmarks.search import SyntheticModel
 from grace_core import ann, selection
 from grace_core.collection import Collection
 from grace_core.errors import GraceError

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import grace_core.collection
-from benchmarks.search import SyntheticModel
+from grace_benchmarks.search import SyntheticModel
 from grace_core.collection import Collection
 from grace_core.errors import GraceError
 from grace_core.index import build

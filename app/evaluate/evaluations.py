@@ -1,0 +1,367 @@
+"""Evaluating columns on the judged queries of a collection: what is known of them, evaluating what is missing, comparing two.
+
+The address of the Evaluate tab, ``?tab=evaluate&on=&x=&y=&split=&first=``, and the events of its page are read here.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from grace_app.workspace.pace import Paced
+from grace_app.workspace.view import Column, View, check_query, default_view, short
+from grace_core.errors import GraceError
+from grace_core.ranking import order
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from grace_app.workspace.state import Workspace
+    from grace_core.collection import Collection
+    from grace_core.evaluation.retrieval import Retrieved
+    from grace_core.index import GraceIndex
+
+log = logging.getLogger("app")
+FIRST = 100  # queries of the quick choice
+ALL = "all"  # of the splits, and of the queries
+SPLITS = ("test", "dev", "validation", "train")  # in the order in which they are offered, before others
+SMALLEST, LARGEST = 4, 64  # queries that are encoded between two reports
+BEAT = 2.0  # seconds that one report should take
+BM25_DOCUMENTS = 200_000  # in larger corpora BM25 would take minutes and much memory
+LISTED = 8  # wins, and losses
+
+
+@dataclass(frozen=True)
+class EvaluateView:
+    """A collection, two columns, which queries: of one split ("" for every one), the first ``FIRST`` of them or all."""
+
+    collection: str
+    a: Column
+    b: Column
+    split: str = ""
+    first: bool = False
+
+    @property
+    def columns(self) -> list[Column]:
+        return [self.a] if self.a == self.b else [self.a, self.b]
+
+    def params(self) -> dict[str, str]:
+        """The parameters of the address, as :func:`read_evaluate` takes them."""
+        asked = {"tab": "evaluate", "on": self.collection, "x": self.a.id, "y": self.b.id, "split": self.split or ALL}
+        return asked | ({"first": str(FIRST)} if self.first else {})
+
+
+def read_evaluate(workspace: Workspace, params: Mapping[str, object], *, strict: bool = False) -> tuple[EvaluateView, list[str]]:
+    """The view that ``params`` ask for, and what is wrong with them; wrong parts stand at their default.
+
+    ``strict`` raises the first problem instead. Raises GraceError if nothing is built.
+    """
+    asked = {key: value if isinstance(value, str) else "" for key in ("on", "x", "y", "split", "first") for value in [params.get(key)]}
+    problems = []
+    start = default_view(workspace, asked["on"])
+    if asked["on"] and asked["on"] != start.collection:
+        problems.append(f"there is no collection {short(asked['on'])} here; there are: {', '.join(workspace.collections())}")
+        asked |= {"x": "", "y": "", "split": ""}
+    splits = list(splits_of(workspace.collection(start.collection)))
+    view = EvaluateView(start.collection, start.a, start.b, next((split for split in splits if split != ALL), ""))
+    columns = {column.id: column for column in workspace.columns(view.collection)}
+    for name, key in (("a", "x"), ("b", "y")):
+        if asked[key] in columns:
+            view = replace(view, **{name: columns[asked[key]]})
+        elif asked[key]:
+            problems.append(f"{view.collection} has no column {short(asked[key])}; there are: {', '.join(columns)}")
+    if asked["split"] in splits:
+        view = replace(view, split="" if asked["split"] == ALL else asked["split"])
+    elif asked["split"] and splits:
+        problems.append(f"{view.collection} has no split {short(asked['split'])}; there are: {', '.join(splits)}")
+    if asked["first"] in (str(FIRST), ALL, ""):
+        view = replace(view, first=asked["first"] == str(FIRST))
+    else:
+        problems.append(f"first is {short(asked['first'])}, expected {FIRST}, or nothing for all queries")
+    if strict and problems:
+        raise GraceError(problems[0])
+    return view, problems
+
+
+def splits_of(collection: Collection) -> dict[str, int]:
+    """How many judged queries every split has, and "all" of them; empty if there are none."""
+    judgements = collection.judgements
+    judged = [name for name in judgements.queries if any(g > 0 for g in judgements.qrels.get(name, {}).values())] if judgements else []
+    if not judged:
+        return {}
+    found: dict[str, int] = {}
+    for name in judged:
+        split = judgements.splits.get(name, "")
+        found[split] = found.get(split, 0) + 1
+    order = sorted((split for split in found if split), key=lambda split: (SPLITS.index(split) if split in SPLITS else len(SPLITS), split))
+    return {split: found[split] for split in order} | {ALL: len(judged)}
+
+
+def queries_of(collection: Collection, view: EvaluateView) -> dict[str, str]:
+    """Id and text of the queries in the order in which they are evaluated: shuffled, always in the same way.
+
+    So the first of them stand for all, and a part that was evaluated before somebody cancelled does too. Raises GraceError without any.
+    """
+    import numpy as np
+
+    from grace_core.evaluation.retrieval import judged_queries
+
+    judged = judged_queries(collection.judgements, view.split or None)
+    names = list(judged)
+    order = [names[i] for i in np.random.default_rng(0).permutation(len(names))]
+    return {name: judged[name] for name in (order[:FIRST] if view.first else order)}
+
+
+class Evaluations:
+    """What is known of every column, shared by all who use the explorer: as stored beside the indexes, and made since."""
+
+    def __init__(self, workspace: Workspace):
+        self.workspace = workspace
+        self._known: dict[tuple[str, str], _Known] = {}
+        self._lexical: dict[str, tuple[Collection, dict[str, list[str]]]] = {}
+        self._lock, self._lexical_lock = threading.RLock(), threading.Lock()
+
+    def known(self, collection: str, column: Column) -> tuple[dict[str, Retrieved], str]:
+        """By query id, whatever split it is of; and what is wrong with the file that is stored, "" if nothing."""
+        index = self.workspace.index(collection, column.model)
+        with self._lock:
+            known = self._opened(index)
+            return dict(known.rows[column.pooling]), known.problem
+
+    def _opened(self, index: GraceIndex) -> _Known:
+        from grace_core.evaluation import stored
+
+        key, path = (index.collection.name, index.model_name), index.folder / stored.FILE
+        stamp = path.stat().st_mtime_ns if path.exists() else 0
+        known = self._known.get(key)
+        if known is None or known.index is not index:
+            known = self._known[key] = _Known(index)
+        if known.stamp != stamp:
+            known.stamp, known.problem = stamp, ""
+            try:
+                for pooling, rows in stored.load(index).items():
+                    known.rows[pooling] = rows | known.rows[pooling]
+            except GraceError as error:
+                known.problem = str(error)
+        return known
+
+    def add(self, index: GraceIndex, column: Column, rows: dict[str, Retrieved]) -> None:
+        with self._lock:
+            self._opened(index).rows[column.pooling].update(rows)
+
+    def keep(self, index: GraceIndex) -> str:
+        """Store what is known of ``index`` beside it; if that cannot be, why. It is kept in memory all the same."""
+        from grace_core.evaluation import stored
+
+        with self._lock:
+            known = self._opened(index)
+            try:
+                stored.save(index, known.rows)
+            except (GraceError, OSError) as error:
+                log.warning("the evaluation of %s is kept in memory only: %s", index.folder, error)
+                return "kept in memory only, as its folder cannot be written now"
+            known.stamp, known.problem = (index.folder / stored.FILE).stat().st_mtime_ns, ""
+            return ""
+
+    def lexical(self, name: str) -> dict[str, list[str]] | None:
+        """BM25's rankings of all judged queries; None for a corpus too large for that."""
+        from grace_core.evaluation.retrieval import bm25, judged_queries
+
+        collection = self.workspace.collection(name)
+        if collection.size > BM25_DOCUMENTS:
+            return None
+        with self._lexical_lock:
+            if name not in self._lexical or self._lexical[name][0] is not collection:
+                self._lexical[name] = (collection, bm25(collection.corpus, judged_queries(collection.judgements)))
+            return self._lexical[name][1]
+
+
+@dataclass
+class _Known:
+    index: GraceIndex
+    stamp: int = 0
+    problem: str = ""
+    rows: dict = field(init=False)
+
+    def __post_init__(self):
+        from grace_core.pooling import Pooling
+
+        self.rows = {pooling: {} for pooling in Pooling}
+
+
+@dataclass
+class Comparison:
+    """Both columns on the queries that both have been evaluated on, in one order. ``rows`` and ``values`` have one entry for each of
+    ``view.columns``; summaries are None while there is no such query."""
+
+    view: EvaluateView
+    asked: int
+    missing: int  # evaluations, of one query in one column, that are still to be made
+    queries: dict[str, str]
+    rows: list[dict[str, Retrieved]]
+    values: list[dict[str, np.ndarray]]
+    summaries: list[dict] | None
+    difference: dict | None
+    qrels: dict[str, dict[str, int]]
+    lexical: dict | None = None
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def apart(self) -> np.ndarray:
+        """B's nDCG@10 less A's, or of a single column its nDCG@10, by query."""
+        own = self.values[0]["ndcg@10"]
+        return self.values[1]["ndcg@10"] - own if len(self.values) > 1 else own
+
+
+def compare(evaluations: Evaluations, view: EvaluateView, *, lexical: bool = True) -> Comparison:
+    """What is known now; nothing is encoded. ``lexical`` adds BM25, which takes a while the first time. Raises GraceError."""
+    from grace_core.evaluation.retrieval import difference, per_query, summary
+
+    collection = evaluations.workspace.collection(view.collection)
+    asked, qrels = queries_of(collection, view), collection.judgements.qrels
+    found = [evaluations.known(view.collection, column) for column in view.columns]
+    missing = sum(name not in rows for rows, _ in found for name in asked)
+    queries = {  # in the order of the file, so that the resampling gives the same intervals as `grace eval retrieval`
+        name: text for name, text in collection.judgements.queries.items() if name in asked and all(name in rows for rows, _ in found)
+    }
+    rows = [{name: known[name] for name in queries} for known, _ in found]
+    values = [per_query({name: row.ranking for name, row in column.items()}, qrels) for column in rows]
+    made = Comparison(
+        view, len(asked), missing, queries, rows, values,
+        summaries=[summary(value) for value in values] if queries else None,
+        difference=difference(*values) if queries and len(values) > 1 else None,
+        qrels=qrels,
+        problems=list(dict.fromkeys(problem for _, problem in found if problem)),
+    )  # fmt: skip
+    if lexical and (ranked := evaluations.lexical(view.collection)) is not None:
+        made.lexical = summary(per_query({name: ranked[name] for name in queries or asked}, qrels))
+    return made
+
+
+@dataclass
+class Progress(Paced):
+    """How far an evaluation is, in queries times columns. ``state``: opening, evaluating, done or stopped."""
+
+    state: str
+    done: int
+    total: int
+    notes: tuple[str, ...] = ()
+    marks: deque = field(default_factory=lambda: deque(maxlen=12))
+
+
+class _Stopped(Exception):
+    pass
+
+
+def evaluate(evaluations: Evaluations, view: EvaluateView, wanted: Callable[[], bool] = lambda: True) -> Iterator[Progress]:
+    """Evaluate what is missing, in both columns by turns, so that there is something to compare from the first report on.
+
+    Stops between two decoding steps once it is not ``wanted`` any more. However it ends, what is done is kept. Raises GraceError.
+    """
+    from grace_core.evaluation.retrieval import retrieve
+
+    workspace = evaluations.workspace
+    queries = queries_of(workspace.collection(view.collection), view)
+    indexes = [workspace.index(view.collection, column.model) for column in view.columns]
+    left = [[name for name in queries if name not in evaluations.known(view.collection, column)[0]] for column in view.columns]
+    progress = Progress("opening", 0, sum(map(len, left)))
+    yield progress
+
+    def check() -> None:
+        if not wanted():
+            raise _Stopped
+
+    size, begun = SMALLEST, progress.total > 0
+    try:
+        while any(left):
+            for column, index, names in zip(view.columns, indexes, left, strict=True):
+                some = names[:size]
+                if not some:
+                    continue
+                started, model = time.monotonic(), workspace.model_of(index)
+                if progress.state == "opening":
+                    progress.marks.append((time.monotonic(), 0))
+                with model.engine.interrupted_by(check):
+                    check()
+                    made = retrieve(index, model, {name: queries[name] for name in some}, column.pooling, batch_size=LARGEST)
+                evaluations.add(index, column, made)
+                del names[: len(some)]
+                progress.state, progress.done = "evaluating", progress.done + len(some)
+                progress.marks.append((time.monotonic(), progress.done))
+                if time.monotonic() - started < BEAT / 2:
+                    size = min(LARGEST, 2 * size)
+                elif time.monotonic() - started > BEAT * 2:
+                    size = max(SMALLEST, size // 2)
+            yield progress
+        progress.state = "done"
+    except _Stopped:
+        progress.state = "stopped"
+    finally:
+        if begun and progress.done:
+            notes = {column.model: evaluations.keep(index) for column, index in zip(view.columns, indexes, strict=True)}
+            progress.notes = tuple(f"{model}: {note}" for model, note in notes.items() if note)
+    yield progress
+
+
+@dataclass(frozen=True)
+class Case:
+    """One query as it stands in a list: nDCG@10, and both the best relevant document's rank among the first ten (None: not there) and
+    the rationales, by column."""
+
+    id: str
+    query: str
+    values: tuple[float, ...]
+    written: tuple[str, ...]
+    document: str
+    title: str
+    grade: int
+    ranks: tuple[int | None, ...]
+    rationales: tuple[str, ...]
+
+
+def extremes(evaluations: Evaluations, found: Comparison) -> tuple[list[Case], list[Case]]:
+    """The queries on which B gains most over A, and those on which it loses most; of a single column the worst ones, and none."""
+    from grace_core.evaluation.retrieval import SAME
+
+    if not found.queries:
+        return [], []
+    names, apart = list(found.queries), found.apart
+    best, worst = order(apart).tolist(), order(-apart).tolist()
+    if len(found.values) == 1:
+        chosen = [i for i in worst if apart[i] < 1 - SAME][:LISTED], []
+    else:
+        chosen = [i for i in best if apart[i] > SAME][:LISTED], [i for i in worst if apart[i] < -SAME][:LISTED]
+    wins, losses = ([_case(evaluations.workspace, found, names[i], i) for i in part] for part in chosen)
+    return wins, losses
+
+
+def _case(workspace: Workspace, found: Comparison, name: str, place: int) -> Case:
+    """The best relevant document is one of the highest grade: of these the one that either column ranks highest."""
+    rankings = [rows[name].ranking for rows in found.rows]
+    grades = {document: grade for document, grade in found.qrels[name].items() if grade > 0}
+    document = min(grades, key=lambda d: (-grades[d], min((r.index(d) for r in rankings if d in r), default=len(grades) + 10)))
+    there = workspace.collection(found.view.collection).documents.get(document)
+    rationales = []
+    for column in found.view.columns:
+        index = workspace.index(found.view.collection, column.model)
+        rationales.append(index.rationales[index.row[document]] if column.rationale and document in index.row else "")
+    return Case(
+        name, found.queries[name], tuple(float(values["ndcg@10"][place]) for values in found.values),
+        tuple(rows[name].rationale for rows in found.rows),
+        document, (there.title or there.text[:80] if there else "") or document, grades[document],
+        tuple(ranking.index(document) + 1 if document in ranking else None for ranking in rankings), tuple(rationales),
+    )  # fmt: skip
+
+
+def explore_view(workspace: Workspace, view: EvaluateView, data: object) -> View:
+    """Explore's view of the query that an event of the page names, ``{"query": id}``. Raises GraceError if it does not fit."""
+    name = data.get("query") if isinstance(data, dict) else None
+    judgements = workspace.collection(view.collection).judgements
+    if not isinstance(name, str) or not judgements or name not in judgements.queries:
+        raise GraceError("the page sent an event that does not fit; reload the page")
+    return View(view.collection, view.a, view.b, query=check_query(judgements.queries[name]))

@@ -1,0 +1,334 @@
+"""HTML of the Evaluate tab: metrics with their intervals, what app/evaluate/evaluate.js draws, and the queries that differ most."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from grace_app.corpus.render import duration
+from grace_app.evaluate.evaluations import Case, Comparison, EvaluateView, Progress
+from grace_app.explore.detail import minus
+from grace_app.explore.results import SIDES, letter, shorten
+from grace_app.page.html import Safe, banner, drawing, join, number, tag
+from grace_app.page.words import content_words, rationale_text
+from grace_app.workspace.view import Column
+from grace_core.errors import GraceError
+
+CANVAS = str(tag("div", class_="g-eval-canvas"))
+NAMES = {"ndcg@10": "nDCG@10", "recall@10": "Recall@10", "mrr@10": "MRR@10"}
+CELLS = 50  # on either axis: queries in the same cell of the picture are one bubble
+BINS = 10  # of the histogram
+QUERY = 140  # characters of a query in the picture's list
+WRITTEN = 1_200  # characters of a rationale in a list
+FEW = 20  # queries below which nothing is concluded
+NAMED = 200  # queries of one bubble that are listed by name
+
+
+def render_scores(found: Comparison, message: str = "", *, running: bool = False) -> Safe:
+    """The table with the difference, and what it says in words. A message stands above it; ``running``: more queries are coming."""
+    problems = [banner(problem, kind="info") for problem in found.problems]
+    parts = [banner(message), *problems, tag("p", *_which(found, running), class_="g-eval-which", role="status")]
+    if found.summaries:
+        parts += [_table(found), _words(found)]
+    elif found.lexical:
+        parts += [_table(found)]
+    return tag("div", *parts, class_="g-eval-scores")
+
+
+def _which(found: Comparison, running: bool) -> list:
+    """Which queries the figures are about, and how many are still to be evaluated."""
+    split = f" of the split {found.view.split}" if found.view.split else ""
+    if not found.missing:
+        first = ", chosen at random, always the same ones" if found.view.first else ""
+        return [tag("b", f"{number(found.asked)} judged {'query' if found.asked == 1 else 'queries'}"), split, first, "."]
+    if not found.queries:
+        asked = f"The {number(found.asked)} judged queries{split} are" if found.asked > 1 else f"The one judged query{split} is"
+        return [tag("b", f"{asked} not evaluated yet. "), "Evaluate encodes them; what is done is shown at once and kept."]
+    done = f"{number(len(found.queries))} of {number(found.asked)} judged queries"
+    return [tag("b", done), split, " so far, in random order.", None if running else " Evaluate goes on with the rest."]
+
+
+def _table(found: Comparison) -> Safe:
+    heads = [tag("th", tag("span", "Column", class_="g-spoken"), scope="col")]
+    heads += [tag("th", name, tag("span", " 95 % interval", class_="g-eval-level", title="by a bootstrap over the queries"), scope="col")
+              for name in NAMES.values()]  # fmt: skip
+    rows = []
+    for column, name, summary in zip(found.view.columns, SIDES, found.summaries or [], strict=False):
+        way = "with rationale" if column.rationale else "text only"
+        label = tag("div", letter(name), tag("span", column.model, tag("span", way, class_="g-eval-level")))
+        rows.append(_row(label, summary, kind=f"g-eval-{name}"))
+    if found.difference:
+        reach = max(abs(end) for metric in NAMES for end in found.difference["ci95"][metric])
+        label = tag("div", tag("span", "B − A", tag("span", "same queries, paired", class_="g-eval-level")))
+        rows.append(_row(label, found.difference, kind="g-eval-difference", reach=max(0.1, reach)))
+    if found.lexical:
+        label = tag("div", tag("span", "BM25", tag("span", "words alone, for reference", class_="g-eval-level", title="k1 1.5, b 0.75")))
+        rows.append(_row(label, found.lexical, kind="g-eval-lexical"))
+    table = tag("table", tag("thead", tag("tr", *heads)), tag("tbody", *rows))
+    return tag("div", table, class_="g-eval-table", tabindex="0", role="region", aria_label="Metrics")
+
+
+def _row(label: Safe, summary: dict, *, kind: str, reach: float | None = None) -> Safe:
+    """One row. Its intervals stand on a scale from 0 to 1, or from −``reach`` to ``reach``."""
+    cells = []
+    for metric in NAMES:
+        mean, (low, high) = summary[metric], summary["ci95"][metric]
+        at = [round(100 * min(1.0, max(0.0, (value + reach) / (2 * reach) if reach else value)), 1) for value in (low, mean, high)]
+        cells.append(tag(
+            "td",
+            tag("b", _figure(mean, reach)),
+            tag("span", f"{_figure(low, reach)} … {_figure(high, reach)}", class_="g-eval-interval"),
+            tag(
+                "span",
+                tag("span", class_="g-whisker-zero") if reach else None,
+                tag("span", class_="g-whisker-range", style=f"left:{at[0]}%;width:{round(at[2] - at[0], 1)}%"),
+                tag("span", class_="g-whisker-dot", style=f"left:{at[1]}%"),
+                class_="g-whisker",
+                aria_hidden="true",
+            ),
+        ))  # fmt: skip
+    return tag("tr", tag("th", label, scope="row"), *cells, class_=kind)
+
+
+def _figure(value: float, signed: object) -> str:
+    value = round(value, 3) + 0.0  # without a minus before 0.000
+    return minus(f"{value:+.3f}" if signed and value else f"{value:.3f}")
+
+
+def _words(found: Comparison) -> Safe:
+    total = len(found.queries)
+    if not found.difference:
+        values = found.values[0]["ndcg@10"]
+        full, none = int((values > 1 - 1e-9).sum()), int((values < 1e-9).sum())
+        told = f"The ranking is ideal on {number(full)} of {number(total)} queries and finds nothing relevant in the first ten on "
+        return tag("p", told, f"{number(none)}.", class_="g-eval-words")
+    counts = [(name, found.difference[name]) for name in ("better", "equal", "worse")]
+    low, high = found.difference["ci95"]["ndcg@10"]
+    if total < FEW:
+        verdict = "An interval over so few queries says little."
+    elif low <= 0 <= high:
+        verdict = "The interval of the difference holds 0: these queries do not tell the two apart."
+    else:
+        way = "better" if low > 0 else "worse"
+        verdict = f"The interval of the difference leaves 0 out: B ranks {way} than A on queries like these."
+    better, equal, worse = (tag("b", number(count), class_=f"g-eval-number-{name}") for name, count in counts)
+    return tag(
+        "div",
+        tag(
+            "p", "By nDCG@10, B ranks better than A on ", better, ", equally well on ", equal, " and worse on ", worse,
+            f" of {number(total)} queries.",
+        ),
+        tag(
+            "div",
+            *(tag("span", class_=f"g-eval-{name}", style=f"width:{round(100 * count / total, 2)}%") for name, count in counts if count),
+            class_="g-eval-share",
+            aria_hidden="true",
+        ),
+        tag("p", verdict),
+        class_="g-eval-words",
+    )  # fmt: skip
+
+
+def render_none(name: str) -> Safe:
+    """A collection without judged queries."""
+    return tag(
+        "div",
+        tag(
+            "div",
+            tag("p", f"{name} has no judged queries", class_="g-empty-title"),
+            tag("p", "Evaluating needs queries, and for each the documents that answer it. Lay them beside the corpus as BEIR does:"),
+            tag(
+                "pre",
+                'corpus.jsonl      {"_id": "d1", "title": "…", "text": "…"}\n'
+                'queries.jsonl     {"_id": "q1", "text": "…"}\n'
+                "qrels/test.tsv    query-id   corpus-id   score",
+                class_="g-eval-files",
+            ),
+            tag(
+                "p", "Then name that folder: ",
+                tag("code", f"grace index build FOLDER --out indexes/{name} --model MODEL", class_="g-code"),
+                ". The same documents are not encoded again.",
+            ),
+            class_="g-empty",
+        ),
+        class_="g-eval-scores",
+    )  # fmt: skip
+
+
+def render_trouble(message: str, *, empty: bool = False) -> Safe:
+    """What is wrong where nothing can be shown; ``empty``: there is no collection at all."""
+    box = tag(
+        "div",
+        tag("p", "There is no collection to evaluate yet", class_="g-empty-title"),
+        tag("p", "The Corpus tab builds one from a file of yours."),
+        class_="g-empty",
+    )
+    return tag("div", box if empty else banner(message), class_="g-eval-scores")
+
+
+def render_progress(progress: Progress | None) -> Safe:
+    """How far the evaluation is, with the button that stops it; once it is over, only what is to be known."""
+    if progress is None:
+        return Safe("")
+    if progress.state not in ("opening", "evaluating"):
+        if progress.state == "stopped":
+            line = "Stopped. What was evaluated is kept, and Evaluate goes on from there."
+            return tag("p", " ".join([line, *progress.notes]), class_="g-note", role="status")
+        return tag("p", "; ".join(progress.notes), class_="g-note") if progress.notes else Safe("")
+    facts = [tag("span", tag("b", number(progress.done)), f" of {number(progress.total)} queries encoded")]
+    if progress.state == "opening":
+        facts = [tag("span", "Opening the models …")]
+    elif progress.rate:
+        facts += [tag("span", f"{progress.rate:.1f} a second"), tag("span", f"about {duration(progress.seconds_left)} left")]
+    percent = 100 * progress.done / progress.total if progress.total else 0
+    return tag(
+        "div",
+        tag(
+            "div",
+            tag("div", class_="g-progress-fill", style=f"width:{percent:.1f}%"),
+            class_="g-progress", role="progressbar", aria_valuemin="0", aria_valuemax=progress.total or 1, aria_valuenow=progress.done,
+            aria_label="Evaluating",
+        ),
+        tag(
+            "div",
+            tag("div", *facts, class_="g-summary"),
+            tag("button", "Cancel", type="button", class_="g-button", data_action="cancel"),
+            class_="g-job-foot",
+        ),
+        class_=f"g-job g-job-{'loading' if progress.state == 'opening' else 'encoding'}",
+        data_state=progress.state,
+    )  # fmt: skip
+
+
+def picture(found: Comparison | None, view: EvaluateView | None, *, keep: bool = False) -> str:
+    """What is drawn, as JSON: bubbles of queries, or of a single column a histogram. Without queries only the view for the address, which
+    the page leaves as it is with ``keep``."""
+    made: dict = {"view": view.params() if view else {}, "keep": keep}
+    if found and found.queries:
+        single = len(found.values) == 1
+        made |= {"labels": [column.label for column in found.view.columns]}
+        made |= {"bars": bars(found)} if single else {"bubbles": bubbles(found)}
+    return drawing(made)
+
+
+def bubbles(found: Comparison) -> list[dict]:
+    """Queries that stand in the same cell of the picture, on the same side of the diagonal; the most gained first, as keys go through them.
+
+    ``sign`` is 1 where B is better; ``n`` counts, ``queries`` lists up to NAMED as [id, text].
+    """
+    from grace_core.evaluation.retrieval import SAME
+
+    x, y = (values["ndcg@10"] for values in found.values)
+    cells: dict[tuple, list[int]] = {}
+    for i, apart in enumerate(found.apart):
+        sign = int(apart > SAME) - int(apart < -SAME)
+        cells.setdefault((sign, round(CELLS * x[i]), round(CELLS * y[i])), []).append(i)
+    names = list(found.queries)
+    made = [
+        {
+            "sign": sign, "x": round(float(x[members].mean()), 3), "y": round(float(y[members].mean()), 3), "n": len(members),
+            "queries": _named(found, [names[i] for i in members]),
+        }
+        for (sign, _, _), members in cells.items()
+    ]  # fmt: skip
+    return sorted(made, key=lambda bubble: (bubble["x"] - bubble["y"], bubble["x"]))
+
+
+def bars(found: Comparison) -> list[dict]:
+    """How many queries have an nDCG@10 from ``low`` to ``high``; the last bar holds 1."""
+    values, names = found.values[0]["ndcg@10"], list(found.queries)
+    members: list[list[str]] = [[] for _ in range(BINS)]
+    for name, value in zip(names, values, strict=True):
+        members[min(BINS - 1, int(BINS * value + 1e-9))].append(name)
+    return [
+        {"low": i / BINS, "high": (i + 1) / BINS, "n": len(found_here), "queries": _named(found, found_here)}
+        for i, found_here in enumerate(members)
+    ]
+
+
+def _named(found: Comparison, names: Sequence[str]) -> list[list[str]]:
+    return [[name, shorten(found.queries[name], QUERY)] for name in names[:NAMED]]
+
+
+def render_cases(found: Comparison, wins: list[Case], losses: list[Case]) -> Safe:
+    """Wins beside losses, or of a single column its worst queries."""
+    if not found.queries:
+        return Safe("")
+    legend = tag("p", tag("mark", "word", class_="g-mark-query"), " in the rationale of the query and of the document", class_="g-note")
+    columns = found.view.columns
+    legend = legend if any(column.rationale for column in columns) else None
+    if len(columns) == 1:
+        return tag("div", legend, _cases("Lowest nDCG@10", "a", wins, columns, "Every ranking is ideal."), class_="g-eval-cases")
+    lists = (
+        _cases("Biggest wins of B", "b", wins, columns, "B ranks better on no query."),
+        _cases("Biggest losses of B", "a", losses, columns, "B ranks worse on no query."),
+    )
+    return tag("div", legend, tag("div", *lists, class_="g-eval-pair"), class_="g-eval-cases")
+
+
+def _cases(title: str, name: str, cases: list[Case], columns: list[Column], nothing: str) -> Safe:
+    body = [_case(case, columns, unfolded=place == 0) for place, case in enumerate(cases)] or [tag("p", nothing, class_="g-quiet")]
+    heading = tag("h3", title, class_="g-section-title")
+    return tag("section", heading, *body, class_=f"g-eval-list g-place-{name}", aria_label=title)
+
+
+def _case(case: Case, columns: list[Column], *, unfolded: bool) -> Safe:
+    values = [f"{value:.2f}" for value in case.values]
+    if len(values) > 1:
+        lead = tag("span", minus(f"{case.values[1] - case.values[0]:+.2f}"), class_="g-eval-gain")
+        spoken = f"nDCG@10 {values[0]} in column A, {values[1]} in column B"
+        told = join(tag("span", f"{values[0]} → {values[1]}", aria_hidden="true"), tag("span", spoken, class_="g-spoken"))
+    else:
+        lead, told = tag("span", values[0], class_="g-eval-gain"), None
+    places = [join(letter(name), f" {f'rank {rank}' if rank else 'not in the first ten'}")
+              for name, rank in zip(SIDES, case.ranks, strict=False)]  # fmt: skip
+    places = [tag("span", place) for place in places]
+    cards = [_card(case, i, column, name) for i, (column, name) in enumerate(zip(columns, SIDES, strict=False))]
+    return tag(
+        "details",
+        tag("summary", lead, tag("span", case.query, class_="g-eval-query", dir="auto"), tag("span", told, class_="g-eval-from")),
+        tag(
+            "div",
+            tag(
+                "p", tag("span", "Best relevant document: ", class_="g-quiet"), tag("b", case.title, dir="auto"),
+                f" (grade {case.grade})", class_="g-eval-document",
+            ),
+            tag("p", *places, class_="g-summary g-eval-ranks"),
+            tag("div", *cards, class_="g-pair" if len(cards) > 1 else "g-eval-single"),
+            tag("button", "Open in Explore", type="button", class_="g-button", data_query=case.id),
+            class_="g-eval-open",
+        ),
+        open=unfolded,
+        class_="g-eval-case",
+    )  # fmt: skip
+
+
+def _card(case: Case, place: int, column: Column, name: str) -> Safe:
+    heading = tag("div", letter(name), tag("span", column.label), class_="g-label")
+    if not column.rationale:
+        body = [tag("p", "This column uses no rationale.", class_="g-quiet")]
+    else:
+        written, about = case.written[place], case.rationales[place]
+        shared = content_words(written) & content_words(about)
+        body = []
+        for title, text in (("About the query", written), ("About the document", about)):
+            body += [tag("h4", title), tag("p", _marked(text, shared), dir="auto", class_="g-eval-written")]
+    kind = f"g-card g-card-{name}" + ("" if column.rationale else " g-card-none")
+    return tag("div", heading, *body, class_=kind)
+
+
+def _marked(rationale: str, shared: set[str]) -> Safe:
+    if not rationale.strip():
+        return tag("span", "Empty: nothing was written.", class_="g-quiet")
+    cut = f"{rationale[:WRITTEN]} …" if len(rationale) > WRITTEN else rationale
+    return rationale_text(" ".join(cut.split()), query=shared)
+
+
+def summary_json(found: Comparison) -> dict:
+    """The figures for programs. Raises GraceError if there are none yet."""
+    if not found.summaries:
+        raise GraceError("no query of these has been evaluated yet: press Evaluate in the app, or run `grace eval retrieval … --save`")
+    told = {
+        "collection": found.view.collection, "split": found.view.split or None, "queries": len(found.queries), "asked": found.asked,
+        "columns": {column.id: summary for column, summary in zip(found.view.columns, found.summaries, strict=True)},
+    }  # fmt: skip
+    return told | {"difference": found.difference, "bm25": found.lexical}

@@ -1,0 +1,277 @@
+"""Why a document has its score in a column, and what the score would be with another text or rationale: as data for the page and the API.
+
+The mathematics is :mod:`grace_core.explain`'s; here is decided what is asked of it at once, and how its answers are told. Whatever the page
+sends back (edits, ids, columns) is checked here. All functions raise GraceError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from grace_app.workspace.view import SIDES, Column, View, read_hit
+from grace_core.errors import GraceError
+from grace_core.pooling import PARTS, RATIONALE, TEXT, Pooling
+from grace_core.ranking import order
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from grace_core.explain import Explainer, Explanation, TokenStates
+    from grace_core.index import GraceIndex
+
+BATCH = 4096  # tokens: the hits around an opened one are read along with it up to here, so that comparing needs no wait
+AROUND = 4  # ranks above and below the old and the new one
+NAMED = 50  # of the documents that it passed
+MAX_EDIT = 60_000  # characters of an edited text or rationale
+Edits = Sequence["bool | str"]  # a sentence is kept (True), struck out (False) or rewritten
+
+
+@dataclass(frozen=True)
+class Case:
+    """A document under a query in one column, and what is needed to explain its score."""
+
+    view: View
+    side: str
+    column: Column
+    index: GraceIndex
+    explainer: Explainer
+    row: int
+    mean: np.ndarray
+
+    @property
+    def pooling(self) -> Pooling:
+        return self.column.pooling
+
+    def named(self, row: int) -> dict[str, str]:
+        document = self.index.collection.documents[self.index.ids[row]]
+        return {"id": document.id, "title": document.title or " ".join(document.text[:400].split())[:80] or document.id}
+
+    @cached_property
+    def query_vector(self) -> np.ndarray:
+        return self.explainer.query_vector(self.view.query, self.pooling)
+
+
+def case(workspace, view: View, side: str) -> Case:
+    """``view.doc`` in the column ``side``."""
+    column = column_of(view, side)
+    index = workspace.index(view.collection, column.model)
+    row = row_of(index, view.doc)
+    return Case(view, side, column, index, workspace.explainer(index), row, workspace.average(index, column))
+
+
+def column_of(view: View, side: str) -> Column:
+    return view.a if side == "a" else view.b
+
+
+def row_of(index: GraceIndex, document: str) -> int:
+    if document not in index.row:
+        raise GraceError(f"{index.collection.name} has no document {document[:100]!r} with a vector of {index.model_name}")
+    return index.row[document]
+
+
+def read_case(workspace, data: object) -> tuple[Case, dict]:
+    """The case that an event of the page names, ``{"view": JSON, "doc": …, "side": …}``, and the event."""
+    view, data = read_hit(workspace, data)
+    if data.get("side") not in SIDES:
+        raise GraceError("the page sent an event that does not fit; reload the page")
+    return case(workspace, view, data["side"]), data
+
+
+def why(found: Case, *, against: str = "") -> dict:
+    """The score split into blocks, sentence pairs and tokens; with ``against`` also what sets the document apart from that one.
+
+    The token states of the column's first hits are computed in the same forward if they are few enough.
+    """
+    index, row = found.index, found.row
+    other = row_of(index, against) if against else None
+    hits = index.hits(found.query_vector, found.view.k, pooling=found.pooling, where=found.view.where or None)
+    rows = [row] if other is None else [row, other]
+    wider = [*rows, *(hit.row for hit in hits if hit.row not in rows)]
+    if index.counts[wider].sum() <= BATCH:
+        rows = wider
+    explained = found.explainer.why(found.view.query, rows, pooling=found.pooling)
+    told = explanation(explained[0], found.mean)
+    told |= {
+        "side": found.side, "column": found.column.label, "document": found.named(row),
+        "others": [found.named(hit.row) | {"rank": hit.rank, "score": hit.score} for hit in hits if hit.row != row],
+        "against": None,
+    }  # fmt: skip
+    if other is not None:
+        from grace_core.explain import difference
+
+        told["against"] = found.named(other) | difference(explained[0], explained[1]).as_dict()
+    return told
+
+
+def explanation(explained: Explanation, mean: np.ndarray) -> dict:
+    """One score with all its parts, as they are and relative to the corpus mean ``(d,)``, in the order of the texts."""
+    from grace_core.explain import relative_to_corpus
+
+    query = explained.query.unit.sum(axis=0)
+    average = float(query @ mean)
+    above, tokens_above = explained.above_corpus(mean), relative_to_corpus(query, explained.document, mean)
+    blocks = explained.blocks()
+    over = explained.score - average
+    residuals = [
+        explained.score - sum(blocks.values()), explained.residual, explained.score - explained.tokens.sum(),
+        explained.score - explained.query_tokens.sum(), over - above.sum(), over - tokens_above.sum(),
+    ]  # fmt: skip
+    return {
+        "score": explained.score, "sum": explained.sum, "average": average,
+        "largest_residual": float(max(map(abs, residuals))),
+        "blocks": blocks,
+        "query": sentences(explained.query), "sentences": sentences(explained.document),
+        "raw": explained.sentences.tolist(), "above": above.tolist(),
+        "tokens": list(explained.document.pieces), "parts": [PARTS[part] for part in explained.document.parts],
+        "tokens_raw": explained.tokens.tolist(), "tokens_above": tokens_above.tolist(),
+    }  # fmt: skip
+
+
+def sentences(states: TokenStates) -> list[dict]:
+    return [{"part": PARTS[one.part], "text": one.text, "begin": one.begin, "end": one.end} for one in states.sentences]
+
+
+def what_if(
+    found: Case, *, text: Edits | None = None, rationale: Edits | None = None, source: tuple[str, str] | None = None,
+    workspace=None, effects: bool = False,
+) -> dict:  # fmt: skip
+    """Score and rank of the document with sentences kept, struck out or rewritten, and the ranking around it before and after.
+
+    ``source`` (side, document) names whose rationale stands in place of its own, and ``rationale`` then edits that one. With ``effects``
+    every sentence comes with what the score would lose or gain without it, all others unedited.
+    """
+    explainer, row, index = found.explainer, found.row, found.index
+    ids = explainer.rationale_ids[row] if source is None else _rationale_of(found, source, workspace)
+    (document,) = explainer.states([explainer.text(row)], [ids])
+    new_text, new_ids = _edited(found, document, ids, text, rationale)
+    base = explainer.what_if(found.query_vector, row, rationale=ids, pooling=found.pooling)
+    made = base
+    if new_text is not None or new_ids != list(ids):
+        made = explainer.what_if(found.query_vector, row, text=new_text, rationale=new_ids, pooling=found.pooling)
+    told = {
+        "side": found.side, "column": found.column.label, "document": found.named(row), "documents": len(index),
+        "score": made.score, "rank": made.rank, "old_score": made.old_score, "old_rank": made.old_rank,
+        "passed_count": len(made.passed), "passed_by_count": len(made.passed_by), "rationale": made.rationale,
+        "text_truncated": made.text_truncated,
+    }  # fmt: skip
+    told |= _ranks(found, made.old_rank, made.rank)
+    if effects:
+        told["sentences"] = _effects(found, document, ids, base.score)
+        told["sources"] = _sources(found)
+    return told
+
+
+def _edited(
+    found: Case, document: TokenStates, ids: Sequence[int], text: Edits | None, rationale: Edits | None
+) -> tuple[str | None, list[int]]:
+    """The edited text, or None if it is not, and the token ids of the edited rationale: those of kept sentences stay as they are."""
+    from grace_core.explain import rationale_tokens
+
+    first = int((document.parts != RATIONALE).sum())
+    kept = {TEXT: _checked("text", document, TEXT, text), RATIONALE: _checked("rationale", document, RATIONALE, rationale)}
+    new_text = None
+    if not all(edit is True for _, edit in kept[TEXT]):
+        new_text = "".join(_written(document, one, edit) for one, edit in kept[TEXT]).strip()
+        if not new_text:
+            raise GraceError("the edited text is empty, and an empty text has no embedding; leave at least a sentence")
+    made: list[int] = []
+    for one, edit in kept[RATIONALE]:
+        if edit is True:
+            made += ids[one.begin - first : one.end - first]
+        elif written := _written(document, one, edit):
+            made += rationale_tokens(found.explainer.model, written)
+    return new_text, made
+
+
+def _checked(name: str, document: TokenStates, part: int, edits: Edits | None) -> list[tuple]:
+    there = [one for one in document.sentences if one.part == part]
+    if edits is None:
+        return [(one, True) for one in there]
+    if not isinstance(edits, list) or not all(isinstance(edit, (bool, str)) for edit in edits):
+        raise GraceError(f"the edits of the {name} must be a list of true, false or a new sentence; reload the page")
+    if len(edits) != len(there):
+        raise GraceError(f"the {name} has {len(there)} sentences, got edits of {len(edits)}; reload the page")
+    if (length := sum(len(edit) for edit in edits if isinstance(edit, str))) > MAX_EDIT:
+        raise GraceError(f"the edited {name} has {length:,} characters, at most {MAX_EDIT:,} are taken: shorten it")
+    return list(zip(there, edits, strict=True))
+
+
+def _written(document: TokenStates, sentence, edit: bool | str) -> str:
+    """What stands in the sentence's place, with the white space that stood around it."""
+    old = "".join(document.pieces[sentence.begin : sentence.end])
+    if edit is True or edit is False:
+        return old if edit else ""
+    new = edit.replace("\x00", "").strip()
+    left, right = len(old) - len(old.lstrip()), len(old) - len(old.rstrip())
+    return old[:left] + new + (old[len(old) - right :] if right else "") if new else ""
+
+
+def _rationale_of(found: Case, source: tuple[str, str], workspace) -> list[int]:
+    from grace_core.explain import rationale_tokens
+
+    side, document = source
+    if side == found.side:
+        return found.explainer.rationale_ids[row_of(found.index, document)]
+    other = case(workspace, found.view, side)
+    return rationale_tokens(found.explainer.model, other.index.rationales[row_of(other.index, document)])
+
+
+def _effects(found: Case, document: TokenStates, ids: Sequence[int], base: float) -> dict[str, list[dict]]:
+    """Every sentence with the score without it less the score with it; None for the only sentence of a text."""
+    from grace_core.explain import leave_one_out
+
+    vector, told = found.query_vector, {}
+    for part in (TEXT, RATIONALE) if found.column.rationale else (TEXT,):
+        made = leave_one_out(
+            found.explainer.model, vector, found.explainer.text(found.row), document, ids, part=part, pooling=found.pooling,
+            geometry=found.index.geometry,
+        )  # fmt: skip
+        scores = {one.begin: score - base for one, score in made}
+        told[PARTS[part]] = [
+            {"text": one.text, "effect": scores.get(one.begin)} for one in document.sentences if one.part == part
+        ]  # fmt: skip
+    return {"text": [], "rationale": []} | told
+
+
+def _sources(found: Case) -> list[dict]:
+    """Whose rationale may be swapped in: the other column's, where it has one of its own, and those of the other hits."""
+    if not found.column.rationale:
+        return []
+    other = "b" if found.side == "a" else "a"
+    twin = column_of(found.view, other)
+    made = []
+    if twin.rationale and twin.model != found.column.model:
+        made.append({"side": other, "doc": found.view.doc, "label": f"column {other.upper()}: {twin.model}"})
+    for hit in found.index.hits(found.query_vector, found.view.k, pooling=found.pooling, where=found.view.where or None):
+        if hit.row != found.row:
+            made.append({"side": found.side, "doc": hit.document.id, "label": f"rank {hit.rank}: {found.named(hit.row)['title']}"})
+    return made
+
+
+def _ranks(found: Case, old: int, new: int) -> dict[str, list[dict]]:
+    """Who stands where before and after, around the old and the new rank; and whom it passed or was passed by, best first."""
+    import numpy as np
+
+    others = order(found.index.scores(found.query_vector, pooling=found.pooling))
+    others = others[others != found.row]
+    before, after = np.insert(others, old - 1, found.row), np.insert(others, new - 1, found.row)
+    shown = sorted({rank for middle in (old, new) for rank in range(middle - AROUND, middle + AROUND + 1) if 1 <= rank <= len(before)})
+    return {
+        "passed": [found.named(row) for row in before[new - 1 : old - 1][:NAMED]],
+        "passed_by": [found.named(row) for row in before[old:new][:NAMED]],
+        "ranks": [{"rank": rank, "before": found.named(before[rank - 1]), "after": found.named(after[rank - 1])} for rank in shown],
+    }
+
+
+def read_source(found: Case, value: object) -> tuple[str, str] | None:
+    """Whose rationale an event of the page asks for."""
+    if value is None:
+        return None
+    if not isinstance(value, Mapping) or value.get("side") not in SIDES or not isinstance(value.get("doc"), str):
+        raise GraceError("the page sent an event that does not fit; reload the page")
+    if not column_of(found.view, value["side"]).rationale:
+        raise GraceError(f"column {value['side'].upper()} uses no rationale, so it has none to swap in")
+    return value["side"], value["doc"]

@@ -1,0 +1,337 @@
+"""Maps of a collection's columns, ready to be drawn: coordinates, regions, what changed between two columns, and queries placed on them.
+
+The mathematics is :mod:`grace_core.projection`'s; here is decided what is shown, and kept what several questions of a page need. Both maps
+of a pair are laid into one square from 0 to 1, so that they can be read and zoomed together. All methods raise GraceError.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from cachetools import LRUCache
+
+from grace_app.map.colours import Coded, code_kinds, code_numbers, code_regions, code_values, field_kind, packed
+from grace_app.map.view import FIELD, SIDES, WHERE, MapView
+from grace_app.workspace.view import Column
+from grace_core.errors import GraceError
+from grace_core.neighbours import Change, K, change, change_of, neighbours
+
+if TYPE_CHECKING:
+    from grace_core.index import GraceIndex
+    from grace_core.projection import Map
+    from grace_core.readers import Document
+
+STAR = 10  # neighbours of a query that get a line
+PAIRS_KEPT = 6
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One column as it is drawn: ``points`` ``(n, 2)`` in the square; ``map`` is None for a PCA preview."""
+
+    column: Column
+    index: GraceIndex
+    vectors: np.ndarray
+    points: np.ndarray
+    map: Map | None
+
+    @property
+    def regions(self):
+        return self.map.regions if self.map else None
+
+    @cached_property
+    def middles(self) -> np.ndarray:
+        """The median of each region's members, ``(r, 2)``."""
+        members = [self.points[self.regions.labels == label] for label in range(len(self.regions.names))]
+        return np.array([np.median(one, axis=0) if len(one) else (0.5, 0.5) for one in members]).reshape(-1, 2)
+
+    @cached_property
+    def anchors(self) -> np.ndarray:
+        """Where the name of each region stands, ``(r, 2)``: over the half of its members that is nearest to their middle."""
+        made = self.middles.copy()
+        for label, middle in enumerate(self.middles):
+            members = self.points[self.regions.labels == label]
+            if len(members):
+                far = ((members - middle) ** 2).sum(axis=1)
+                made[label, 1] = members[far <= np.median(far), 1].max()
+        return made
+
+
+class Pair:
+    """Two columns of a collection, drawn together. ``aligned``: both maps were made together, so that places can be compared."""
+
+    def __init__(self, view: MapView, charts: tuple[Chart, Chart], aligned: bool):
+        self.corpus, self.charts, self.aligned = view.corpus, charts, aligned
+        self._comparing = threading.Lock()
+        self._change: Change | None = None
+
+    @property
+    def one(self) -> bool:
+        """The same column twice: there is one map, and nothing to compare."""
+        return self.charts[0].column == self.charts[1].column
+
+    @property
+    def ids(self) -> list[str]:
+        return self.charts[0].index.ids
+
+    @cached_property
+    def documents(self) -> list[Document]:
+        known = self.charts[0].index.collection.documents
+        return [known[document] for document in self.ids]
+
+    def row(self, document: str) -> int:
+        if document not in self.charts[0].index.row:
+            raise GraceError(f"{self.corpus} has no document {document[:100]!r} with a vector, so it has no place on the map")
+        return self.charts[0].index.row[document]
+
+    @property
+    def compared(self) -> Change | None:
+        """What changed, if it was asked for before."""
+        return self._change
+
+    def change(self) -> Change:
+        """Neighbours in both full spaces. Every pair of documents is looked at, so this takes minutes for a hundred thousand."""
+        with self._comparing:
+            if self._change is None:
+                self._change = change(self.charts[0].vectors, self.charts[1].vectors, K)
+            return self._change
+
+    def neighbours(self, row: int) -> tuple[list[int], list[int], list[int]]:
+        """Rows of the neighbours that a document kept, lost and won from the left column to the right one."""
+        if self._change is not None:
+            return self._change.of(row)
+        return change_of(*(neighbours(chart.vectors, K, of=[row]) for chart in self.charts)).of(0)
+
+    def text(self, side: int, row: int) -> str:
+        """What a column has read of a document besides its text: the rationale; of a column without any the text itself."""
+        chart = self.charts[side]
+        return chart.index.rationales[row] if chart.column.rationale else self.documents[row].text
+
+    def find(self, words: str) -> np.ndarray:
+        """Rows whose title, text or rationale of either column holds ``words``, whatever their case; behind WHERE those that satisfy a
+        filter. Raises GraceError for one that does not fit."""
+        if words.startswith(WHERE):
+            return self.charts[0].index.selections.of(words.removeprefix(WHERE).strip()).rows.astype(np.uint32)
+        wanted = " ".join(words.split()).casefold()
+        rationales = [chart.index.rationales for chart in self.charts if chart.column.rationale]
+        found = [
+            row
+            for row, document in enumerate(self.documents)
+            if wanted in " ".join([document.title, document.text, *(one[row] for one in rationales)]).casefold()
+        ]
+        return np.array(found if wanted else [], dtype=np.uint32)
+
+    def coded(self, colour: str) -> Coded:
+        """Every document's colour."""
+        if colour.startswith(FIELD):
+            name = colour.removeprefix(FIELD)
+            return code_values(name, [document.metadata.get(name) for document in self.documents])
+        if colour == "overlap":
+            found = self.change()
+            shared, note = np.round(found.overlap * found.k), f"of {found.k}, in the full space"
+            return code_numbers("Neighbours kept", shared, low=0, high=max(1, found.k), note=note)
+        what, _, side = colour.partition("-")
+        if side not in SIDES:
+            return code_kinds("One colour", ["document"] * len(self.ids))
+        chart = self.charts[SIDES.index(side)]
+        if what == "region":
+            if chart.regions is None:
+                raise GraceError(f"{chart.column.label} has no regions yet: they come with its map")
+            return code_regions(f"Regions of {chart.column.label}", chart.regions.labels, chart.regions.names, chart.middles)
+        if what == "length":
+            return code_numbers(f"Rationale of {chart.column.model}", chart.index.counts[:, 2], note="tokens")
+        cut = ["cut off at the limit" if flag else "ended by itself" for flag in chart.index.truncated]
+        return code_kinds(f"Rationale of {chart.column.model}", cut)
+
+    def colours(self) -> list[dict]:
+        """The colours there are, ``{"id", "label", "group"}``."""
+        made = [] if self.one else [{"id": "overlap", "label": "Neighbours kept from A to B", "group": "Change"}]
+        for name in self.charts[0].index.collection.corpus.fields:
+            if field_kind([document.metadata.get(name) for document in self.documents]):
+                made.append({"id": FIELD + name, "label": name, "group": "Fields"})
+        for i, (side, chart) in enumerate(zip(SIDES, self.charts, strict=True)):
+            group = f"{'AB'[i]} · {chart.column.label}"
+            if i and self.one:
+                break
+            if chart.regions:
+                made.append({"id": f"region-{side}", "label": f"regions of {'AB'[i]}", "group": group})
+            if chart.column.rationale:
+                made.append({"id": f"length-{side}", "label": f"length of {'AB'[i]}’s rationale", "group": group})
+                made.append({"id": f"cut-{side}", "label": f"{'AB'[i]}’s rationale cut off", "group": group})
+        return [*made, {"id": "none", "label": "one colour", "group": "None"}]
+
+    def default_colour(self) -> str:
+        there = [one["id"] for one in self.colours()]
+        kinds = [FIELD + name for name in self.charts[0].index.collection.corpus.fields
+                 if field_kind([document.metadata.get(name) for document in self.documents]) == "kinds"]  # fmt: skip
+        return next(iter(kinds), "region-left" if "region-left" in there else there[0])
+
+
+class Maps:
+    """The pairs that are looked at, shared by all pages."""
+
+    def __init__(self, workspace):
+        self.workspace = workspace
+        self._pairs: LRUCache[tuple, tuple[tuple, Pair]] = LRUCache(PAIRS_KEPT)
+        self._unsaved: dict[tuple[str, Column], tuple[GraceIndex, Map]] = {}
+        self._opening = threading.Lock()
+
+    def open(self, view: MapView) -> Pair:
+        """The two columns with the newest maps there are."""
+        indexes = [self.workspace.index(view.corpus, column.model) for column in view.columns]
+        if indexes[0].ids != indexes[1].ids:
+            models = f"{view.left.model} and {view.right.model}"
+            raise GraceError(f"{models} encoded different documents of {view.corpus}: build one of them again")
+        key = (view.corpus, *view.columns)
+        with self._opening:
+            stamp = tuple(map(self._stamp, indexes, view.columns))
+            if key not in self._pairs or self._pairs[key][0] != stamp:
+                self._pairs[key] = (stamp, self._lay(view, indexes))
+            return self._pairs[key][1]
+
+    def keep(self, corpus: str, column: Column, index: GraceIndex, made: Map) -> None:
+        """Show a map that could not be saved beside its index."""
+        self._unsaved[corpus, column] = (index, made)
+
+    def mapped(self, corpus: str) -> list[Column]:
+        """The columns that have a map, saved or not."""
+        columns = self.workspace.columns(corpus)
+        return [column for column in columns if self._map(self.workspace.index(corpus, column.model), column)]
+
+    def _stamp(self, index: GraceIndex, column: Column) -> tuple:
+        """What changes when an index or one of its maps does."""
+        unsaved = self._unsaved.get((index.collection.name, column))
+        return id(index), id(unsaved), *((path.name, path.stat().st_mtime_ns) for path in sorted(index.folder.glob("map*.parquet")))
+
+    def _map(self, index: GraceIndex, column: Column) -> Map | None:
+        from grace_core.projection import load_map
+
+        there, made = self._unsaved.get((index.collection.name, column), (None, None))
+        return made if there is index else load_map(index, column.pooling)
+
+    def _lay(self, view: MapView, indexes: list[GraceIndex]) -> Pair:
+        from grace_core.projection import preview
+
+        vectors = [index.vectors(column.pooling) for index, column in zip(indexes, view.columns, strict=True)]
+        maps = [self._map(index, column) for index, column in zip(indexes, view.columns, strict=True)]
+        aligned = True
+        if None in maps:  # a preview beside a map could not be compared with it
+            maps = [None, None]
+            made = preview({column.id: matrix for column, matrix in zip(view.columns, vectors, strict=True)})
+            points = [made[column.id] for column in view.columns]
+        else:
+            points = [made.points[:, :2] for made in maps]
+            aligned = made_together(*maps)
+            if not aligned:
+                points[1] = turned(points[1], onto=points[0])
+        points = squared(points)
+        old = self._pairs.get((view.corpus, *view.columns), (None, None))[1]
+        charts = tuple(Chart(*parts) for parts in zip(view.columns, indexes, vectors, points, maps, strict=True))
+        pair = Pair(view, charts, aligned)
+        if old and all(before.index is now.index for before, now in zip(old.charts, charts, strict=True)):
+            pair._change = old._change  # a new map of the same vectors changes no neighbour
+        return pair
+
+
+def made_together(a: Map, b: Map) -> bool:
+    """Whether places on both maps can be compared. PCAs of a few documents are turned to one another when they are made."""
+    from grace_core.projection import aligned
+
+    return a is b or aligned(a, b) or a.parameters["method"] == b.parameters["method"] != "umap"
+
+
+def turned(points: np.ndarray, *, onto: np.ndarray) -> np.ndarray:
+    """``points`` ``(n, 2)`` moved, scaled, turned and mirrored to lie as near as can be to ``onto`` (orthogonal Procrustes)."""
+    centre, middle = points.mean(axis=0), onto.mean(axis=0)
+    mine, other = points - centre, onto - middle
+    u, sizes, v = np.linalg.svd(mine.T @ other)
+    spread = (mine**2).sum()
+    return mine @ (u @ v) * (sizes.sum() / spread if spread > 0 else 1.0) + middle
+
+
+def squared(points: list[np.ndarray], room: float = 0.04) -> list[np.ndarray]:
+    """All in one square from 0 to 1 with ``room`` at the edges; points that are all the same stand in the middle."""
+    both = np.concatenate(points)
+    low, high = both.min(axis=0), both.max(axis=0)
+    size = float((high - low).max())
+    scale = (1 - 2 * room) / size if size > 1e-12 else 0.0
+    return [((one - (low + high) / 2) * scale + 0.5).astype(np.float32) for one in points]
+
+
+def sent(points: np.ndarray) -> str:
+    """Points of the square as base64 of uint16, x and y in turn: 65,536 steps are finer than any screen."""
+    return packed(np.round(np.clip(points, 0, 1) * 65535).astype(np.uint16))
+
+
+def told(pair: Pair) -> list[dict]:
+    """What the page draws of each column; of the same column twice one."""
+    made = []
+    for chart in pair.charts[: 1 if pair.one else 2]:
+        regions = []
+        if chart.regions:
+            sizes = np.bincount(chart.regions.labels[chart.regions.labels >= 0], minlength=len(chart.regions.names))
+            regions = [
+                {"name": name, "at": [round(float(place), 4) for place in at], "size": int(size)}
+                for name, at, size in zip(chart.regions.names, chart.anchors, sizes, strict=True)
+            ]
+        made.append({
+            "column": chart.column.id, "label": chart.column.label, "rationale": chart.column.rationale,
+            "points": sent(chart.points), "regions": regions, **quality(chart),
+        })  # fmt: skip
+    return made
+
+
+def quality(chart: Chart) -> dict:
+    """How the map was made, and how far it can be trusted."""
+    if chart.map is None:
+        return {"method": "preview", "trustworthiness": None, "preservation": None}
+    found = chart.map.quality
+    return {
+        "method": str(chart.map.parameters.get("method", "umap")),
+        "trustworthiness": found.get("trustworthiness"), "preservation": found.get("knn_preservation"),
+    }  # fmt: skip
+
+
+def place_query(workspace, view: MapView, pair: Pair) -> list[dict]:
+    """The star of ``view.star`` in each column: its place, and the rows and cosines of its nearest documents."""
+    from grace_core.projection import place
+
+    made = []
+    for chart in pair.charts[: 1 if pair.one else 2]:
+        written = workspace.model_of(chart.index).represent([view.star], rationale=chart.column.rationale)
+        vector = chart.index.embed(written, chart.column.pooling)[0]
+        hits = chart.index.hits(vector, STAR, pooling=chart.column.pooling)
+        at = place(chart.points, chart.vectors, vector[None], K)[0]
+        made.append({
+            "at": [float(np.clip(part, 0, 1)) for part in at], "rows": [hit.row for hit in hits],
+            "scores": [hit.score for hit in hits], "titles": [hit.document.title or hit.document.id for hit in hits],
+        })  # fmt: skip
+    return made
+
+
+def tell_maps(maps: Maps, corpus: str, columns: list[Column]) -> dict:
+    """Columns for programs: places as they are on the map, regions, and what the first two columns' neighbours have in common."""
+    from grace_core.projection import preview
+
+    told_of, pairs = {}, [maps.open(MapView(corpus, column, column)) for column in columns]
+    for column, pair in zip(columns, pairs, strict=True):
+        chart = pair.charts[0]
+        points = chart.map.points if chart.map else preview({column.id: chart.vectors})[column.id]
+        told_of[column.id] = {"points": array(points.astype(np.float32)), **quality(chart), "regions": None}
+        if chart.regions:
+            told_of[column.id]["regions"] = {"labels": array(chart.regions.labels.astype(np.int32)), "names": list(chart.regions.names)}
+    made = {"collection": corpus, "documents": len(pairs[0].ids), "ids": pairs[0].ids, "columns": told_of, "overlap": None}
+    if len(columns) > 1:
+        found = maps.open(MapView(corpus, columns[0], columns[1])).change()
+        kept = np.round(found.overlap * found.k).astype(np.uint8)
+        made["overlap"] = {"columns": [column.id for column in columns[:2]], "k": found.k, "mean": found.mean, "kept": array(kept)}
+    return made
+
+
+def array(values: np.ndarray) -> dict:
+    """An array as JSON: its little-endian type, shape, and bytes in base64."""
+    return {"dtype": values.dtype.newbyteorder("<").str, "shape": list(values.shape), "data": packed(values)}

@@ -1,0 +1,1 @@
+"""What all tabs share: the workspace, addresses, jobs."""

@@ -1,0 +1,243 @@
+"""The workspace: collections, indexes and models that are open, shared by all who use the explorer.
+
+Kept outside of Gradio's session state, which is dropped an hour after a tab is closed. Importing this module is light: torch and
+transformers come with the first index or model that is opened.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cachetools import LRUCache
+
+from grace_app.explore.facets import Facets
+from grace_app.workspace.view import Column, default_view
+from grace_core.collection import Collection, collection_folder, find_collections
+from grace_core.errors import GraceError
+from grace_core.files import read_json
+from grace_core.sources import find_model, named_here
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from grace_core.explain import Explainer
+    from grace_core.index import GraceIndex
+    from grace_core.model import GraceModel
+
+log = logging.getLogger("app")
+MODELS_KEPT = 4
+EXAMPLES = 6
+
+
+class Workspace:
+    """Access to everything under ``indexes_root``. All methods may be called from any thread and raise GraceError."""
+
+    def __init__(self, indexes_root: str | Path, *, preferred: str | None = None, cache_path: str | Path | None = None):
+        self.root = Path(indexes_root)
+        self.preferred = preferred
+        self._cache_path = cache_path
+        self._cache = None
+        self._collections: dict[str, tuple[int, Collection]] = {}
+        self._facets: dict[str, Facets] = {}
+        self._indexes: dict[tuple[str, str], tuple[int, GraceIndex]] = {}
+        self._averages: dict[tuple[str, Column], tuple[GraceIndex, np.ndarray]] = {}
+        self._models: LRUCache[tuple[str, str, str], GraceModel] = LRUCache(MODELS_KEPT)
+        self._explainers: LRUCache[tuple[str, str], Explainer] = LRUCache(MODELS_KEPT)
+        self._sources: dict[str, tuple[tuple, tuple[str, str, str]]] = {}
+        self._opening = threading.RLock()
+        self._loading = threading.RLock()
+        self._keeping = threading.Lock()  # of _models, for a moment: nobody waits there for a model that is being loaded
+
+    def collections(self) -> list[str]:
+        """Names of the collections with at least one finished model."""
+        return find_collections(self.root, finished=True)
+
+    def collection(self, name: str) -> Collection:
+        folder = collection_folder(self.root, name)
+        path = folder / "corpus.parquet"
+        with self._opening:
+            stamp = path.stat().st_mtime_ns if path.exists() else 0
+            known = self._collections.get(name)
+            if known is None or known[0] != stamp:
+                known = self._collections[name] = (stamp, Collection(folder))
+            return known[1]
+
+    def facets(self, name: str) -> Facets:
+        collection = self.collection(name)
+        with self._opening:
+            if name not in self._facets or self._facets[name].collection is not collection:
+                self._facets[name] = Facets(collection)
+            return self._facets[name]
+
+    def columns(self, name: str) -> list[Column]:
+        """Text only and, where the index has rationales, with rationale, of every finished model. Raises GraceError if none is."""
+        collection = self.collection(name)
+        columns, damaged = [], None
+        for model in collection.models:
+            try:
+                rationale = read_json(collection.folder / model / "manifest.json").get("rationale", True)
+            except GraceError as error:  # the others can still be searched
+                damaged = error
+                continue
+            columns += [Column(model, False), *([Column(model, True)] if rationale else [])]
+        if damaged and not columns:
+            raise damaged
+        if not columns:
+            raise GraceError(f"{name} has no finished model yet: finish its build in the Corpus tab")
+        return columns
+
+    def index(self, collection: str, model: str) -> GraceIndex:
+        from grace_core.index import GraceIndex
+
+        opened = self.collection(collection)
+        manifest = opened.folder / model / "manifest.json"
+        with self._opening:
+            if model not in opened.models:
+                raise GraceError(f"{collection} has no finished index of {model!r}; there are: {', '.join(opened.models) or 'none'}")
+            stamp = manifest.stat().st_mtime_ns
+            known = self._indexes.get((collection, model))
+            if known is None or known[0] != stamp or known[1].collection is not opened:
+                known = self._indexes[collection, model] = (stamp, GraceIndex(opened, model))
+            return known[1]
+
+    def geometry(self, collection: str, model: str) -> str:
+        """The kind of an index's geometry; raw where its manifest cannot be read. The index is not opened."""
+        try:
+            return read_json(self.root / collection / model / "manifest.json").get("geometry", {}).get("kind", "raw")
+        except GraceError:
+            return "raw"
+
+    def average(self, index: GraceIndex, column: Column) -> np.ndarray:
+        """The mean document vector ``(d,)`` of a column: its cosine sum is what a document scores on average."""
+        with self._opening:
+            key = (index.collection.name, column)
+            if key not in self._averages or self._averages[key][0] is not index:
+                self._averages[key] = (index, index.vectors(column.pooling).mean(axis=0))
+            return self._averages[key][1]
+
+    def model_of(self, index: GraceIndex) -> GraceModel:
+        """The model that built ``index``, loaded once and ready for several threads."""
+        from grace_app.workspace.shared import share
+
+        key = (index.manifest["model"]["sha256"], index.manifest["dtype"], json.dumps(asdict(index.settings), sort_keys=True))
+        if found := self._kept(key):
+            return found
+        with self._loading:
+            return self._kept(key) or self._keep(key, share(index.load_model(cache=self.cache())))
+
+    def explainer(self, index: GraceIndex) -> Explainer:
+        """The explainer of ``index``, with the token states it has kept."""
+        from grace_core.explain import Explainer
+
+        model = self.model_of(index)
+        with self._opening:
+            key = (index.collection.name, index.model_name)
+            known = self._explainers.get(key)
+            if known is None or known.index is not index or known.model is not model:
+                known = self._explainers[key] = Explainer(index, model)
+            return known
+
+    def load(self, source: str) -> GraceModel:
+        """A model by its demo name, folder or Hugging Face id, with its own settings; one that is in memory is not loaded again."""
+        from grace_app.workspace.shared import share
+        from grace_core.model import GraceModel
+
+        folder = find_model(source)  # may take as long as a download, so before the lock
+        with self._loading:
+            stamp = tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.glob("*.*")))
+            if source in self._sources and self._sources[source][0] == stamp and (found := self._kept(self._sources[source][1])):
+                return found
+            model = GraceModel.from_pretrained(source, cache=self.cache())
+            key = (model.fingerprint, model.dtype, json.dumps(asdict(model.settings), sort_keys=True))
+            self._sources[source] = (stamp, key)
+            return self._kept(key) or self._keep(key, share(model))
+
+    def named_model(self, name: str) -> GraceModel:
+        """A demo model or a model of a known collection, by its short name; never one that would have to be fetched first."""
+        if name in named_here():
+            return self.load(name)
+        for collection in self.collections():
+            if name in self.collection(collection).models:
+                return self.model_of(self.index(collection, name))
+        raise GraceError(f"there is no model {name[:100]!r} here; there are: {', '.join(self.model_names()) or 'none'}")
+
+    def model_names(self) -> list[str]:
+        built = {model for name in self.collections() for model in self.collection(name).models}
+        return sorted(built | set(named_here()))
+
+    def known_source(self, name: str) -> str | None:
+        """Where the model of a short name comes from, if a finished index tells or it is a demo model."""
+        if name in named_here():
+            return name
+        for collection in self.collections():
+            manifest = self.root / collection / name / "manifest.json"
+            if manifest.exists():
+                return read_json(manifest).get("model_id")
+        return None
+
+    def grades(self, collection: str, query: str) -> dict[str, int] | None:
+        """Document id to grade for a query that the collection's judgements know, else None."""
+        judgements = self.collection(collection).judgements
+        if judgements is None:
+            return None
+        wanted = " ".join(query.split()).casefold()
+        for query_id, text in judgements.queries.items():
+            if " ".join(text.split()).casefold() == wanted and query_id in judgements.qrels:
+                return {document: grade for document, grade in judgements.qrels[query_id].items() if grade > 0}
+        return None
+
+    def examples(self, collection: str) -> list[str]:
+        """A few short queries, the same each time: of the test split if there is one; without judgements, titles of documents."""
+        opened = self.collection(collection)
+        judgements = opened.judgements
+        pool: list[str] = []
+        if judgements:
+            judged = [query for query in judgements.queries if judgements.qrels.get(query)]
+            test = [query for query in judged if judgements.splits.get(query) == "test"]
+            pool = [judgements.queries[query] for query in test or judged]
+        if not pool:
+            pool = [document.title or document.text[:60] for document in opened.corpus.documents]
+        fitting = list(dict.fromkeys(" ".join(text.split()) for text in pool if 12 <= len(" ".join(text.split())) <= 64))
+        fitting = fitting or list(dict.fromkeys(" ".join(text.split())[:64] for text in pool if text.strip()))
+        step = max(1, len(fitting) // EXAMPLES)
+        return fitting[: step * EXAMPLES : step]
+
+    def cache(self):
+        """The cache of representations: in memory, and on disk where that is possible."""
+        from grace_app.workspace.shared import QueryCache
+        from grace_core.cache import RepresentationCache
+
+        with self._loading:
+            if self._cache is None:
+                try:
+                    disk = RepresentationCache(self._cache_path)
+                except GraceError as error:
+                    log.warning("%s; going on without it", error)
+                    disk = None
+                self._cache = QueryCache(disk)
+            return self._cache
+
+    def warm_up(self) -> None:
+        """Import what is heavy and open the first collection, so that the first search need not."""
+        try:
+            import grace_core.index  # noqa: F401 - for its imports
+
+            if self.collections():
+                view = default_view(self)  # what a search of the first page opens
+                self.model_of(self.index(view.collection, view.b.model)).encode(["warm up"], rationale=False)
+        except Exception as error:
+            log.warning("warming up failed: %s", error)
+
+    def _kept(self, key: tuple[str, str, str]) -> GraceModel | None:
+        with self._keeping:
+            return self._models.get(key)
+
+    def _keep(self, key: tuple[str, str, str], model: GraceModel) -> GraceModel:
+        with self._keeping:
+            self._models[key] = model
+        return model

@@ -1,0 +1,108 @@
+"""``grace index``: what is asked of a collection that is there. Light to import; ``grace index build`` stands in :mod:`grace_cli.main`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from grace_cli.options import KINDS_HELP, Device, Json, Models
+from grace_core.console import show
+from grace_core.errors import GraceError
+
+index_app = typer.Typer(no_args_is_help=True, help="Build and check indexes.")
+
+
+@index_app.command("faiss")
+def index_faiss(
+    folder: Path,
+    model: Models,
+    kind: Annotated[str, typer.Option("--kind", help="flat (exact), hnsw (fast) or ivfpq (small).")],
+    as_json: Json = False,
+) -> None:
+    """Make index.faiss again as another kind, from the vectors: nothing is encoded."""
+    from grace_cli.index_build import faiss_command
+
+    result, text = faiss_command(folder, model, kind)
+    show(result, as_json, text)
+
+
+@index_app.command("geometry")
+def index_geometry(
+    folder: Path,
+    kind: Annotated[str, typer.Option("--kind", help=KINDS_HELP)],
+    model: Annotated[list[str] | None, typer.Option("--model", "-m", help="These models' indexes; default all of the collection.")] = None,
+    queries: Annotated[Path | None, typer.Option(help="Unlabelled queries of the collection, one a line; twenty are enough.")] = None,
+    weight: Annotated[float | None, typer.Option(min=0, max=10, help="Of the rationale, where the text counts 1.")] = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Make the vectors of an index anew from its stored sums, in another geometry: nothing is encoded but ``--queries``."""
+    from grace_cli.index_build import geometry_command
+
+    result, text = geometry_command(folder, kind, models=model, queries=queries, weight=weight, device=device)
+    show(result, as_json, text)
+
+
+@index_app.command("info")
+def index_info(folder: Path, as_json: Json = False) -> None:
+    """What a collection holds."""
+    from grace_cli.index_build import faiss_line, geometry_line
+    from grace_core.collection import Collection
+    from grace_core.files import read_json
+    from grace_core.truncation import cut_text_notes, cut_texts
+
+    collection = Collection(folder)
+    judgements = collection.judgements
+    info = {
+        "collection": collection.name,
+        "documents": collection.size,
+        "fields": collection.fields,
+        "types": collection.types,
+        "queries": len(judgements.queries) if judgements else 0,
+        "models": {name: read_json(folder / name / "manifest.json") for name in collection.models},
+        "unfinished": collection.unfinished,
+    }
+    info["notes"] = [f"{name}: {note}" for name, manifest in info["models"].items() for note in cut_text_notes(manifest)]
+    fields = ", ".join(f"{name} ({kind})" for name, kind in info["types"].items()) or "none"
+    lines = [f"{info['collection']}: {info['documents']} documents, {info['queries']} queries, fields {fields}"]
+    for name, manifest in info["models"].items():
+        counts = manifest["counts"]
+        lines.append(f"  {name} ({manifest['model_id']}, {manifest['model']['sha256'][:12]}): {counts['encoded']} encoded, "
+                     f"{counts['rationale_tokens']} rationale tokens, {counts['truncated_rationales']} cut off, "
+                     f"{cut_texts(counts['truncated_texts'])}{faiss_line(manifest.get('faiss', {}))}")  # fmt: skip
+        lines.append(f"    {geometry_line(manifest)}")
+    lines += [f"  {name}: not finished; build again to go on" for name in info["unfinished"]]
+    lines += [f"note: {note}" for note in info["notes"]]
+    show(info, as_json, "\n".join(lines))
+
+
+@index_app.command("verify")
+def index_verify(
+    folder: Path,
+    repair: Annotated[bool, typer.Option("--repair", help="Write a damaged index.faiss again from the vectors.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Check every file of a collection against its manifest. Exit status 1 if something is wrong."""
+    import warnings
+
+    from grace_core.collection import Collection
+    from grace_core.index import GraceIndex
+
+    collection = Collection(folder)
+    findings = []
+    for name in collection.models:
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                index = GraceIndex(collection, name)
+            if repair and not index.verify()["ok"]:
+                index.repair()
+            findings.append(index.verify())
+        except GraceError as error:
+            findings.append({"model": name, "ok": False, "error": str(error)})
+    ok = all(finding["ok"] for finding in findings)
+    lines = [f"{f['model']}: {'ok' if f['ok'] else f.get('error', 'index.faiss is damaged; --repair writes it again')}" for f in findings]
+    show({"collection": collection.name, "ok": ok, "models": findings}, as_json, "\n".join(lines) or "no index")
+    if not ok:
+        raise typer.Exit(1)

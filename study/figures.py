@@ -1,0 +1,96 @@
+"""The study's figures: training curves, from the files that the runs keep, and what is gained against what is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from grace_core.errors import GraceError
+from grace_core.files import write_atomically
+from grace_core.training.callbacks import read_rows
+from grace_study.study import WAYS
+
+# key, title, whether it is of evaluations (else of training steps)
+PANELS = (
+    ("ndcg@10", "held-out nDCG@10, mean of greedy and sampled", True),
+    ("reward_spread", "spread of the reward within groups", False),
+    ("distinct", "distinct rationales, share", False),
+    ("rationale_tokens", "tokens of a rationale", False),
+    ("truncated", "cut off at the length limit, share", False),
+    ("entropy", "entropy of a token, nats", False),
+)
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito's, told apart by colour-blind readers
+
+
+def training_curves(runs: Path, ways: Sequence[str], out: Path) -> Path:
+    """Write the curves of all seeds of ``ways`` to ``out``, SVG or PNG. Raises GraceError if a way has no run or matplotlib is missing."""
+    found = {way: sorted(runs.glob(f"{way}-seed*/metrics.jsonl")) for way in ways}
+    if missing := [way for way, files in found.items() if not files]:
+        there = [way for way in WAYS if any(runs.glob(f"{way}-seed*"))]
+        raise GraceError(f"{runs} holds no run of {', '.join(missing)}; there are runs of {', '.join(there) or 'nothing'}")
+    if len(found) > len(COLOURS):
+        raise GraceError(f"got {len(found)} ways, at most {len(COLOURS)} are told apart in one figure; name fewer")
+    figure = _figure(11, 5.6)
+    axes = figure.subplots(2, 3).flat
+    for axis, (key, title, of_evaluations) in zip(axes, PANELS, strict=True):
+        for colour, (way, files) in zip(COLOURS, found.items(), strict=False):
+            for number, file in enumerate(files):
+                rows = [row for row in read_rows(file) if ("eval" in row) == of_evaluations]
+                points = [(row["step"], (row["eval"] if of_evaluations else row).get(key)) for row in rows]
+                points = [(step, value) for step, value in points if value is not None]
+                looks = {"color": colour, "linewidth": 1.3, "alpha": 0.85, "marker": "." if of_evaluations else None}
+                axis.plot(*zip(*points, strict=True), label=way if number == 0 else None, **looks)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("step", fontsize=9)
+    return _save(figure, out)
+
+
+def trade_off(made: dict, out: Path) -> Path:
+    """Write what ways of different weights gain in retrieval against what they lose, to ``out``; ``made`` is the report's ``trade_off``.
+
+    Joint ways of one KL are joined in the order of their weights. Raises GraceError if the base is missing, or matplotlib.
+    """
+    if "base" not in made:
+        raise GraceError("the trade-off is told against the base, which is not measured; run `grace demo study --way base`")
+    figure, base = _figure(10, 4.2), made["base"]
+    panels = (("perplexity", "perplexity on plain text, times the base's"), ("fact_accuracy", "fact accuracy, times the base's"))
+    for axis, (name, title) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
+        lines: dict = {}
+        for way, row in made.items():
+            decodings = [key for key in ("greedy", "sampled") if key in row] or ["text"]
+            point = row[name] / base[name], sum(row[key] for key in decodings) / len(decodings)
+            lines.setdefault(way if row["kl"] is None else f"KL {row['kl']:g}", []).append((*point, row["weight"]))
+        for colour, (label, points) in zip(COLOURS, lines.items(), strict=False):
+            xs, ys, weights = zip(*points, strict=True)
+            axis.plot(xs, ys, color=colour, marker="o", linewidth=1.3, label=label)
+            for x, y, weight in points if weights[0] is not None else ():
+                axis.annotate(f"w {weight:g}", (x, y), textcoords="offset points", xytext=(6, 3), fontsize=8)
+        axis.set_title(title, fontsize=10)
+        axis.margins(x=0.12)
+        if name == "perplexity":
+            axis.set_xscale("log")
+            axis.set_xticks(ticks := (1, 1.2, 1.5, 2, 3, 4, 5), [f"{tick:g}" for tick in ticks], minor=False)
+            axis.set_xticks([], minor=True)
+    figure.axes[0].set_ylabel("test nDCG@10, mean of greedy and sampled", fontsize=9)
+    return _save(figure, out)
+
+
+def _figure(width: float, height: float):
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise GraceError("figures need matplotlib: pip install -r requirements-dev.txt") from None
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _save(figure, out: Path) -> Path:
+    from matplotlib import rc_context
+
+    for axis in figure.axes:
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].legend(frameon=False, fontsize=9)
+    kind = out.suffix.lstrip(".") or "svg"
+    with rc_context({"svg.hashsalt": out.name}):  # the same ids, and so the same file, of the same figures
+        write_atomically(out, lambda path: figure.savefig(path, format=kind, dpi=130, metadata={"Date": None} if kind == "svg" else None))
+    return out

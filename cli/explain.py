@@ -1,116 +1,37 @@
-"""``grace explain``: one score of an index taken apart, set against another one, and put to the test."""
+"""``grace explain``: how it is typed; what it does stands in :mod:`grace_cli.explain_report`."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from grace_core.cache import RepresentationCache
-from grace_core.errors import GraceError
-from grace_core.explain import Difference, Explainer, Sentence, difference, listed
-from grace_core.index import GraceIndex
-from grace_core.pooling import PARTS, RATIONALE, TEXT, Pooling
-from grace_core.ranking import rank
+import typer
 
-SHOWN = 100  # characters of a sentence on a line
+from grace_cli.options import Device, Json, Model
+from grace_core.console import show
 
 
 def explain_command(
     folder: Path,
     query: str,
-    document_id: str,
-    model: str,
-    *,
-    text_only: bool = False,
-    versus: str | None = None,
-    against: str | None = None,
-    tokens: bool = False,
-    leave_one_out: bool = False,
-    with_rationale: str | None = None,
-    with_rationale_of: str | None = None,
-    with_text: str | None = None,
-    device: str | None = None,
-) -> tuple[dict, str]:
-    """Explain the score of a document for a query; returns the result, and the same as text. Options as for the command.
+    document: Annotated[str, typer.Argument(metavar="DOC_ID", help="A document's id, as `grace search` prints it.")],
+    model: Model,
+    text_only: Annotated[bool, typer.Option("--text-only", help="Explain the score of the texts alone.")] = False,
+    versus: Annotated[str | None, typer.Option(help="Another document's id: why does DOC_ID stand above it?")] = None,
+    against: Annotated[str | None, typer.Option(help="Another model with an index: what do the two see differently?")] = None,
+    tokens: Annotated[bool, typer.Option("--tokens", help="Add what every token contributes.")] = False,
+    leave_one_out: Annotated[bool, typer.Option("--leave-one-out", help="Encode again without each sentence in turn.")] = False,
+    with_rationale: Annotated[str | None, typer.Option(help="What if DOC_ID had this rationale? Empty for none.")] = None,
+    with_rationale_of: Annotated[str | None, typer.Option(help="What if it had that document's rationale?")] = None,
+    with_text: Annotated[str | None, typer.Option(help="What if it had this text?")] = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Why does a document have its score? Parts that add up to it, and what-ifs that test them (docs/explain.md)."""
+    from grace_cli.explain_report import explain_command as run
 
-    Raises GraceError for documents and models that the collection does not have, and for edits that cannot be encoded.
-    """
-    if with_rationale is not None and with_rationale_of is not None:
-        raise GraceError("--with-rationale and --with-rationale-of both replace the rationale; give one of them")
-    explainer = _open(folder, model, device)
-    pooling = Pooling.TEXT if text_only else explainer.index.default_pooling
-    row = explainer.row(document_id)
-    other = [] if versus is None else [explainer.row(versus)]
-    borrowed = None if with_rationale_of is None else explainer.rationale_ids[explainer.row(with_rationale_of)]
-    second_model = None if against is None else _open(folder, against, device)
-
-    why, *below = explainer.why(query, [row, *other], pooling=pooling)
-    asked, mean = explainer.query_vector(query, pooling), explainer.vectors(pooling).mean(axis=0)
-    above = list(zip(why.document.sentences, why.above_corpus(mean).sum(axis=0).tolist(), strict=True))
-    result = {
-        "query": query, "id": document_id, "model": explainer.index.model_name, "pooling": pooling.value,
-        "rank": rank(explainer.index.scores(asked, pooling=pooling), row),
-        "text_truncated": explainer.index.text_truncated[row],
-        **why.as_dict(tokens=tokens),
-        "above_corpus": {"score": why.score - float(mean @ asked), "sum": sum(value for _, value in above), "sentences": listed(above)},
-    }  # fmt: skip
-    title = explainer.index.collection.documents[document_id].title
-    cut = f"; text cut after {explainer.index.counts[row, TEXT]:,} tokens" if result["text_truncated"] else ""
-    lines = [
-        f"{document_id}  {title}: rank {result['rank']}, {result['model']}, {pooling.value}{cut}",
-        f"score {why.score:.6f}, sum of its parts {why.sum:.6f}, residual {why.residual:.1e}",
-        *_block_lines(why.blocks()),
-        "by the document's sentences, relative to the mean of the corpus:",
-        *_lines(above),
-    ]
-    if tokens:
-        lines += ["by the document's tokens: " + " ".join(f"{token['token']!r} {token['contribution']:+.4f}" for token in result["tokens"])]
-    if versus is not None:
-        made = difference(why, below[0])
-        result["versus"] = {"id": versus, **made.as_dict()}
-        lines += _difference_lines(f"{document_id} above {versus}", made)
-    if second_model is not None:
-        seen = second_model.why(query, [second_model.row(document_id)], pooling=Pooling.TEXT if text_only else None)
-        made = difference(why, seen[0])
-        result["against"] = {"model": second_model.index.model_name, **made.as_dict()}
-        lines += _difference_lines(f"{result['model']} less {second_model.index.model_name}", made)
-    if leave_one_out:
-        left = [pair for part in (TEXT, RATIONALE) for pair in explainer.leave_one_out(asked, row, part=part, pooling=pooling)]
-        result["leave_one_out"] = [
-            {"part": PARTS[sentence.part], "text": sentence.text, "score": score, "effect": why.score - score} for sentence, score in left
-        ]
-        lines += ["what the score loses without each sentence (encoded again):", *_lines([(s, why.score - score) for s, score in left])]
-    if with_text is not None or with_rationale is not None or borrowed is not None:
-        rationale = with_rationale if borrowed is None else borrowed
-        changed = explainer.what_if(asked, row, text=with_text, rationale=rationale, pooling=pooling)
-        result["what_if"] = changed.as_dict()
-        lines += [
-            f"what if (encoded again): score {changed.old_score:.6f} -> {changed.score:.6f}, rank {changed.old_rank} -> {changed.rank}"
-            f"{'; the text is cut to fit the prompt' if changed.text_truncated else ''}",
-            *([f"  now above {_few(changed.passed)}"] if changed.passed else []),
-            *([f"  now below {_few(changed.passed_by)}"] if changed.passed_by else []),
-        ]
-    return result, "\n".join(lines)
-
-
-def _open(folder: Path, model: str, device: str | None) -> Explainer:
-    index = GraceIndex.of_model(folder, model)
-    return Explainer(index, index.load_model(device=device, cache=RepresentationCache()))
-
-
-def _block_lines(blocks: dict[str, float]) -> list[str]:
-    return [f"  {value:+.4f}  {name}" for name, value in blocks.items()]
-
-
-def _lines(pairs: list[tuple[Sentence, float]]) -> list[str]:
-    return [f"  {value:+.4f}  {PARTS[sentence.part]:9s}  {' '.join(sentence.text.split())[:SHOWN]}" for sentence, value in pairs]
-
-
-def _difference_lines(title: str, made: Difference) -> list[str]:
-    lines = [f"{title}: {made.score:+.6f}, sum of its parts {made.sum:+.6f}, residual {made.residual:.1e}", *_block_lines(made.blocks)]
-    if made.query_sentences:
-        lines += ["  by the query's sentences:", *_lines(made.query_sentences)]
-    return lines
-
-
-def _few(ids: list[str]) -> str:
-    return ", ".join(ids[:10]) + (f" and {len(ids) - 10} more" if len(ids) > 10 else "")
+    result, text = run(
+        folder, query, document, model, text_only=text_only, versus=versus, against=against, tokens=tokens, leave_one_out=leave_one_out,
+        with_rationale=with_rationale, with_rationale_of=with_rationale_of, with_text=with_text, device=device,
+    )  # fmt: skip
+    show(result, as_json, text)

@@ -1,4 +1,4 @@
-"""``grace index``: what is asked of a collection that is there. Light to import; ``grace index build`` stands in :mod:`grace_cli.main`."""
+"""``grace index …``: how its commands are typed. What they do stands in :mod:`grace_cli.index_build`, so that this is light to import."""
 
 from __future__ import annotations
 
@@ -7,11 +7,73 @@ from typing import Annotated
 
 import typer
 
-from grace_cli.options import KINDS_HELP, Device, Json, Models
-from grace_core.console import show
+from grace_cli.loading import load
+from grace_cli.options import (
+    KINDS_HELP,
+    BatchSize,
+    Device,
+    Dtype,
+    Geometry,
+    Json,
+    Limit,
+    MaxNewTokens,
+    MaxPromptTokens,
+    Models,
+    NoCache,
+    Seed,
+    Temperature,
+    Template,
+)
+from grace_core.console import bar, show
 from grace_core.errors import GraceError
 
 index_app = typer.Typer(no_args_is_help=True, help="Build and check indexes.")
+
+
+@index_app.command("build")
+def index_build(
+    corpus: Annotated[str, typer.Argument(help="BEIR folder, JSONL, CSV, TSV, Parquet, text file, or a Hugging Face dataset id.")],
+    out: Annotated[Path, typer.Option("--out", help="The collection's folder, e.g. indexes/mine.")],
+    model: Models,
+    limit: Limit = None,
+    rationale: Annotated[bool, typer.Option(help="Without: embed the texts alone.")] = True,
+    batch_size: BatchSize = 64,
+    max_new_tokens: MaxNewTokens = None,
+    max_prompt_tokens: MaxPromptTokens = None,
+    temperature: Temperature = None,
+    seed: Seed = None,
+    template: Template = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    no_cache: NoCache = False,
+    id_column: Annotated[str | None, typer.Option(help="The column of ids, if it is not found by its name.")] = None,
+    title_column: Annotated[str | None, typer.Option(help="The column of titles.")] = None,
+    text_column: Annotated[str | None, typer.Option(help="The column of texts.")] = None,
+    faiss: Annotated[str | None, typer.Option(help="flat (exact; the default), hnsw (fast) or ivfpq (small); docs/scale.md.")] = None,
+    geometry: Geometry = None,
+    name: Annotated[str | None, typer.Option(help="The model's folder in the collection, if not the last part of its id.")] = None,
+    engine: Annotated[str, typer.Option(help="transformers, vllm, or ray (ray:vllm): Ray workers, one model each.")] = "transformers",
+    workers: Annotated[int, typer.Option(min=1, help="How many, with --engine ray.")] = 2,
+    as_json: Json = False,
+) -> None:
+    """Encode a corpus with one or more models. Run again after an interruption, it goes on where it stopped."""
+    from grace_cli.index_build import build_command
+    from grace_core.chat_templates import parse_arguments
+
+    arguments = parse_arguments(template)
+
+    def loader(name: str, chosen: str):
+        return load(
+            name, engine=chosen, device=device, dtype=dtype, no_cache=no_cache, max_new_tokens=max_new_tokens,
+            max_prompt_tokens=max_prompt_tokens, temperature=temperature, seed=seed, template=arguments,
+        )  # fmt: skip
+
+    result, text = build_command(
+        corpus, out, model, load=loader, bar=bar, limit=limit, columns={"id": id_column, "title": title_column, "text": text_column},
+        rationale=rationale, batch_size=batch_size, faiss=faiss, geometry=geometry, name=name, engine=engine, workers=workers,
+        device=device, dtype=dtype,
+    )  # fmt: skip
+    show(result, as_json, text)
 
 
 @index_app.command("faiss")

@@ -1,45 +1,35 @@
-"""``grace search``: the nearest documents of a query, and what of query and documents was cut."""
+"""``grace search``: how it is typed; what it does stands in :mod:`grace_cli.search_report`."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from grace_core.cache import RepresentationCache
-from grace_core.errors import GraceError
-from grace_core.index import GraceIndex, Hit
-from grace_core.model import GraceModel
-from grace_core.pooling import Pooling
-from grace_core.truncation import AGAIN, notes_on_cut_query, notes_on_cut_texts
+import typer
 
-SHOWN = 150  # characters of a rationale
+from grace_cli.options import Device, Engine, Json, Model, Where
+from grace_core.console import show, tell
 
 
 def search_command(
-    folder: Path, query: str, model: str, *, k: int, where: str | None, rationale: bool, input_type: str, device: str | None,
-    engine: str | None,
-) -> tuple[list[dict], str, list[str]]:  # fmt: skip
-    """The hits, the same as text, and what is to be told of texts that were cut. Raises GraceError for an empty query."""
-    if input_type not in ("query", "document"):
-        raise GraceError(f"--input-type must be query or document, got {input_type!r}")
-    index = GraceIndex.of_model(folder, model)
-    left = None if where is None else len(index.selections.of(where))  # before a model is loaded for nothing
-    loaded = index.load_model(device=device, engine=engine, cache=RepresentationCache())
-    pooling = index.default_pooling if rationale else Pooling.TEXT
-    made = loaded.represent([query], rationale=pooling is Pooling.FULL)
-    hits = index.hits(index.embed(made, pooling, role=input_type)[0], k, pooling=pooling, where=where)
-    lines = [f"query rationale: {made.rationales[0] or '(none)'}", *map(_line, hits)]
-    told = [] if left is None else [f"{left:,} of {len(index):,} documents satisfy the filter"]
-    return [hit.as_dict() for hit in hits], "\n".join(lines), [*told, *_notes(loaded, query, hits)]
+    folder: Path,
+    query: str,
+    model: Model,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many documents.")] = 10,
+    where: Where = None,
+    rationale: Annotated[bool, typer.Option(help="Without: compare the texts alone.")] = True,
+    input_type: Annotated[str, typer.Option(help="query, or document: to search with a text as if it stood in the collection.")] = "query",
+    device: Device = None,
+    engine: Engine = None,
+    as_json: Json = False,
+) -> None:
+    """Search a collection with a query; the model writes a rationale for it first."""
+    from grace_cli.search_report import search_command as run
 
-
-def _line(hit: Hit) -> str:
-    cut = f"  (text cut after {hit.text_tokens:,} tokens)" if hit.text_truncated else ""
-    return f"{hit.rank:3d}  {hit.score:.4f}  {hit.document.id}  {hit.document.title}{cut}\n     {hit.rationale[:SHOWN]}"
-
-
-def _notes(model: GraceModel, query: str, hits: list[Hit]) -> list[str]:
-    asked, cut = model.prompts.build(query), sum(hit.text_truncated for hit in hits)
-    return [
-        *notes_on_cut_query(asked.stop - asked.start, asked.left_out, model.settings),
-        *notes_on_cut_texts(cut, len(hits), model.settings, positions=model.positions, again=AGAIN, what="texts found"),
-    ]
+    hits, text, notes = run(
+        folder, query, model, k=k, where=where, rationale=rationale, input_type=input_type, device=device, engine=engine
+    )  # fmt: skip
+    lines = [f"note: {note}" for note in notes]
+    for line in lines if as_json else []:  # a list of hits has no place for them
+        tell(line)
+    show(hits, as_json, "\n".join([text, *lines]))

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from grace_cli.options import Json
+from grace_core.console import show
 
 
-def train_command(config: Path, overrides: list[str], *, resume: bool = False) -> tuple[dict, str]:
-    """Train as ``config`` says; returns the result (see :func:`grace_core.training.run.train`) and the same as one line of text.
-
-    Progress goes to stderr. Raises GraceError for a bad configuration before any model is loaded.
-    """
+def train_command(
+    config: Annotated[Path, typer.Argument(help="A YAML file, such as one of configs/.")],
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value over the file's, e.g. data.limit=100.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a model as a configuration says; the best one by held-out nDCG@10 lies in OUT/best."""
     from grace_core.training.config import load_config
 
-    checked = load_config(config, overrides)
+    checked = load_config(config, overrides or [])  # a bad one is told before anything heavy is imported
     from transformers.utils import logging
 
     from grace_core.training.run import train
@@ -21,4 +29,4 @@ def train_command(config: Path, overrides: list[str], *, resume: bool = False) -
     result = train(checked, resume=resume)
     best = result["best"]
     score = f", held-out nDCG@10 {best['ndcg@10']:.4f} at step {best['step']}" if best else ""
-    return result, f"{result['state']} after {result['steps']} steps{score}: {result['model']}"
+    show(result, as_json, f"{result['state']} after {result['steps']} steps{score}: {result['model']}")

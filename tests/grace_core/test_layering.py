@@ -53,7 +53,7 @@ grace_core: training.callbacks training.checkpoints training.data training.state
 grace_core: training.contrastive training.heldout training.reward
 grace_core: training.best_of_n training.policy
 grace_core: training.run
-grace_cli: explain index_build search
+grace_cli: explain_report index_build loading search_report
 grace_core: evaluation.report map_report
 grace_study: factbase
 grace_study: text
@@ -63,7 +63,7 @@ grace_study: study
 grace_study: figures report
 grace_study: tables
 grace_cli: eval_geometry eval_headroom eval_mteb eval_retention
-grace_cli: index map models serve train
+grace_cli: demo encode eval explain index map models search serve train
 grace_benchmarks: . rounds table
 grace_benchmarks: encode explain map memory search server start text train vllm
 grace_benchmarks: build filter

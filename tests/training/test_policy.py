@@ -309,9 +309,7 @@ def test_bad_input_is_refused_before_training(make_config, new_model, tmp_path):
     assert not any((tmp_path / name / "metrics.jsonl").exists() for name in "abc")
 
 
-def test_the_command(make_config, beir, tmp_path, capsys):
-    from grace_core.training.command import train_command
-
+def test_the_command(make_config, beir, tmp_path, grace):
     heldout = shutil.copytree(beir, tmp_path / "beir")
     with open(heldout / "qrels" / "dev.tsv", "a") as file:
         file.write("q6\tgone\t1\n")
@@ -321,10 +319,10 @@ def test_the_command(make_config, beir, tmp_path, capsys):
     config = make_config(tmp_path / "run", steps=1).model_dump() | {"out": str(tmp_path / "elsewhere")}
     config["evaluation"] |= {"path": str(heldout), "queries": 6}
     (tmp_path / "config.yaml").write_text(json.dumps(config))  # JSON is YAML
-    result, line = train_command(tmp_path / "config.yaml", [f"out={tmp_path / 'run'}", "evaluation.probes=1"])
-    assert result["model"] == str(tmp_path / "run" / "best")
+    status, line, err = grace("train", tmp_path / "config.yaml", "--set", f"out={tmp_path / 'run'}", "--set", "evaluation.probes=1")
+    assert status == 0
     assert line.startswith("finished after 1 steps, held-out nDCG@10 0.")
-    err = capsys.readouterr().err
+    assert line.strip().endswith(f": {tmp_path / 'run' / 'best'}")
     assert "step 1/1" in err
     assert f"note: {heldout}" in err
     assert "1 judgement of documents that the corpus lacks" in err

@@ -29,7 +29,7 @@ from grace_core.readers.documents import (
     guess_columns,
 )
 from grace_core.readers.files import lines, open_text, suffix_of, unknown_type
-from grace_core.readers.folders import MARKDOWN, file_rows, printable, text_files
+from grace_core.readers.folders import EXTRACTED, MARKDOWN, file_rows, printable, text_files
 from grace_core.readers.json_rows import is_jsonl, json_rows, jsonl_rows
 from grace_core.readers.judgements import query_columns, read_judgements
 from grace_core.readers.parquet import LONGEST_LIST, parquet_parts, parquet_rows, parts_rows
@@ -37,7 +37,7 @@ from grace_core.readers.parquet import LONGEST_LIST, parquet_parts, parquet_rows
 MAX_ID_CHARACTERS = 512
 HEAD_ROWS = 100  # rows whose columns are looked at to guess the mapping: JSON rows need not all have the same keys
 TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
-SUFFIXES = (*TABLES, ".parquet", ".txt", ".md")
+SUFFIXES = (*TABLES, ".parquet", ".txt", ".md", ".html", ".pdf")
 CORPUS_FILES = ("corpus.jsonl", "corpus.jsonl.gz", "corpus.parquet", "corpus.json", "corpus.csv", "corpus.tsv")  # the first that is there
 _COLLECTION_COLUMNS = (
     "_id",
@@ -179,8 +179,8 @@ def _table(source: str | Path, columns: dict[str, str] | None, split: str, notes
         return Table(str(path), "item", json_rows(path, notes))
     if suffix in (".csv", ".tsv"):
         return Table(str(path), "line", csv_rows(open_text(path, notes), "," if suffix == ".csv" else "\t", notes), header=True)
-    if suffix in MARKDOWN:
-        return Table(str(path), "file", file_rows(path.parent, [path], notes))
+    if suffix in (*MARKDOWN, *EXTRACTED):
+        return Table(str(path), "file", file_rows(path.parent, [path], notes, single=True))
     if suffix in (".txt", ".text"):
         file = open_text(path, notes)
         if delimiter := is_table(file):
@@ -204,7 +204,7 @@ def _folder_table(folder: Path, columns: dict[str, str] | None, notes: Notes) ->
         return Table(printable(folder), "file", file_rows(folder, files, notes))
     inside = ", ".join(printable(path.name) for path in there[:8]) or "nothing"
     remedy = "name the file that holds the documents" + "; put several together into one" * (len(tables) > 1)
-    what = "nor text, Markdown or Parquet files" if not files else "and its text files are about the others"
+    what = "nor text, Markdown, HTML, PDF or Parquet files" if not files else "and its text files are about the others"
     raise GraceError(
         f"{printable(folder)} is no folder of documents: it has neither corpus.jsonl nor corpus.parquet, {what} "
         f"(it holds {inside[:200]}): {remedy}"

@@ -23,7 +23,7 @@ _TEXT, _PLAIN, _CSV = "extract its text first", "save it as plain text (UTF-8)",
 _UNPACK, _EXPORT = "unpack it first", "export its rows as Parquet, CSV or JSONL"
 # what a file begins with, what it is, what to do
 _MAGIC: list[tuple[bytes, str, str]] = [
-    (b"%PDF-", "a PDF file", f"{_TEXT}, for example with pdftotext"),
+    (b"%PDF-", "a PDF file", "give it the ending .pdf"),
     (b"{\\rtf", "an RTF document", _PLAIN),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Office document", f"{_CSV} or as plain text (UTF-8)"),
     (b"\xfd7zXZ\0", "an xz file", _UNPACK), (b"\x28\xb5\x2f\xfd", "a zstd file", _UNPACK),
@@ -50,12 +50,12 @@ _PATTERNS = [
     (re.compile(rb"\0\0\0.ftyp", re.S), "a film or an image", _TEXT),
     (re.compile(rb"\x80[\x01-\x05]|\(?[dl]p[0-9]+\n|\(i?ccopy_reg\n|ccopy_reg\n"), "a pickle",
      "it may run code when it is opened, so it is never read: write it as Parquet, CSV or JSONL"),
-    (re.compile(rb"(\xef\xbb\xbf)?\s*(<!doctype html|<html[\s>]|<table[\s>])", re.I), "an HTML page", _TEXT),
+    (re.compile(rb"(\xef\xbb\xbf)?\s*(<!doctype html|<html[\s>]|<table[\s>])", re.I), "an HTML page", "give it the ending .html"),
     (re.compile(rb"(\xef\xbb\xbf)?<\?xml\s", re.I), "an XML file", _TEXT),
     (re.compile(rb".{257}ustar", re.S), "a tar archive", _UNPACK),
 ]  # fmt: skip
 _BY_SUFFIX = {
-    ".pdf": _TEXT, ".html": _TEXT, ".htm": _TEXT, ".xml": _TEXT, ".epub": _TEXT,
+    ".xml": _TEXT, ".epub": _TEXT, ".mhtml": "save it as an HTML page", ".mht": "save it as an HTML page",
     ".docx": _PLAIN, ".doc": _PLAIN, ".odt": _PLAIN, ".rtf": _PLAIN,
     ".xlsx": _CSV, ".xls": _CSV, ".ods": _CSV, ".zip": _UNPACK, ".tar": _UNPACK, ".tgz": _UNPACK, ".bz2": _UNPACK, ".xz": _UNPACK,
     ".zst": _UNPACK, ".7z": _UNPACK, ".rar": _UNPACK, ".db": _EXPORT, ".sqlite": _EXPORT, ".feather": _EXPORT, ".arrow": _EXPORT,

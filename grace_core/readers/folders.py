@@ -1,4 +1,4 @@
-"""A folder of text and Markdown files: one document a file."""
+"""A folder of text, Markdown, HTML and PDF files: one document a file."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ from pathlib import Path
 
 from grace_core.errors import GraceError
 from grace_core.readers.documents import MAX_LINE_BYTES, Notes, Row
-from grace_core.readers.files import lines, open_text, suffix_of
+from grace_core.readers.extraction import HTML, PDF, Extracted, Extractor, tell
+from grace_core.readers.files import HEAD_BYTES, lines, open_bytes, open_text, refuse_binary, suffix_of
 
 MARKDOWN = (".md", ".markdown")
-TEXTS = (".txt", ".text", *MARKDOWN)
+EXTRACTED = (*HTML, *PDF)
+TOLD = 20  # files that cannot be read, with the reason of each
+TEXTS = (".txt", ".text", *MARKDOWN, *EXTRACTED)
 _HEADING = re.compile(r" {0,3}#{1,6}[ \t]+(.*?)[ \t]*#*[ \t]*")
 _UNDERLINE = re.compile(r" {0,3}(=+|-+)[ \t]*")
+_MARKUP = re.compile(rb"(\xef\xbb\xbf)?\s*<[!?a-z]", re.IGNORECASE)
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 
 
 def text_files(folder: Path, notes: Notes) -> list[Path]:
-    """The text and Markdown files of a folder and the folders in it, by path; hidden ones are skipped, others are told."""
+    """The files with a text of a folder and the folders in it, by path; hidden ones are skipped, others are told."""
     found, others = [], Counter()
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -35,28 +39,60 @@ def text_files(folder: Path, notes: Notes) -> list[Path]:
                 others[suffix_of(path) or "no ending"] += 1
     if others:
         kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(others.items())[:12])
-        notes.add(f"{printable(folder)}: not read, since neither text nor Markdown: {kinds}")
+        notes.add(f"{printable(folder)}: not read, since neither text, Markdown, HTML nor PDF: {kinds}")
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 
-def file_rows(folder: Path, paths: list[Path], notes: Notes) -> Iterator[Row]:
-    """Rows with an id (the path from ``folder``), a title (the first Markdown heading, else the file's name) and a text."""
-    for path in paths:
-        name = path.relative_to(folder).as_posix()
-        content, size = io.StringIO(newline=""), 0
-        for _, line in lines(open_text(path, notes)):
-            content.write(line)
-            size += len(line)
-            if size > MAX_LINE_BYTES:
-                raise GraceError(f"{printable(path)}: longer than {MAX_LINE_BYTES:,} characters: split it into several files")
-        text = content.getvalue().replace("\r\n", "\n").replace("\r", "\n")
-        title = None
-        if suffix_of(path) in MARKDOWN:
-            title, text = heading(text)
-        yield (
-            printable(name),
-            {"id": name, "title": title or (path.stem if path.suffix != ".gz" else Path(path.stem).stem), "text": text},
-        )
+def file_rows(folder: Path, paths: list[Path], notes: Notes, *, single: bool = False) -> Iterator[Row]:
+    """Rows with an id (the path from ``folder``), a title (the file's own or its first heading, else its name) and a text.
+
+    Raises GraceError for text that cannot be read. HTML and PDF files that cannot are left out and told; a ``single`` one is refused.
+    """
+    with Extractor() as extractor:
+        failed: list[GraceError] = []
+        for path in paths:
+            title: str | None = None
+            if suffix_of(path) in EXTRACTED:
+                try:
+                    extracted = _extracted(extractor, path)
+                except GraceError as error:
+                    failed.append(error)
+                    if single or len(failed) == len(paths):
+                        raise
+                    if len(failed) <= TOLD:
+                        notes.add(f"left out: {printable(error)}")
+                    else:
+                        notes.count("other HTML and PDF files that cannot be read are left out", "file", printable(path))
+                    continue
+                tell(extracted, Path(printable(path)), notes)
+                title, text = extracted.title, extracted.text
+            else:
+                text = _read(path, notes)
+                if suffix_of(path) in MARKDOWN:
+                    title, text = heading(text)
+            name = path.relative_to(folder).as_posix()
+            title = title or (path.stem if path.suffix != ".gz" else Path(path.stem).stem)
+            yield printable(name), {"id": name, "title": title, "text": text}
+
+
+def _extracted(extractor: Extractor, path: Path) -> Extracted:
+    kind = "pdf" if suffix_of(path) in PDF else "html"
+    with open_bytes(path) as file:
+        head = file.read(HEAD_BYTES)
+    if not (head.lstrip()[:5] == b"%PDF-" if kind == "pdf" else _MARKUP.match(head)):
+        refuse_binary(path, head, "PDF" if kind == "pdf" else "HTML")
+    return extractor.extract(path, kind)
+
+
+def _read(path: Path, notes: Notes) -> str:
+    """The characters of a text file, with line feeds for all ends of lines."""
+    content, size = io.StringIO(newline=""), 0
+    for _, line in lines(open_text(path, notes)):
+        content.write(line)
+        size += len(line)
+        if size > MAX_LINE_BYTES:
+            raise GraceError(f"{printable(path)}: longer than {MAX_LINE_BYTES:,} characters: split it into several files")
+    return content.getvalue().replace("\r\n", "\n").replace("\r", "\n")
 
 
 def heading(text: str) -> tuple[str | None, str]:

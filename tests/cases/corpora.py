@@ -77,7 +77,7 @@ def csv_excel(case: Case) -> None:
 def folder_files(case: Case) -> None:
     with case.judge("docs") as say:
         run = case.build(case.folder / "docs", case.work / "x")
-        holds("\n".join(run.result()["notes"]), "1 .pdf")
+        holds("\n".join(run.result()["notes"]), "left out: ", "c.pdf is a damaged PDF file")
         wanted = [("a.txt", "a", "Rivers flow to the sea.\nThey carry silt."), ("b.md", "Metals", "Mercury is liquid.")]
         same([(name, title, text.strip()) for name, title, text in documents(case.work / "x")], wanted)
         say("a document a file; the PDF is told")
@@ -190,13 +190,17 @@ def parquet_nested(case: Case) -> None:
 
 
 def pdf(case: Case) -> None:
-    for name in ("two-hundred-pages.pdf", "renamed.txt"):
-        with case.judge(name) as say:
-            error = case.build(case.folder / name, case.work / "x").refusal()
-            holds(error, "a PDF file", "extract its text first")
-            lacks(error, "rename it")
-            check(not (case.work / "x").exists(), "a collection")
-            say(error)
+    with case.judge("two-hundred-pages.pdf") as say:
+        case.build(case.folder / "two-hundred-pages.pdf", case.work / "x").result()
+        ((name, _, text),) = documents(case.work / "x")
+        pages = text.split("\f")
+        same((name, len(pages), pages[99]), ("two-hundred-pages.pdf", 200, "Page 100 tells of river number 100 and its towns."))
+        say("200 pages, joined by form feeds")
+    with case.judge("renamed.txt") as say:
+        error = case.build(case.folder / "renamed.txt", case.work / "y").refusal()
+        holds(error, "is a PDF file, expected plain text: give it the ending .pdf")
+        check(not (case.work / "y").exists(), "a collection")
+        say(error)
 
 
 def tiny(case: Case) -> None:

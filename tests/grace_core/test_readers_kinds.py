@@ -42,7 +42,7 @@ def parquet() -> bytes:
 
 
 KINDS = {
-    "pdf": (b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n1 0 obj\n", "a PDF file", "extract its text first"),
+    "pdf": (b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n1 0 obj\n", "a PDF file", "give it the ending .pdf"),
     "xlsx": (zipped("[Content_Types].xml", "xl/workbook.xml"), "an Excel workbook", "save the sheet as 'CSV UTF-8'"),
     "docx": (zipped("[Content_Types].xml", "word/document.xml"), "a Word document", "save it as plain text (UTF-8)"),
     "odt": (zipped("mimetype", "content.xml"), "an OpenDocument file", "plain text"),
@@ -53,7 +53,7 @@ KINDS = {
     "tar": (tarred(), "a tar archive", "unpack it first"),
     "tar.gz": (gzip.compress(tarred()), "a tar archive", "unpack it first"),
     "gz.gz": (gzip.compress(gzip.compress(b"x")), "gzip within gzip", "unpack it first"),
-    "pdf.gz": (gzip.compress(b"%PDF-1.7\n"), "a PDF file", "extract its text first"),
+    "pdf.gz": (gzip.compress(b"%PDF-1.7\n"), "a PDF file", "give it the ending .pdf"),
     "xz": (b"\xfd7zXZ\0\0", "an xz file", "unpack it first"),
     "zst": (b"\x28\xb5\x2f\xfd\x04", "a zstd file", "unpack it first"),
     "bz2": (b"BZh91AY&SY\x00", "a bzip2 file", "unpack it first"),
@@ -68,7 +68,7 @@ KINDS = {
     "elf": (b"\x7fELF\x02\x01", "a program", "name a file that holds text"),
     "exe": (b"MZ\x90\0\x03\0\0\0", "a program", "name a file that holds text"),
     "npy": (b"\x93NUMPY\x01\0", "a NumPy array", "export its rows"),
-    "html": (b"\n<!DOCTYPE html>\n<html><p>x</html>", "an HTML page", "extract its text first"),
+    "html": (b"\n<!DOCTYPE html>\n<html><p>x</html>", "an HTML page", "give it the ending .html"),
     "xml": (b"\xef\xbb\xbf<?xml version='1.0'?><a/>", "an XML file", "extract its text first"),
 }  # fmt: skip
 
@@ -83,7 +83,7 @@ def test_what_is_no_text_is_called_by_its_name(tmp_path, kind, suffix):
 
 
 def test_endings_that_are_not_read(tmp_path):
-    for kind in ("pdf", "xlsx", "docx", "zip", "pickle"):
+    for kind in ("xlsx", "docx", "zip", "pickle"):
         assert "rename" not in fails(
             write(tmp_path / f"c.{kind}", KINDS[kind][0]), f"c.{kind} is {KINDS[kind][1]}", KINDS[kind][2]
         )
@@ -185,7 +185,9 @@ def test_a_folder_of_texts(tmp_path):
         ),
         Document("empty.txt", "empty", "", {}),
     ]
-    assert corpus.notes[0] == f"{tmp_path}: not read, since neither text nor Markdown: 2 .pdf, 1 no ending"
+    assert corpus.notes[0] == f"{tmp_path}: not read, since neither text, Markdown, HTML nor PDF: 1 no ending"
+    left = [note.split(" is a damaged")[0] for note in corpus.notes if "left out" in note]
+    assert left == [f"left out: {tmp_path / name}" for name in ("c.pdf", "d.pdf")]
     assert list(stream_corpus(tmp_path).documents) == corpus.documents
     assert preview(tmp_path).mapping == {"id": "id", "title": "title", "text": "text"}
     assert len(read_corpus(tmp_path, limit=2).documents) == 2
@@ -212,7 +214,7 @@ def test_a_folder_with_neither_says_what_it_holds(tmp_path):
         "it holds docs.jsonl",
         "name the file that holds the documents",
     )
-    fails(write(tmp_path / "x" / "c.pdf", "%PDF").parent, "it holds c.pdf")
+    fails(write(tmp_path / "x" / "c.docx", "x").parent, "it holds c.docx")
 
 
 def test_a_folder_of_parquet_parts(tmp_path):

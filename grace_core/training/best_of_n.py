@@ -119,7 +119,7 @@ class BestOfNTrainer(Trainer):
         self.order = batches(items, batch=config.batch, number=number, seed=config.seed, neighbours=config.data.neighbours)
         self.pad_id, self.end_ids = model.engine.pad_id, model.engine.end_ids
         self.end_id = self.tokenizer.eos_token_id if self.tokenizer.eos_token_id in self.end_ids else min(self.end_ids)
-        settings = config.model_dump(exclude=ELSEWHERE)
+        settings = config.model_dump(exclude=ELSEWHERE, exclude_defaults=True)
         self.digest = hashlib.sha256(json.dumps([model.fingerprint, settings], sort_keys=True).encode()).hexdigest()
         self._round: tuple[int, list[Kept]] | None = None
         self._figures: dict[str, float] = {}
@@ -243,7 +243,10 @@ class BestOfNTrainer(Trainer):
             rewards = [float(scored.rewards[row]) for row in group]
             finished = [not rollouts[row].truncated for row in group]
             best.append(max(rewards))
-            found = choose(rewards, [new[row] or 0.0 for row in group], finished, [stops[row] for row in group], config.best_of_n)
+            found = choose(
+                rewards, [new[row] or 0.0 for row in group], finished, [stops[row] for row in group], config.best_of_n,
+                novelty_weight=config.novelty_weight,
+            )  # fmt: skip
             if found is not None:
                 ids = rollouts[group[found]].ids[: stops[group[found]]]
                 kept.append({

@@ -20,13 +20,14 @@ SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s|\Z)|[。！？]")
 
 
 def choose(
-    rewards: Sequence[float], novelties: Sequence[float], finished: Sequence[bool], stops: Sequence[int], rule: BestOfN
+    rewards: Sequence[float], novelties: Sequence[float], finished: Sequence[bool], stops: Sequence[int], rule: BestOfN,
+    *, novelty_weight: float = 0.0,
 ) -> int | None:  # fmt: skip
     """The number of the rationale that is kept, the first of equals; None for none. ``stops`` are the tokens that each would keep."""
     usable = [i for i in range(len(rewards)) if stops[i] and novelties[i] >= rule.min_novelty]
     ended = [i for i in usable if finished[i]]
     pool = ended or (usable if rule.unfinished == "cut" else [])
-    return max(pool, key=lambda i: rewards[i] + rule.novelty_weight * novelties[i], default=None)
+    return max(pool, key=lambda i: rewards[i] + novelty_weight * novelties[i], default=None)
 
 
 def whole_sentences(pieces: Sequence[str]) -> int:

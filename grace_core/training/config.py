@@ -97,7 +97,6 @@ class BestOfN(Section):
     passes: Positive = 1  # over what a round kept
     # of a text none of whose rationales ended: the best up to its last whole sentence, or none
     unfinished: Literal["cut", "drop"] = "cut"
-    novelty_weight: Annotated[float, Field(ge=0)] = 0.0  # of a rationale's novelty, beside its reward, in the choice
     min_novelty: Share = 0.0  # a rationale with less is not kept
 
 
@@ -130,6 +129,8 @@ class TrainConfig(Section):
     without: list[str] = []  # ablation: reward terms that are logged but do not count
     rank_truncated_last: bool = True  # symmetric and joint; the reference has its flat -1
     truncation_penalty: Annotated[float, Field(ge=0)] = 0.0  # off the reward of a cut-off rollout, if they do not rank last
+    # of a rationale's novelty (the share of its content words that its text lacks) beside its reward; best_of_n chooses by the sum
+    novelty_weight: Annotated[float, Field(ge=0)] = 0.0
     share_negatives: bool = False  # a negative is sampled once, and not as often as what is trained
     contrastive_weight: Annotated[float, Field(ge=0)] = 0.3  # joint only
     contrastive_temperature: Temperature = 0.05  # joint, cl and simcse
@@ -182,6 +183,8 @@ class TrainConfig(Section):
             raise ValueError(f"objective reference has no KL term, got beta {self.beta}; set beta: 0")
         if self.objective == "reference" and self.method == "grace" and self.geometry != "raw":
             raise ValueError(f"objective reference is rewarded by raw cosines, as published, got geometry {self.geometry}; set it to raw")
+        if self.novelty_weight and self.objective == "reference":
+            raise ValueError(f"objective reference is rewarded as published, got novelty_weight {self.novelty_weight}; set it to 0")
         if self.truncation_penalty and self.rank_truncated_last:
             raise ValueError("truncation_penalty is for rollouts that do not rank last; set rank_truncated_last: false")
         if self.retain_weight and not self.beta:

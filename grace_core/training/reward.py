@@ -52,8 +52,11 @@ def text_roles(rows: Tensor, layout: Layout) -> Tensor:
     return torch.where(role == query, calibrated.QUERY, calibrated.DOCUMENT)
 
 
-def score(embeddings: Tensor, truncated: Tensor, *, layout: Layout, config: TrainConfig) -> Scored:
-    """Rewards of a whole batch from embeddings ``(n, d)`` and cut-off marks ``(n,)`` in the order of ``layout``."""
+def score(embeddings: Tensor, truncated: Tensor, *, layout: Layout, config: TrainConfig, bonus: Tensor | None = None) -> Scored:
+    """Rewards of a whole batch from embeddings ``(n, d)`` and cut-off marks ``(n,)`` in the order of ``layout``.
+
+    A ``bonus`` ``(n,)`` is added to the rewards, before cut-off rollouts are ranked last.
+    """
     z, cut = layout.by_role(embeddings), layout.by_role(truncated)
     if config.share_negatives and NEGATIVE in z:
         z[NEGATIVE] = z[NEGATIVE][:, :1]
@@ -76,6 +79,9 @@ def score(embeddings: Tensor, truncated: Tensor, *, layout: Layout, config: Trai
         terms = rewards.symmetric_terms_unsupervised(z[POSITIVE], temperature=config.reward_temperature)
         earned = {POSITIVE: terms["text"]}
         partners = {POSITIVE: rewards.group_mean(z[POSITIVE])}
+    if bonus is not None:
+        added = layout.by_role(bonus)
+        earned = {role: values + added[role] for role, values in earned.items()}
     if config.objective != "reference" and config.rank_truncated_last:
         earned = {role: rewards.rank_truncated_last(values, cut[role]) for role, values in earned.items()}
     elif config.truncation_penalty:
@@ -133,11 +139,12 @@ class GraceReward:
         if self.calibration is not None:
             self.calibration.update(*pooled, text_roles(rows, self.layout))
         z = vectors(pooled, rows, layout=self.layout, calibration=self.calibration)
-        self.last = score(z, numbers[:, 0].bool(), layout=self.layout, config=self.config)
-        for name, value in measures(self.last, numbers[:, 1], numbers[:, 2], layout=self.layout).items():
-            log_metric(name, value)
         new = [novelty(text, words) for text, words in zip(prompts, completions, strict=True)]
         shares = gather(torch.tensor([[value or 0.0, value is not None] for value in new], dtype=torch.float32, device=device))
+        bonus = self.config.novelty_weight * shares[:, 0] if self.config.novelty_weight else None
+        self.last = score(z, numbers[:, 0].bool(), layout=self.layout, config=self.config, bonus=bonus)
+        for name, value in measures(self.last, numbers[:, 1], numbers[:, 2], layout=self.layout).items():
+            log_metric(name, value)
         log_metric("novelty", float(shares[:, 0].sum() / shares[:, 1].sum().clamp(min=1)))
         begin = self.trainer.accelerator.process_index * len(rollouts)
         return self.last.rewards[begin : begin + len(rollouts)].tolist()

@@ -54,8 +54,6 @@ def trainer_for(config, out):
         ([5, 1], [0, 0], [0, 0], [0, 4], {}, 1),  # no whole sentence
         ([5, 1], [0, 0], [0, 0], [0, 0], {}, None),
         ([5, 1], [0, 0], [0, 0], [3, 4], {"unfinished": "drop"}, None),
-        ([1.0, 0.9], [0.0, 0.5], [1, 1], [4, 4], {"novelty_weight": 1.0}, 1),
-        ([1.0, 0.9], [0.0, 0.5], [1, 1], [4, 4], {"novelty_weight": 0.1}, 0),
         ([1.0, 0.9], [0.2, 0.5], [1, 1], [4, 4], {"min_novelty": 0.3}, 1),
         ([1.0, 0.9], [0.2, 0.5], [1, 0], [4, 4], {"min_novelty": 0.3}, 1),  # of those that are new enough none ended
         ([1.0, 0.9], [0.2, 0.1], [1, 1], [4, 4], {"min_novelty": 0.3}, None),
@@ -63,6 +61,11 @@ def trainer_for(config, out):
 )
 def test_which_rationale_is_kept(rewards, novelties, finished, stops, rule, expected):
     assert choose(rewards, novelties, finished, stops, BestOfN(**rule)) == expected
+
+
+def test_novelty_counts_in_the_choice_as_it_is_weighted():
+    options = [1.0, 0.9], [0.0, 0.5], [True, True], [4, 4], BestOfN()
+    assert [choose(*options, novelty_weight=weight) for weight in (0.0, 0.1, 1.0)] == [0, 0, 1]
 
 
 @pytest.mark.parametrize(

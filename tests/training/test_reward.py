@@ -105,3 +105,20 @@ def test_ranking_cut_off_rollouts_last_can_be_left_out(make_config, tmp_path):
 def test_terms_that_do_not_exist_or_leave_nothing_are_refused(make_config, tmp_path, without):
     with pytest.raises(ValueError, match="without names"):
         make_config(tmp_path, without=without)
+
+
+def test_a_bonus_is_added_and_a_cut_off_rollout_still_ranks_last(make_config, tmp_path):
+    config = make_config(tmp_path)
+    layout = Layout.of(config)
+    z, cut = batch(layout)
+    torch.manual_seed(2)
+    bonus = 3 * torch.rand(len(z))
+    plain, more = (layout.by_role(score(z, cut, layout=layout, config=config, bonus=b).rewards) for b in (None, bonus))
+    marks, added = layout.by_role(cut), layout.by_role(bonus)
+    for role in layout.trained:
+        kept = ~marks[role]
+        torch.testing.assert_close(more[role][kept], (plain[role] + added[role])[kept])
+        for group, mark in zip(more[role], marks[role], strict=True):
+            if mark.any() and not mark.all():
+                assert group[mark].max() < group[~mark].min()
+    assert more["negative"].abs().max() == 0

@@ -218,6 +218,21 @@ class Geometry:
                 made[mine] = self._apply(part, states[mine] - self._mean(role, part)) * (factors[0, part] / counts[0, part])
         return made
 
+    def groups(
+        self, sums: np.ndarray, counts: np.ndarray, owners: np.ndarray, part: int, texts: Sums,
+        pooling: Pooling = Pooling.FULL, role: str = Role.DOCUMENT,
+    ) -> np.ndarray:  # fmt: skip
+        """What groups of one part's states add to the unit vectors of their texts: ``(g, d)`` fp64.
+
+        ``sums`` ``(g, d)`` and ``counts`` ``(g,)`` are of each group's states, ``owners`` ``(g,)`` the rows of their texts in ``texts``.
+        """
+        factors, _ = self._factors(*texts, pooling, role)
+        share = factors[owners, part][:, None]
+        if self.is_raw:
+            return sums.astype(np.float64) * share
+        whole = np.maximum(texts[1][owners, part], 1)[:, None]
+        return self._apply(part, (sums.astype(np.float64) - counts[:, None] * self._mean(role, part)) * (share / whole))
+
     def save(self, folder: Path) -> str:
         """Write the arrays to ``folder`` under a name that holds their hash, and return it; an older file stays beside it."""
         from safetensors.numpy import save

@@ -17,7 +17,7 @@ BACKBONES = ("qwen2.5-1.5b", "llama-3.2-3b", "qwen2.5-3b", "qwen3-4b")
 
 def test_all_recipes_load(root):
     names = {path.stem for path in shipped(root)}
-    assert {"smollm2-grace", "smollm2-cl"} <= names
+    assert {"smollm2-grace", "smollm2-cl", "smollm2-best-of-n", "smollm2-grace-after-best-of-n"} <= names
     assert {f"{backbone}-{mode}" for backbone in BACKBONES for mode in ("supervised", "unsupervised")} <= names
     assert {"demo-grace", "demo-grace-joint", "demo-grace-unsup", "demo-reference", "demo-cl", "demo-simcse"} <= names
     for path in shipped(root):

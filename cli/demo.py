@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from grace_cli.loading import load
-from grace_cli.options import Json, Model
+from grace_cli.options import Device, Dtype, Json, MaxNewTokens, Model
 from grace_core.console import show, tell
 from grace_core.errors import GraceError
 
@@ -91,6 +91,34 @@ def demo_study(
     if trade_off:
         figures.trade_off(made["trade_off"], trade_off)
     show(made, as_json, tables.markdown(made))
+
+
+@demo_app.command("real")
+def demo_real(
+    data: Annotated[list[Path] | None, typer.Argument(help="Collections: BEIR folders. Their test splits are measured on.")] = None,
+    way: Annotated[list[str] | None, typer.Option("--way", help="NAME=MODEL, or bm25; repeatable. NAME-seed1 is a seed of NAME.")] = None,
+    out: Annotated[Path, typer.Option(help="Where results are kept; what is there is not done again.")] = Path("runs/real"),
+    queries: Annotated[int, typer.Option(min=2, help="Of each collection, at most so many.")] = 48,
+    documents: Annotated[int, typer.Option(min=10, help="Their relevant documents, and others up to so many.")] = 160,
+    trained_on: Annotated[list[str] | None, typer.Option(help="A collection that a way was trained on; repeatable.")] = None,
+    against: Annotated[str | None, typer.Option(help='What differences are from, as "WAY: COLUMN".')] = None,
+    max_new_tokens: MaxNewTokens = 32,
+    dtype: Dtype = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Measure models on real collections, with and without rationale and BM25, and print the table of all that is kept."""
+    from grace_study import real
+
+    for given in way or ():
+        name, _, model = given.partition("=")
+        real.run(
+            name, lambda model=model: load(model, dtype=dtype, device=device, max_new_tokens=max_new_tokens), data or [], out,
+            queries=queries, documents=documents, report=tell,
+        )  # fmt: skip
+    pair = tuple(part.strip() for part in against.split(":", 1)) if against else None
+    result = real.table(real.Measured.read(out), trained_on=trained_on or (), against=pair)
+    show(result, as_json, real.markdown(result))
 
 
 @demo_app.command("index")

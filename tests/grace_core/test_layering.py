@@ -55,7 +55,7 @@ grace_core: training.best_of_n training.policy
 grace_core: training.run
 grace_cli: explain_report index_build loading search_report
 grace_core: evaluation.report map_report
-grace_study: factbase
+grace_study: factbase real
 grace_study: text
 grace_study: corpus
 grace_study: abilities check pretrain probes ship

@@ -1,0 +1,216 @@
+"""Real collections: ways to rank, measured alike, and what sets one apart from another.
+
+A *way* is a model (its name or folder), or BM25. Of each collection's test split a fixed sample of queries and documents is drawn
+(:meth:`Judged.sample`). Texts and greedy rationales are encoded once; from the part sums come the columns, nDCG@10 of every query:
+
+    text raw, rationale raw                  the published geometry, one mean
+    text calibrated, rationale calibrated    the geometry that serves (:mod:`grace_core.geometry`), fitted to the sample's documents
+    … + bm25                                 the sum of both scores, each standardised over the documents, by query
+
+A measured way is one file a collection, so that a run that is stopped goes on where it was; figures are made from whatever is there. A way
+with several seeds is several folders ``NAME-seedN``. Intervals: 95 %, percentile bootstrap that draws seeds, collections and, in each,
+queries anew; a difference is paired by query.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from grace_core.errors import GraceError
+from grace_core.evaluation.retrieval import RESAMPLES, Judged, per_query
+from grace_core.files import read_json, write_json
+from grace_core.geometry import RAW, Geometry, Role, fit
+from grace_core.model import GraceModel, Representations
+from grace_core.pooling import Pooling
+from grace_core.ranking import order
+from grace_core.readers import read_corpus
+from grace_core.sources import DEMO_CORPUS_DIR
+from grace_core.training.reward import novelty
+
+QUERIES, DOCUMENTS = 48, 160
+LEXICAL = "bm25"
+WITH = " + bm25"
+COLUMNS = ("text raw", "rationale raw", "text calibrated", "rationale calibrated")
+
+
+def ndcg(judged: Judged, scores: np.ndarray) -> np.ndarray:
+    """nDCG@10 ``(m,)`` of scores ``(m, n)`` of the documents, ties in their order."""
+    ids = list(judged.documents)
+    rankings = {query: [ids[row] for row in order(row_scores, 10)] for query, row_scores in zip(judged.queries, scores, strict=True)}
+    return per_query(rankings, judged.qrels)["ndcg@10"]
+
+
+def standardised(scores: np.ndarray) -> np.ndarray:
+    """Scores ``(m, n)`` with mean 0 and deviation 1 over each query's documents; a query whose scores are all equal gets zeros."""
+    deviation = scores.std(axis=1, keepdims=True)
+    return (scores - scores.mean(axis=1, keepdims=True)) / np.where(deviation > 0, deviation, 1)
+
+
+def lexical_scores(judged: Judged) -> np.ndarray:
+    """BM25 scores ``(m, n)`` of all documents (bm25s, its English stop words)."""
+    import bm25s
+
+    retriever = bm25s.BM25()
+    retriever.index(bm25s.tokenize(list(judged.documents.values()), show_progress=False), show_progress=False)
+    words = bm25s.tokenize(list(judged.queries.values()), return_ids=False, show_progress=False)
+    return np.stack([retriever.get_scores(one) if one else np.zeros(len(judged.documents)) for one in words])
+
+
+def measure(model: GraceModel, judged: Judged, *, batch_size: int = 64, progress: bool = False) -> dict:
+    """nDCG@10 of every query by column, with what the rationales are like."""
+    options = {"batch_size": batch_size, "progress": progress}
+    documents = model.represent(list(judged.documents.values()), **options)
+    queries = model.represent(list(judged.queries.values()), **options)
+    calibrated = fit("calibrated", (documents.sums, documents.counts), model=model.statistics)
+    lexical = standardised(lexical_scores(judged))
+    columns = {}
+    for name, geometry in (("raw", RAW), ("calibrated", calibrated)):
+        for pooling in Pooling:
+            scores = _scores(geometry, pooling, queries, documents)
+            column = f"{'text' if pooling is Pooling.TEXT else 'rationale'} {name}"
+            columns[column] = ndcg(judged, scores).tolist()
+            columns[column + WITH] = ndcg(judged, standardised(scores) + lexical).tolist()
+    return {
+        "queries": list(judged.queries), "documents": len(judged.documents), "columns": columns,
+        "rationales": {
+            side: {
+                "tokens": float(made.counts[:, 2].mean()), "truncated": float(np.mean(made.truncated)),
+                "novelty": _mean([novelty(text, one) for text, one in zip(texts.values(), made.rationales, strict=True)]),
+            }
+            for side, made, texts in (("queries", queries, judged.queries), ("documents", documents, judged.documents))
+        },
+        "examples": [[text, rationale] for text, rationale in zip(list(judged.queries.values())[:8], queries.rationales, strict=False)],
+    }  # fmt: skip
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    there = [value for value in values if value is not None]
+    return float(np.mean(there)) if there else None
+
+
+def _scores(geometry: Geometry, pooling: Pooling, queries: Representations, documents: Representations) -> np.ndarray:
+    asked = geometry.vectors(queries.sums, queries.counts, pooling, Role.QUERY)
+    return asked @ geometry.vectors(documents.sums, documents.counts, pooling).T
+
+
+def run(
+    way: str, load: Callable[[], GraceModel], data: Sequence[Path], out: Path, *, split: str = "test", queries: int = QUERIES,
+    documents: int = DOCUMENTS, report: Callable[[str], None] = lambda line: None,
+) -> None:  # fmt: skip
+    """Measure ``way`` on those collections that it has no file of yet in ``out``; ``load`` is called once, if at all."""
+    model = None
+    for folder in data:
+        name = "demo" if folder == DEMO_CORPUS_DIR else folder.name
+        file = out / way / f"{name}.json"
+        if file.exists():
+            continue
+        corpus = read_corpus(str(folder))
+        judged = Judged.sample(corpus, split=_split(corpus, split), queries=queries, documents=documents)
+        if way == LEXICAL:
+            result = {"queries": list(judged.queries), "columns": {LEXICAL: ndcg(judged, lexical_scores(judged)).tolist()}}
+        else:
+            model = model or load()
+            result = measure(model, judged)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, result)
+        report(f"{way} {name}: " + ", ".join(f"{name} {np.mean(values):.3f}" for name, values in result["columns"].items()))
+
+
+def _split(corpus, split: str) -> str | None:
+    """The split, or all queries where the collection has none: it is for testing only, then."""
+    return split if split in set(corpus.judgements.splits.values()) else None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """nDCG@10 of ways: ``values[way][seed][collection][column]`` is an array ``(m,)``, equal queries in equal places."""
+
+    values: dict[str, list[dict[str, dict[str, np.ndarray]]]]
+
+    @classmethod
+    def read(cls, folder: Path) -> Measured:
+        """All ways in ``folder``. Raises GraceError for none, and for ways that were measured on other queries."""
+        values: dict[str, list] = {}
+        asked: dict[str, tuple[Path, list[str]]] = {}
+        for way in sorted(path for path in folder.glob("*") if path.is_dir()):
+            found = {}
+            for file in sorted(way.glob("*.json")):
+                result = read_json(file)
+                first, names = asked.setdefault(file.stem, (file, result["queries"]))
+                if names != result["queries"]:
+                    raise GraceError(f"{file} has other queries than {first}: measure both with the same sizes of samples")
+                found[file.stem] = {name: np.array(column) for name, column in result["columns"].items()}
+            if found:
+                values.setdefault(re.sub(r"-seed\d+$", "", way.name), []).append(found)
+        if not values:
+            raise GraceError(f"{folder} holds nothing that was measured")
+        return cls(values)
+
+    def of(self, way: str, column: str, collections: Sequence[str]) -> list[np.ndarray]:
+        """``(seeds, m)`` of each collection."""
+        return [np.stack([seed[name][column] for seed in self.values[way]]) for name in collections]
+
+
+def interval(values: list[np.ndarray], *, seed: int = 0, resamples: int = RESAMPLES, collections: bool = True) -> dict:
+    """Mean over collections of means ``(seeds, m)``, with a bootstrap over seeds, collections (or not these) and queries."""
+    rng = np.random.default_rng(seed)
+    draws = np.zeros(resamples)
+    for i in range(resamples):
+        picked = rng.integers(0, len(values), len(values)) if collections else range(len(values))
+        seeds = rng.integers(0, values[0].shape[0], values[0].shape[0])
+        draws[i] = np.mean([values[j][seeds][:, rng.integers(0, values[j].shape[1], values[j].shape[1])].mean() for j in picked])
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return {"mean": float(np.mean([one.mean() for one in values])), "ci95": [float(low), float(high)]}
+
+
+def difference(measured: Measured, a: tuple[str, str], b: tuple[str, str], names: Sequence[str], **options) -> dict:
+    """a − b, each (way, column), paired by query; a way with one seed stands against every seed of the other."""
+    one, other = measured.of(*a, names), measured.of(*b, names)
+    return interval([x - (y if len(x) == len(y) else y.mean(axis=0)) for x, y in zip(one, other, strict=True)], **options)
+
+
+def table(measured: Measured, *, trained_on: Sequence[str] = (), against: tuple[str, str] | None = None) -> dict:
+    """Means of every way and column by collection, over those that were trained on and over the others, and differences from ``against``.
+
+    Only collections that every way was measured on count.
+    """
+    there = [set(seed) for seeds in measured.values.values() for seed in seeds]
+    names = sorted(set.intersection(*there))
+    groups = {"all": names, "trained on": [n for n in names if n in trained_on], "unseen": [n for n in names if n not in trained_on]}
+    result: dict = {"collections": names, "columns": {}, "differences": {}}
+    for way, seeds in measured.values.items():
+        for column in dict.fromkeys(name for seed in seeds for one in seed.values() for name in one):
+            key = way if column == way else f"{way} {column}"
+            result["columns"][key] = {"seeds": len(seeds)} | {
+                name: float(np.mean([seed[name][column].mean() for seed in seeds])) for name in names
+            }  # fmt: skip
+            for group, members in groups.items():
+                if members:
+                    result["columns"][key][group] = interval(measured.of(way, column, members))
+                    if against and (way, column) != against:
+                        apart = difference(measured, (way, column), against, members)
+                        result["differences"].setdefault(key, {})[group] = apart
+    return result
+
+
+def markdown(result: dict) -> str:
+    """The table as Markdown: a row a way and column."""
+    groups = [name for name in ("all", "trained on", "unseen") if any(name in row for row in result["columns"].values())]
+    lines = [f"| | {' | '.join([*result['collections'], *groups])} |", "|---" * (1 + len(result["collections"]) + len(groups)) + "|"]
+    for key, row in result["columns"].items():
+        means = [f"{row[name]:.3f}" for name in result["collections"]]
+        lines.append(f"| {key} | {' | '.join([*means, *(_with_interval(row[group]) for group in groups)])} |")
+    if result["differences"]:
+        lines += ["", f"| difference | {' | '.join(groups)} |", "|---" * (1 + len(groups)) + "|"]
+        for key, row in result["differences"].items():
+            lines.append(f"| {key} | {' | '.join(_with_interval(row[group], sign='+') for group in groups)} |")
+    return "\n".join(lines)
+
+
+def _with_interval(value: dict, sign: str = "") -> str:
+    return f"{value['mean']:{sign}.3f} [{value['ci95'][0]:{sign}.3f}, {value['ci95'][1]:{sign}.3f}]"

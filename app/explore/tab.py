@@ -300,7 +300,10 @@ def open_page(tab: ExploreTab, request: gr.Request) -> list:
         return [*tab.show_collection(None, "" if isinstance(error, GraceError) else message_of(error)), NOTHING]
     if problems or not view.query:
         shown = tab.show_collection(view.collection, "; ".join(problems))
-        return [*tab.show_controls(view), *shown[len(tab.controls) :], NOTHING]
+        controls = tab.show_controls(view)
+        if not view.query:
+            controls[tab.controls.index(tab.query)] = gr.skip()  # somebody may have typed one while the page was loading
+        return [*controls, *shown[len(tab.controls) :], NOTHING]
     return tab.show_asked(view)
 
 

@@ -54,6 +54,16 @@ def test_an_empty_page_says_what_to_do_and_compares_two_models(page, url):
     assert urlsplit(page.url).query == ""
 
 
+def test_what_is_typed_while_the_page_loads_stays(page, url):
+    page.goto(url, wait_until="commit")
+    page.fill("#g-query textarea", "snow and ice")
+    expect(page.locator(".g-example").first).to_be_visible()
+    expect(page.locator("#g-query textarea")).to_have_value("snow and ice")
+    page.press("#g-query textarea", "Enter")
+    expect(page.locator(DONE)).to_be_visible()
+    assert address(page)["q"] == page.input_value("#g-query textarea") == "snow and ice"
+
+
 def test_a_typed_query_fills_both_columns(explore):
     query = "music and wine in the valley"
     ask(explore, query)

@@ -18,11 +18,11 @@ from grace_core import ann
 from grace_core import geometry as geometries
 from grace_core.collection import Collection
 from grace_core.errors import GraceError
-from grace_core.files import sha256, write_atomically, write_json
+from grace_core.files import link, sha256, write_atomically, write_json
 from grace_core.geometry import Geometry, Statistics
 from grace_core.model import GraceModel, Representations
-from grace_core.pooling import Pooling
-from grace_core.shards import Work
+from grace_core.pooling import RATIONALE, Pooling
+from grace_core.shards import Known, Work
 from grace_core.tensors import PooledVectors, map_tensors
 
 SCHEMA = 1
@@ -62,22 +62,91 @@ def write_index(
     engine: str,
     progress: Callable[[int, int], None],
     should_stop: Callable[[], bool],
+    known: Known | None = None,
+    happened: dict | None = None,
 ) -> None:
-    """Write an index to ``folder``, its manifest last; ``wanted`` is what :func:`identity` says. Raises BuildStopped and GraceError."""
+    """Write an index to ``folder``, its manifest last; ``wanted`` is what :func:`identity` says.
+
+    What is ``known`` is not encoded; FAISS kind, geometry and its queries follow it where none are given, and its history goes on with
+    what ``happened``. Raises BuildStopped and GraceError.
+    """
     made_by = {"engine": engine}  # an index has one; another may be searched with
-    work = Work(collection, folder, wanted | made_by, shard=shard)
+    work = Work(collection, folder, wanted | made_by, shard=shard, known=known)
+    encoded = len(work.rows) - int((work.source >= 0).sum())
     counts, seconds = _encode_all(work, model, wanted["rationale"], encode, progress, should_stop)
     about = {"model_id": model.source, "counts": counts, "seconds": seconds, "prompt": model.prompts.described}
     if model.statistics is not None:
         model.statistics.save(folder / STATISTICS)
-    kind = geometry or model.default_geometry(counts["encoded"])
-    try:
-        write_faiss(folder, with_geometry(folder, wanted | made_by | about, kind), faiss or "flat")
-    except GraceError as error:
-        if geometry is not None or kind == "raw":
-            raise
-        warnings.warn(f"{folder} has the geometry raw, since {kind} is not possible: {error}", stacklevel=3)
-        write_faiss(folder, with_geometry(folder, wanted | made_by | about, "raw"), faiss or "flat")
+    kind, weight = geometry or model.default_geometry(counts["encoded"]), None
+    if known is not None:
+        about |= _history(known, happened, {"encoded": encoded, "seconds": seconds})
+        kind, weight = _geometry_of(known, geometry)
+        faiss = faiss or _wish(known, "faiss", "flat")
+        _take_over(known, folder, [QUERIES])
+    _write_rest(folder, wanted | made_by | about, kind, faiss or "flat", weight=weight, strict=geometry is not None)
+
+
+def carry_index(collection: Collection, folder: Path, known: Known, *, shard: int, happened: dict) -> int:
+    """Write to ``folder`` what is left of a known index in ``collection``, without its model: nothing is encoded, and documents whose
+    texts are not known are left out. Their number stands in the manifest under ``behind``. Returns how many are left; with none nothing
+    is written."""
+    manifest = {key: value for key, value in known.manifest.items() if key not in ("files", "faiss", "geometry", "sha256", "behind")}
+    manifest |= {"corpus_sha256": collection.hash, "seconds": None}
+    work = Work(collection, folder, {"carried": True, "corpus_sha256": collection.hash}, shard=shard, known=known, only_known=True)
+    if not len(work.rows):
+        return 0
+    tensors = map_tensors(known.folder / "vectors.safetensors")
+    manifest["counts"] = work.finish(tensors["sums"].shape[2])
+    if not manifest["rationale"]:
+        manifest["counts"]["empty_rationales"] = 0
+    manifest |= _history(known, happened, {"encoded": 0, "seconds": None})
+    (kind, weight), faiss = _geometry_of(known, None), _wish(known, "faiss", "flat")
+    if work.behind:  # with the kinds that it is to have when it is brought up, which so few documents may not allow
+        manifest["behind"] = {"documents": work.behind, "geometry": kind, "faiss": faiss}
+    _take_over(known, folder, [STATISTICS, QUERIES])
+    _write_rest(folder, manifest, kind, faiss, weight=weight, strict=False)
+    return len(work.rows)
+
+
+def _write_rest(folder: Path, manifest: dict, kind: str, faiss: str, *, weight: float | None, strict: bool) -> None:
+    """Geometry, FAISS index and manifest. A geometry, or a kind of index, that is not possible becomes raw, or flat, with a warning;
+    where ``strict`` GraceError is raised."""
+    ways = [(kind, faiss)]
+    if "behind" in manifest and faiss != "flat":  # an index that there was must not be lost for want of documents
+        ways.append((kind, "flat"))
+    if kind != "raw" and not strict:
+        ways += [("raw", faiss) for _, faiss in ways]
+    for number, (geometry, index) in enumerate(ways, 1):
+        try:
+            write_faiss(folder, with_geometry(folder, manifest, geometry, weight), index)
+            return
+        except GraceError as error:
+            if number == len(ways):
+                raise
+            other = ways[number]
+            what = f"a {other[1]} index, since {index}" if other[0] == geometry else f"the geometry {other[0]}, since {geometry}"
+            warnings.warn(f"{folder} has {what} is not possible: {error}", stacklevel=4)
+
+
+def _history(known: Known, happened: dict | None, numbers: dict) -> dict:
+    return {"history": [*known.manifest.get("history", []), (happened or {}) | numbers]}
+
+
+def _wish(known: Known, what: str, default: str) -> str:
+    """The kind of geometry or of FAISS index that an index has, or is to have again."""
+    return known.manifest.get("behind", {}).get(what) or known.manifest.get(what, {}).get("kind", default)
+
+
+def _geometry_of(known: Known, kind: str | None) -> tuple[str, float | None]:
+    """The kind, and the rationale's weight that the index has been given."""
+    weights = known.manifest.get("geometry", {}).get("weights")
+    return kind or _wish(known, "geometry", "raw"), weights and weights[RATIONALE]
+
+
+def _take_over(known: Known, folder: Path, names: list[str]) -> None:
+    for name in names:
+        if (known.folder / name).is_file():
+            link(known.folder / name, folder / name)
 
 
 def encoder(model: GraceModel, rationale: bool, batch_size: int) -> Encode:
@@ -124,7 +193,7 @@ def _encode_all(work: Work, model, rationale: bool, encode: Encode, progress, sh
             work.keep()
     if done < total:
         raise BuildStopped(f"stopped after {done} of {total} documents; build again to go on")
-    counts = work.finish(model)
+    counts = work.finish(model.dim, model.decode)
     if not rationale:
         counts["empty_rationales"] = 0
     return counts, round(time.time() - started, 1) if fresh == total else None  # a resumed or cached build measures nothing

@@ -3,26 +3,30 @@
     corpus.parquet                  _id, title, text, metadata columns with their types
     queries.jsonl, qrels.tsv        optional, BEIR layout
     <model>/                        see grace_core.index
+    .next/                          a collection that is to take its place (grace_core.living)
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import date, datetime
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import islice, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from grace_core import filters
+from grace_core import corpus_table, filters
+from grace_core.corpus_table import schema_of, tables, was_text, with_types
 from grace_core.errors import GraceError
-from grace_core.files import only_writer, sha256, write_atomically
-from grace_core.readers import CORPUS_FILES, Corpus, Document, Judgements, Value, as_text, read_corpus
-from grace_core.readers.cells import moment, typed
+from grace_core.files import flush_to_disk, only_writer, read_json, sha256, write_atomically
+from grace_core.readers import CORPUS_FILES, Corpus, Document, Judgements, as_text, read_corpus, stream_corpus
+from grace_core.readers.cells import typed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +34,9 @@ if TYPE_CHECKING:
 NO_TEXT = "choose another corpus, or say which column is the text (--text-column)"
 CHANGED = "give another --out: texts that are the same are taken from the cache of rationales, not encoded again"
 MASKS = 32  # answers to filters that are kept
-BLOCK = 8_192  # documents that are written, or compared, at once; a divisor of the rows that Parquet keeps together
+NEXT, MARK = ".next", "switch.json"
+JUDGEMENTS = ("queries.jsonl", "qrels.tsv")
+PATIENCE = 30.0  # seconds to wait for a process that puts an update in place
 
 
 class Collection:
@@ -43,6 +49,9 @@ class Collection:
                 f"{self.folder} is no collection: it has no corpus.parquet; "
                 f"build one with `grace index build CORPUS --out {self.folder} --model M`"
             )
+        if (self.folder / NEXT / MARK).is_file():
+            _finish_killed_switch(self.folder)
+        self._stamp: tuple | None = None  # of corpus.parquet, once something was read of it
 
     @property
     def name(self) -> str:
@@ -52,6 +61,17 @@ class Collection:
     def models(self) -> list[str]:
         """Names of the models with a finished index."""
         return sorted(path.parent.name for path in self.folder.glob("*/manifest.json"))
+
+    @property
+    def behind(self) -> dict[str, int]:
+        """The models whose index lacks documents of the corpus, and how many: see :mod:`grace_core.living`."""
+        found = {name: read_json(self.folder / name / "manifest.json").get("behind", {}) for name in self.models}
+        return {name: about["documents"] for name, about in found.items() if about}
+
+    @property
+    def updating(self) -> bool:
+        """Whether an update has begun, or was stopped half way (:mod:`grace_core.living`)."""
+        return (self.folder / NEXT / "corpus.parquet").is_file()
 
     @property
     def unfinished(self) -> list[str]:
@@ -74,7 +94,20 @@ class Collection:
 
     @cached_property
     def hash(self) -> str:
+        self.check_current()
         return sha256(self.folder / "corpus.parquet")
+
+    def check_current(self) -> None:
+        """Raises GraceError if the corpus was replaced after something was read of it: what is read now would not fit to that."""
+        try:
+            there = os.stat(self.folder / "corpus.parquet")
+        except OSError:  # whoever opens it says so
+            return
+        stamp = (there.st_ino, there.st_mtime_ns, there.st_size)
+        if self._stamp is None:
+            self._stamp = stamp
+        if stamp != self._stamp:
+            raise GraceError(f"{self.folder}/corpus.parquet changed since it was opened here, by an update; open the collection again")
 
     @contextmanager
     def opened(self) -> Iterator:
@@ -83,6 +116,7 @@ class Collection:
         import pyarrow.parquet as pq
 
         path, remedy = self.folder / "corpus.parquet", "restore it, or remove the folder and build again"
+        self.check_current()
         try:
             with pq.ParquetFile(path) as file:
                 if file.schema_arrow.names[:3] != ["_id", "title", "text"]:
@@ -152,27 +186,23 @@ class Collection:
         """
         import pyarrow.parquet as pq
 
-        folder, schema = Path(folder), _schema(corpus)
+        folder, schema = Path(folder), schema_of(corpus)
         if folder.exists() and not folder.is_dir():
             raise GraceError(f"{folder} is a file, expected a folder for the collection; give another --out")
         if others := [name for name in CORPUS_FILES if name != "corpus.parquet" and (folder / name).exists()]:
             raise GraceError(f"{folder} holds {others[0]}, which would be read in the place of the collection's corpus; give another --out")
         if (folder / "corpus.parquet").exists():
             there = cls(folder)
-            if not _holds(there, corpus, schema):
+            if not holds(there, corpus, schema):
                 raise GraceError(f"{folder} already holds another corpus {difference(there, corpus)}; {CHANGED}")
-            if there.judgements and corpus.judgements != there.judgements:
-                what = "replaced" if corpus.judgements else "kept, since the corpus comes without any"
-                corpus.notes.append(f"{folder}: the queries and judgements that were there are {what}")
-            if corpus.judgements and corpus.judgements != there.judgements:  # no vector depends on them
-                with only_writer(folder):
-                    _write_judgements(corpus.judgements, folder)
-                return cls(folder)
-            return there
+            if corpus.judgements == there.judgements:
+                return there
+            with only_writer(folder):
+                return cls(folder) if there.replace_judgements(corpus) else there
 
         def write(path: Path) -> None:
             with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-                for table in _tables(corpus, schema):
+                for table in tables(corpus, schema):
                     writer.write_table(table)
 
         if not any(document.content for document in corpus.documents):
@@ -183,11 +213,22 @@ class Collection:
             for leftover in folder.glob(".*.tmp"):  # of a process that was killed here
                 leftover.unlink()
             if corpus.judgements:
-                _write_judgements(corpus.judgements, folder)
+                write_judgements(corpus.judgements, folder)
             write_atomically(folder / "corpus.parquet", write)  # last, since it makes the folder a collection
         made = cls(folder)
         made._before = before
         return made
+
+    def replace_judgements(self, corpus: Corpus) -> bool:
+        """Write the queries and judgements of ``corpus`` if they are others, and tell so in its notes; whether they were written.
+
+        No vector depends on them. The collection's lock must be held.
+        """
+        note, other = judgements_note(self, corpus), corpus.judgements and corpus.judgements != self.judgements
+        corpus.notes.extend([note] if note else [])
+        if other:
+            write_judgements(corpus.judgements, self.folder)
+        return bool(other)
 
     _before: set[Path] | bool | None = False  # what was in the folder before create made a collection of it; False if it did not
 
@@ -209,29 +250,62 @@ class Collection:
             self.folder.rmdir()
 
 
-def difference(collection: Collection, corpus: Corpus) -> str:
-    """In words, how ``corpus`` differs from the collection's: new, changed and gone documents, by their ids."""
-    there, new, changed, other, order, size = {}, [], [], [], True, 0
-    for place, document in enumerate(read_corpus(collection.folder).documents):
+@dataclass(frozen=True)
+class Changes:
+    """How a corpus differs from a collection's, by ids. ``kept`` is the number of documents that are the same; ``fields`` tells of other
+    metadata columns where nothing else differs."""
+
+    size: int  # of the collection, before
+    documents: int  # of the corpus
+    added: list[str]
+    changed: list[str]
+    removed: list[str]
+    metadata: list[str]  # the text is the same
+    kept: int
+    reordered: bool
+    fields: str = ""
+
+    def __str__(self) -> str:
+        parts = [("new", self.added), ("changed", self.changed), ("gone", self.removed), ("with other metadata", self.metadata)]
+        told = [f"{len(ids):,} {what} ({_few(ids)})" for what, ids in parts if ids]
+        if not told:
+            told = [self.fields or ("the same documents in another order" if self.reordered else "metadata of other types")]
+        return ", ".join(told)
+
+    def counts(self) -> dict[str, int]:
+        """For a history."""
+        lists = {"added": self.added, "changed": self.changed, "removed": self.removed, "metadata": self.metadata}
+        return {name: len(ids) for name, ids in lists.items()} | {"kept": self.kept}
+
+
+def changes(collection: Collection, corpus: Corpus) -> Changes:
+    """New, changed and gone documents of ``corpus``, against the collection's."""
+    there, added, changed, metadata, kept, order, size = {}, [], [], [], 0, True, 0
+    for place, document in enumerate(stream_corpus(collection.folder).documents):
         there[document.id] = (place, *_digests(document))
-    last = -1
+    before, last = len(there), -1
     for size, document in enumerate(corpus.documents, 1):  # noqa: B007 - read behind the loop
         if (old := there.pop(document.id, None)) is None:
-            new.append(document.id)
+            added.append(document.id)
             continue
-        content, metadata = _digests(document)
+        content, other = _digests(document)
         order, last = order and old[0] > last, old[0]
         if old[1] != content:
             changed.append(document.id)
-        elif old[2] != metadata:
-            other.append(document.id)
-    parts = [("new", new), ("changed", changed), ("gone", list(there)), ("with other metadata", other)]
-    told = [f"{len(ids):,} {what} ({_few(ids)})" for what, ids in parts if ids]
-    if not told and sorted(collection.fields) != sorted(corpus.fields):
-        told = [f"the metadata columns are {', '.join(corpus.fields) or 'none'}, and were {', '.join(collection.fields) or 'none'}"]
-    elif not told and not order:
-        told = ["the same documents in another order"]
-    return f"({collection.size} documents, got {size}): {', '.join(told) or 'metadata of other types'}"
+        elif old[2] != other:
+            metadata.append(document.id)
+        else:
+            kept += 1
+    fields = ""
+    if sorted(collection.fields) != sorted(corpus.fields):
+        fields = f"the metadata columns are {', '.join(corpus.fields) or 'none'}, and were {', '.join(collection.fields) or 'none'}"
+    return Changes(before, size, added, changed, list(there), metadata, kept, not order, fields)
+
+
+def difference(collection: Collection, corpus: Corpus) -> str:
+    """In words, how ``corpus`` differs from the collection's: new, changed and gone documents, by their ids."""
+    found = changes(collection, corpus)
+    return f"({found.size} documents, got {found.documents}): {found}"
 
 
 def _few(ids: list[str]) -> str:
@@ -248,115 +322,30 @@ def _digests(document: Document) -> tuple[bytes, bytes]:
     )
 
 
-def _holds(collection: Collection, corpus: Corpus, schema) -> bool:
+def holds(collection: Collection, corpus: Corpus, schema=None) -> bool:
     """Whether the collection's corpus is ``corpus``: compared as tables, since Parquet evens out the documents' fields.
 
     Metadata that was kept as text, as it once was whatever its type, is compared by its values.
     """
     import pyarrow as pa
 
+    schema = schema or schema_of(corpus)
     with collection.opened() as file:
-        if not file.schema_arrow.equals(schema) and not _was_text(file.schema_arrow, schema):
+        if not file.schema_arrow.equals(schema) and not was_text(file.schema_arrow, schema):
             return False
-        there = (_typed(pa.Table.from_batches([batch]), schema) for batch in file.iter_batches(batch_size=BLOCK))
-        return all(a is not None and b is not None and a.equals(b) for a, b in zip_longest(there, _tables(corpus, schema)))
+        there = (with_types(pa.Table.from_batches([batch]), schema) for batch in file.iter_batches(batch_size=corpus_table.BLOCK))
+        return all(a is not None and b is not None and a.equals(b) for a, b in zip_longest(there, tables(corpus, schema)))
 
 
-def _was_text(old, new) -> bool:
-    """Whether a schema is another one with text where that has other types."""
-    import pyarrow as pa
-
-    return old.names == new.names and all(a.type == b.type or pa.types.is_string(a.type) for a, b in zip(old, new, strict=True))
-
-
-def _typed(table, schema):
-    """A table whose text is read as the types of ``schema``; None where it cannot be."""
-    import pyarrow as pa
-
-    try:
-        return pa.table(
-            [
-                column if column.type == field.type else pa.array([_read(text, field.type) for text in column.to_pylist()], field.type)
-                for column, field in zip(table.columns, schema, strict=True)
-            ],
-            schema=schema,
-        )
-    except (ValueError, pa.ArrowException):
+def judgements_note(collection: Collection, corpus: Corpus) -> str | None:
+    """What happens to the collection's queries and judgements when ``corpus`` comes into it; None if it has none, or the same ones."""
+    if not collection.judgements or corpus.judgements == collection.judgements:
         return None
+    what = "replaced" if corpus.judgements else "kept, since the corpus comes without any"
+    return f"{collection.folder}: the queries and judgements that were there are {what}"
 
 
-def _read(text: str | None, kind) -> Value:
-    import pyarrow as pa
-
-    if not text:
-        return None
-    if pa.types.is_boolean(kind):
-        return text.lower() == "true"
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        return int(text) if pa.types.is_integer(kind) else float(text)
-    if pa.types.is_date(kind):
-        return date.fromisoformat(text)
-    return moment(text) if pa.types.is_timestamp(kind) else json.loads(text)
-
-
-def _schema(corpus: Corpus):
-    """The columns' types: a metadata column whose values have one type keeps it, one of mixed types keeps its values as text."""
-    import pyarrow as pa
-
-    columns = [(name, pa.string()) for name in ("_id", "title", "text")]
-    found: dict[str, tuple[set, set]] = {field: (set(), set()) for field in corpus.fields}  # of values, and of those in lists
-    for document in corpus.documents if found else ():
-        for field, value in document.metadata.items():
-            kinds, inner = found[field]
-            kinds.add(_kind(value))
-            if isinstance(value, list):
-                inner.update(map(_kind, value))
-    return pa.schema(columns + [
-        (field, pa.list_(_type(inner, pa.string())) if kinds - {None} == {"list"} else _type(kinds, pa.null()))
-        for field, (kinds, inner) in found.items()
-    ])  # fmt: skip
-
-
-def _type(kinds: set[str | None], none):
-    """The Arrow type of values of these kinds; ``none`` where there is no value."""
-    import pyarrow as pa
-
-    types = {
-        frozenset(): none, frozenset({"bool"}): pa.bool_(), frozenset({"float"}): pa.float64(), frozenset({"int"}): pa.int64(),
-        frozenset({"long"}): pa.int64(), frozenset({"int", "long"}): pa.int64(), frozenset({"int", "float"}): pa.float64(),
-        frozenset({"date"}): pa.date32(), frozenset({"datetime"}): pa.timestamp("us"), frozenset({"utc"}): pa.timestamp("us", "UTC"),
-    }  # fmt: skip
-    return types.get(frozenset(kinds - {None}), pa.string())
-
-
-def _kind(value: Value) -> str | None:
-    """The type of a value; ``long`` for an integer that a float cannot hold, ``utc`` for a time with its offset."""
-    if value is None:
-        return None
-    if isinstance(value, datetime) and value.tzinfo is not None:
-        return "utc"
-    return "long" if type(value) is int and abs(value) > 2**53 else type(value).__name__
-
-
-def _tables(corpus: Corpus, schema) -> Iterator:
-    """The corpus as Arrow tables of BLOCK documents."""
-    import pyarrow as pa
-
-    documents = iter(corpus.documents)
-    while block := list(islice(documents, BLOCK)):
-        columns = [[d.id for d in block], [d.title for d in block], [d.text for d in block]]
-        for field in schema.names[3:]:
-            values = [document.metadata.get(field) for document in block]
-            kind = schema.field(field).type
-            if pa.types.is_string(kind):
-                values = [None if value is None else as_text(value) for value in values]
-            elif pa.types.is_list(kind) and pa.types.is_string(kind.value_type):
-                values = [value and [None if item is None else as_text(item) for item in value] for value in values]
-            columns.append(values)
-        yield pa.table([pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema)
-
-
-def _write_judgements(judgements: Judgements, folder: Path) -> None:
+def write_judgements(judgements: Judgements, folder: Path) -> None:
     def queries(path: Path) -> None:
         with open(path, "w", encoding="utf-8") as file:
             for query_id, text in judgements.queries.items():
@@ -373,6 +362,63 @@ def _write_judgements(judgements: Judgements, folder: Path) -> None:
 
     write_atomically(folder / "queries.jsonl", queries)
     write_atomically(folder / "qrels.tsv", qrels)
+
+
+def switch(folder: Path) -> None:
+    """Put what stands in ``folder/.next`` in the place of what is there: first the corpus, which is the moment from which on the new state
+    holds, then the indexes, then what is left of it. Whoever is killed in between is helped by the next who opens the collection.
+
+    The collection's lock must be held, and the mark be written. What is beside an index but not part of it (maps, evaluations) stays.
+    """
+    staged = folder / NEXT
+    if (staged / "corpus.parquet").exists():
+        os.replace(staged / "corpus.parquet", folder / "corpus.parquet")
+        flush_to_disk(folder)
+    mark = read_json(staged / MARK)
+    for name in mark["indexes"]:
+        new, old = staged / name, folder / name
+        if not new.exists():
+            continue
+        for path in old.iterdir() if old.exists() else ():
+            if not path.name.startswith((".", "geometry-")) and not (new / path.name).exists():
+                os.replace(path, new / path.name)
+        if old.exists():
+            os.replace(old, staged / f".old-{name}")
+        os.replace(new, old)
+    for name in mark["removed"]:
+        if (folder / name).exists():
+            os.replace(folder / name, staged / f".old-{name}")
+    for name in JUDGEMENTS:
+        if (staged / name).exists():
+            os.replace(staged / name, folder / name)
+    flush_to_disk(folder)
+    discard(folder)
+
+
+def discard(folder: Path) -> None:
+    """Remove ``folder/.next``: under another name, since half of it could be taken for one that is being put in place."""
+    away = folder / ".discarded"
+    shutil.rmtree(away, ignore_errors=True)
+    if (folder / NEXT).exists():
+        os.replace(folder / NEXT, away)
+        shutil.rmtree(away, ignore_errors=True)
+
+
+def _finish_killed_switch(folder: Path) -> None:
+    """Finish a switch that has begun, after whoever is at it. Raises GraceError if that cannot be done."""
+    until = time.monotonic() + PATIENCE
+    while (folder / NEXT / MARK).is_file() and not (folder / NEXT / "corpus.parquet").exists():
+        try:
+            with only_writer(folder):
+                if (folder / NEXT / MARK).is_file() and not (folder / NEXT / "corpus.parquet").exists():
+                    switch(folder)
+        except OSError as error:
+            raise GraceError(f"an update of {folder} was killed at its end, and cannot be finished here ({error}); open it where it can be "
+                             "written") from error  # fmt: skip
+        except GraceError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.02)
 
 
 def find_collections(root: str | Path, *, finished: bool = False) -> list[str]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -48,7 +49,7 @@ from grace_core.model import GraceModel, Representations, Settings
 from grace_core.pooling import TEXT, Pooling
 from grace_core.readers import Document
 from grace_core.selection import Selections, search_among
-from grace_core.shards import refuse_mixture
+from grace_core.shards import Known, refuse_mixture
 from grace_core.sources import checked_name, full_name, model_name
 from grace_core.tensors import PooledVectors, map_tensors
 
@@ -92,6 +93,8 @@ def build(
     engine: str | None = None,
     progress: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    known: Known | None = None,
+    happened: dict | None = None,
 ) -> GraceIndex:
     """Encode the collection with ``model``, or go on with a build that was stopped, or open the index if it is finished.
 
@@ -100,9 +103,10 @@ def build(
     if not the last part of its id. ``encode`` takes shards and gives their
     representations, in any order, ``engine`` being what it does that with, if not the model's; by default they are made here, one
     after the other, in batches of ``batch_size``; :mod:`grace_core.cluster` has another. ``progress`` is called with (documents done,
-    all). ``should_stop`` is asked between shards and raises BuildStopped. Raises GraceError if the folder holds an index made with
-    another model, prompt or settings, if another process builds in it, or if there is no room left on the disk; what is finished is
-    kept.
+    all). ``should_stop`` is asked between shards and raises BuildStopped. ``known`` and ``happened`` are for :mod:`grace_core.living`,
+    which brings up an index whose corpus has changed: texts that are known are not encoded. Raises GraceError if the folder holds an
+    index made with another model, prompt or settings, if another process builds in it, or if there is no room left on the disk; what is
+    finished is kept.
     """
     if faiss is not None:
         ann.check_kind(faiss)
@@ -119,6 +123,7 @@ def build(
             write_index(
                 collection, folder, model, wanted, shard=SHARD, faiss=faiss, geometry=geometry, encode=encode,
                 engine=engine or model.engine_name, progress=progress or (lambda done, total: None), should_stop=should_stop,
+                known=known, happened=happened,
             )  # fmt: skip
         refuse_mixture(folder, read_json(folder / "manifest.json"), wanted)
         shutil.rmtree(folder / ".build", ignore_errors=True)  # also what a build left that was killed at its very end
@@ -147,24 +152,44 @@ class GraceIndex:
             raise _no_index(self.collection, model, self.collection.models)
         self.model_name = model
         self.folder = self.collection.folder / model
-        self.manifest = read_json(self.folder / "manifest.json")
+        while True:
+            self.manifest = read_json(self.folder / "manifest.json")
+            try:
+                self._check_manifest()
+                self._open_files()
+                break
+            except GraceError:
+                if read_json(self.folder / "manifest.json") == self.manifest:  # else it has just been replaced
+                    raise
+        if self.damaged:
+            warnings.warn(f"{self.folder}/index.faiss is missing or damaged; using one made from the vectors", stacklevel=2)
+        self._opened: dict[Pooling, ann.Opened] = {}
+        self.selections = Selections(self)
+
+    def _check_manifest(self) -> None:
         if self.manifest.get("schema") != SCHEMA:
             raise GraceError(f"{self.folder} has schema {self.manifest.get('schema')!r}, this version reads {SCHEMA}; build it again")
         if self.manifest.get("sha256") != seal(self.manifest):
             raise GraceError(f"{self.folder}/manifest.json was edited (its hash does not fit); remove {self.folder} and build again")
         if self.manifest["corpus_sha256"] != self.collection.hash:
-            raise GraceError(f"{self.collection.folder}/corpus.parquet changed after {model} was built; restore it, or build again")
+            self.collection.check_current()
+            raise GraceError(
+                f"{self.collection.folder}/corpus.parquet changed after {self.model_name} was built; restore it, or build again"
+            )
+
+    def _open_files(self) -> None:
+        """Those that are read later too stay open, so that an update in the meantime does not put other rows under these."""
         self.damaged = [name for name in FILES if not self._holds(name)]
         if lost := [name for name in self.damaged if name != "index.faiss"]:
             raise GraceError(
                 f"{self.folder}/{lost[0]} is missing or was changed (its hash is not the manifest's); remove {self.folder} and build again"
             )
-        if self.damaged:
-            warnings.warn(f"{self.folder}/index.faiss is missing or damaged; using one made from the vectors", stacklevel=2)
         vectors = map_tensors(self.folder / "vectors.safetensors")
         self.sums, self.counts = vectors["sums"], vectors["counts"]
-        self._opened: dict[Pooling, ann.Opened] = {}
-        self.selections = Selections(self)
+        self._rationales = np.memmap(self.folder / "rationales.parquet", np.uint8, "r")
+        self.__dict__.pop("geometry", None)
+        with suppress(GraceError):  # one that is damaged can be made again
+            _ = self.geometry
 
     @classmethod
     def of_model(cls, collection: Collection | str | Path, model: str) -> GraceIndex:
@@ -189,9 +214,10 @@ class GraceIndex:
         return path.is_file() and sha256(path) == self.manifest["files"][name]
 
     def _column(self, name: str) -> list:
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        return pq.read_table(self.folder / "rationales.parquet", columns=[name])[name].to_pylist()
+        return pq.read_table(pa.BufferReader(pa.py_buffer(self._rationales)), columns=[name])[name].to_pylist()
 
     @cached_property
     def ids(self) -> list[str]:
@@ -235,6 +261,16 @@ class GraceIndex:
         """One of :data:`grace_core.ann.KINDS`."""
         return self.manifest.get("faiss", {"kind": "flat"})["kind"]
 
+    @property
+    def behind(self) -> int:
+        """How many documents of the corpus it lacks, since they were new or changed when another model's index took them in."""
+        return self.manifest.get("behind", {}).get("documents", 0)
+
+    @property
+    def history(self) -> list[dict]:
+        """What updates did, oldest first: when, how many documents were added, changed, removed, kept, and encoded."""
+        return self.manifest.get("history", [])
+
     def __len__(self) -> int:
         return len(self.sums)
 
@@ -267,15 +303,20 @@ class GraceIndex:
         return self._open(pooling).index
 
     def _open(self, pooling: Pooling | None) -> ann.Opened:
-        """A damaged index, like that of the other pooling, is replaced by a flat one: it is made fastest, and exact."""
+        """A damaged index, or one of an update since, is like that of the other pooling replaced by a flat one: made fastest, and exact."""
         pooling = self._check(pooling)
         if pooling not in self._opened:
             vectors = self.stored(pooling)
-            if pooling is self.default_pooling and "index.faiss" not in self.damaged:
+            if pooling is self.default_pooling and "index.faiss" not in self.damaged and self._is_current():
                 self._opened[pooling] = ann.Opened(ann.read(self.folder / "index.faiss"), vectors, self.manifest.get("faiss"))
             else:
                 self._opened[pooling] = ann.Opened(ann.make(vectors), vectors)
         return self._opened[pooling]
+
+    def _is_current(self) -> bool:
+        """Whether the files on the disk are still those of this index."""
+        there = read_json(self.folder / "manifest.json")
+        return there.get("files") == self.manifest["files"]
 
     def search(
         self, queries: np.ndarray, k: int = 10, *, pooling: Pooling | None = None, where: str | None = None

@@ -400,7 +400,8 @@ def _save(map_: Map, path: Path) -> None:
 
 
 def load_map(index: GraceIndex, pooling: Pooling | None = None, dims: int = 2) -> Map | None:
-    """The saved map of a column. None if there is none, if it was made from other vectors, or, with a warning, if it is damaged."""
+    """The saved map of a column. None if there is none, or, with a warning, if it is of
+    other vectors than the index has now, or damaged."""
     pooling = index.default_pooling if pooling is None else Pooling(pooling)
     path = map_path(index, pooling, dims)
     if not path.is_file():
@@ -410,7 +411,10 @@ def load_map(index: GraceIndex, pooling: Pooling | None = None, dims: int = 2) -
     except Exception as error:  # pyarrow and JSON have many ways to say so
         warnings.warn(f"{path} is damaged ({error}); `grace map` writes it again", stacklevel=2)
         return None
-    return map_ if map_.ids == index.ids and map_.parameters["vectors_sha256"] == hash_of(index.vectors(pooling)) else None
+    if map_.ids == index.ids and map_.parameters["vectors_sha256"] == hash_of(index.vectors(pooling)):
+        return map_
+    warnings.warn(f"{path} is older than the index, whose vectors are others now; `grace map` makes it again", stacklevel=2)
+    return None
 
 
 def _read(path: Path, dims: int) -> Map:

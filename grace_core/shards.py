@@ -6,6 +6,7 @@
 
 The documents go in order of length, longest first. A shard's content depends on the documents and settings only, not on who
 encodes it or when, so that a resumed build, and one on many machines, gives the same files as one that was never stopped.
+Texts of an index that is there (:class:`Known`) are in no shard: their rows are taken over from it, byte for byte.
 
 Nothing here grows with the corpus but some 50 bytes a document (order, offsets, ids): texts wait in a file until their shard is due,
 vectors and rationale ids are put into their places on disk through memory maps, and rationales are decoded block by block.
@@ -15,21 +16,24 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from grace_core.collection import Collection
 from grace_core.errors import GraceError
-from grace_core.files import flush_to_disk, needs_room, read_json, write_atomically, write_json
-from grace_core.model import GraceModel, Representations, Settings
+from grace_core.files import flush_to_disk, link, needs_room, read_json, write_atomically, write_json
+from grace_core.model import Representations, Settings
 from grace_core.pooling import PARTS
+from grace_core.readers import Document
 from grace_core.tensors import create_tensors, map_tensors, reserve
 
 BLOCK = 8_192  # documents whose rationales are decoded and written at once
 QUICK = 0.1  # seconds
+DIGEST = np.dtype((np.void, 16))  # of a text
 
 
 def refuse_mixture(folder: Path, there: dict, wanted: dict) -> None:
@@ -59,14 +63,53 @@ class _Texts:
         return self.file.read(self.offsets[row + 1] - self.offsets[row]).decode()
 
 
+@dataclass(frozen=True)
+class Known:
+    """An index that is there, in ``folder``: the ids ``(n,)`` of its rows and digests ``(n,)`` of the texts they were made of."""
+
+    folder: Path
+    manifest: dict
+    ids: list[str]
+    digests: np.ndarray
+
+    @classmethod
+    def of(cls, collection: Collection, folder: Path, manifest: dict, ids: list[str]) -> Known:
+        """``ids`` are those of the rows, in the order of the collection's corpus."""
+        made, place = bytearray(), 0
+        with collection.opened() as file:
+            for batch in file.iter_batches(batch_size=BLOCK, columns=["_id", "title", "text"]):
+                for document_id, title, text in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                    if place < len(ids) and ids[place] == document_id:
+                        made += _digest(Document("", title, text, {}).content.encode())
+                        place += 1
+        if place < len(ids):
+            raise GraceError(f"{folder} holds documents that its corpus lacks, such as {ids[place]!r}; remove it and build again")
+        return cls(folder, manifest, ids, np.frombuffer(bytes(made), DIGEST))
+
+    def rows_of(self, digests: np.ndarray) -> np.ndarray:
+        """For texts by their digests ``(m,)`` the first row ``(m,)`` with the same text, -1 where there is none."""
+        texts, groups = np.unique(np.concatenate([self.digests, digests]), return_inverse=True)
+        first = np.full(len(texts), -1, np.int64)
+        own = groups[: len(self.digests)]
+        first[own[::-1]] = np.arange(len(own))[::-1]  # backwards: the first one stays
+        return first[groups[len(own) :]]
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
 class Work:
     """The shards of one build, in ``folder/.build``. Only one process may have it open (:func:`grace_core.files.only_writer`).
 
-    Raises GraceError if the folder holds shards made with something else, or if no document has any text.
+    With ``known`` only texts are encoded that are not in it; with ``only_known`` none are, and documents with other texts are left out:
+    ``behind`` is their number. Raises GraceError if the folder holds shards made with something else.
     """
 
-    def __init__(self, collection: Collection, folder: Path, wanted: dict, *, shard: int):
-        self.collection, self.folder, self.path, self._shard = collection, folder, folder / ".build", shard
+    def __init__(
+        self, collection: Collection, folder: Path, wanted: dict, *, shard: int, known: Known | None = None, only_known: bool = False
+    ):
+        self.collection, self.folder, self.path, self._shard, self.known = collection, folder, folder / ".build", shard, known
         self.path.mkdir(exist_ok=True)
         self._quick: set[int] = set()  # shards that are not flushed to the disk
         for leftover in [*folder.glob(".*.tmp"), *self.path.glob(".*.tmp"), *self.path.glob("*.quick.safetensors")]:
@@ -78,9 +121,24 @@ class Work:
         self._texts, lengths, digests = self._unpack()
         self.documents = len(lengths)
         self.rows = np.flatnonzero(lengths)  # empty documents have no embedding
+        source = np.full(len(self.rows), -1, np.int64) if known is None else known.rows_of(digests[self.rows])
+        self.behind = int((source < 0).sum()) if only_known else 0
+        if only_known:
+            self.rows, source = self.rows[source >= 0], source[source >= 0]
+        self.source = source  # of the documents that are not empty, the row in what is known, or -1
         _, first, groups = np.unique(digests[self.rows], return_index=True, return_inverse=True)
         self._first = first[groups]  # of the documents that are not empty, the first one with the same text
-        self._order = self.rows[np.argsort(-lengths[self.rows], kind="stable")]
+        new = self.rows[source < 0]
+        self._order = new[np.argsort(-lengths[new], kind="stable")]
+        self._check_texts(wanted)
+
+    def _check_texts(self, wanted: dict) -> None:
+        """Shards of other texts, since an index is known now that was not, or no more, are taken away."""
+        texts = {} if self.known is None else {"texts": hashlib.sha256(self._order.tobytes()).hexdigest()}
+        if read_json(self.path / "plan.json").get("texts") != texts.get("texts"):
+            for path in self.path.glob("*.safetensors"):
+                path.unlink()
+            write_json(self.path / "plan.json", wanted | texts)
 
     def _unpack(self) -> tuple[_Texts, np.ndarray, np.ndarray]:
         """The corpus's texts, to be read in any order, their lengths in characters, and a hash of each."""
@@ -93,10 +151,10 @@ class Work:
                 data = text.encode()
                 lengths.append(len(text))
                 sizes.append(file.write(data))
-                digests += hashlib.blake2b(data, digest_size=16).digest()
+                digests += _digest(data)
             file.flush()
         texts = _Texts(file, np.cumsum(np.array(sizes, np.int64)))
-        return texts, np.array(lengths, np.int64), np.frombuffer(bytes(digests), np.dtype((np.void, 16)))
+        return texts, np.array(lengths, np.int64), np.frombuffer(bytes(digests), DIGEST)
 
     def __len__(self) -> int:
         """The number of shards."""
@@ -147,23 +205,51 @@ class Work:
             os.replace(path, self.shard_path(number))
         flush_to_disk(self.path)
 
-    def finish(self, model: GraceModel) -> dict:
-        """Put the shards together in the corpus's order as vectors.safetensors and rationales.parquet; the manifest's counts."""
+    @property
+    def unchanged(self) -> bool:
+        """Whether the rows are those of the index that is known, in its order and under their ids."""
+        known = self.known
+        if known is None or len(self.source) != len(known.ids) or not np.array_equal(self.source, np.arange(len(known.ids))):
+            return False
+        names = self.collection.columns(["_id"])["_id"].combine_chunks()
+        return names.take(self.rows).to_pylist() == known.ids
+
+    def finish(self, dim: int, decode: Callable[[list[list[int]]], list[str]] | None = None) -> dict:
+        """Put the shards together in the corpus's order as vectors.safetensors and rationales.parquet; the manifest's counts.
+
+        ``dim`` is the vectors' width; ``decode`` makes rationales of token ids, if anything was encoded.
+        """
+        vectors, rationales = self.folder / "vectors.safetensors", self.folder / "rationales.parquet"
         flags = {name: np.zeros(len(self.rows), bool) for name in ("truncated", "text_truncated")}
-        starts = np.zeros(len(self.rows) + 1, np.int64)  # of each document's rationale among all ids
-        vectors = self.folder / "vectors.safetensors"
-        write_atomically(vectors, lambda path: self._write_vectors(path, model.dim, flags, starts))
-        np.cumsum(starts, out=starts)
-        with needs_room(self.path / "ids"):
-            ids = self._gather_ids(starts)
+        if self.unchanged:
+            for path in (vectors, rationales):
+                link(self.known.folder / path.name, path)
+            self._take_flags(flags)
+        else:
+            starts = np.zeros(len(self.rows) + 1, np.int64)  # of each document's rationale among all new ids
+            write_atomically(vectors, lambda path: self._write_vectors(path, dim, flags, starts))
+            self._take_flags(flags)
+            np.cumsum(starts, out=starts)
+            with needs_room(self.path / "ids"):
+                ids = self._gather_ids(starts)
+            counts = map_tensors(vectors)["counts"]
+            write_atomically(rationales, lambda path: self._write_rationales(path, decode, ids, starts, counts, flags))
         parts = map_tensors(vectors)["counts"]
-        write_atomically(self.folder / "rationales.parquet", lambda path: self._write_rationales(path, model, ids, starts, parts, flags))
         return {
-            "documents": self.documents, "encoded": len(self.rows), "empty": self.documents - len(self.rows),
+            "documents": self.documents, "encoded": len(self.rows), "empty": self.documents - self.behind - len(self.rows),
             "truncated_rationales": int(flags["truncated"].sum()), "truncated_texts": int(flags["text_truncated"].sum()),
             "empty_rationales": int((parts[:, 2] == 0).sum()),
             **{f"{part}_tokens": int(total) for part, total in zip(PARTS, parts.sum(axis=0), strict=True)},
         }  # fmt: skip
+
+    def _take_flags(self, flags: dict[str, np.ndarray]) -> None:
+        """The flags of the rows that are taken over."""
+        import pyarrow.parquet as pq
+
+        if self.known is not None and (kept := self.source >= 0).any():
+            table = pq.read_table(self.known.folder / "rationales.parquet", columns=list(flags))
+            for name, values in flags.items():
+                values[kept] = table[name].to_numpy()[self.source[kept]]
 
     def _shards(self) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
         """Every shard with its documents' positions among those that are not empty."""
@@ -180,6 +266,12 @@ class Work:
             starts[places + 1] = shard["lengths"]
             for name, values in flags.items():
                 values[places] = shard[name]
+        if self.known is not None:
+            known = map_tensors(self.known.folder / "vectors.safetensors")
+            for begin in range(0, count, BLOCK):
+                places = begin + np.flatnonzero(self.source[begin : begin + BLOCK] >= 0)
+                for name, array in out.items():
+                    array[places] = known[name][self.source[places]]
         # shards are encoded apart, in batches that may round otherwise: a text that occurs twice has the vector of its first document
         copies = self._copies()
         for begin in range(0, len(copies), BLOCK):
@@ -213,7 +305,7 @@ class Work:
         """Of the documents that are not empty, those whose text an earlier one has."""
         return np.flatnonzero(self._first != np.arange(len(self._first)))
 
-    def _write_rationales(self, path: Path, model: GraceModel, ids, starts, parts, flags) -> None:
+    def _write_rationales(self, path: Path, decode, ids, starts, parts, flags) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -222,12 +314,46 @@ class Work:
             [("_id", pa.string()), ("rationale", pa.string()), ("rationale_ids", pa.list_(pa.int32()))]
             + [(f"{part}_tokens", pa.int64()) for part in PARTS] + [(name, pa.bool_()) for name in flags]
         )  # fmt: skip
+        known = None if self.known is None else _Rationales(self.known.folder / "rationales.parquet")
         with pq.ParquetWriter(path, schema, compression="zstd") as writer:
             for begin in range(0, len(self.rows), BLOCK):
                 end = min(begin + BLOCK, len(self.rows))
-                mine = [ids[starts[i] : starts[i + 1]].tolist() for i in range(begin, end)]
                 first, last = int(self.rows[begin]), int(self.rows[end - 1])
                 mine_names = names.slice(first, last - first + 1).take(pa.array(self.rows[begin:end] - first))
-                columns = [mine_names, model.decode(mine), pa.array(mine, schema.field("rationale_ids").type)]
+                source = self.source[begin:end]
+                new = begin + np.flatnonzero(source < 0)
+                mine = [ids[starts[i] : starts[i + 1]].tolist() for i in new]
+                written = [pa.array(decode(mine) if mine else [], pa.string()), pa.array(mine, schema.field("rationale_ids").type)]
+                if len(new) < len(source):
+                    place = np.cumsum(source < 0) - 1  # among the new ones
+                    place[source >= 0] = len(new) + np.arange(len(source) - len(new))  # behind them
+                    old = known.take(source[source >= 0])
+                    written = [pa.concat_arrays([a, b.cast(a.type)]).take(pa.array(place)) for a, b in zip(written, old, strict=True)]
+                columns = [mine_names.combine_chunks(), *written]
                 columns += [parts[begin:end, i] for i in range(len(PARTS))] + [values[begin:end] for values in flags.values()]
                 writer.write_table(pa.table(columns, schema=schema))
+
+
+class _Rationales:
+    """The rationales of an index and their ids, read by row; two of its groups of rows are held at once."""
+
+    def __init__(self, path: Path):
+        import pyarrow.parquet as pq
+
+        self._file = pq.ParquetFile(path)
+        sizes = [self._file.metadata.row_group(i).num_rows for i in range(self._file.metadata.num_row_groups)]
+        self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        self._group = lru_cache(2)(lambda i: self._file.read_row_group(i, columns=["rationale", "rationale_ids"]).combine_chunks())
+
+    def take(self, rows: np.ndarray) -> list:
+        """Rationales and their ids as Arrow arrays, in the order of ``rows``."""
+        import pyarrow as pa
+
+        groups = np.searchsorted(self._starts, rows, "right") - 1
+        order = np.argsort(groups, kind="stable")
+        tables = []
+        for group in np.unique(groups):
+            mine = rows[order][groups[order] == group] - self._starts[group]
+            tables.append(self._group(int(group)).take(pa.array(mine)))
+        table = pa.concat_tables(tables).take(pa.array(np.argsort(order, kind="stable"))).combine_chunks()
+        return [table[name].combine_chunks() for name in ("rationale", "rationale_ids")]

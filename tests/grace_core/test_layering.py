@@ -29,7 +29,7 @@ grace_core: collection model
 grace_core: shards
 grace_core: build
 grace_core: index
-grace_core: . cluster explain projection reasons reasons.clusters reasons.names
+grace_core: . cluster explain living projection reasons reasons.clusters reasons.names
 grace_core: reasons.sentences
 grace_core: reasons.collection
 grace_core: reasons.split

@@ -8,7 +8,7 @@ import tracemalloc
 import pyarrow.parquet as pq
 import pytest
 
-import grace_core.collection
+import grace_core.corpus_table
 from grace_benchmarks.search import SyntheticModel
 from grace_core.collection import Collection
 from grace_core.errors import GraceError
@@ -37,7 +37,7 @@ def beir(tmp_path):
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(grace_core.collection, "BLOCK", 2)
+    monkeypatch.setattr(grace_core.corpus_table, "BLOCK", 2)
 
 
 @pytest.mark.parametrize("limit", [None, 3])
@@ -119,7 +119,7 @@ def peak_of(count: int, tmp_path) -> int:
 
 
 def test_memory_does_not_grow_with_the_texts(tmp_path, monkeypatch):
-    monkeypatch.setattr(grace_core.collection, "BLOCK", 256)
+    monkeypatch.setattr(grace_core.corpus_table, "BLOCK", 256)
     monkeypatch.setattr("grace_core.shards.BLOCK", 256)
     peak_of(300, tmp_path)  # what is imported or made once
     few, many = peak_of(1000, tmp_path), peak_of(5000, tmp_path)

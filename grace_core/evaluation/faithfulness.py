@@ -5,8 +5,9 @@ For a query q and a document d, with z(t, r) the embedding of text t with ration
 Dependence, over all documents and queries that are evaluated:
     swap cosine       mean of cos(z(t, r_t), z(t, r_u)), u another text of the same role: a random cycle through all of them
     nDCG@10           own: as ranked; swapped: r_u for r_t; shuffled: the sentences of r_t in random order, where there are two or more;
-                      empty: no rationale. On both sides, and on one side while the other keeps its own. A model that ignores its
-                      rationales loses nothing. ``drop``: own less each of these, the queries paired.
+                      words: the words of r_t in random order, so that they say nothing any more; empty: no rationale. On both sides,
+                      and on one side while the other keeps its own. A model that ignores its rationales loses nothing, one that
+                      reads them as a bag of words nothing by ``words``. ``drop``: own less each of these, the queries paired.
 
 Deletion and insertion, for the document ranked first for each query: with sentences s_1 … s_m of its rationale, remove them one after
 another in an order, and take the cosine with q after each, f(1) … f(m - 1); f(0) and f(m) are the same for all orders, so left out.
@@ -23,8 +24,8 @@ The same for the query's rationale while the document keeps its own; there the m
 
 Additivity: the largest difference between a score and the sum of its parts, by blocks, sentences, and tokens of either side.
 
-What is encoded again: swapped and shuffled rationales of all texts, and every set of sentences left in an order above, each once. Not the
-empty ones: in a causal model no token of the text sees the rationale, so that the stored sums of text and template are those of
+What is encoded again: swapped, shuffled and word-shuffled rationales of all texts, and every set of sentences left in an order above,
+each once. Not the empty ones: in a causal model no token of the text sees the rationale, so that the stored sums of text and template are those of
 an empty rationale. Tags (<think>) and marks without a letter or digit are no sentences and stay. Intervals: 95 %, percentile
 bootstrap over queries (documents for their swap cosine).
 """
@@ -48,7 +49,7 @@ from grace_core.text_stream import read_pieces
 
 ORDERS = 3  # random orders for each rationale
 CHUNK = 32  # pairs whose token states are in memory at a time
-TREATMENTS = ("own", "swapped", "empty", "shuffled")
+TREATMENTS = ("own", "swapped", "empty", "shuffled", "words")
 ATTRIBUTIONS = ("above_corpus", "raw", "length")
 GRID = np.linspace(0, 1, 11)  # share of the sentences removed, for the mean curves
 TAGS = re.compile(r"</?think>")
@@ -153,11 +154,13 @@ def treated(
     partner[cycle] = np.roll(cycle, -1)
     swapped = [list(ids[i]) for i in partner]
     shuffled = [shuffle_sentences(one, word_sentences(model.tokenizer, one), rng) for one in ids]
+    (own_rng,) = rng.spawn(1)  # what else is drawn from rng does not depend on how many words there are
+    words = [shuffle_words(text, own_rng) for text in model.decode(ids)]
     empty_sums, empty_counts = sums.copy(), counts.copy()
     empty_sums[:, RATIONALE] = 0
     empty_counts[:, RATIONALE] = 0
 
-    def given(rationales: list[list[int]]) -> np.ndarray:
+    def given(rationales: Sequence[str] | Sequence[list[int]]) -> np.ndarray:
         made = model.represent_given(texts, rationales, batch_size=batch_size)
         return geometry.vectors(made.sums, made.counts, role=role)
 
@@ -166,6 +169,7 @@ def treated(
         "swapped": given(swapped),
         "empty": geometry.vectors(empty_sums, empty_counts, role=role),
         "shuffled": given(shuffled),
+        "words": given(words),
     }
 
 
@@ -192,6 +196,21 @@ def shuffle_sentences(ids: Sequence[int], sentences: Sequence[tuple[int, int]], 
         made += [*ids[last:a], *ids[begin:end]]
         last = b
     return [*made, *ids[last:]]
+
+
+def shuffle_words(text: str, rng: np.random.Generator) -> str:
+    """The words of a text in another order, tags where they were; as it is where all its words are the same."""
+    words = text.split()
+    places = [place for place, word in enumerate(words) if not TAGS.fullmatch(word)]
+    moved = [words[place] for place in places]
+    if len(set(moved)) < 2:
+        return text
+    while True:
+        made = list(words)
+        for place, i in zip(places, rng.permutation(len(moved)), strict=True):
+            made[place] = moved[i]
+        if made != words:
+            return " ".join(made)
 
 
 def _pool(
@@ -228,7 +247,7 @@ def _dependence(vectors: dict[str, dict[str, np.ndarray]], query_ids: list[str],
         "query": side({name: ndcg(name, "own") for name in TREATMENTS}),
     }
     for role, found in roles.items():
-        for name in ("swapped", "empty", "shuffled"):
+        for name in TREATMENTS[1:]:
             found[f"{name}_cosine"] = interval(np.einsum("nd,nd->n", vectors[role]["own"], vectors[role][name]))
     return made | {"roles": roles}
 

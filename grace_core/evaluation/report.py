@@ -79,7 +79,9 @@ def faithfulness_command(
             continue
         for role, found in row["roles"].items():
             lines += [f"  the {role}'s rationale: cosine with another text's instead {_told(found['swapped_cosine'])}"]
-            lines += [f"    nDCG@10 {treatment:9s} {_told(value)}" for treatment, value in found["ndcg@10"].items()]
+            for treatment, value in found["ndcg@10"].items():
+                lost = f", lost {_told(found['drop'][treatment])}" if treatment in found["drop"] else ""
+                lines.append(f"    nDCG@10 {treatment:9s} {_told(value)}{lost}")
             for way in faithfulness.ATTRIBUTIONS:
                 cells = (f"{name.replace('_', ' ')} {_told(found[way][name])}" for name in ("deletion_gap", "insertion_gap", "agreement"))
                 lines.append(f"    by {way}: {', '.join(cells)}")

@@ -136,12 +136,14 @@ def test_faithfulness_of_two_models(grace, collection):
     for row in found.values():
         assert row["queries"] == 2
         assert row["max_residual"] <= 1e-5
-        assert set(row["ndcg@10"]) == {"own", "swapped", "empty", "shuffled"}
+        assert set(row["ndcg@10"]) == {"own", "swapped", "empty", "shuffled", "words"}
         assert row.keys() >= {"swap_cosine", "deletion_gap", "insertion_gap", "agreement", "ci95", "roles"}
     assert "swapped and shuffled" in err
     status, out, _ = grace("eval", "faithfulness", collection, "-m", "first", "--split", "dev")
     assert status == 0
     assert "nDCG@10 swapped" in out
+    assert "nDCG@10 words" in out
+    assert ", lost " in out
     assert "no split 'validation'" in refusal(grace("eval", "faithfulness", collection, "-m", "first", "--split", "validation"))
 
 

@@ -16,6 +16,7 @@ from grace_core.evaluation.faithfulness import (
     evaluate,
     interval,
     shuffle_sentences,
+    shuffle_words,
     spearman,
     treated,
     without,
@@ -53,7 +54,7 @@ def test_the_whole_evaluation(world):
     assert json.loads(json.dumps(found)) == found
     assert lines
     assert found["max_residual"] <= 1e-5
-    assert set(found["ndcg@10"]) == {"own", "swapped", "empty", "shuffled"}
+    assert set(found["ndcg@10"]) == {"own", "swapped", "empty", "shuffled", "words"}
     assert -1 <= found["swap_cosine"] < 0.9999
     for role in found["roles"].values():
         assert role["ndcg@10"]["own"]["mean"] == found["ndcg@10"]["own"]
@@ -90,7 +91,31 @@ def test_treatments_are_what_they_are_called(spoken):
     others = [[model.represent_given([text], [ids[j]]).embeddings()[0] for j in range(3) if j != i] for i, text in enumerate(texts)]
     for vector, candidates in zip(found["swapped"], others, strict=True):
         assert min(np.abs(vector - candidate).max() for candidate in candidates) < 1e-5
-    assert np.abs(found["shuffled"] - found["own"]).max() > 1e-4
+    for name in ("shuffled", "words"):
+        assert np.abs(found[name] - found["own"]).max(axis=1).min() > 1e-4
+    draws = np.random.default_rng(0)
+    draws.permutation(3)
+    for one in ids:  # the sentences' orders are drawn from the same stream
+        shuffle_sentences(one, word_sentences(model.tokenizer, one), draws)
+    (words,) = draws.spawn(1)
+    given = model.represent_given(texts, [shuffle_words(text, words) for text in model.decode(ids)])
+    np.testing.assert_allclose(found["words"], given.embeddings(), atol=1e-6)
+
+
+@pytest.mark.parametrize("text", ["one two two three", "a b", "<think> snow lies deep </think> it ends"])
+def test_words_are_shuffled_and_tags_stay(text):
+    for seed in range(5):
+        made = shuffle_words(text, np.random.default_rng(seed))
+        assert made != text
+        assert sorted(made.split()) == sorted(text.split())
+        assert [(i, word) for i, word in enumerate(made.split()) if "think" in word] == [
+            (i, word) for i, word in enumerate(text.split()) if "think" in word
+        ]
+
+
+@pytest.mark.parametrize("text", ["", "word", "word word", "<think> </think>"])
+def test_where_there_is_one_order_the_words_stay(text):
+    assert shuffle_words(text, np.random.default_rng(0)) == text
 
 
 def test_sentences_are_shuffled_whole_and_tags_stay(tiny_models):

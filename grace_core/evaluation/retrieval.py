@@ -18,6 +18,7 @@ from random import Random
 import numpy as np
 
 from grace_core import ann
+from grace_core.columns.bm25 import Bm25
 from grace_core.errors import GraceError
 from grace_core.index import GraceIndex
 from grace_core.model import GraceModel
@@ -180,17 +181,9 @@ def evaluate_index(
 
 
 def bm25(corpus: Corpus, queries: dict[str, str]) -> dict[str, list[str]]:
-    """Rankings by BM25 (bm25s; k1 1.5, b 0.75, its English stop words), the lexical baseline; ties in the order of the corpus."""
-    import logging
-
-    import bm25s
-
-    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it tells its steps on stderr otherwise
+    """Rankings by BM25 (:mod:`grace_core.columns.bm25`), the lexical baseline; ties in the order of the corpus."""
     documents = [document for document in corpus.documents if document.content]
-    retriever = bm25s.BM25()
-    retriever.index(bm25s.tokenize([document.content for document in documents], show_progress=False), show_progress=False)
-    rankings = {}
-    for query_id, words in zip(queries, bm25s.tokenize(list(queries.values()), return_ids=False, show_progress=False), strict=True):
-        scores = retriever.get_scores(words) if words else np.zeros(len(documents))
-        rankings[query_id] = [documents[row].id for row in order(scores, CUTOFF)]
-    return rankings
+    index = Bm25([document.content for document in documents])
+    return {
+        query_id: [documents[row].id for row in order(index.scores(query), CUTOFF)] for query_id, query in queries.items()
+    }  # fmt: skip

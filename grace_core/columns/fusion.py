@@ -1,0 +1,159 @@
+"""Several columns as one: a weighted sum of standardised scores, or of reciprocal ranks.
+
+    sum     F(q, d) = sum over columns i of  w_i (s_i(q, d) - m_i) / v_i
+    ranks   F(q, d) = sum over columns i of  1 / (60 + r_i(q, d))
+
+with m_i and v_i the mean and the standard deviation of the scores s_i(q, ·) of this query over all documents of the collection, also
+where a filter leaves some of them only, and r_i the rank among all documents, from 1 (Cormack, Clarke and Büttcher, SIGIR 2009). A column
+that gives all documents one score for a query, as BM25 does where none holds a word of it, has v_i = 0 and adds nothing.
+
+For a given query the sum is affine in each s_i, so the parts of every s_i are parts of F, times w_i / v_i; what is taken off,
+w_i m_i / v_i, is what an average document has in that column, and has a line of its own. A reciprocal rank has no parts: its column's own
+ledger is opened beside it. Scores are fp64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from grace_core.columns.column import Column, Edit, Rows, checked
+from grace_core.columns.ledger import AVERAGE, Ledger, Line
+from grace_core.columns.names import Name, Ranks, Sum, weight_text
+from grace_core.errors import GraceError
+from grace_core.index import Hit
+from grace_core.ranking import order, rank
+
+CONSTANT = 60
+
+
+class FusionColumn(Column):
+    """What both fusions share. ``parts`` are the fused columns."""
+
+    def __init__(self, rows: Rows, name: Name, parts: Sequence[Column]):
+        super().__init__(rows, name)
+        self.parts = list(parts)
+        for part in self.parts:
+            if part.ids != self.ids:
+                raise GraceError(
+                    f"{part.id} has {len(part):,} of the {len(self):,} documents of {self.collection.name}, so its scores cannot be added "
+                    "to those of another column; bring its index up to the corpus first"
+                )
+
+    @property
+    def reads_rationale(self) -> bool:
+        return any(part.reads_rationale for part in self.parts)
+
+    @property
+    def label(self) -> str:
+        return " + ".join(part.label for part in self.parts)
+
+    def hit(self, row: int, place: int, score: float) -> Hit:
+        """With the rationale of the first part that reads one."""
+        part = next((part for part in self.parts if part.reads_rationale), self.parts[0])
+        return part.hit(row, place, score)
+
+    def cuts(self, text: str) -> bool:
+        return any(part.cuts(text) for part in self.parts)
+
+    def _own(self, part: Column, edits: Sequence[Edit]) -> list[Edit]:
+        """The edits as far as a part reads them."""
+        return [Edit(edit.text, edit.rationale if part.reads_rationale else None) for edit in edits]
+
+
+class SumColumn(FusionColumn):
+    """A weighted sum of standardised scores."""
+
+    name: Sum
+
+    @property
+    def weights(self) -> list[float]:
+        return [weight for weight, _ in self.name.terms]
+
+    @property
+    def label(self) -> str:
+        pairs = zip(self.weights, self.parts, strict=True)
+        return " + ".join(part.label if weight == 1 else f"{weight_text(weight)} × {part.label}" for weight, part in pairs)
+
+    def scores_of(self, queries: Sequence[str]) -> Iterator[np.ndarray]:
+        for scores in zip(*(part.scores_of(queries) for part in self.parts), strict=True):
+            yield self._sum(scores, [standard(one) for one in scores])
+
+    def _sum(self, scores: Sequence[np.ndarray], standards: Sequence[tuple[float, float]]) -> np.ndarray:
+        made = np.zeros(len(self))
+        for weight, one, (mean, deviation) in zip(self.weights, scores, standards, strict=True):
+            if deviation:
+                made += weight * (one.astype(np.float64) - mean) / deviation
+        return made
+
+    def scores_edited(self, query: str, row: int, edits: Sequence[Edit]) -> Iterator[np.ndarray]:
+        """Means and deviations stay those of the documents as they are."""
+        old = [part.scores(query) for part in self.parts]
+        standards = [standard(one) for one in old]
+        for new in zip(*(part.scores_edited(query, row, self._own(part, edits)) for part in self.parts), strict=True):
+            yield self._sum(new, standards)
+
+    def explain(self, query: str, document_id: str) -> Ledger:
+        row, query = self.row(document_id), checked(query)
+        scores = [part.scores(query) for part in self.parts]
+        standards = [standard(one) for one in scores]
+        fused, lines, notes, exact = self._sum(scores, standards), [], [], True
+        for weight, part, own, (mean, deviation) in zip(self.weights, self.parts, scores, standards, strict=True):
+            about = {"weight": weight, "score": float(own[row]), "rank": rank(own, row), "mean": mean, "standard deviation": deviation}
+            if not deviation:
+                lines.append(Line(part.id, 0.0, "column", about=about))
+                notes.append(f"{part.id} gives every document the same score, so it adds nothing")
+                continue
+            ledger, factor = part.explain(query, document_id), weight / deviation
+            notes += [f"{part.id}: {note}" for note in ledger.notes]
+            exact &= ledger.exact
+            inside = (*(line.scaled(factor) for line in ledger.lines), Line("average document", -factor * mean, "average", AVERAGE))
+            lines.append(Line(part.id, factor * (float(own[row]) - mean), "column", about=about, parts=inside))
+        return Ledger(self.id, query, document_id, float(fused[row]), rank(fused, row), tuple(lines), tuple(notes), exact)
+
+
+class RanksColumn(FusionColumn):
+    """A sum of reciprocal ranks."""
+
+    name: Ranks
+
+    @property
+    def label(self) -> str:
+        return f"ranks of {super().label}"
+
+    def scores_of(self, queries: Sequence[str]) -> Iterator[np.ndarray]:
+        return (self._sum(scores) for scores in zip(*(part.scores_of(queries) for part in self.parts), strict=True))
+
+    @staticmethod
+    def _sum(scores: Sequence[np.ndarray]) -> np.ndarray:
+        return sum(1 / (CONSTANT + ranks(one)) for one in scores)
+
+    def scores_edited(self, query: str, row: int, edits: Sequence[Edit]) -> Iterator[np.ndarray]:
+        """Those that the document passes in a part come one rank down there."""
+        parts = (part.scores_edited(query, row, self._own(part, edits)) for part in self.parts)
+        return (self._sum(scores) for scores in zip(*parts, strict=True))
+
+    def explain(self, query: str, document_id: str) -> Ledger:
+        row, query = self.row(document_id), checked(query)
+        fused, lines = self.scores(query), []
+        for part in self.parts:
+            ledger = part.explain(query, document_id)
+            about = {"rank": ledger.rank, "score": ledger.score}
+            lines.append(Line(part.id, 1 / (CONSTANT + ledger.rank), "rank", about=about, opened=ledger))
+        exact = all(line.opened.exact for line in lines)
+        return Ledger(self.id, query, document_id, float(fused[row]), rank(fused, row), tuple(lines), exact=exact)
+
+
+def standard(scores: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation of one query's scores ``(n,)``; the deviation is 0 where they differ by rounding alone."""
+    scores = scores.astype(np.float64)
+    mean, deviation = float(scores.mean()), float(scores.std())
+    return mean, deviation if deviation > 1e-7 * max(1.0, abs(mean)) else 0.0
+
+
+def ranks(scores: np.ndarray) -> np.ndarray:
+    """The rank of every document, from 1, by its score ``(n,)``."""
+    made = np.empty(len(scores), np.int64)
+    made[order(scores)] = np.arange(1, len(scores) + 1)
+    return made

@@ -25,8 +25,8 @@ The same for the query's rationale while the document keeps its own; there the m
 Additivity: the largest difference between a score and the sum of its parts, by blocks, sentences, and tokens of either side.
 
 What is encoded again: swapped, shuffled and word-shuffled rationales of all texts, and every set of sentences left in an order above,
-each once. Not the empty ones: in a causal model no token of the text sees the rationale, so that the stored sums of text and template are those of
-an empty rationale. Tags (<think>) and marks without a letter or digit are no sentences and stay. Intervals: 95 %, percentile
+each once. Not the empty ones: in a causal model no token of the text sees the rationale, so that the stored sums of text and template are
+those of an empty rationale. Tags (<think>) and marks without a letter or digit are no sentences and stay. Intervals: 95 %, percentile
 bootstrap over queries (documents for their swap cosine).
 """
 

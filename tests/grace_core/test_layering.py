@@ -39,7 +39,7 @@ grace_core: columns.column
 grace_core: columns.fusion
 grace_core: columns.opened
 grace_core: evaluation.faithfulness evaluation.geometry evaluation.harness evaluation.stored
-grace_core: evaluation.headroom
+grace_core: evaluation.headroom reasons.faithfulness
 grace_core: adapters.sentence
 grace_core: adapters.langchain adapters.mteb
 grace_core: serving.failures serving.limits serving.metrics serving.schemas

@@ -16,6 +16,7 @@ from grace_cli.explain import explain_command
 from grace_cli.index import index_app
 from grace_cli.map import map_entry
 from grace_cli.models import models_command
+from grace_cli.reasons import reasons_command
 from grace_cli.search import search_command
 from grace_cli.serve import serve_command
 from grace_cli.train import train_command
@@ -32,6 +33,7 @@ app.command("explain")(explain_command)
 app.command("encode")(encode_command)
 app.command("train")(train_command)
 app.command("map")(map_entry)
+app.command("reasons")(reasons_command)
 app.command("serve")(serve_command)
 app.command("models")(models_command)
 

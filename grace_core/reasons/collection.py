@@ -256,7 +256,7 @@ def _totals(sentences: Sentences, numbers: np.ndarray, hierarchy: Hierarchy) -> 
         added = sentences.vectors(mine) if len(mine) else np.zeros((0, totals.shape[1]))
         np.add.at(totals, label[mine], added)
         np.add.at(own, label[mine], np.einsum("sd,sd->s", added, whole[sentences.rows[mine] - begin]))
-    return {"totals": totals / len(index), "own": own / len(index)}
+    return {"totals": (totals / len(index)).astype(np.float32), "own": own / len(index)}
 
 
 def _examples(places: np.ndarray, numbers: np.ndarray, hierarchy: Hierarchy) -> dict[str, np.ndarray]:
@@ -267,4 +267,4 @@ def _examples(places: np.ndarray, numbers: np.ndarray, hierarchy: Hierarchy) -> 
     near = np.einsum("sd,sd->s", places, _unit(sums)[hierarchy.fine])
     order = np.lexsort((np.arange(len(near)), -near.round(6), hierarchy.fine))
     first = order[np.searchsorted(hierarchy.fine[order], np.arange(hierarchy.largest))]
-    return {"places": sums, "standing": numbers[first], "examples": places[first].astype(np.float64)}
+    return {"places": sums.astype(np.float32), "standing": numbers[first], "examples": places[first]}

@@ -17,29 +17,29 @@ LAYERS = """
 grace_core: adapters columns console engines errors evaluation layout precision ranking rewards serving text_stream training
 grace_cli: options
 grace_study: .
-grace_core: cache chat_templates columns.bm25 columns.names files filters neighbours pooling texts
+grace_core: cache chat_templates columns.bm25 columns.names files filters neighbours passages pooling texts
 grace_core: engines.vllm_worker geometry gguf_files prompt readers.documents readers.html_pages regions
-grace_core: engines.inflight model_folders readers.cells readers.files tensors
+grace_core: engines.inflight model_folders readers.cells readers.chunked readers.files tensors
 grace_core: ann engines.transformers readers.extraction readers.extraction_worker settings sources
 grace_core: readers.delimited readers.folders readers.json_rows readers.judgements readers.parquet
 grace_core: engines.vllm readers.corpus selection truncation weights
 grace_core: loading readers
 grace_core: corpus_table
 grace_core: collection model
-grace_core: shards
+grace_core: columns.listing shards
 grace_core: build
 grace_core: index
-grace_core: . cluster explain living projection reasons reasons.clusters reasons.names
+grace_core: . cluster explain gating projection reasons reasons.clusters reasons.names
 grace_core: reasons.sentences
 grace_core: reasons.collection
 grace_core: reasons.split
 grace_core: columns.encoder columns.ledger evaluation.retention evaluation.retrieval
 grace_core: columns.encoded
-grace_core: columns.column
+grace_core: columns.column living
 grace_core: columns.fusion
 grace_core: columns.opened
 grace_core: evaluation.faithfulness evaluation.geometry evaluation.harness evaluation.stored
-grace_core: evaluation.headroom reasons.faithfulness
+grace_core: evaluation.headroom evaluation.worth reasons.faithfulness
 grace_core: adapters.sentence
 grace_core: adapters.langchain adapters.mteb
 grace_core: serving.failures serving.limits serving.metrics serving.schemas
@@ -53,7 +53,8 @@ grace_core: training.callbacks training.checkpoints training.data training.state
 grace_core: training.contrastive training.heldout training.reward
 grace_core: training.best_of_n training.policy
 grace_core: training.run
-grace_cli: explain_report index_build loading search_report
+grace_cli: columns
+grace_cli: explain_report index_build loading reasons_report search_report
 grace_core: evaluation.report map_report
 grace_study: factbase real
 grace_study: text
@@ -62,8 +63,8 @@ grace_study: abilities check pretrain probes ship
 grace_study: study
 grace_study: figures report
 grace_study: tables
-grace_cli: eval_geometry eval_headroom eval_mteb eval_retention
-grace_cli: demo encode eval explain index map models search serve train
+grace_cli: eval_geometry eval_headroom eval_mteb eval_retention eval_worth
+grace_cli: demo encode eval explain index map models reasons search serve train
 grace_benchmarks: . rounds table
 grace_benchmarks: encode explain map memory search server start text train vllm
 grace_benchmarks: build filter

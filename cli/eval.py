@@ -11,7 +11,8 @@ from grace_cli.eval_geometry import geometry_command
 from grace_cli.eval_headroom import headroom_command
 from grace_cli.eval_mteb import mteb_command
 from grace_cli.eval_retention import retention_command
-from grace_cli.options import Device, Engine, Json, Models, Seed, Temperature, Where
+from grace_cli.eval_worth import worth_command
+from grace_cli.options import Columns, Device, Engine, Json, Models, Seed, Temperature, Where
 from grace_core.console import show, tell
 
 eval_app = typer.Typer(no_args_is_help=True, help="Evaluate models.")
@@ -19,15 +20,17 @@ eval_app.command("mteb")(mteb_command)
 eval_app.command("geometry")(geometry_command)
 eval_app.command("headroom")(headroom_command)
 eval_app.command("retention")(retention_command)
+eval_app.command("worth")(worth_command)
 
 
 @eval_app.command("retrieval")
 def eval_retrieval(
     dataset: Annotated[Path, typer.Argument(help="A collection folder with queries and judgements, with an index of each model.")],
-    model: Models,
+    model: Columns,
     split: Annotated[str | None, typer.Option(help="Queries of this split only, e.g. test.")] = None,
     where: Where = None,
     bm25: Annotated[bool, typer.Option("--bm25", help="Add the lexical baseline.")] = False,
+    against: Annotated[str | None, typer.Option(help="One of the rows, such as bm25: the paired difference of each other to it.")] = None,
     save: Annotated[bool, typer.Option("--save", help="Keep it beside each index, for the explorer's Evaluate tab.")] = False,
     temperature: Temperature = None,
     seed: Seed = None,
@@ -42,8 +45,9 @@ def eval_retrieval(
     from grace_core.evaluation.report import retrieval_command
 
     result, text = retrieval_command(
-        dataset, model, split=split, where=where, bm25=bm25, save=save, device=device, engine=engine, temperature=temperature, seed=seed
-    )
+        dataset, model, split=split, where=where, bm25=bm25, against=against, save=save, device=device, engine=engine,
+        temperature=temperature, seed=seed,
+    )  # fmt: skip
     show(result, as_json, text)
 
 

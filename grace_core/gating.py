@@ -1,0 +1,104 @@
+"""Whether to write a rationale for a query, decided from a search by its text alone, which costs no writing.
+
+    margin(q) = s_1 - s_2, the cosines of the first two documents found by the text of q alone, in the same index
+    a rationale is written where margin(q) < threshold
+
+A search whose first two documents are close is not sure of itself, and that is where words may help. The threshold is chosen on judged
+queries of their own (:func:`choose`), and says nothing about other models. Pure functions, but for :func:`search`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from grace_core.errors import GraceError
+from grace_core.index import GraceIndex
+from grace_core.model import GraceModel, Representations
+from grace_core.pooling import Pooling
+
+NEVER, ALWAYS = 0.0, 3.0  # thresholds: no margin is below 0, and none of cosines is above 2
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Writes for the queries whose margin is below ``threshold``."""
+
+    threshold: float
+
+    def writes(self, margins: np.ndarray) -> np.ndarray:
+        """Whether each query gets a rationale: bool ``(n,)`` from margins ``(n,)``."""
+        return np.asarray(margins) < self.threshold
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Every gate that tells some queries apart, from never to always: ``thresholds``, the ``shares`` of queries that write, and the mean
+    ``values`` of a metric, each ``(t,)``."""
+
+    thresholds: np.ndarray
+    shares: np.ndarray
+    values: np.ndarray
+
+
+def margins(scores: np.ndarray) -> np.ndarray:
+    """First less second of cosines ``(n, k)``, best first: ``(n,)``; 2, the most there is, where one document was found."""
+    scores = np.asarray(scores, dtype=np.float64)
+    return np.full(len(scores), 2.0) if scores.shape[1] < 2 else scores[:, 0] - scores[:, 1]
+
+
+def curve(margin: np.ndarray, without: np.ndarray, written: np.ndarray) -> Curve:
+    """What each gate is worth on judged queries: their margins, and a metric without and with a rationale, each ``(n,)``.
+
+    Raises GraceError for no queries, or arrays of different lengths.
+    """
+    margin, without, written = (np.asarray(values, dtype=np.float64) for values in (margin, without, written))
+    if not len(margin) or len(margin) != len(without) or len(margin) != len(written):
+        raise GraceError(
+            f"a gate is judged on at least one query, each with its margin and a value without and with a rationale; got {len(margin)}, "
+            f"{len(without)} and {len(written)}"
+        )
+    distinct = np.unique(margin)
+    thresholds = np.concatenate([[NEVER], (distinct[:-1] + distinct[1:]) / 2, [ALWAYS]])
+    writes = margin[None] < thresholds[:, None]
+    return Curve(thresholds, writes.mean(axis=1), np.where(writes, written[None], without[None]).mean(axis=1))
+
+
+def choose(margin: np.ndarray, without: np.ndarray, written: np.ndarray, *, share: float = 0.5) -> Gate:
+    """The gate with the best mean among those with which at most ``share`` of the queries write; of equals the one that writes least."""
+    found = curve(margin, without, written)
+    allowed = np.flatnonzero(found.shares <= share + 1e-9)
+    return Gate(float(found.thresholds[allowed[found.values[allowed].argmax()]]))
+
+
+@dataclass(frozen=True)
+class Gated:
+    """Cosines ``(n, k)`` and document rows ``(n, k)`` of queries, which of them ``wrote`` ``(n,)``, the ``margins`` ``(n,)`` that decided,
+    and the representations of those that wrote, in their order."""
+
+    scores: np.ndarray
+    rows: np.ndarray
+    wrote: np.ndarray
+    margins: np.ndarray
+    written: Representations
+
+
+def search(
+    index: GraceIndex, model: GraceModel, queries: Sequence[str], gate: Gate, k: int = 10, *, where: str | None = None, **options
+) -> Gated:
+    """Search an index with rationales, each query by its text first, and those that the gate lets write by text and rationale again.
+
+    ``options`` are those of :meth:`GraceModel.represent`. Raises GraceError for an index without rationales.
+    """
+    if index.default_pooling is not Pooling.FULL:
+        raise GraceError(f"{index.folder} was built without rationales, so that a query needs none; search it as it is")
+    read = model.represent(queries, rationale=False, **options)
+    scores, rows = index.search(index.embed(read, Pooling.TEXT), max(k, 2), where=where)
+    margin = margins(scores)
+    wrote = gate.writes(margin)
+    written = model.represent([query for query, writes in zip(queries, wrote, strict=True) if writes], **options)
+    if wrote.any():
+        scores[wrote], rows[wrote] = index.search(index.embed(written), max(k, 2), where=where)
+    return Gated(scores[:, :k], rows[:, :k], wrote, margin, written)

@@ -43,9 +43,10 @@ def encode_command(
     engine: Engine = None,
     dtype: Dtype = None,
     no_cache: NoCache = False,
+    input_type: Annotated[str, typer.Option(help="document, or query: what the texts are to be in a search.")] = "document",
     as_json: Json = False,
 ) -> None:
-    """Write ids, rationales and embeddings of a corpus to a Parquet file."""
+    """Write ids, rationales and embeddings of a corpus to a Parquet file: the vectors that ``GraceModel.encode`` gives."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -56,6 +57,8 @@ def encode_command(
     from grace_core.truncation import cut_texts, notes_on_cut_texts
 
     arguments = parse_arguments(template)
+    if input_type not in ("document", "query"):
+        raise GraceError(f"--input-type must be document or query, got {input_type!r}")
     if out.suffix.lower() in (".csv", ".tsv", ".json", ".jsonl", ".txt", ".npy", ".npz", ".safetensors"):
         raise GraceError(f"--out {out}: a Parquet file is written; give a name that ends in .parquet")
     if not out.parent.is_dir():
@@ -76,7 +79,7 @@ def encode_command(
         made = loaded.represent([d.content for d in documents], rationale=rationale, batch_size=batch_size, progress=progress)
     finally:
         close()
-    vectors = made.embeddings(Pooling.FULL if rationale else Pooling.TEXT)
+    vectors = loaded.geometry.vectors(made.sums, made.counts, Pooling.FULL if rationale else Pooling.TEXT, input_type)
     table = pa.table({
         "_id": [d.id for d in documents], "rationale": made.rationales, "truncated": made.truncated,
         "text_truncated": made.text_truncated,
@@ -87,6 +90,7 @@ def encode_command(
     notes = notes_on_cut_texts(cut, len(documents), loaded.settings, positions=loaded.positions)
     result = {
         "out": str(out), "documents": len(documents), "empty": len(left_out), "dim": int(vectors.shape[1]),
+        "geometry": loaded.geometry.kind, "input_type": input_type,
         "truncated_rationales": int(made.truncated.sum()), "truncated_texts": cut, "left_out": left_out, "notes": corpus.notes + notes,
     }  # fmt: skip
     ids = f": {', '.join(left_out[:5])}{', …' if len(left_out) > 5 else ''}" if left_out else ""

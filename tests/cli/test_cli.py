@@ -12,6 +12,7 @@ import typer
 
 from grace_cli import main as cli
 from grace_core.collection import Collection
+from grace_core.geometry import Statistics
 from grace_core.index import GraceIndex, build
 from grace_core.model import GraceModel
 from grace_core.readers import read_corpus
@@ -154,6 +155,28 @@ def test_encode_writes_embeddings(grace, dataset, model, tmp_path):
     texts = [document.content for document in read_corpus(dataset).documents if document.content]
     np.testing.assert_allclose(vectors, GraceModel.from_pretrained(model).encode(texts), atol=1e-5)
     assert table["_id"].to_pylist()[5] == "d6"
+
+
+def test_encode_gives_the_vectors_of_the_model_s_own_geometry(grace, dataset, model, tmp_path):
+    """A model with statistics of its own is calibrated by them; queries and documents then differ."""
+    folder = shutil.copytree(model, tmp_path / "with-statistics")
+    texts = [document.content for document in read_corpus(dataset).documents if document.content]
+    loaded = GraceModel.from_pretrained(folder)
+    made = loaded.represent(texts)
+    asked = loaded.represent([" ".join(text.split()[:2]) for text in texts])
+    of = Statistics.of((made.sums, made.counts), (asked.sums, asked.counts), system=loaded.settings.system)
+    of.save(folder / "geometry.safetensors")
+    loaded = GraceModel.from_pretrained(folder)
+    got = {}
+    for role in ("document", "query"):
+        out = tmp_path / f"{role}.parquet"
+        status, told, err = grace("encode", dataset, "--model", folder, "--out", out, "--input-type", role, "--json")
+        assert status == 0, err
+        assert (json.loads(told)["geometry"], json.loads(told)["input_type"]) == ("calibrated", role)
+        got[role] = np.stack(pq.read_table(out)["embedding"].to_numpy())
+        np.testing.assert_allclose(got[role], loaded.encode(texts, role=role), atol=1e-5)
+    assert np.abs(got["query"] - got["document"]).max() > 0.01
+    assert grace("encode", dataset, "--model", folder, "--out", tmp_path / "x.parquet", "--input-type", "passage")[0] == 2
 
 
 def test_eval_retrieval_prints_metrics_of_all_ways(grace, collection):

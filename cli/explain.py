@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from grace_cli.options import Device, Json, Model
+from grace_cli.options import Column, Device, Json
 from grace_core.console import show
 
 
@@ -15,7 +15,7 @@ def explain_command(
     folder: Path,
     query: str,
     document: Annotated[str, typer.Argument(metavar="DOC_ID", help="A document's id, as `grace search` prints it.")],
-    model: Model,
+    model: Column,
     text_only: Annotated[bool, typer.Option("--text-only", help="Explain the score of the texts alone.")] = False,
     versus: Annotated[str | None, typer.Option(help="Another document's id: why does DOC_ID stand above it?")] = None,
     against: Annotated[str | None, typer.Option(help="Another model with an index: what do the two see differently?")] = None,

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from grace_cli.columns import explain_column
 from grace_core.cache import RepresentationCache
+from grace_core.collection import Collection
+from grace_core.columns.listing import is_model, read_name
 from grace_core.errors import GraceError
 from grace_core.explain import Difference, Explainer, Sentence, difference, listed
 from grace_core.index import GraceIndex
@@ -36,7 +39,14 @@ def explain_command(
     """
     if with_rationale is not None and with_rationale_of is not None:
         raise GraceError("--with-rationale and --with-rationale-of both replace the rationale; give one of them")
-    explainer = _open(folder, model, device)
+    name = read_name(Collection(folder), model)
+    if not is_model(name):
+        return explain_column(
+            folder, query, document_id, name, versus=versus, against=against, tokens=tokens, leave_one_out=leave_one_out,
+            with_rationale=with_rationale, with_rationale_of=with_rationale_of, with_text=with_text, device=device,
+        )  # fmt: skip
+    text_only = text_only or name.rationale is False
+    explainer = _open(folder, name.model, device)
     pooling = Pooling.TEXT if text_only else explainer.index.default_pooling
     row = explainer.row(document_id)
     other = [] if versus is None else [explainer.row(versus)]

@@ -112,6 +112,7 @@ def index_info(folder: Path, as_json: Json = False) -> None:
     """What a collection holds."""
     from grace_cli.index_build import faiss_line, geometry_line
     from grace_core.collection import Collection
+    from grace_core.columns.listing import PREFIX, encoders, read_manifest
     from grace_core.files import read_json
     from grace_core.truncation import cut_text_notes, cut_texts
 
@@ -124,6 +125,7 @@ def index_info(folder: Path, as_json: Json = False) -> None:
         "types": collection.types,
         "queries": len(judgements.queries) if judgements else 0,
         "models": {name: read_json(folder / name / "manifest.json") for name in collection.models},
+        "encoders": {name: read_manifest(folder / f"{PREFIX}{name}") for name in encoders(collection)},
         "unfinished": collection.unfinished,
     }
     info["notes"] = [f"{name}: {note}" for name, manifest in info["models"].items() for note in cut_text_notes(manifest)]
@@ -135,6 +137,9 @@ def index_info(folder: Path, as_json: Json = False) -> None:
                      f"{counts['rationale_tokens']} rationale tokens, {counts['truncated_rationales']} cut off, "
                      f"{cut_texts(counts['truncated_texts'])}{faiss_line(manifest.get('faiss', {}))}")  # fmt: skip
         lines.append(f"    {geometry_line(manifest)}")
+    for name, manifest in info["encoders"].items():
+        counts, told = manifest["counts"], f"{manifest['model_id']}, {manifest['model']['sha256'][:12]}"
+        lines.append(f"  st:{name} ({told}): {counts['encoded']} encoded, {cut_texts(counts['truncated_texts'])}; {manifest['how']}")
     lines += [f"  {name}: not finished; build again to go on" for name in info["unfinished"]]
     lines += [f"note: {note}" for note in info["notes"]]
     show(info, as_json, "\n".join(lines))
@@ -150,6 +155,8 @@ def index_verify(
     import warnings
 
     from grace_core.collection import Collection
+    from grace_core.columns.encoded import EncodedIndex
+    from grace_core.columns.listing import encoders
     from grace_core.index import GraceIndex
 
     collection = Collection(folder)
@@ -163,6 +170,12 @@ def index_verify(
             findings.append(index.verify())
         except GraceError as error:
             findings.append({"model": name, "ok": False, "error": str(error)})
+    for name in encoders(collection):
+        try:
+            EncodedIndex(collection, name)
+            findings.append({"model": f"st:{name}", "ok": True})
+        except GraceError as error:
+            findings.append({"model": f"st:{name}", "ok": False, "error": str(error)})
     ok = all(finding["ok"] for finding in findings)
     lines = [f"{f['model']}: {'ok' if f['ok'] else f.get('error', 'index.faiss is damaged; --repair writes it again')}" for f in findings]
     show({"collection": collection.name, "ok": ok, "models": findings}, as_json, "\n".join(lines) or "no index")

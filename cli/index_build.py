@@ -7,6 +7,7 @@ from pathlib import Path
 
 from grace_core.cache import RepresentationCache
 from grace_core.collection import Collection
+from grace_core.columns.names import BM25, ENCODER, parse
 from grace_core.console import tell
 from grace_core.errors import GraceError
 from grace_core.index import Encode, GraceIndex, build
@@ -34,8 +35,13 @@ def build_command(
     workers: int,
     device: str | None,
     dtype: str | None,
+    add: bool = False,
+    remove: bool = False,
 ) -> tuple[dict, str]:
-    """``load`` takes a model's name and an engine. ``engine`` ray, or ray:ENGINE, has ``workers`` Ray actors encode."""
+    """``load`` takes a model's name and an engine. ``engine`` ray, or ray:ENGINE, has ``workers`` Ray actors encode.
+
+    Into a collection that exists the corpus is taken in by :mod:`grace_core.living`, whose ``add`` and ``remove`` these are.
+    """
     place, _, inner = engine.partition(":")
     if place != "ray" and inner:
         raise GraceError(f"--engine is {engine!r}, expected transformers, vllm, ray, or ray:vllm")
@@ -45,15 +51,36 @@ def build_command(
     read = stream_corpus(corpus, limit=limit, columns={role: name for role, name in columns.items() if name} or None)
     if name is not None and len(models) > 1:
         raise GraceError(f"--name is for one model, got {len(models)}; build them one after the other")
-    collection, built, notes = None, {}, []
+    if BM25 in models:
+        raise GraceError("bm25 needs no index: name it in `grace search`, `grace explain` and `grace eval retrieval`")
+    with ExitStack() as stack:
+        return _build(
+            stack, read, out, models, load=lambda source: load(source, here), bar=bar, rationale=rationale, batch_size=batch_size,
+            faiss=faiss, geometry=geometry, name=name, ray=place == "ray", inner=inner, workers=workers, device=device, dtype=dtype, add=add,
+            remove=remove,
+        )  # fmt: skip
+
+
+def _build(
+    stack: ExitStack, read: Corpus, out: Path, models: list[str], *, load: Callable[[str], GraceModel], bar: Callable, rationale: bool,
+    batch_size: int, faiss: str | None, geometry: str | None, name: str | None, ray: bool, inner: str, workers: int, device: str | None,
+    dtype: str | None, add: bool, remove: bool,
+) -> tuple[dict, str]:  # fmt: skip
+    new: Update | None = None
+    built, encoders, notes = {}, {}, []
     for source in models:
-        model = load(source, here)
-        if collection is None:  # after the first model is found, so that a typing error leaves nothing
-            collection = Collection.create(read, out)
-            for note in read.notes:
+        model = Encoder.load(parse(source).model, device=device) if source.startswith(ENCODER) else load(source)
+        if new is None:  # after the first model is found, so that a typing error leaves nothing
+            new = stack.enter_context(update(out, read, add=add, remove=remove))
+            for note in read.notes + new.notes:
                 tell(f"note: {note}")
+            if new.changes:
+                tell(f"{out}: {new.changes}; {new.changes.kept:,} stay as they are")
+        if isinstance(model, Encoder):
+            notes += _encode_with(source, model, new, name, batch_size, bar, encoders)
+            continue
         encode: Encode | None = None
-        if place == "ray":
+        if ray:
             from grace_core.cluster import ray_encoder
 
             encode = ray_encoder(
@@ -62,12 +89,12 @@ def build_command(
             )  # fmt: skip
         progress, close = bar(model.name)
         try:
-            made = build(
-                collection, model, rationale=rationale, batch_size=batch_size, faiss=faiss, geometry=geometry, name=name, encode=encode,
+            made = new.build(
+                model, rationale=rationale, batch_size=batch_size, faiss=faiss, geometry=geometry, name=name, encode=encode,
                 engine=inner or None, progress=progress,
             )  # fmt: skip
         except Exception:
-            collection.withdraw()  # where nothing is encoded yet
+            new.withdraw()  # where nothing is encoded yet
             raise
         finally:
             close()
@@ -76,14 +103,75 @@ def build_command(
             "geometry": made.geometry.as_dict()
         }  # fmt: skip
         notes += [f"{made.model_name}: {note}" for note in cut_text_notes(made.manifest, positions=model.positions)]
+    told = len(new.notes)
+    behind = new.commit()
+    notes += new.notes[told:]
+    notes += [
+        f"{name}: {count:,} documents of the corpus are not in its index yet: `grace index update {out} --model {name}`"
+        for name, count in behind.items()
+    ]
     lines = [
         f"{name}: {count['encoded']} documents encoded, {count['empty']} empty ones left out, "
         f"{count['truncated_rationales']} rationales cut off, {cut_texts(count['truncated_texts'])}"
         f"{faiss_line(count['faiss'])}; geometry {count['geometry']['kind']}"
         for name, count in built.items()
     ]
+    lines += [
+        f"{ENCODER}{name}: {count['encoded']} documents encoded, {count['empty']} empty ones left out, "
+        f"{cut_texts(count['truncated_texts'])}"
+        for name, count in encoders.items()
+    ]
     lines += [f"note: {note}" for note in notes]
-    return {"collection": str(out), "models": built, "notes": read.notes + notes}, "\n".join(lines)
+    result = {"collection": str(out), "models": built, "notes": read.notes + new.notes[:told] + notes}
+    if new.changes:
+        result["changes"] = new.changes.counts()
+    return result | ({"encoders": encoders} if encoders else {}), "\n".join(lines)
+
+
+def _encode_with(
+    source: str, encoder: Encoder, new: Update, name: str | None, batch_size: int, bar: Callable, encoders: dict
+) -> list[str]:
+    """Vectors of a sentence encoder; its counts go into ``encoders``. What is to be told of texts that were cut."""
+    progress, close = bar(source)
+    try:
+        made = new.encode(encoder, name=name, batch_size=batch_size, progress=progress)
+    except Exception:
+        new.withdraw()
+        raise
+    finally:
+        close()
+    counts = encoders[made.name] = made.manifest["counts"]
+    cut = counts["truncated_texts"]
+    note = f"{source}: {cut:,} of {counts['encoded']:,} texts are longer than the {encoder.limit:,} tokens that it reads"
+    return [f"{note}, and the rest of each is in no vector: split long documents"] if cut else []
+
+
+def update_command(folder: Path, models: list[str] | None, *, bar: Callable, batch_size: int, device: str | None) -> tuple[dict, str]:
+    """Bring up the indexes that are behind their corpus, or those of ``models``, each with the model that it was made with."""
+    from grace_core.columns.encoded import EncodedIndex
+
+    collection, made = Collection(folder), {}
+    if collection.updating:
+        tell(f"note: {folder}: an update was stopped half way; `grace index build` with the same corpus goes on with it")
+    stale = [f"{ENCODER}{name}" for name in encoders(collection) if not EncodedIndex.fits(collection, name)]
+    names = models or [*collection.behind, *stale]
+    for name in names:
+        if name.startswith(ENCODER):
+            continue
+        index = GraceIndex.of_model(Collection(folder), name)
+        lacking = index.behind
+        if lacking:
+            model = index.load_model(device=device, cache=RepresentationCache())
+            progress, close = bar(index.model_name)
+            try:
+                with update(folder) as new:
+                    index = new.build(model, name=index.model_name, batch_size=batch_size, progress=progress)
+                    new.commit()
+            finally:
+                close()
+                model.close()
+        made[index.model_name] = {"documents": len(index), "added": lacking}
+    return made
 
 
 def faiss_command(folder: Path, models: list[str], kind: str) -> tuple[dict, str]:

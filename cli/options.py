@@ -8,6 +8,9 @@ import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Model = Annotated[str, typer.Option("--model", "-m", help="smollm2, demo-base, a folder, a GGUF file, an adapter, or a Hugging Face id.")]
+COLUMN_HELP = "A model with an index, MODEL:text, bm25, st:NAME, or a fusion: 0.7*bm25+0.3*MODEL, rrf(bm25,MODEL); docs/columns.md."
+Column = Annotated[str, typer.Option("--model", "-m", help=COLUMN_HELP)]
+Columns = Annotated[list[str], typer.Option("--model", "-m", help=f"{COLUMN_HELP} May be given several times.")]
 Models = Annotated[list[str], typer.Option("--model", "-m", help="A model; may be given several times.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use the first N documents only.")]
 MaxNewTokens = Annotated[int | None, typer.Option("--max-new-tokens", min=1, help="Longest rationale, in tokens.")]

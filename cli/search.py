@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from grace_cli.options import Device, Engine, Json, Model, Where
+from grace_cli.options import Column, Device, Engine, Json, Where
 from grace_core.console import show, tell
 
 
 def search_command(
     folder: Path,
     query: str,
-    model: Model,
+    model: Column,
     k: Annotated[int, typer.Option("-k", min=1, help="How many documents.")] = 10,
     where: Where = None,
     rationale: Annotated[bool, typer.Option(help="Without: compare the texts alone.")] = True,

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from grace_cli.columns import search_column
 from grace_core.cache import RepresentationCache
+from grace_core.collection import Collection
+from grace_core.columns.listing import is_model, read_name
 from grace_core.errors import GraceError
 from grace_core.index import GraceIndex, Hit
 from grace_core.model import GraceModel
@@ -21,7 +24,13 @@ def search_command(
     """The hits, the same as text, and what is to be told of texts that were cut. Raises GraceError for an empty query."""
     if input_type not in ("query", "document"):
         raise GraceError(f"--input-type must be query or document, got {input_type!r}")
-    index = GraceIndex.of_model(folder, model)
+    name = read_name(collection := Collection(folder), model)
+    if not is_model(name):
+        if input_type != "query" or not rationale or engine is not None:
+            raise GraceError(f"--input-type, --no-rationale and --engine are for a model, and {name.id} is another column: leave them out")
+        return search_column(folder, query, name, k=k, where=where, device=device)
+    rationale = rationale if name.rationale is None else name.rationale
+    index = GraceIndex.of_model(collection, name.model)
     left = None if where is None else len(index.selections.of(where))  # before a model is loaded for nothing
     loaded = index.load_model(device=device, engine=engine, cache=RepresentationCache())
     pooling = index.default_pooling if rationale else Pooling.TEXT

@@ -10,7 +10,6 @@ are the same are encoded once, and those of an earlier build by the same weights
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import numpy as np
 from grace_core import ann
 from grace_core.collection import Collection
 from grace_core.columns.encoder import Encoder, encoder_source
+from grace_core.columns.listing import MANIFEST, PREFIX, SCHEMA, encoders, read_manifest, seal
 from grace_core.errors import GraceError
 from grace_core.files import only_writer, read_json, sha256, write_atomically, write_json
 from grace_core.geometry import Role
@@ -29,14 +29,8 @@ from grace_core.index import BuildStopped
 from grace_core.sources import model_name
 from grace_core.tensors import map_tensors
 
-SCHEMA = 1
 SHARD = 512
-PREFIX, MANIFEST, WORK = "st-", "encoder.json", ".build"
-
-
-def encoders(collection: Collection) -> list[str]:
-    """Names of the encoders with finished vectors in a collection, as they stand behind ``st:``."""
-    return sorted(path.parent.name.removeprefix(PREFIX) for path in collection.folder.glob(f"{PREFIX}*/{MANIFEST}"))
+WORK = ".build"
 
 
 def encoder_name(collection: Collection, model: str) -> str | None:
@@ -92,7 +86,7 @@ def _finished(folder: Path, wanted: dict) -> dict | None:
     """The manifest of what stands there. Raises GraceError if it is of other weights."""
     if not (folder / MANIFEST).exists():
         return None
-    manifest = _manifest(folder)
+    manifest = read_manifest(folder)
     if manifest["model"] != wanted["model"]:
         what = f"{folder} holds vectors by other weights of {manifest['model_id']} than these"
         raise GraceError(f"{what}; restore these weights, give another --name, or remove the folder and build again")
@@ -137,7 +131,7 @@ def _encode(folder: Path, encoder: Encoder, texts: list[str], digests: np.ndarra
 def _earlier(folder: Path, encoder: Encoder) -> Iterator[dict]:
     """What was encoded by the same weights before: the vectors that stand there, and the shards of a build that was stopped."""
     if (folder / MANIFEST).exists():
-        yield map_tensors(_checked(folder, _manifest(folder)))
+        yield map_tensors(_checked(folder, read_manifest(folder)))
     if (folder / WORK / MANIFEST).exists() and read_json(folder / WORK / MANIFEST).get("model") == encoder.fingerprint:
         yield from (map_tensors(path) for path in sorted((folder / WORK).glob("*.safetensors")))
     else:
@@ -157,7 +151,7 @@ def _write(folder: Path, wanted: dict, encoder: Encoder, collection: Collection,
         "counts": {"documents": collection.size, "encoded": count, "empty": collection.size - count, "truncated_texts": cut},
         "file": name, "file_sha256": sha256(folder / name),
     }  # fmt: skip
-    write_json(folder / MANIFEST, manifest | {"sha256": _seal(manifest)})
+    write_json(folder / MANIFEST, manifest | {"sha256": seal(manifest)})
     for leftover in folder.glob("vectors-*.safetensors"):
         if leftover.name != name:
             leftover.unlink()
@@ -166,21 +160,6 @@ def _write(folder: Path, wanted: dict, encoder: Encoder, collection: Collection,
 def _digest(text: str) -> tuple[int, int]:
     found = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(found[:8], "little", signed=True), int.from_bytes(found[8:16], "little", signed=True)
-
-
-def _seal(manifest: dict) -> str:
-    rest = {key: value for key, value in manifest.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def _manifest(folder: Path) -> dict:
-    """Raises GraceError if it was edited or is another version's."""
-    manifest = read_json(folder / MANIFEST, f"remove {folder} and build again")
-    if manifest.get("schema") != SCHEMA:
-        raise GraceError(f"{folder} has schema {manifest.get('schema')!r}, this version reads {SCHEMA}; remove it and build again")
-    if manifest.get("sha256") != _seal(manifest):
-        raise GraceError(f"{folder}/{MANIFEST} was edited (its hash does not fit); remove {folder} and build again")
-    return manifest
 
 
 def _checked(folder: Path, manifest: dict) -> Path:
@@ -205,7 +184,7 @@ class EncodedIndex:
                 f"{self.collection.folder} has no vectors of the encoder st:{self.name}, there are: {there}; build them with "
                 f"`grace index build CORPUS --out {self.collection.folder} --model st:{self.name}`"
             )
-        self.manifest = _manifest(self.folder)
+        self.manifest = read_manifest(self.folder)
         if self.manifest["corpus_sha256"] != self.collection.hash:
             raise GraceError(
                 f"{self.collection.folder}/corpus.parquet changed after st:{self.name} was built; build again with --model "

@@ -7,23 +7,15 @@ from threading import RLock
 
 from grace_core.collection import Collection
 from grace_core.columns.column import Bm25Column, Column, EncoderColumn, GraceColumn, Rows
-from grace_core.columns.encoded import EncodedIndex, encoder_name, encoders
+from grace_core.columns.encoded import EncodedIndex, encoder_name
 from grace_core.columns.encoder import Encoder
 from grace_core.columns.fusion import RanksColumn, SumColumn
-from grace_core.columns.names import Name, Ranks, Single, Sum, check_different, parse
+from grace_core.columns.listing import read_name, single_names
+from grace_core.columns.names import Name, Ranks, Single, Sum, check_different
 from grace_core.errors import GraceError
 from grace_core.explain import Explainer
 from grace_core.files import read_json
 from grace_core.index import GraceIndex
-
-
-def single_names(collection: Collection) -> list[Single]:
-    """The single columns that a collection has: text and rationale of every finished model, BM25, and its encoders. None is opened."""
-    made = []
-    for model in collection.models:
-        rationale = read_json(collection.folder / model / "manifest.json").get("rationale", True)
-        made += [Single("grace", model, False), *([Single("grace", model, True)] if rationale else [])]
-    return [*made, Single("bm25"), *(Single("encoder", name) for name in encoders(collection))]
 
 
 class Columns:
@@ -55,9 +47,7 @@ class Columns:
 
         Raises GraceError for what cannot be read or is not there.
         """
-        if text in self.collection.models:  # whatever signs it has
-            return self._resolve(Single("grace", text))
-        name = parse(text)
+        name = read_name(self.collection, text)
         if isinstance(name, Single):
             return self._resolve(name)
         parts = [self._resolve(part) for part in name.parts]

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from grace_core.cache import RepresentationCache
 from grace_core.collection import Collection
+from grace_core.columns.listing import is_model, read_name
+from grace_core.columns.opened import Columns
 from grace_core.errors import GraceError
 from grace_core.evaluation import faithfulness, retrieval, stored
 from grace_core.index import GraceIndex
@@ -14,10 +16,11 @@ from grace_core.pooling import Pooling
 
 
 def retrieval_command(
-    folder: Path, models: Sequence[str], *, split: str | None = None, where: str | None = None, bm25: bool = False, save: bool = False,
-    device: str | None = None, **settings,
+    folder: Path, models: Sequence[str], *, split: str | None = None, where: str | None = None, bm25: bool = False,
+    against: str | None = None, save: bool = False, device: str | None = None, **settings,
 ) -> tuple[dict, str]:  # fmt: skip
-    """Metrics of every model, with its rationale and as "MODEL:text" without; ``settings`` that are not None override the index's.
+    """Metrics of every column (docs/columns.md); a model stands for two, with its rationale and as "MODEL:text" without. ``settings`` that
+    are not None override the index's. ``against`` is one of the rows, to which the others are compared.
 
     With ``where`` only documents that satisfy a filter are searched, for the queries that one of them is relevant to; BM25 knows of these
     documents only. ``save`` keeps rankings and rationales beside each index (:mod:`grace_core.evaluation.stored`).
@@ -36,27 +39,53 @@ def retrieval_command(
         queries = {query_id: text for query_id, text in queries.items() if query_id in qrels}
         if not queries:
             raise GraceError(f"no query has a relevant document among the {len(corpus.documents):,} that satisfy the filter: widen it")
-    results = {}
-    for name in models:
-        index = GraceIndex.of_model(collection, name)
+    results, values, columns = {}, {}, Columns(collection, device=device, cache=RepresentationCache())
+
+    def add(key: str, made: dict[str, retrieval.Retrieved] | dict[str, list[str]]) -> None:
+        values[key] = retrieval.per_query({query: getattr(row, "ranking", row) for query, row in made.items()}, qrels)
+        results[key] = retrieval.summary(values[key])
+
+    for text in models:
+        name = read_name(collection, text)
+        if not is_model(name):
+            if given and any(part.kind == "grace" for part in getattr(name, "parts", ())):
+                raise GraceError(f"{', '.join(given)} set a single model, and {name.id} is a fusion: leave them out")
+            add(text, retrieval.retrieve_by(columns.open(text), queries, where=where))
+            continue
+        index = GraceIndex.of_model(collection, name.model)
         loaded = index.load_model(device=device, cache=RepresentationCache(), **given)
         made = {}
-        for pooling in (Pooling.TEXT, Pooling.FULL) if index.default_pooling is Pooling.FULL else (Pooling.TEXT,):
+        poolings = (Pooling.TEXT, Pooling.FULL) if index.default_pooling is Pooling.FULL else (Pooling.TEXT,)
+        if name.rationale is not None:
+            poolings = (Pooling.FULL if name.rationale else Pooling.TEXT,)
+        for pooling in poolings:
             made[pooling] = retrieval.retrieve(index, loaded, queries, pooling, where=where, progress=True)
-            rankings = {query_id: row.ranking for query_id, row in made[pooling].items()}
-            key = name if pooling is Pooling.FULL else f"{name}:text"
-            results[key] = retrieval.summary(retrieval.per_query(rankings, qrels))
+            add(text if pooling is Pooling.FULL or name.rationale is not None else f"{text}:text", made[pooling])
         loaded.close()
         if save:
             stored.save(index, made)
     if bm25:
-        results["bm25"] = retrieval.summary(retrieval.per_query(retrieval.bm25(corpus, queries), qrels))
+        add("bm25", retrieval.bm25(corpus, queries))
     among = "" if where is None else f", among {len(corpus.documents):,} documents that satisfy the filter"
     lines = [f"{len(queries)} queries{f', split {split}' if split else ''}{among}"]
+    wide = max(24, *map(len, results))
     for name, row in results.items():
-        cells = "  ".join(f"{m} {row[m]:.3f} [{row['ci95'][m][0]:.3f}, {row['ci95'][m][1]:.3f}]" for m in retrieval.METRICS)
-        lines.append(f"{name:24s} {cells}")
+        lines.append(f"{name:{wide}s} {'  '.join(_cell(row, metric) for metric in retrieval.METRICS)}")
+    if against is not None:
+        if against not in results:
+            raise GraceError(f"--against is {against!r}, expected one of the rows: {', '.join(results)}")
+        lines.append(f"difference to {against}, paired by query")
+        for name in results:
+            if name != against:
+                row = retrieval.difference(values[against], values[name])
+                results[name]["difference"] = {"against": against, **row}
+                lines.append(f"{name:{wide}s} {'  '.join(_cell(row, metric, sign='+') for metric in retrieval.METRICS)}")
     return results, "\n".join(lines)
+
+
+def _cell(row: dict, metric: str, *, sign: str = "") -> str:
+    low, high = row["ci95"][metric]
+    return f"{metric} {row[metric]:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
 def faithfulness_command(

@@ -167,6 +167,13 @@ def retrieve(
     }
 
 
+def retrieve_by(column, queries: dict[str, str], *, where: str | None = None) -> dict[str, Retrieved]:
+    """As :func:`retrieve`, by any column (:mod:`grace_core.columns.column`)."""
+    _, rows = column.search(list(queries.values()), CUTOFF, where=where)
+    pairs = zip(queries.items(), rows, strict=True)
+    return {query_id: Retrieved(query, tuple(column.ids[row] for row in found)) for (query_id, query), found in pairs}
+
+
 def rankings_of(names: Sequence[str], queries: np.ndarray, ids: Sequence[str], documents: np.ndarray) -> dict[str, list[str]]:
     """Rankings of the first ten documents for every query, from the vectors ``(m, d)`` and ``(n, d)`` of both."""
     best = ann.exact(documents, queries, CUTOFF)[1]

@@ -9,7 +9,8 @@ from columns_world import ODD, QUERIES, make_collection, save_encoder
 from grace_core.columns import encoded
 from grace_core.columns.encoder import Encoder
 from grace_core.columns.fusion import standard
-from grace_core.columns.opened import Columns, single_names
+from grace_core.columns.listing import single_names
+from grace_core.columns.opened import Columns
 from grace_core.errors import GraceError
 from grace_core.index import build
 

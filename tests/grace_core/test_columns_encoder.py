@@ -10,6 +10,7 @@ from columns_world import ODD, QUERIES, make_collection, save_encoder
 
 from grace_core.columns import encoded
 from grace_core.columns.encoder import PACKAGES, Encoder, find_encoder
+from grace_core.columns.listing import MANIFEST, encoders
 from grace_core.columns.opened import Columns
 from grace_core.errors import GraceError
 from grace_core.geometry import Role
@@ -126,14 +127,14 @@ def test_vectors_are_built_once_and_opened(collection, folders):
     assert seen[-1][0] == seen[-1][1] == len(set(texts)) < len(texts)
     np.testing.assert_allclose(index.vectors, encoder.encode(texts, role=Role.DOCUMENT).vectors, atol=1e-6)
     assert (index.vectors[2] == index.vectors[5]).all()  # copies
-    assert encoded.encoders(collection) == ["mean"]
+    assert encoders(collection) == ["mean"]
     assert collection.models == []
     counts = index.manifest["counts"]
     assert (counts["documents"], counts["encoded"], counts["empty"]) == (collection.size, len(texts), 1)
     assert counts["truncated_texts"] == int((index.left_out > 0).sum())
-    stamp = (index.folder / encoded.MANIFEST).stat().st_mtime_ns
+    stamp = (index.folder / MANIFEST).stat().st_mtime_ns
     encoded.build(collection, encoder, progress=lambda *_: pytest.fail("encoded again"))
-    assert (index.folder / encoded.MANIFEST).stat().st_mtime_ns == stamp
+    assert (index.folder / MANIFEST).stat().st_mtime_ns == stamp
 
 
 def test_a_build_that_was_stopped_goes_on(tmp_path, sentences, folders, monkeypatch):
@@ -175,11 +176,11 @@ def test_what_does_not_fit_is_refused(tmp_path, sentences, folders):
     other = Encoder.load(str(folders["linear"]), device="cpu")
     with pytest.raises(GraceError, match="other weights"):
         encoded.build(collection, other, name="mine")
-    manifest = json.loads((index.folder / encoded.MANIFEST).read_text())
-    (index.folder / encoded.MANIFEST).write_text(json.dumps(manifest | {"pooling": "cls"}))
+    manifest = json.loads((index.folder / MANIFEST).read_text())
+    (index.folder / MANIFEST).write_text(json.dumps(manifest | {"pooling": "cls"}))
     with pytest.raises(GraceError, match="was edited"):
         encoded.EncodedIndex(collection, "mine")
-    (index.folder / encoded.MANIFEST).write_text(json.dumps(manifest))
+    (index.folder / MANIFEST).write_text(json.dumps(manifest))
     path = index.folder / manifest["file"]
     path.write_bytes(path.read_bytes()[:-1] + b"\1")
     with pytest.raises(GraceError, match="missing or was changed"):

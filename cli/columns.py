@@ -1,0 +1,79 @@
+"""What ``--model`` may name besides a model: BM25, a sentence encoder, a fusion (docs/columns.md)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from grace_core.cache import RepresentationCache
+from grace_core.collection import Collection
+from grace_core.columns.ledger import table
+from grace_core.columns.names import Name
+from grace_core.columns.opened import Columns
+from grace_core.errors import GraceError
+from grace_core.index import Hit
+
+SHOWN = 150  # characters of a rationale
+
+
+def open_columns(folder: Path | Collection, device: str | None) -> Columns:
+    collection = folder if isinstance(folder, Collection) else Collection(folder)
+    return Columns(collection, device=device, cache=RepresentationCache())
+
+
+def search_column(
+    folder: Path, query: str, name: Name, *, k: int, where: str | None, device: str | None
+) -> tuple[list[dict], str, list[str]]:  # fmt: skip
+    """The hits, the same as text, and notes, as the search of a model gives them."""
+    column = open_columns(folder, device).open(name.id)
+    left = None if where is None else len(column.rows.selections.of(where))
+    hits = column.hits(query, k, where=where)
+    notes = [] if left is None else [f"{left:,} of {len(column):,} documents satisfy the filter"]
+    return [hit.as_dict() for hit in hits], "\n".join([f"{column.id}: {column.label}", *map(_line, hits)]), notes
+
+
+def _line(hit: Hit) -> str:
+    line = f"{hit.rank:3d}  {hit.score:.4f}  {hit.document.id}  {hit.document.title}"
+    return f"{line}\n     {hit.rationale[:SHOWN]}" if hit.rationale else line
+
+
+def explain_column(
+    folder: Path, query: str, document_id: str, name: Name, *, versus: str | None, against: str | None, tokens: bool, leave_one_out: bool,
+    with_rationale: str | None, with_rationale_of: str | None, with_text: str | None, device: str | None,
+) -> tuple[dict, str]:  # fmt: skip
+    """The ledger of a score, and what-ifs. Raises GraceError for what the column does not take."""
+    if against is not None:
+        raise GraceError(f"--against compares two models, and {name.id} is another column: explain the two one after the other")
+    columns = open_columns(folder, device)
+    column = columns.open(name.id)
+    ledger = column.explain(query, document_id)
+    result = {"id": document_id, "model": column.id, **ledger.as_dict(tokens=tokens)}
+    title = column.collection.documents[document_id].title
+    lines = [f"{document_id}  {title}: rank {ledger.rank} of {len(column):,}, {column.id}", *table(ledger, tokens=tokens)]
+    if versus is not None:
+        other = column.explain(query, versus)
+        mine, theirs = ({line.name: line.value for line in found.lines} for found in (ledger, other))
+        apart = {part: mine.get(part, 0.0) - theirs.get(part, 0.0) for part in dict.fromkeys([*mine, *theirs])}
+        score = ledger.score - other.score
+        result["versus"] = {"id": versus, "score": score, "sum": sum(apart.values()), "lines": apart}
+        result["versus"]["ledger"] = other.as_dict(tokens=tokens)
+        lines.append(f"{document_id} above {versus}: {score:+.6f}, sum of its parts {sum(apart.values()):+.6f}")
+        lines += [f"  {value:+.4f}  {part}" for part, value in apart.items()]
+    if leave_one_out:
+        removed = column.leave_one_out(query, document_id)
+        result["leave_one_out"] = [{"part": "text", "text": one.text, "score": one.score, "effect": one.effect} for one in removed]
+        lines.append("what the score loses without each sentence (scored again):")
+        lines += [f"  {one.effect:+.4f}  {' '.join(one.text.split())[:100]}" for one in removed]
+    if (with_text, with_rationale, with_rationale_of) != (None, None, None):
+        rationale = with_rationale if with_rationale_of is None else _borrowed(column, with_rationale_of)
+        changed = column.what_if(query, document_id, text=with_text, rationale=rationale)
+        result["what_if"] = changed.as_dict()
+        moved = f"score {changed.old_score:.6f} -> {changed.score:.6f}, rank {changed.old_rank} -> {changed.rank}"
+        lines.append(f"what if (scored again): {moved}{'; the text is longer than is read' if changed.text_truncated else ''}")
+    return result, "\n".join(lines)
+
+
+def _borrowed(column, document_id: str) -> str:
+    """Another document's rationale."""
+    if not column.reads_rationale:
+        raise GraceError(f"{column.id} reads no rationale: edit the text, or take a column with one")
+    return column.hit(column.row(document_id), 1, 0.0).rationale

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -69,17 +70,19 @@ grace_benchmarks: . rounds table
 grace_benchmarks: encode explain map memory search server start text train vllm
 grace_benchmarks: build filter
 grace_cli: bench
-grace_app: . corpus evaluate explore map page training workspace
+grace_app: . corpus evaluate explore map page reasons training workspace
 grace_app: explore.facets gate map.colours page.head page.html page.scripts theme
 grace_app: training.runs workspace.messages workspace.pace workspace.view
-grace_app: explore.render_facets map.view page.words workspace.shared
+grace_app: explore.render_facets map.view page.words reasons.view workspace.shared
 grace_app: workspace.state
 grace_app: corpus.builds evaluate.evaluations explore.search explore.why map.maps
-grace_app: explore.results map.jobs training.curves workspace.shell
-grace_app: corpus.render explore.detail map.card map.plotly_map
+grace_app: explore.results map.jobs reasons.jobs training.curves workspace.shell
+grace_app: corpus.render explore.detail map.card map.plotly_map reasons.render
 grace_app: evaluate.render training.render
 grace_app: corpus.tab explore.tab training.tab
 grace_app: evaluate.tab map.tab
+grace_app: reasons.desk
+grace_app: reasons.tab
 grace_app: api
 grace_app: main
 grace_cli: . app
@@ -162,6 +165,16 @@ def test_names_at_the_top_of_the_package_are_there_when_asked_for(python):
 def test_every_module_has_a_rank_and_every_rank_a_module():
     assert set(MODULES) - set(RANKS) == set(), "give each a place in LAYERS"
     assert set(RANKS) - set(MODULES) == set(), "take them out of LAYERS"
+
+
+def test_the_wheel_takes_every_package_with_its_scripts_and_styles():
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    assert setup["package-dir"] == FOLDERS
+    packages = {module: path.parent for module, path in MODULES.items() if path.name == "__init__.py"}
+    assert sorted(setup["packages"]) == sorted(packages)
+    for package, folder in packages.items():
+        taken = {path for pattern in setup["package-data"].get(package, ()) for path in folder.glob(pattern)}
+        assert {path for path in folder.iterdir() if path.suffix in (".js", ".css", ".yaml")} <= taken, package
 
 
 def test_imports_run_downwards_only():

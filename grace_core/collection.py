@@ -1,6 +1,6 @@
 """A collection on disk: one corpus, its queries and judgements, and a sub-folder for every model that encoded it.
 
-    corpus.parquet                  _id, title, text, metadata columns with their types
+    corpus.parquet                  _id, title, text, metadata columns with their types; passages of documents if it was built with --chunk
     queries.jsonl, qrels.tsv        optional, BEIR layout
     <model>/                        see grace_core.index
     .next/                          a collection that is to take its place (grace_core.living)
@@ -25,8 +25,10 @@ from grace_core import corpus_table, filters
 from grace_core.corpus_table import schema_of, tables, was_text, with_types
 from grace_core.errors import GraceError
 from grace_core.files import flush_to_disk, only_writer, read_json, sha256, write_atomically
+from grace_core.passages import Chunk
 from grace_core.readers import CORPUS_FILES, Corpus, Document, Judgements, as_text, read_corpus, stream_corpus
 from grace_core.readers.cells import typed
+from grace_core.readers.chunked import chunk_of, chunked, parent_of, put_together
 
 if TYPE_CHECKING:
     import numpy as np
@@ -144,6 +146,38 @@ class Collection:
         with self.opened() as file:
             return {field.name: str(field.type) for field in list(file.schema_arrow)[3:]}
 
+    @cached_property
+    def chunk(self) -> Chunk | None:
+        """How its documents are split into the passages that are its rows (:mod:`grace_core.readers.chunked`); None if they are whole."""
+        with self.opened() as file:
+            return chunk_of(file.schema_arrow)
+
+    @cached_property
+    def passages(self) -> dict[str, list[str]]:
+        """The ids of each document's passages, in their order."""
+        found: dict[str, list[str]] = {}
+        for document in self.corpus.documents:
+            found.setdefault(parent_of(document), []).append(document.id)
+        return found
+
+    def whole(self, document_id: str) -> Document:
+        """The whole document of an id, or of that of one of its passages."""
+        if self.chunk is None:
+            return self.documents[document_id]
+        if document_id not in self.passages:
+            document_id = parent_of(self.documents[document_id])
+        return put_together(self.documents[passage] for passage in self.passages[document_id])
+
+    def fitting(self, corpus: Corpus) -> Corpus:
+        """``corpus`` split into passages as the collection's is, which is told. Raises GraceError if it comes split in another way."""
+        if corpus.chunk == self.chunk:
+            return corpus
+        if corpus.chunk is None:
+            corpus.notes.append(f"{self.folder}: documents are split as those that are there: {self.chunk}")
+            return chunked(corpus, self.chunk)
+        there = f"is of {self.chunk}" if self.chunk else "is of whole documents"
+        raise GraceError(f"{self.folder} {there}, got {corpus.chunk}; leave out --chunk and --overlap, or give another --out")
+
     def columns(self, names: list[str]):
         """Columns of corpus.parquet as an Arrow table, in the order of the documents."""
         with self.opened() as file:
@@ -186,19 +220,21 @@ class Collection:
         """
         import pyarrow.parquet as pq
 
-        folder, schema = Path(folder), schema_of(corpus)
+        folder = Path(folder)
         if folder.exists() and not folder.is_dir():
             raise GraceError(f"{folder} is a file, expected a folder for the collection; give another --out")
         if others := [name for name in CORPUS_FILES if name != "corpus.parquet" and (folder / name).exists()]:
             raise GraceError(f"{folder} holds {others[0]}, which would be read in the place of the collection's corpus; give another --out")
         if (folder / "corpus.parquet").exists():
             there = cls(folder)
-            if not holds(there, corpus, schema):
+            corpus = there.fitting(corpus)
+            if not holds(there, corpus):
                 raise GraceError(f"{folder} already holds another corpus {difference(there, corpus)}; {CHANGED}")
             if corpus.judgements == there.judgements:
                 return there
             with only_writer(folder):
                 return cls(folder) if there.replace_judgements(corpus) else there
+        schema = schema_of(corpus)
 
         def write(path: Path) -> None:
             with pq.ParquetWriter(path, schema, compression="zstd") as writer:

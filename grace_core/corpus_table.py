@@ -9,6 +9,7 @@ from itertools import islice
 
 from grace_core.readers import Corpus, Value, as_text
 from grace_core.readers.cells import moment
+from grace_core.readers.chunked import marked
 
 BLOCK = 8_192  # documents that are written, or compared, at once; a divisor of the rows that Parquet keeps together
 
@@ -62,10 +63,11 @@ def schema_of(corpus: Corpus):
             kinds.add(_kind(value))
             if isinstance(value, list):
                 inner.update(map(_kind, value))
-    return pa.schema(columns + [
+    schema = pa.schema(columns + [
         (field, pa.list_(_type(inner, pa.string())) if kinds - {None} == {"list"} else _type(kinds, pa.null()))
         for field, (kinds, inner) in found.items()
     ])  # fmt: skip
+    return marked(schema, corpus.chunk) if corpus.chunk else schema
 
 
 def _type(kinds: set[str | None], none):

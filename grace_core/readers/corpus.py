@@ -15,7 +15,9 @@ from typing import Any
 from uuid import UUID
 
 from grace_core.errors import GraceError
+from grace_core.passages import Chunk
 from grace_core.readers.cells import CellTypes
+from grace_core.readers.chunked import parent_of
 from grace_core.readers.delimited import another_delimiter, csv_rows, is_table, no_header, reads_like_data
 from grace_core.readers.documents import (
     COLUMN_NAMES,
@@ -32,9 +34,10 @@ from grace_core.readers.files import lines, open_text, suffix_of, unknown_type
 from grace_core.readers.folders import EXTRACTED, MARKDOWN, file_rows, printable, text_files
 from grace_core.readers.json_rows import is_jsonl, json_rows, jsonl_rows
 from grace_core.readers.judgements import query_columns, read_judgements
-from grace_core.readers.parquet import LONGEST_LIST, parquet_parts, parquet_rows, parts_rows
+from grace_core.readers.parquet import LONGEST_LIST, chunk_in, parquet_parts, parquet_rows, parts_rows
 
 MAX_ID_CHARACTERS = 512
+NUMBER_CHARACTERS = 12  # more that the id of a passage has than that of its document
 HEAD_ROWS = 100  # rows whose columns are looked at to guess the mapping: JSON rows need not all have the same keys
 TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 SUFFIXES = (*TABLES, ".parquet", ".txt", ".md", ".html", ".pdf")
@@ -77,7 +80,7 @@ def read_corpus(source: str | Path, *, limit: int | None = None, columns: dict[s
         documents = list(cells.typed(documents))
         for note in told:
             notes.add(f"{table.name}: {note}")
-    return _corpus(documents, source, limit, notes)
+    return _corpus(documents, source, limit, notes, table.chunk)
 
 
 def stream_corpus(source: str | Path, *, limit: int | None = None, columns: dict[str, str] | None = None, split: str = "train") -> Corpus:
@@ -96,7 +99,8 @@ def stream_corpus(source: str | Path, *, limit: int | None = None, columns: dict
         documents = _documents(table, columns, limit, notes)
         return cells.typed(documents) if table.header else documents
 
-    corpus = _corpus(_Stream(read), source, limit, Notes())
+    chunk = _table(source, columns, split, Notes(), streaming=False).chunk
+    corpus = _corpus(_Stream(read), source, limit, Notes(), chunk)
     corpus.notes.extend(f"{source}: {note}" for note in cells.settle())
     return corpus
 
@@ -133,12 +137,13 @@ def _check_limit(limit: int | None) -> None:
         raise GraceError(f"limit is {limit}, expected at least 1: leave it out to read every document")
 
 
-def _corpus(documents: list[Document] | _Stream, source: str | Path, limit: int | None, notes: Notes) -> Corpus:
-    ids, empty, fields = set(), set(), {}
+def _corpus(documents: list[Document] | _Stream, source: str | Path, limit: int | None, notes: Notes, chunk: Chunk | None) -> Corpus:
+    ids, filled, fields = set(), set(), {}  # judgements are of whole documents
     for document in documents.read(notes) if isinstance(documents, _Stream) else documents:
-        ids.add(document.id)
-        if not document.content:
-            empty.add(document.id)
+        name = parent_of(document) if chunk else document.id
+        ids.add(name)
+        if document.content:
+            filled.add(name)
         fields |= dict.fromkeys(document.metadata)
 
     def queries(path: Path, notes: Notes) -> Iterator[Document]:
@@ -148,8 +153,8 @@ def _corpus(documents: list[Document] | _Stream, source: str | Path, limit: int 
             return iter(())
         return _documents(Table(str(path), "line", chain([first], rows)), query_columns(first[1]), None, notes, distinct=False)
 
-    judgements = read_judgements(Path(source), ids, empty, cut=limit is not None, read=queries, notes=notes)
-    return Corpus(documents, judgements, str(source), list(fields), notes.lines)
+    judgements = read_judgements(Path(source), ids, ids - filled, cut=limit is not None, read=queries, notes=notes)
+    return Corpus(documents, judgements, str(source), list(fields), notes.lines, chunk)
 
 
 def _table(source: str | Path, columns: dict[str, str] | None, split: str, notes: Notes, *, streaming: bool) -> Table:
@@ -172,7 +177,7 @@ def _table(source: str | Path, columns: dict[str, str] | None, split: str, notes
         raise GraceError(f"{path} is no file, nor a folder of documents: name the file that holds the documents")
     suffix = suffix_of(path)
     if suffix == ".parquet" and path.suffix.lower() != ".gz":
-        return Table(str(path), "row", parquet_rows(path, columns, notes))
+        return Table(str(path), "row", parquet_rows(path, columns, notes), chunk=chunk_in(path))
     if suffix in (".jsonl", ".ndjson"):
         return Table(str(path), "line", jsonl_rows(path, notes))
     if suffix == ".json":
@@ -261,7 +266,8 @@ def _documents(
     seen = {}
     for number, row in islice(chain(head, table.rows), limit):
         where = f"{table.name}, {table.unit} {number}"
-        document_id = _id(row.get(mapping["id"]), where, mapping["id"]) if mapping["id"] else str(len(seen) + 1)
+        longest = MAX_ID_CHARACTERS + (NUMBER_CHARACTERS if table.chunk else 0)
+        document_id = _id(row.get(mapping["id"]), where, mapping["id"], longest) if mapping["id"] else str(len(seen) + 1)
         if distinct and document_id in seen:
             raise GraceError(f"{where}: the id {document_id!r} is already that of {table.unit} {seen[document_id]}: give each its own")
         seen[document_id] = number
@@ -285,14 +291,14 @@ def _metadata(pairs: Iterable[tuple[str, Any]], where: str, notes: Notes, *, ren
     return made
 
 
-def _id(value: Any, where: str, column: str) -> str:
+def _id(value: Any, where: str, column: str, longest: int) -> str:
     # pandas turns a column of integers into floats where one is missing
     value = int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**63 else value
     text = _text(value, where, column)
     if not text.strip():
         raise GraceError(f"{where}: the id (column {column!r}) is empty or missing: give every row an id, or none a column for it")
-    if len(text) > MAX_ID_CHARACTERS:
-        raise GraceError(f"{where}: the id {text[:40]!r}… has {len(text)} characters, expected at most {MAX_ID_CHARACTERS}: shorten it")
+    if len(text) > longest:
+        raise GraceError(f"{where}: the id {text[:40]!r}… has {len(text)} characters, expected at most {longest}: shorten it")
     if _BAD_IN_ID.search(text):
         raise GraceError(f"{where}: the id {text!r} holds a control character or an unpaired surrogate: remove it")
     return text

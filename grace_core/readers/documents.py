@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any, NamedTuple
 
+from grace_core.passages import Chunk
 from grace_core.texts import is_blank
 
 MAX_LINE_BYTES = 16 * 1024 * 1024  # a line of a text file, a field of a CSV file, an item of a JSON array, a file of a folder
@@ -59,7 +60,8 @@ class Corpus:
     """Documents in the order of the source, the names of the metadata columns that any of them has, and in ``notes`` a line for
     everything that was left out, changed or guessed.
 
-    The documents of :func:`grace_core.readers.stream_corpus` are no list; they can only be gone through, as often as one likes.
+    The documents of :func:`grace_core.readers.stream_corpus` are no list; they can only be gone through, as often as one likes. With
+    ``chunk`` they are passages (:mod:`grace_core.readers.chunked`), while judgements are of whole documents.
     """
 
     documents: list[Document]
@@ -67,6 +69,7 @@ class Corpus:
     source: str
     fields: list[str]
     notes: list[str] = field(default_factory=list)
+    chunk: Chunk | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ class Table(NamedTuple):
     unit: str
     rows: Iterator[Row]
     header: bool = False
+    chunk: Chunk | None = None
 
 
 class Notes:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from grace_core.errors import GraceError
+from grace_core.passages import headings
 from grace_core.readers.documents import MAX_LINE_BYTES, Notes, Row
 from grace_core.readers.extraction import HTML, PDF, Extracted, Extractor, tell
 from grace_core.readers.files import HEAD_BYTES, lines, open_bytes, open_text, refuse_binary, suffix_of
@@ -18,10 +19,8 @@ MARKDOWN = (".md", ".markdown")
 EXTRACTED = (*HTML, *PDF)
 TOLD = 20  # files that cannot be read, with the reason of each
 TEXTS = (".txt", ".text", *MARKDOWN, *EXTRACTED)
-_HEADING = re.compile(r" {0,3}#{1,6}[ \t]+(.*?)[ \t]*#*[ \t]*")
-_UNDERLINE = re.compile(r" {0,3}(=+|-+)[ \t]*")
 _MARKUP = re.compile(rb"(\xef\xbb\xbf)?\s*<[!?a-z]", re.IGNORECASE)
-_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
+_FRONT_MATTER = re.compile(r"[ \t]*---[ \t]*\n(.*?\n)??[ \t]*---[ \t]*(\n|\Z)", re.DOTALL)
 
 
 def text_files(folder: Path, notes: Notes) -> list[Path]:
@@ -97,32 +96,15 @@ def _read(path: Path, notes: Notes) -> str:
 
 def heading(text: str) -> tuple[str | None, str]:
     """The first heading of Markdown, and the text without it where nothing stands before it."""
-    rows = text.split("\n")
-    start, fence = 0, None
-    if rows[0].strip() == "---" and "---" in (row.strip() for row in rows[1:]):  # front matter
-        start = 2 + [row.strip() for row in rows[1:]].index("---")
-    for place in range(start, len(rows)):
-        row = rows[place]
-        if found := _FENCE.match(row):
-            mark = found[1][:3]
-            fence = mark if fence is None else None if fence == mark else fence
-            continue
-        if fence:
-            continue
-        count = 1
-        found = _HEADING.fullmatch(row) if len(row) < 1000 else None
-        title = found[1] if found else None
-        if not title and row.strip() and place + 1 < len(rows) and _UNDERLINE.fullmatch(rows[place + 1]) and _plain(row):
-            title, count = row.strip(), 2
-        if title:
-            first = not "".join(rows[start:place]).strip()
-            return title, "\n".join(rows[:place] + rows[place + count :]) if first else text
-    return None, text
-
-
-def _plain(row: str) -> bool:
-    """Whether a line above dashes may be a heading: no list, quote, table or indented code."""
-    return not re.match(r"\s{4}|\s*([-*+>|]|[0-9]+[.)])", row) and "|" not in row
+    found = headings(text)
+    if not found:
+        return None, text
+    first = found[0]
+    begin = text.rfind("\n", 0, first.begin) + 1
+    before = text[:begin]
+    if front := _FRONT_MATTER.match(text):
+        before = before[front.end() :]
+    return first.title, text if before.strip() else text[:begin] + text[first.end :]
 
 
 def printable(path: str | Path) -> str:

@@ -7,10 +7,23 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from grace_core.errors import GraceError
+from grace_core.passages import Chunk
+from grace_core.readers.chunked import chunk_of
 from grace_core.readers.documents import Notes, Row, guess_columns
 from grace_core.readers.files import HEAD_BYTES, open_bytes, refuse_binary
 
 LONGEST_LIST = 64  # numbers in a list of them beyond which it is taken for a vector
+
+
+def chunk_in(path: Path) -> Chunk | None:
+    """How the documents of a Parquet file are split, if they are: None too for one that cannot be read, which reading its rows tells."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return chunk_of(pq.read_schema(path))
+    except (pa.ArrowException, OSError, ValueError, TypeError):
+        return None
 
 
 def parquet_rows(path: Path, columns: dict[str, str] | None, notes: Notes, *, first: int = 1) -> Iterator[Row]:

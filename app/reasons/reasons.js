@@ -1,0 +1,349 @@
+// The Reasons tab: its list, an opened reason, and a query split and steered. What is shown stands in `view`, as
+// the address holds it; the server checks it anew with every question.
+const KEYS = ['corpus', 'model', 'size', 'reason', 'ask', 'only', 'steer'];
+const LONGEST = 2000; // characters of a query in the address
+const root = element.querySelector('.g-reasons');
+const part = (name) => root.querySelector(`[data-part="${name}"]`);
+const opened = root.querySelector('.g-reasons-opened');
+const jobBox = root.querySelector('.g-reasons-job');
+
+const view = {};
+let data = null; // what the server told of the reasons: { names, sizes, … }
+let there = false,
+  begun = false,
+  watching = 0,
+  waiting = 0;
+
+// Only the newest answer to a question counts: an older one gives null.
+const tickets = {};
+const ask = async (name, what = {}, asked = view) => {
+  const ticket = (tickets[name] = (tickets[name] || 0) + 1);
+  let answer;
+  try {
+    answer = await server[name]({ view: { ...asked }, ...what });
+    if (!answer || typeof answer !== 'object' || answer.detail)
+      answer = { error: 'the server did not answer; try again' };
+  } catch {
+    answer = { error: 'the server cannot be reached; try again' };
+  }
+  if (ticket !== tickets[name]) return null;
+  if (answer.error) complain(answer.error);
+  return answer.error ? null : answer;
+};
+const forget = (...names) =>
+  names.forEach((name) => {
+    tickets[name] = (tickets[name] || 0) + 1;
+  });
+
+const notice = (kind, message) => {
+  const made = make('div', `g-banner g-banner-${kind}`);
+  if (kind === 'error') made.setAttribute('role', 'alert');
+  made.append(make('span', 'g-banner-mark', kind === 'error' ? '!' : 'i'), make('span', '', message));
+  return made;
+};
+const complain = (...messages) =>
+  root
+    .querySelector('.g-reasons-banner')
+    .replaceChildren(...messages.filter(Boolean).map((message) => notice('error', message)));
+const say = (text) => {
+  part('spoken').textContent = text;
+};
+// what the server made of texts with its own `tag`, which escapes
+const fill = (name, html) => {
+  part(name).innerHTML = html;
+};
+
+const sync = () => {
+  const address = new URLSearchParams(location.search);
+  if (!there && address.get('tab') !== 'reasons') return;
+  ['tab', ...KEYS].forEach((key) => address.delete(key));
+  if (there) {
+    address.set('tab', 'reasons');
+    KEYS.forEach((key) => {
+      if (view[key] && view[key].length <= LONGEST) address.set(key, view[key]);
+    });
+  }
+  const query = address.toString();
+  history.replaceState(history.state, '', location.pathname + (query ? '?' + query : ''));
+};
+
+const choices = (name, options, chosen) => {
+  const box = root.querySelector(`select[data-set=${name}]`);
+  box.replaceChildren(
+    ...options.map((id) => {
+      const option = make('option', '', String(id));
+      option.value = id;
+      return option;
+    }),
+  );
+  box.value = chosen;
+  box.disabled = !options.length;
+};
+
+// Strengths by reason, "3:0.5,7:-1" in the address.
+const strengths = () =>
+  new Map(
+    (view.steer || '')
+      .split(',')
+      .filter(Boolean)
+      .map((one) => one.split(':')),
+  );
+const steered = () => {
+  const told = [...strengths()].map(([reason, by]) => `${by > 0 ? '+' : ''}${by} ${data.names[reason]}`);
+  part('steered').textContent = view.ask && told.length ? `The query is steered: ${told.join(', ')}` : '';
+};
+const showStrength = () => {
+  const strength = Number(strengths().get(view.reason) || 0);
+  part('strength').value = strength;
+  part('told').textContent = strength > 0 ? `+${strength}` : String(strength);
+  steered();
+};
+const setStrength = (strength) => {
+  const all = strengths();
+  if (strength) all.set(view.reason, String(strength));
+  else all.delete(view.reason);
+  view.steer = [...all].map((one) => one.join(':')).join(',');
+  showStrength();
+  sync();
+  clearTimeout(waiting);
+  waiting = setTimeout(split, 60);
+};
+
+const press = () =>
+  root
+    .querySelectorAll('.g-reason, .g-split-row')
+    .forEach((one) => one.setAttribute('aria-pressed', String(one.dataset.reason === view.reason)));
+
+const split = async () => {
+  if (!data) return;
+  if (!view.ask) {
+    forget('reasons_ask');
+    fill('hits', '');
+    return;
+  }
+  part('hits').dataset.busy = '';
+  const told = await ask('reasons_ask');
+  if (!told) return;
+  delete part('hits').dataset.busy;
+  const at =
+    document.activeElement &&
+    part('hits').contains(document.activeElement) &&
+    document.activeElement.dataset.reason;
+  fill('hits', told.html);
+  press();
+  if (at) {
+    const again = part('hits').querySelector(`.g-split-row[data-reason="${at}"]`);
+    if (again) again.focus({ preventScroll: true });
+  }
+};
+
+let opener = null;
+const open = async (reason, from = null) => {
+  if (from) opener = from;
+  view.reason = reason;
+  sync();
+  press();
+  if (!reason) {
+    view.only = '';
+    part('only').checked = false;
+    opened.hidden = true;
+    forget('reasons_reason');
+    sync();
+    split();
+    if (opener && opener.isConnected) opener.focus({ preventScroll: true });
+    opener = null;
+    return;
+  }
+  part('name').textContent = data.names[reason];
+  part('steering').hidden = !view.ask;
+  part('only').checked = view.only === '1';
+  showStrength();
+  opened.hidden = false;
+  fill('reason', '');
+  if (view.ask) split();
+  const told = await ask('reasons_reason');
+  if (!told) return;
+  fill('reason', told.html);
+  if (from) {
+    part('name').focus({ preventScroll: true });
+    if (opened.getBoundingClientRect().top < 0) opened.scrollIntoView({ block: 'start' });
+  }
+};
+
+const find = () => {
+  const words = part('find').value.toLowerCase().split(/\s+/).filter(Boolean);
+  let left = 0;
+  part('list')
+    .querySelectorAll('li')
+    .forEach((one) => {
+      one.hidden = !words.every((word) => one.textContent.toLowerCase().includes(word));
+      left += one.hidden ? 0 : 1;
+    });
+  if (words.length) say(`${left} reasons`);
+};
+
+const showJob = (job) => {
+  jobBox.replaceChildren();
+  if (job && job.state === 'working') {
+    const bar = make('div', 'g-progress'),
+      done = make('div', 'g-progress-fill'),
+      share = job.total ? job.done / job.total : 0;
+    done.style.width = `${100 * share}%`;
+    bar.append(done);
+    const stop = make('button', 'g-button', job.stopping ? 'Stopping …' : 'Stop');
+    Object.assign(stop, { type: 'button', disabled: job.stopping });
+    stop.dataset.do = 'stop';
+    const left = job.left === null || job.left === undefined ? '' : ` · about ${job.left} s left`,
+      what =
+        job.stage === 'sentences'
+          ? `reading ${job.done.toLocaleString('en')} of ${job.total.toLocaleString('en')} rationales`
+          : 'grouping sentences';
+    const head = make('div', 'g-job-head');
+    head.append(
+      make(
+        'span',
+        '',
+        `Finding the reasons of ${job.model} over ${job.corpus}: ${what} · ${Math.round(job.seconds)} s${left}`,
+      ),
+      stop,
+    );
+    jobBox.append(head, bar);
+    return;
+  }
+  const mine = job && job.corpus === view.corpus && job.model === view.model;
+  if (mine && job.message) jobBox.append(notice(job.state === 'failed' ? 'error' : 'info', job.message));
+  if (root.dataset.offer !== undefined) {
+    const begin = make('button', 'g-button g-primary', 'Find the reasons');
+    begin.type = 'button';
+    begin.dataset.do = 'make';
+    jobBox.append(begin);
+  }
+};
+const follow = (job) => {
+  clearTimeout(watching);
+  showJob(job);
+  if (!job || job.state !== 'working') return;
+  watching = setTimeout(async () => {
+    if (!there) return;
+    const told = await ask('reasons_progress');
+    if (!told) follow(job);
+    else if (told.job && told.job.state === 'done') load({ ...view });
+    else follow(told.job);
+  }, 600);
+};
+
+// A view is asked for, and shown as far as the server has it.
+const load = async (asked) => {
+  forget('reasons_ask', 'reasons_reason');
+  root.dataset.busy = '';
+  const told = await ask('reasons_open', {}, asked);
+  delete root.dataset.busy;
+  if (!told) return;
+  KEYS.forEach((key) => {
+    view[key] = told.view[key] || '';
+  });
+  complain(...told.problems);
+  data = told.empty ? null : told;
+  root.classList.toggle('g-reasons-none', !data);
+  root.toggleAttribute('data-offer', Boolean(told.offer));
+  root.toggleAttribute('data-nothing', !told.corpora);
+  opened.hidden = true;
+  fill('hits', '');
+  fill('none', data ? '' : told.html);
+  fill('list', data ? data.list : '');
+  fill('summary', data ? data.summary : '');
+  choices('corpus', told.corpora || [], view.corpus);
+  choices('model', told.models || [], view.model);
+  choices('size', data ? data.sizes : [], view.size);
+  part('ask').value = view.ask;
+  sync();
+  follow(told.job);
+  if (!data) return;
+  find();
+  if (view.reason) open(view.reason);
+  else split();
+};
+
+root.addEventListener('change', (event) => {
+  const set = event.target.dataset.set;
+  if (set === 'corpus') load({ corpus: event.target.value, ask: view.ask });
+  else if (set === 'model') load({ corpus: view.corpus, model: event.target.value, ask: view.ask });
+  else if (set === 'size')
+    load({ corpus: view.corpus, model: view.model, ask: view.ask, size: event.target.value });
+  else if (event.target === part('only')) {
+    view.only = event.target.checked ? '1' : '';
+    sync();
+    split();
+  }
+});
+root.addEventListener('input', (event) => {
+  if (event.target === part('strength')) setStrength(Number(event.target.value));
+  else if (event.target === part('find')) find();
+});
+root.querySelector('.g-reasons-ask').addEventListener('submit', (event) => {
+  event.preventDefault();
+  if (!data) return;
+  view.ask = part('ask').value.trim();
+  if (!view.ask) view.steer = '';
+  complain();
+  part('steering').hidden = !view.ask;
+  showStrength();
+  sync();
+  split();
+});
+root.addEventListener('click', async (event) => {
+  const one = event.target.closest('[data-reason], [data-do], [data-more], [data-why]');
+  if (!one) return;
+  if (one.dataset.do === 'make') {
+    const told = await ask('reasons_make');
+    if (told) follow(told.job);
+  } else if (one.dataset.do === 'stop') {
+    const told = await ask('reasons_stop');
+    if (told) follow(told.job);
+  } else if (!data) return;
+  else if (one.dataset.do === 'close') open('');
+  else if (one.dataset.do === 'reset') setStrength(0);
+  else if (one.dataset.why !== undefined) {
+    window.graceOpener = null;
+    trigger('seek', { view: { ...view }, doc: one.dataset.why });
+  } else if (one.dataset.more) {
+    const told = await ask('reasons_reason', { begin: Number(one.dataset.more) });
+    if (!told) return;
+    const list = one.closest('ul');
+    one.remove();
+    const box = make('div');
+    box.innerHTML = told.html;
+    const added = [...box.firstElementChild.children];
+    list.append(...added);
+    if (added[0]) {
+      added[0].tabIndex = -1;
+      added[0].focus({ preventScroll: true });
+    }
+  } else if (one.dataset.reason === view.reason && one.classList.contains('g-reason')) open('');
+  else if (one.dataset.reason) open(one.dataset.reason, one);
+});
+document.addEventListener('keydown', (event) => {
+  if (event.key === 'Escape' && there && data && view.reason && !event.defaultPrevented) open('');
+});
+
+const address = () => {
+  const asked = new URLSearchParams(location.search);
+  return asked.get('tab') === 'reasons'
+    ? Object.fromEntries(KEYS.map((key) => [key, asked.get(key) || '']))
+    : {};
+};
+new ResizeObserver(() => {
+  const now = element.getClientRects().length > 0;
+  if (now === there) return;
+  there = now;
+  if (there && !begun) {
+    begun = true;
+    load(address());
+  } else if (there) {
+    sync();
+    ask('reasons_progress').then(
+      (told) => told && told.job && told.job.state === 'working' && follow(told.job),
+    );
+    if (!data) load({ ...view });
+  } else sync();
+}).observe(root);

@@ -1,0 +1,107 @@
+"""What the Reasons tab shows, as it stands in the address: ``?tab=reasons&corpus=&model=&size=&reason=&ask=&only=&steer=``.
+
+Whatever comes from a browser is read here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from grace_app.workspace.view import MAX_QUERY_IN_ADDRESS, check_query, default_view
+from grace_core.errors import GraceError
+
+KEYS = ("corpus", "model", "size", "reason", "ask", "only", "steer")
+STEERED = 8  # reasons at once
+STRONGEST = 2.0  # of the slider, in lengths of the query
+
+
+@dataclass(frozen=True)
+class ReasonsView:
+    """A collection, a model of it, how many reasons (None: the default), and, once asked, the opened reason, the query, whether only hits
+    with that reason are shown, and how strongly which reasons steer the query."""
+
+    corpus: str
+    model: str
+    size: int | None = None
+    reason: int | None = None
+    ask: str = ""
+    only: bool = False
+    steer: tuple[tuple[int, float], ...] = ()
+
+    def params(self) -> dict[str, str]:
+        """As :func:`read_reasons` takes it, and, with ``tab=reasons``, as the address holds it."""
+        return {
+            "corpus": self.corpus, "model": self.model, "size": "" if self.size is None else str(self.size),
+            "reason": "" if self.reason is None else str(self.reason), "ask": self.ask if len(self.ask) <= MAX_QUERY_IN_ADDRESS else "",
+            "only": "1" if self.only else "", "steer": ",".join(f"{reason}:{strength:g}" for reason, strength in self.steer),
+        }  # fmt: skip
+
+
+def read_reasons(workspace, params: object, *, strict: bool = False) -> tuple[ReasonsView, list[str]]:
+    """The view that ``params`` ask for, and what is wrong with them; wrong parts stand at their default.
+
+    Numbers of reasons are checked where the reasons are known. ``strict`` raises the first problem instead. Raises GraceError if nothing
+    is built.
+    """
+    given = params if isinstance(params, Mapping) else {}
+    asked = {key: given[key].replace("\x00", "") if isinstance(given.get(key), str) else "" for key in KEYS}
+    problems: list[str] = []
+    corpus = default_view(workspace, asked["corpus"]).collection
+    if asked["corpus"] and asked["corpus"] != corpus:
+        problems.append(f"there is no collection {asked['corpus'][:60]!r} here; there are: {', '.join(workspace.collections())}")
+        asked |= {"model": "", "reason": "", "steer": ""}
+    models = models_of(workspace, corpus)
+    view = ReasonsView(corpus, default_model(workspace, corpus, models))
+    if asked["model"] in models:
+        view = replace(view, model=asked["model"])
+    elif asked["model"]:
+        problems.append(f"{corpus} has no model {asked['model'][:60]!r} with rationales; there are: {', '.join(models) or 'none'}")
+        asked |= {"reason": "", "steer": ""}
+    for key in ("size", "reason"):
+        if asked[key].isascii() and asked[key].isdigit() and len(asked[key]) < 7:
+            view = replace(view, **{key: int(asked[key])})
+        elif asked[key]:
+            problems.append(f"{key} is {asked[key][:60]!r}, expected a number")
+    if asked["ask"].strip():
+        try:
+            view = replace(view, ask=check_query(asked["ask"]))
+        except GraceError as error:
+            problems.append(str(error))
+    if asked["steer"]:
+        try:
+            view = replace(view, steer=read_steer(asked["steer"]))
+        except GraceError as error:
+            problems.append(str(error))
+    if strict and problems:
+        raise GraceError(problems[0])
+    return replace(view, only=asked["only"] == "1" and view.reason is not None), problems
+
+
+def read_steer(text: str) -> tuple[tuple[int, float], ...]:
+    """``"3:0.5,7:-1"`` as reasons and strengths; those of 0 are left out. Raises GraceError if it is nothing like that."""
+    found: dict[int, float] = {}
+    for part in text[:400].split(",")[: STEERED + 1]:
+        number, _, strength = part.partition(":")
+        try:
+            found[int(number)] = round(float(strength), 3)
+        except (ValueError, OverflowError):
+            raise GraceError(f"steer is {text[:60]!r}, expected reasons with strengths, such as 3:0.5,7:-1") from None
+    if len(found) > STEERED or any(number < 0 or not math.isfinite(value) or abs(value) > STRONGEST for number, value in found.items()):
+        raise GraceError(f"steer is {text[:60]!r}, expected at most {STEERED} reasons with strengths from -{STRONGEST:g} to {STRONGEST:g}")
+    return tuple((number, value) for number, value in found.items() if value)
+
+
+def models_of(workspace, corpus: str) -> list[str]:
+    """The models of a collection that wrote rationales."""
+    return [column.model for column in workspace.columns(corpus) if column.rationale]
+
+
+def default_model(workspace, corpus: str, models: list[str]) -> str:
+    """A model whose reasons are there already, else the one of the second column of Explore, or "" if none writes."""
+    folder = workspace.collection(corpus).folder
+    there = [model for model in models if (folder / model / "reasons.json").is_file()]
+    preferred = default_view(workspace, corpus).b.model
+    ranked = sorted(models, key=lambda model: (model not in there, model != preferred))
+    return ranked[0] if ranked else ""

@@ -231,7 +231,8 @@ class BestOfNTrainer(Trainer):
         number = torch.arange(len(rows))
         if self.calibration:
             self.calibration.update(*pooled, text_roles(number, layout))
-        scored = score(vectors(pooled, number, layout=layout, calibration=self.calibration), cut, layout=layout, config=config)
+        scoring = None if config.reward_geometry else self.calibration
+        scored = score(vectors(pooled, number, layout=layout, calibration=scoring), cut, layout=layout, config=config)
         words = [text.strip() for text in self.tokenizer.batch_decode([r.ids for r in rollouts], skip_special_tokens=True)]
         new = [novelty(text, rationale) for (text, _), rationale in zip(rows, words, strict=True)]
         stops = [whole_sentences(read_pieces(self.tokenizer, r.ids)) if r.truncated else len(r.ids) for r in rollouts]

@@ -110,6 +110,7 @@ class TrainConfig(Section):
     mode: Literal["supervised", "unsupervised"] = "supervised"
     objective: Literal["symmetric", "reference", "joint"] = "symmetric"
     geometry: Literal["raw", "calibrated"] = "raw"  # of the vectors that are rewarded, and evaluated
+    reward_geometry: Literal["raw"] | None = None  # ablation: rewarded by raw cosines, while calibrated statistics follow and evaluate
     data: Data = Data()
     evaluation: Evaluation | None = Evaluation()
     serving: Serving = Serving()
@@ -183,6 +184,11 @@ class TrainConfig(Section):
             raise ValueError(f"objective reference has no KL term, got beta {self.beta}; set beta: 0")
         if self.objective == "reference" and self.method == "grace" and self.geometry != "raw":
             raise ValueError(f"objective reference is rewarded by raw cosines, as published, got geometry {self.geometry}; set it to raw")
+        if self.reward_geometry and (self.geometry == "raw" or not self.writes):
+            raise ValueError(
+                f"reward_geometry is for calibrated runs that write rationales, got geometry {self.geometry} and method {self.method}; "
+                "leave it out"
+            )
         if self.novelty_weight and self.objective == "reference":
             raise ValueError(f"objective reference is rewarded as published, got novelty_weight {self.novelty_weight}; set it to 0")
         if self.truncation_penalty and self.rank_truncated_last:

@@ -294,7 +294,7 @@ class GracePolicyTrainer(GRPOTrainer):
         finally:
             self._pooled = None
         item, role = self.layout.place(inputs["place"])
-        z = vectors(self._loss_sums, inputs["place"], layout=self.layout, calibration=self.reward.calibration)
+        z = vectors(self._loss_sums, inputs["place"], layout=self.layout, calibration=self.reward.scoring)
         losses = []
         for name in self.layout.trained:
             chosen = role == self.layout.roles.index(name)

@@ -129,6 +129,11 @@ class GraceReward:
         self.trainer = None
         self.last: Scored | None = None
 
+    @property
+    def scoring(self) -> Calibration | None:
+        """The statistics that rewards are computed with; None for raw cosines."""
+        return None if self.config.reward_geometry else self.calibration
+
     def __call__(self, prompts: Sequence[str], completions: Sequence[str], completion_ids: list[list[int]], log_metric, **_) -> list[float]:
         gather = self.trainer.accelerator.gather
         rollouts = self.trainer.rollouts
@@ -138,7 +143,7 @@ class GraceReward:
         numbers, rows = gather(numbers), torch.arange(len(pooled[0]), device=device)
         if self.calibration is not None:
             self.calibration.update(*pooled, text_roles(rows, self.layout))
-        z = vectors(pooled, rows, layout=self.layout, calibration=self.calibration)
+        z = vectors(pooled, rows, layout=self.layout, calibration=self.scoring)
         new = [novelty(text, words) for text, words in zip(prompts, completions, strict=True)]
         shares = gather(torch.tensor([[value or 0.0, value is not None] for value in new], dtype=torch.float32, device=device))
         bonus = self.config.novelty_weight * shares[:, 0] if self.config.novelty_weight else None

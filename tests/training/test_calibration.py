@@ -134,3 +134,29 @@ def test_groups_stay_together_when_a_gradient_is_accumulated(make_config, tmp_pa
     assert len(seen) == 4
     for inputs in seen:
         assert len(inputs["prompt_ids"].unique(dim=0)) == len(inputs["prompt_ids"]) // config.rollouts
+
+
+@pytest.mark.parametrize("objective", ["symmetric", "joint"])
+def test_a_reward_by_raw_cosines_leaves_the_rest_calibrated(make_config, tmp_path, objective):
+    """The first step's rollouts are the same ones: their rewards are those of a raw run, and the statistics those of a calibrated one."""
+    found = {}
+    for name, changes in (
+        ("calibrated", {"geometry": "calibrated"}),
+        ("raw", {}),
+        ("mixed", {"geometry": "calibrated", "reward_geometry": "raw"}),
+    ):
+        config = make_config(tmp_path / name, steps=1, evaluation=None, objective=objective, lora=LORA, **changes)
+        trainer = policy.make_trainer(config, run.load_for_training(config), read_items(config), out=tmp_path / name)
+        trainer.train()
+        found[name] = trainer
+    mixed, *others = [[r.ids for r in trainer.rollouts] for trainer in found.values()]
+    assert others == [mixed, mixed]
+    torch.testing.assert_close(found["mixed"].reward.last.rewards, found["raw"].reward.last.rewards)
+    assert (found["mixed"].reward.last.rewards - found["calibrated"].reward.last.rewards).abs().max() > 0.1
+    means = found["mixed"].calibration.statistics().means
+    np.testing.assert_allclose(means, found["calibrated"].calibration.statistics().means)
+    weights = {
+        name: torch.cat([p.detach().flatten() for p in trainer.model.parameters() if p.requires_grad]) for name, trainer in found.items()
+    }
+    torch.testing.assert_close(weights["mixed"], weights["raw"])
+    assert not torch.allclose(weights["mixed"], weights["calibrated"])

@@ -50,6 +50,7 @@ def test_overrides_reach_into_sections(root):
         (["epochs=1"], "give either epochs or steps"),
         (["data.format=texts"], "supervised training needs pairs"),
         (["method=cl", "mode=unsupervised"], "method cl is supervised"),
+        (["reward_geometry=raw"], "is for calibrated runs that write rationales, got geometry raw"),
         (["objective=reference"], "no KL term, got beta 0.05"),
         (["minibatches=4", "save_every=6"], "save_every 6 falls between the 4 minibatches"),
         (["learning_rate=fast"], "learning_rate: Input should be a valid number, got 'fast'"),

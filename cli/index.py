@@ -54,9 +54,14 @@ def index_build(
     name: Annotated[str | None, typer.Option(help="The model's folder in the collection, if not the last part of its id.")] = None,
     engine: Annotated[str, typer.Option(help="transformers, vllm, or ray (ray:vllm): Ray workers, one model each.")] = "transformers",
     workers: Annotated[int, typer.Option(min=1, help="How many, with --engine ray.")] = 2,
+    add: Annotated[bool, typer.Option("--add", help="Into a collection that exists: documents that the corpus lacks stay.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="More than half of the documents that are there may be removed.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Encode a corpus with one or more models. Run again after an interruption, it goes on where it stopped."""
+    """Encode a corpus with one or more models. Run again after an interruption, it goes on where it stopped.
+
+    Into a collection that exists only what is new or changed is encoded, and what is gone is removed, by id; docs/living.md.
+    """
     from grace_cli.index_build import build_command
     from grace_core.chat_templates import parse_arguments
 
@@ -71,8 +76,23 @@ def index_build(
     result, text = build_command(
         corpus, out, model, load=loader, bar=bar, limit=limit, columns={"id": id_column, "title": title_column, "text": text_column},
         rationale=rationale, batch_size=batch_size, faiss=faiss, geometry=geometry, name=name, engine=engine, workers=workers,
-        device=device, dtype=dtype,
+        device=device, dtype=dtype, add=add, remove=remove,
     )  # fmt: skip
+    show(result, as_json, text)
+
+
+@index_app.command("update")
+def index_update(
+    folder: Path,
+    model: Annotated[list[str] | None, typer.Option("--model", "-m", help="These models; default all that are behind.")] = None,
+    batch_size: BatchSize = 64,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Bring up the indexes that lack documents, since another model's took them in; docs/living.md."""
+    from grace_cli.index_build import update_command
+
+    result, text = update_command(folder, model, bar=bar, batch_size=batch_size, device=device)
     show(result, as_json, text)
 
 
@@ -110,7 +130,7 @@ def index_geometry(
 @index_app.command("info")
 def index_info(folder: Path, as_json: Json = False) -> None:
     """What a collection holds."""
-    from grace_cli.index_build import faiss_line, geometry_line
+    from grace_cli.index_build import faiss_line, geometry_line, history_line
     from grace_core.collection import Collection
     from grace_core.columns.listing import PREFIX, encoders, read_manifest
     from grace_core.files import read_json
@@ -127,6 +147,8 @@ def index_info(folder: Path, as_json: Json = False) -> None:
         "models": {name: read_json(folder / name / "manifest.json") for name in collection.models},
         "encoders": {name: read_manifest(folder / f"{PREFIX}{name}") for name in encoders(collection)},
         "unfinished": collection.unfinished,
+        "behind": collection.behind,
+        "updating": collection.updating,
     }
     info["notes"] = [f"{name}: {note}" for name, manifest in info["models"].items() for note in cut_text_notes(manifest)]
     fields = ", ".join(f"{name} ({kind})" for name, kind in info["types"].items()) or "none"
@@ -137,9 +159,16 @@ def index_info(folder: Path, as_json: Json = False) -> None:
                      f"{counts['rationale_tokens']} rationale tokens, {counts['truncated_rationales']} cut off, "
                      f"{cut_texts(counts['truncated_texts'])}{faiss_line(manifest.get('faiss', {}))}")  # fmt: skip
         lines.append(f"    {geometry_line(manifest)}")
+        lines += [f"    {history_line(entry)}" for entry in manifest.get("history", [])[-3:]]
     for name, manifest in info["encoders"].items():
         counts, told = manifest["counts"], f"{manifest['model_id']}, {manifest['model']['sha256'][:12]}"
         lines.append(f"  st:{name} ({told}): {counts['encoded']} encoded, {cut_texts(counts['truncated_texts'])}; {manifest['how']}")
+    lines += [
+        f"  {name}: {count:,} documents of the corpus are not in its index yet: `grace index update {folder} --model {name}`"
+        for name, count in info["behind"].items()
+    ]
+    if info["updating"]:
+        lines.append("  an update was stopped half way; `grace index build` with the same corpus goes on with it")
     lines += [f"  {name}: not finished; build again to go on" for name in info["unfinished"]]
     lines += [f"note: {note}" for note in info["notes"]]
     show(info, as_json, "\n".join(lines))

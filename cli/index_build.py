@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from grace_core.cache import RepresentationCache
 from grace_core.collection import Collection
+from grace_core.columns.encoded import EncodedIndex, encoder_name
+from grace_core.columns.encoder import Encoder
+from grace_core.columns.listing import PREFIX, encoders, read_manifest
 from grace_core.columns.names import BM25, ENCODER, parse
 from grace_core.console import tell
 from grace_core.errors import GraceError
-from grace_core.index import Encode, GraceIndex, build
+from grace_core.index import Encode, GraceIndex
+from grace_core.living import Update, update
 from grace_core.model import GraceModel
 from grace_core.pooling import Pooling
-from grace_core.readers import stream_corpus
+from grace_core.readers import Corpus, stream_corpus
 from grace_core.truncation import cut_text_notes, cut_texts
+
+HISTORY = {"added": "new", "changed": "changed", "removed": "removed", "metadata": "with other metadata", "kept": "kept"}
 
 
 def build_command(
@@ -56,8 +63,8 @@ def build_command(
     with ExitStack() as stack:
         return _build(
             stack, read, out, models, load=lambda source: load(source, here), bar=bar, rationale=rationale, batch_size=batch_size,
-            faiss=faiss, geometry=geometry, name=name, ray=place == "ray", inner=inner, workers=workers, device=device, dtype=dtype, add=add,
-            remove=remove,
+            faiss=faiss, geometry=geometry, name=name, ray=place == "ray", inner=inner, workers=workers, device=device, dtype=dtype,
+            add=add, remove=remove,
         )  # fmt: skip
 
 
@@ -67,7 +74,7 @@ def _build(
     dtype: str | None, add: bool, remove: bool,
 ) -> tuple[dict, str]:  # fmt: skip
     new: Update | None = None
-    built, encoders, notes = {}, {}, []
+    built, encoded, notes = {}, {}, []
     for source in models:
         model = Encoder.load(parse(source).model, device=device) if source.startswith(ENCODER) else load(source)
         if new is None:  # after the first model is found, so that a typing error leaves nothing
@@ -77,7 +84,7 @@ def _build(
             if new.changes:
                 tell(f"{out}: {new.changes}; {new.changes.kept:,} stay as they are")
         if isinstance(model, Encoder):
-            notes += _encode_with(source, model, new, name, batch_size, bar, encoders)
+            notes += _encode_with(source, model, new, name, batch_size, bar, encoded)
             continue
         encode: Encode | None = None
         if ray:
@@ -88,6 +95,7 @@ def _build(
                 device=device, dtype=dtype,
             )  # fmt: skip
         progress, close = bar(model.name)
+        there = dict.fromkeys(new.there.models, 0) | new.there.behind
         try:
             made = new.build(
                 model, rationale=rationale, batch_size=batch_size, faiss=faiss, geometry=geometry, name=name, encode=encode,
@@ -102,6 +110,10 @@ def _build(
         built[made.model_name] = made.manifest["counts"] | {"seconds": made.manifest["seconds"], "faiss": described(made)} | {
             "geometry": made.geometry.as_dict()
         }  # fmt: skip
+        if not new.changes and there.get(made.model_name) == 0:
+            notes.append(f"{made.model_name}: {out} has this corpus already, nothing was encoded")
+        elif made.history and (new.changes or made.model_name in there):
+            built[made.model_name]["encoded_now"] = made.history[-1]["encoded"]
         notes += [f"{made.model_name}: {note}" for note in cut_text_notes(made.manifest, positions=model.positions)]
     told = len(new.notes)
     behind = new.commit()
@@ -111,7 +123,7 @@ def _build(
         for name, count in behind.items()
     ]
     lines = [
-        f"{name}: {count['encoded']} documents encoded, {count['empty']} empty ones left out, "
+        f"{name}: {count['encoded']} documents encoded{_now(count)}, {count['empty']} empty ones left out, "
         f"{count['truncated_rationales']} rationales cut off, {cut_texts(count['truncated_texts'])}"
         f"{faiss_line(count['faiss'])}; geometry {count['geometry']['kind']}"
         for name, count in built.items()
@@ -119,19 +131,21 @@ def _build(
     lines += [
         f"{ENCODER}{name}: {count['encoded']} documents encoded, {count['empty']} empty ones left out, "
         f"{cut_texts(count['truncated_texts'])}"
-        for name, count in encoders.items()
+        for name, count in encoded.items()
     ]
     lines += [f"note: {note}" for note in notes]
     result = {"collection": str(out), "models": built, "notes": read.notes + new.notes[:told] + notes}
     if new.changes:
         result["changes"] = new.changes.counts()
-    return result | ({"encoders": encoders} if encoders else {}), "\n".join(lines)
+    return result | ({"encoders": encoded} if encoded else {}), "\n".join(lines)
 
 
-def _encode_with(
-    source: str, encoder: Encoder, new: Update, name: str | None, batch_size: int, bar: Callable, encoders: dict
-) -> list[str]:
-    """Vectors of a sentence encoder; its counts go into ``encoders``. What is to be told of texts that were cut."""
+def _now(count: dict) -> str:
+    return f", {count['encoded_now']} of them now" if "encoded_now" in count else ""
+
+
+def _encode_with(source: str, encoder: Encoder, new: Update, name: str | None, batch_size: int, bar: Callable, counted: dict) -> list[str]:
+    """Vectors of a sentence encoder; its counts go into ``counted``. What is to be told of texts that were cut."""
     progress, close = bar(source)
     try:
         made = new.encode(encoder, name=name, batch_size=batch_size, progress=progress)
@@ -140,38 +154,52 @@ def _encode_with(
         raise
     finally:
         close()
-    counts = encoders[made.name] = made.manifest["counts"]
+    counts = counted[made.name] = made.manifest["counts"]
     cut = counts["truncated_texts"]
     note = f"{source}: {cut:,} of {counts['encoded']:,} texts are longer than the {encoder.limit:,} tokens that it reads"
     return [f"{note}, and the rest of each is in no vector: split long documents"] if cut else []
 
 
 def update_command(folder: Path, models: list[str] | None, *, bar: Callable, batch_size: int, device: str | None) -> tuple[dict, str]:
-    """Bring up the indexes that are behind their corpus, or those of ``models``, each with the model that it was made with."""
-    from grace_core.columns.encoded import EncodedIndex
-
-    collection, made = Collection(folder), {}
+    """Bring up the indexes that lack documents of their corpus, or those of ``models``, each by the model that made it."""
+    collection, notes = Collection(folder), []
     if collection.updating:
-        tell(f"note: {folder}: an update was stopped half way; `grace index build` with the same corpus goes on with it")
-    stale = [f"{ENCODER}{name}" for name in encoders(collection) if not EncodedIndex.fits(collection, name)]
-    names = models or [*collection.behind, *stale]
-    for name in names:
-        if name.startswith(ENCODER):
-            continue
-        index = GraceIndex.of_model(Collection(folder), name)
-        lacking = index.behind
-        if lacking:
-            model = index.load_model(device=device, cache=RepresentationCache())
-            progress, close = bar(index.model_name)
+        notes.append(f"{folder}: an update was stopped half way; `grace index build` with the same corpus goes on with it")
+    manifests = {name: read_manifest(folder / f"{PREFIX}{name}") for name in encoders(collection)}
+    stale = [f"{ENCODER}{name}" for name, manifest in manifests.items() if manifest["corpus_sha256"] != collection.hash]
+    made: dict[str, dict] = {}
+    for source in models or [*collection.behind, *stale]:
+        with update(folder) as new:
+            if source.startswith(ENCODER):
+                name = encoder_name(new.collection, source.removeprefix(ENCODER)) or source.removeprefix(ENCODER)
+                index, lacking = None, 0
+                if name not in manifests:
+                    EncodedIndex(new.collection, name)  # says what there is
+            else:
+                index = GraceIndex.of_model(new.collection, source)
+                name, lacking = index.model_name, index.behind
+            progress, close = bar(name)
             try:
-                with update(folder) as new:
-                    index = new.build(model, name=index.model_name, batch_size=batch_size, progress=progress)
-                    new.commit()
+                if index is None:
+                    encoder = Encoder.load(manifests[name]["model_id"], device=device)
+                    made[f"{ENCODER}{name}"] = {"documents": len(new.encode(encoder, name=name, batch_size=batch_size, progress=progress))}
+                elif lacking:
+                    model = index.load_model(device=device, cache=RepresentationCache())
+                    index = new.build(model, name=name, batch_size=batch_size, progress=progress)
+                    model.close()
             finally:
                 close()
-                model.close()
-        made[index.model_name] = {"documents": len(index), "added": lacking}
-    return made
+            if index is not None:
+                made[name] = {"documents": len(index), "added": lacking}
+    lines = [f"{name}: {about['documents']:,} documents" + _added(about) for name, about in made.items()]
+    lines += [f"note: {note}" for note in notes]
+    return {"collection": str(folder), "models": made, "notes": notes}, "\n".join(lines or [f"{folder}: every index has all documents"])
+
+
+def _added(about: dict) -> str:
+    if "added" not in about:
+        return ""
+    return f", {about['added']:,} of them new" if about["added"] else ", as before"
 
 
 def faiss_command(folder: Path, models: list[str], kind: str) -> tuple[dict, str]:
@@ -221,6 +249,12 @@ def geometry_line(manifest: dict) -> str:
         own = "and the model's own statistics" if found["model_statistics"] else "alone"
         line += f": from {found['documents']} documents {own}, {found['queries'] or 'no'} queries of the collection"
     return line
+
+
+def history_line(entry: dict) -> str:
+    """An entry of an index's history in words."""
+    what = [f"{entry[key]:,} {word}" for key, word in HISTORY.items() if entry.get(key)]
+    return f"{entry['when'][:16].replace('T', ' ')} UTC: {', '.join(what) or 'nothing new'}; {entry['encoded']:,} encoded"
 
 
 def described(index: GraceIndex) -> dict:

@@ -160,6 +160,10 @@ class Collection:
             found.setdefault(parent_of(document), []).append(document.id)
         return found
 
+    def documents_of(self, ids: list[str]) -> list[str]:
+        """The id of each one's document: its own, or of a passage that of the whole."""
+        return [parent_of(self.documents[passage]) for passage in ids] if self.chunk else ids
+
     def whole(self, document_id: str) -> Document:
         """The whole document of an id, or of that of one of its passages."""
         if self.chunk is None:

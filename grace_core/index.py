@@ -17,7 +17,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -46,8 +46,10 @@ from grace_core.errors import GraceError
 from grace_core.files import only_writer, read_json, sha256, write_atomically
 from grace_core.geometry import Geometry, Role
 from grace_core.model import GraceModel, Representations, Settings
+from grace_core.passages import Group, found_documents, numbered
 from grace_core.pooling import TEXT, Pooling
 from grace_core.readers import Document
+from grace_core.readers.chunked import as_passage
 from grace_core.selection import Selections, search_among
 from grace_core.shards import Known, refuse_mixture
 from grace_core.sources import checked_name, full_name, model_name
@@ -56,11 +58,18 @@ from grace_core.tensors import PooledVectors, map_tensors
 __all__ = ["FILES", "SCHEMA", "BuildStopped", "Encode", "GraceIndex", "Hit", "Job", "build"]
 
 
+def hit_of(group: Group, rank: int, hit: Callable[[int, int, float], Hit], ids: Sequence[str]) -> Hit:
+    """A document that was found by its passages; ``hit(row, rank, score)`` gives that of a passage."""
+    passages = tuple((ids[row], score) for row, score in zip(group.rows, group.scores, strict=True))
+    return replace(hit(group.rows[0], rank, group.score), passages=passages)
+
+
 @dataclass(frozen=True)
 class Hit:
     """A retrieved document: its 1-based rank, the cosine that ranked it, and what the model wrote about it.
 
-    ``truncated`` is about the rationale, ``text_truncated`` about the text, of which the model read ``text_tokens`` tokens.
+    ``truncated`` is about the rationale, ``text_truncated`` about the text, of which the model read ``text_tokens`` tokens. In a collection
+    of passages ``document`` is the best passage of the document, and ``passages`` has the ids of all of them with their scores, best first.
     """
 
     rank: int
@@ -71,13 +80,15 @@ class Hit:
     row: int
     text_truncated: bool = False
     text_tokens: int = 0
+    passages: tuple[tuple[str, float], ...] = ()
 
     def as_dict(self) -> dict:
-        return {
+        found = {
             "rank": self.rank, "id": self.document.id, "score": self.score, "title": self.document.title, "text": self.document.text,
             "rationale": self.rationale, "truncated": self.truncated, "text_truncated": self.text_truncated,
             "metadata": self.document.plain_metadata,
         }  # fmt: skip
+        return found | as_passage(self.document, self.passages) if self.passages else found
 
 
 def build(
@@ -230,6 +241,16 @@ class GraceIndex:
         return {document_id: row for row, document_id in enumerate(self.ids)}
 
     @cached_property
+    def document_ids(self) -> list[str]:
+        """The id of each row's document, which of a passage is another than its own."""
+        return self.collection.documents_of(self.ids)
+
+    @cached_property
+    def document_numbers(self) -> np.ndarray:
+        """The number of each row's document ``(n,)``, from 0."""
+        return numbered(self.document_ids)
+
+    @cached_property
     def rationales(self) -> list[str]:
         return self._column("rationale")
 
@@ -344,8 +365,27 @@ class GraceIndex:
         """Cosines of all documents, or of some ``rows``, with a query vector ``(d,)``: the same, to the bit, as :meth:`search` gives."""
         return self._open(pooling).scores(query, rows)
 
-    def hits(self, query: np.ndarray, k: int = 10, *, pooling: Pooling | None = None, where: str | None = None) -> list[Hit]:
-        """The ``k`` nearest documents of one query vector ``(d,)``, with their rationales."""
+    def documents(
+        self, query: np.ndarray, k: int = 10, *, pooling: Pooling | None = None, where: str | None = None, by: str = "best"
+    ) -> list[Group]:
+        """The ``k`` best documents of one query vector ``(d,)`` by their passages: the ``best`` of each, or their ``sum``."""
+
+        def search(count: int) -> tuple[np.ndarray, np.ndarray]:
+            scores, rows = self.search(query[None], count, pooling=pooling, where=where)
+            return scores[0], rows[0]
+
+        return found_documents(
+            self.document_numbers, k, by, search=search, scores_at=lambda rows: self.scores(query, rows, pooling=pooling),
+            among=None if where is None else self.selections.of(where).rows,
+        )  # fmt: skip
+
+    def hits(
+        self, query: np.ndarray, k: int = 10, *, pooling: Pooling | None = None, where: str | None = None, by: str = "best"
+    ) -> list[Hit]:
+        """The ``k`` nearest documents of one query vector ``(d,)``, with their rationales; ``by`` as in :meth:`documents`."""
+        if self.collection.chunk is not None:
+            groups = self.documents(query, k, pooling=pooling, where=where, by=by)
+            return [hit_of(group, rank, self.hit, self.ids) for rank, group in enumerate(groups, start=1)]
         scores, rows = self.search(query[None], k, pooling=pooling, where=where)
         return [self.hit(int(row), rank, float(score)) for rank, (score, row) in enumerate(zip(scores[0], rows[0], strict=True), start=1)]
 

@@ -299,6 +299,31 @@ def best_documents(search: Callable[[int], tuple[np.ndarray, np.ndarray]], docum
         wanted = min(count, MORE * wanted)
 
 
+def found_documents(
+    documents: np.ndarray, k: int, by: str, *, search: Callable[[int], tuple[np.ndarray, np.ndarray]],
+    scores_at: Callable[[np.ndarray], np.ndarray], among: np.ndarray | None = None,
+) -> list[Group]:  # fmt: skip
+    """The ``k`` best documents of a search, each with all its passages. ``documents`` ``(n,)`` has the number of each row's document;
+    ``search(m)`` gives scores and rows of the ``m`` best passages, ``scores_at(rows)`` the scores of some. ``among`` are the rows that a
+    filter leaves, None for all: passages that it leaves out are shown, and count for nothing."""
+    if k < 1:
+        raise GraceError(f"k must be at least 1, got {k}")
+    if by == "best":
+        ranked = best_documents(search, documents, k, len(documents) if among is None else len(among))
+    else:
+        rows = np.arange(len(documents)) if among is None else among
+        ranked = group(scores_at(rows), rows, documents, k, by)
+    whole = []
+    for found in ranked:
+        rows = np.flatnonzero(documents == found.document)
+        (own,) = group(scores_at(rows), rows, documents, 1)
+        first = found.rows[0]  # the best that the filter leaves
+        others = [(row, score) for row, score in zip(own.rows, own.scores, strict=True) if row != first]
+        ordered = [(first, found.scores[0]), *others]
+        whole.append(Group(found.document, found.score, tuple(row for row, _ in ordered), tuple(score for _, score in ordered)))
+    return whole
+
+
 def numbered(parents: Sequence[str]) -> np.ndarray:
     """The number of each row's document ``(n,)``, from 0 in the order in which they come first."""
     numbers: dict[str, int] = {}

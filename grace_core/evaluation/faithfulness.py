@@ -79,6 +79,8 @@ def evaluate(
     Of an index with more than ``documents`` documents the relevant ones and a random choice of others are ranked. A model without
     rationales has its additivity measured and nothing else. ``report`` gets a line of progress for every stage.
     """
+    if index.collection.chunk is not None:
+        raise GraceError(f"{index.collection.folder} is of passages, and this is measured on whole documents; build it without --chunk")
     explainer, rng = Explainer(index, model), np.random.default_rng(seed)
     pooling = index.default_pooling
     report(f"{model.name}: {len(queries)} queries")

@@ -44,7 +44,7 @@ def sample(index: GraceIndex, model: GraceModel, *, split: str | None = None, li
     queries = dict(list(judged_queries(judgements, split).items())[:limit])
     made = model.represent(list(queries.values()), rationale=index.default_pooling is Pooling.FULL, progress=True)
     qrels = {query: judgements.qrels[query] for query in queries}
-    return Sample(index.collection.name, (index.sums, index.counts), (made.sums, made.counts), index.ids, qrels)
+    return Sample(index.collection.name, (index.sums, index.counts), (made.sums, made.counts), index.document_ids, qrels)
 
 
 def score(found: Sample, geometry: Geometry, pooling: Pooling, rows: np.ndarray | None = None) -> np.ndarray:

@@ -22,9 +22,11 @@ from grace_core.columns.bm25 import Bm25
 from grace_core.errors import GraceError
 from grace_core.index import GraceIndex
 from grace_core.model import GraceModel
+from grace_core.passages import group, numbered
 from grace_core.pooling import Pooling
-from grace_core.ranking import order
+from grace_core.ranking import dots, order
 from grace_core.readers import Corpus, Judgements
+from grace_core.readers.chunked import parent_of
 
 CUTOFF = 10
 METRICS = ("ndcg@10", "recall@10", "mrr@10")
@@ -115,7 +117,7 @@ def judged_queries(judgements: Judgements | None, split: str | None = None) -> d
 def narrowed(corpus: Corpus, mask: np.ndarray) -> Corpus:
     """The documents where ``mask`` ``(n,)`` is true, with the judgements of these, and the queries that one of them is relevant to."""
     documents = [document for document, left in zip(corpus.documents, mask, strict=True) if left]
-    ids, judged = {document.id for document in documents}, corpus.judgements
+    ids, judged = {parent_of(document) if corpus.chunk else document.id for document in documents}, corpus.judgements
     qrels = {query: {d: g for d, g in grades.items() if d in ids} for query, grades in judged.qrels.items()}
     qrels = {query: grades for query, grades in qrels.items() if any(grade > 0 for grade in grades.values())}
     queries = {query: text for query, text in judged.queries.items() if query in qrels}
@@ -160,22 +162,36 @@ def retrieve(
     """
     pooling = index.default_pooling if pooling is None else pooling
     made = model.represent(list(queries.values()), rationale=pooling is Pooling.FULL, batch_size=batch_size, progress=progress)
-    _, rows = index.search(index.embed(made, pooling), CUTOFF, pooling=pooling, where=where)
+    vectors = index.embed(made, pooling)
+    if index.collection.chunk is None:
+        _, rows = index.search(vectors, CUTOFF, pooling=pooling, where=where)
+    else:  # judgements are of whole documents
+        rows = [[one.rows[0] for one in index.documents(vector, CUTOFF, pooling=pooling, where=where)] for vector in vectors]
     return {
-        query_id: Retrieved(query, tuple(index.ids[row] for row in found), rationale, bool(truncated))
+        query_id: Retrieved(query, tuple(index.document_ids[row] for row in found), rationale, bool(truncated))
         for (query_id, query), found, rationale, truncated in zip(queries.items(), rows, made.rationales, made.truncated, strict=True)
     }
 
 
 def retrieve_by(column, queries: dict[str, str], *, where: str | None = None) -> dict[str, Retrieved]:
     """As :func:`retrieve`, by any column (:mod:`grace_core.columns.column`)."""
-    _, rows = column.search(list(queries.values()), CUTOFF, where=where)
+    texts = list(queries.values())
+    if column.collection.chunk is None:
+        _, rows = column.search(texts, CUTOFF, where=where)
+    else:
+        rows = [[one.rows[0] for one in found] for found in column.documents(texts, CUTOFF, where=where)]
+    ids = column.collection.documents_of(column.ids)
     pairs = zip(queries.items(), rows, strict=True)
-    return {query_id: Retrieved(query, tuple(column.ids[row] for row in found)) for (query_id, query), found in pairs}
+    return {query_id: Retrieved(query, tuple(ids[row] for row in found)) for (query_id, query), found in pairs}
 
 
 def rankings_of(names: Sequence[str], queries: np.ndarray, ids: Sequence[str], documents: np.ndarray) -> dict[str, list[str]]:
-    """Rankings of the first ten documents for every query, from the vectors ``(m, d)`` and ``(n, d)`` of both."""
+    """Rankings of the first ten documents for every query, from the vectors ``(m, d)`` and ``(n, d)`` of both. An id that several rows
+    have, as those of passages, stands where the best of them does."""
+    if len(set(ids)) < len(ids):
+        numbers = numbered(ids)
+        each = (group(dots(documents, query), np.arange(len(ids)), numbers, CUTOFF) for query in queries)
+        return {name: [ids[one.rows[0]] for one in found] for name, found in zip(names, each, strict=True)}
     best = ann.exact(documents, queries, CUTOFF)[1]
     return {name: [ids[row] for row in rows] for name, rows in zip(names, best, strict=True)}
 
@@ -191,6 +207,10 @@ def bm25(corpus: Corpus, queries: dict[str, str]) -> dict[str, list[str]]:
     """Rankings by BM25 (:mod:`grace_core.columns.bm25`), the lexical baseline; ties in the order of the corpus."""
     documents = [document for document in corpus.documents if document.content]
     index = Bm25([document.content for document in documents])
+    if corpus.chunk:
+        ids, rows = [parent_of(document) for document in documents], np.arange(len(documents))
+        found = {query_id: group(index.scores(query), rows, numbered(ids), CUTOFF) for query_id, query in queries.items()}
+        return {query_id: [ids[one.rows[0]] for one in ranked] for query_id, ranked in found.items()}
     return {
         query_id: [documents[row].id for row in order(index.scores(query), CUTOFF)] for query_id, query in queries.items()
     }  # fmt: skip

@@ -62,6 +62,17 @@ def parent_of(document: Document) -> str:
     return document.metadata.get(PARENT) or document.id
 
 
+def as_passage(passage: Document, scores: Iterable[tuple[str, float]]) -> dict:
+    """Of a hit what tells its document and the passage apart, for JSON; ``scores`` are those of all passages, by id."""
+    place = {name.removeprefix("_"): passage.metadata[name] for name in (BEGIN, END, PAGE, HEADING)}
+    return {
+        "id": passage.metadata[PARENT], "text": passage.text.strip(),
+        "passage": {"id": passage.id, **place},
+        "passages": [{"id": name, "score": score} for name, score in scores],
+        "metadata": {name: value for name, value in passage.plain_metadata.items() if name not in RESERVED},
+    }  # fmt: skip
+
+
 class _Passages:
     def __init__(self, documents: Iterable[Document], chunk: Chunk):
         self.documents, self.chunk = documents, chunk

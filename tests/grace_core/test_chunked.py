@@ -115,3 +115,109 @@ def test_no_passage_means_no_document():
     passages = chunked(Corpus(corpus, None, "x", []), Chunk(5)).documents
     assert [(one.id, one.text) for one in passages] == [("a#1", ""), ("b#1", " \n")]
     assert [put_together([one]) for one in passages] == corpus
+
+
+# Searched
+
+
+@pytest.fixture(scope="module")
+def world(tiny_folder, sentences, tmp_path_factory):
+    """Forty documents of one to five sentences, a sentence a passage, with judgements of documents, built by a tiny model."""
+    from grace_core.index import build
+    from grace_core.model import GraceModel
+
+    root, place = tmp_path_factory.mktemp("world"), 0
+    rows = []
+    for number in range(40):
+        count = 1 + number % 5
+        rows.append({"_id": f"d{number}", "title": "", "text": " ".join(sentences[place : place + count]), "kind": "ab"[number % 2]})
+        place += count
+    write(root / "in" / "corpus.jsonl", "\n".join(map(json.dumps, rows)))
+    queries = [{"_id": f"q{number}", "text": sentences[number * 7]} for number in range(10)]
+    write(root / "in" / "queries.jsonl", "\n".join(map(json.dumps, queries)))
+    write(root / "in" / "qrels.tsv", "query-id\tcorpus-id\tscore\n" + "".join(f"q{number}\td{number * 3}\t1\n" for number in range(10)))
+    collection = Collection.create(chunked(read_corpus(root / "in"), Chunk(16)), root / "x")
+    model = GraceModel.from_pretrained(tiny_folder, max_new_tokens=4)
+    return build(collection, model), model
+
+
+@pytest.mark.parametrize("where", [None, "kind = 'a'"])
+@pytest.mark.parametrize("by", ["best", "sum"])
+def test_hits_are_documents_by_their_passages(world, sentences, by, where):
+    index, model = world
+    vector = index.embed(model.represent([sentences[5]]))[0]
+    scores, left = index.scores(vector), index.collection.mask(where) if where else [True] * len(index)
+    own: dict[str, list[float]] = {}
+    for document, score, counts in zip(index.document_ids, scores.tolist(), left, strict=True):
+        if counts:
+            own.setdefault(document, []).append(score)
+    value = {document: max(all_) if by == "best" else sum(all_) for document, all_ in own.items()}
+    expected = sorted(value, key=lambda document: -value[document])
+    assert len(expected) == (20 if where else 40)
+    hits = index.hits(vector, 12, where=where, by=by)
+    assert [hit.document.metadata["_parent"] for hit in hits] == expected[:12]
+    assert [hit.score for hit in hits] == pytest.approx([value[document] for document in expected[:12]], abs=1e-9)
+    for hit in hits:
+        assert hit.passages[0][0] == hit.document.id
+        assert sorted(name for name, _ in hit.passages) == sorted(index.collection.passages[hit.document.metadata["_parent"]])
+        told = hit.as_dict()
+        assert told["id"] == hit.document.metadata["_parent"]
+        whole = index.collection.whole(told["id"])
+        assert whole.text[told["passage"]["begin"] : told["passage"]["end"]].strip() == told["text"]
+        assert told["metadata"] == {"kind": whole.metadata["kind"]}
+        json.dumps(told)
+
+
+def test_all_documents_are_found_and_no_more(world, sentences):
+    index, model = world
+    vector = index.embed(model.represent([sentences[5]]))[0]
+    assert len(index.hits(vector, 100)) == 40
+    assert [hit.document.id for hit in index.hits(vector, 3)] == [hit.document.id for hit in index.hits(vector, 40)][:3]
+    assert index.hits(vector, 5, where="kind = 'c'") == []
+
+
+def test_evaluations_are_of_documents(world):
+    from grace_core.evaluation.retrieval import bm25, judged_queries, rankings_of, retrieve
+
+    index, model = world
+    queries = judged_queries(index.collection.judgements)
+    found = retrieve(index, model, queries)
+    for row in found.values():
+        assert len(set(row.ranking)) == len(row.ranking) == 10
+        assert set(row.ranking) <= set(index.collection.passages)
+    vectors = index.embed(model.represent(list(queries.values())))
+    by_hand = rankings_of(list(queries), vectors, index.document_ids, index.vectors())
+    assert {name: tuple(ranking) for name, ranking in by_hand.items()} == {name: row.ranking for name, row in found.items()}
+    assert all(len(set(ranking)) == 10 for ranking in bm25(index.collection.corpus, queries).values())
+
+
+def test_columns_find_documents_too(world, sentences):
+    from grace_core.columns.opened import Columns
+
+    index, _ = world
+    column = Columns(index.collection).open("bm25")
+    hits = column.hits(sentences[5], 6)
+    assert len({hit.document.metadata["_parent"] for hit in hits}) == 6
+    scores = column.scores(sentences[5])
+    documents = index.collection.documents_of(column.ids)
+    best = {}
+    for document, score in zip(documents, scores.tolist(), strict=True):
+        best[document] = max(score, best.get(document, score))
+    assert [hit.score for hit in hits] == sorted(best.values(), reverse=True)[:6]
+    sums = column.hits(sentences[5], 3, by="sum")
+    assert sums[0].score == pytest.approx(max(sum(scores[i] for i, one in enumerate(documents) if one == name) for name in best))
+
+
+def test_adding_a_document_with_fewer_passages_leaves_none_of_the_old_ones(folder, tmp_path):
+    from grace_core.living import update
+
+    out = tmp_path / "x"
+    Collection.create(chunked(read_corpus(folder), Chunk(9)), out)
+    write(folder / "a.md", "# Rivers\n\nShort now.\n")
+    write(folder / "d.md", "# New\n\nOne more.\n")
+    (folder / "b.pdf").unlink()
+    with update(out, read_corpus(folder), add=True) as new:
+        staged = new.collection
+        assert staged.passages == {"a.md": ["a.md#1"], "b.pdf": ["b.pdf#1", "b.pdf#2"], "c.txt": ["c.txt#1"], "d.md": ["d.md#1"]}
+        assert staged.whole("a.md").text == "\nShort now.\n"
+        assert staged.chunk == Chunk(9)

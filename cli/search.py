@@ -18,6 +18,13 @@ def search_command(
     k: Annotated[int, typer.Option("-k", min=1, help="How many documents.")] = 10,
     where: Where = None,
     rationale: Annotated[bool, typer.Option(help="Without: compare the texts alone.")] = True,
+    gate: Annotated[
+        float | None,
+        typer.Option(min=0, help="Write only if the first hit of the text alone leads by less than this; grace eval worth chooses it."),
+    ] = None,
+    by: Annotated[
+        str, typer.Option(help="How documents rank in a collection of passages: best (of their passages) or sum (of all).")
+    ] = "best",
     input_type: Annotated[str, typer.Option(help="query, or document: to search with a text as if it stood in the collection.")] = "query",
     device: Device = None,
     engine: Engine = None,
@@ -27,7 +34,8 @@ def search_command(
     from grace_cli.search_report import search_command as run
 
     hits, text, notes = run(
-        folder, query, model, k=k, where=where, rationale=rationale, input_type=input_type, device=device, engine=engine
+        folder, query, model, k=k, where=where, rationale=rationale, gate=gate, input_type=input_type, device=device, engine=engine,
+        by=by,
     )  # fmt: skip
     lines = [f"note: {note}" for note in notes]
     for line in lines if as_json else []:  # a list of hits has no place for them

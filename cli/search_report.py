@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from grace_cli.columns import search_column
+from grace_cli.passages import by_note, check_by, document_of, passage_line
+from grace_core import gating
 from grace_core.cache import RepresentationCache
 from grace_core.collection import Collection
 from grace_core.columns.listing import is_model, read_name
@@ -19,31 +21,51 @@ SHOWN = 150  # characters of a rationale
 
 def search_command(
     folder: Path, query: str, model: str, *, k: int, where: str | None, rationale: bool, input_type: str, device: str | None,
-    engine: str | None,
+    engine: str | None, gate: float | None = None, by: str = "best",
 ) -> tuple[list[dict], str, list[str]]:  # fmt: skip
     """The hits, the same as text, and what is to be told of texts that were cut. Raises GraceError for an empty query."""
     if input_type not in ("query", "document"):
         raise GraceError(f"--input-type must be query or document, got {input_type!r}")
     name = read_name(collection := Collection(folder), model)
+    check_by(by, collection)
     if not is_model(name):
-        if input_type != "query" or not rationale or engine is not None:
-            raise GraceError(f"--input-type, --no-rationale and --engine are for a model, and {name.id} is another column: leave them out")
-        return search_column(folder, query, name, k=k, where=where, device=device)
+        if input_type != "query" or not rationale or engine is not None or gate is not None:
+            told = "--input-type, --no-rationale, --gate and --engine are for a model"
+            raise GraceError(f"{told}, and {name.id} is another column: leave them out")
+        return search_column(folder, query, name, k=k, where=where, device=device, by=by)
     rationale = rationale if name.rationale is None else name.rationale
+    if gate is not None and not rationale:
+        raise GraceError(f"--gate {gate:g} lets a rationale be written where that may help, and there is to be none; leave one of them out")
     index = GraceIndex.of_model(collection, name.model)
     left = None if where is None else len(index.selections.of(where))  # before a model is loaded for nothing
     loaded = index.load_model(device=device, engine=engine, cache=RepresentationCache())
     pooling = index.default_pooling if rationale else Pooling.TEXT
-    made = loaded.represent([query], rationale=pooling is Pooling.FULL)
-    hits = index.hits(index.embed(made, pooling, role=input_type)[0], k, pooling=pooling, where=where)
+    asked, notes = pooling, []
+    if gate is not None:
+        asked, note = _gated(index, loaded, query, gate, role=input_type, where=where)
+        notes.append(note)
+    made = loaded.represent([query], rationale=asked is Pooling.FULL)
+    hits = index.hits(index.embed(made, asked, role=input_type)[0], k, pooling=pooling, where=where, by=by)
     lines = [f"query rationale: {made.rationales[0] or '(none)'}", *map(_line, hits)]
-    told = [] if left is None else [f"{left:,} of {len(index):,} documents satisfy the filter"]
-    return [hit.as_dict() for hit in hits], "\n".join(lines), [*told, *_notes(loaded, query, hits)]
+    told = [] if left is None else [f"{left:,} of {len(index):,} {'passages' if collection.chunk else 'documents'} satisfy the filter"]
+    told += by_note(by, collection)
+    return [hit.as_dict() for hit in hits], "\n".join(lines), [*notes, *told, *_notes(loaded, query, hits)]
+
+
+def _gated(index: GraceIndex, model: GraceModel, query: str, gate: float, *, role: str, where: str | None) -> tuple[Pooling, str]:
+    """What the query's vector is made of, and why in one line."""
+    gating.check_index(index)
+    read = model.represent([query], rationale=False)
+    (margin,) = gating.margins(index.search(index.embed(read, Pooling.TEXT, role=role), 2, where=where)[0]).tolist()
+    if gating.Gate(gate).writes(margin):
+        return Pooling.FULL, f"by its text alone the first hit leads by {margin:.4f}, less than {gate:g}: a rationale was written"
+    return Pooling.TEXT, f"by its text alone the first hit leads by {margin:.4f}, not less than {gate:g}: no rationale was written"
 
 
 def _line(hit: Hit) -> str:
     cut = f"  (text cut after {hit.text_tokens:,} tokens)" if hit.text_truncated else ""
-    return f"{hit.rank:3d}  {hit.score:.4f}  {hit.document.id}  {hit.document.title}{cut}\n     {hit.rationale[:SHOWN]}"
+    passage = passage_line(hit)
+    return f"{hit.rank:3d}  {hit.score:.4f}  {document_of(hit)}  {hit.document.title}{cut}\n{passage}     {hit.rationale[:SHOWN]}"
 
 
 def _notes(model: GraceModel, query: str, hits: list[Hit]) -> list[str]:

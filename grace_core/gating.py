@@ -73,6 +73,12 @@ def choose(margin: np.ndarray, without: np.ndarray, written: np.ndarray, *, shar
     return Gate(float(found.thresholds[allowed[found.values[allowed].argmax()]]))
 
 
+def check_index(index: GraceIndex) -> None:
+    """Raises GraceError for an index without rationales, in which there is nothing to decide."""
+    if index.default_pooling is not Pooling.FULL:
+        raise GraceError(f"{index.folder} was built without rationales, so that a query needs none; search it as it is")
+
+
 @dataclass(frozen=True)
 class Gated:
     """Cosines ``(n, k)`` and document rows ``(n, k)`` of queries, which of them ``wrote`` ``(n,)``, the ``margins`` ``(n,)`` that decided,
@@ -92,8 +98,7 @@ def search(
 
     ``options`` are those of :meth:`GraceModel.represent`. Raises GraceError for an index without rationales.
     """
-    if index.default_pooling is not Pooling.FULL:
-        raise GraceError(f"{index.folder} was built without rationales, so that a query needs none; search it as it is")
+    check_index(index)
     read = model.represent(queries, rationale=False, **options)
     scores, rows = index.search(index.embed(read, Pooling.TEXT), max(k, 2), where=where)
     margin = margins(scores)

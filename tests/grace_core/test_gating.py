@@ -11,7 +11,8 @@ from grace_core import gating
 from grace_core.collection import Collection
 from grace_core.errors import GraceError
 from grace_core.gating import ALWAYS, NEVER, Gate
-from grace_core.index import build
+from grace_core.index import GraceIndex, build
+from grace_core.model import GraceModel
 from grace_core.pooling import Pooling
 from grace_core.readers import read_corpus
 
@@ -99,3 +100,24 @@ def test_an_index_without_rationales_is_refused(world, tmp_path):
     bare = build(Collection.create(index.collection.corpus, tmp_path / "x"), model, rationale=False)
     with pytest.raises(GraceError, match="built without rationales, so that a query needs none"):
         gating.search(bare, model, queries, Gate(0.1))
+
+
+def test_grace_search_writes_where_the_gate_lets_it(grace, tiny_folder, sentences, tmp_path):
+    rows = [{"_id": f"d{i}", "text": f"{i} {sentences[i]}"} for i in range(12)]
+    (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    status, _, err = grace("index", "build", tmp_path / "c.jsonl", "--out", tmp_path / "x", "--model", tiny_folder, "--max-new-tokens", 6)
+    assert status == 0, err
+    model, found = GraceModel.from_pretrained(tiny_folder, device="cpu", max_new_tokens=6), {}
+    index = GraceIndex(Collection(tmp_path / "x"), "tiny")
+    for gate in (NEVER, ALWAYS):
+        status, out, err = grace("search", tmp_path / "x", "old town", "--model", "tiny", "-k", 4, "--gate", gate, "--json")
+        assert status == 0, err
+        found[gate] = [(hit["id"], hit["score"]) for hit in json.loads(out)]
+        expected = gating.search(index, model, ["old town"], Gate(gate), 4)
+        assert [index.row[name] for name, _ in found[gate]] == expected.rows[0].tolist()
+        np.testing.assert_allclose([score for _, score in found[gate]], expected.scores[0], atol=1e-4)
+        assert f"less than {gate:g}: {'a' if gate else 'no'} rationale was written" in err
+    assert found[NEVER] != found[ALWAYS]
+    status, _, err = grace("search", tmp_path / "x", "old town", "--model", "tiny", "--gate", 0.1, "--no-rationale")
+    assert status == 2
+    assert "there is to be none; leave one of them out" in err

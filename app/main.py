@@ -22,6 +22,7 @@ from grace_app.map import tab as map_tab
 from grace_app.page.head import Head
 from grace_app.page.html import tag
 from grace_app.page.scripts import html
+from grace_app.reasons import tab as reasons_tab
 from grace_app.theme import make_theme
 from grace_app.training import tab as training_tab
 from grace_app.training.runs import Runs
@@ -33,10 +34,13 @@ from grace_core.errors import GraceError
 log = logging.getLogger("app")
 DEMO, RUNS = "demo", "runs"
 STUDY = Path(__file__).resolve().parents[1] / "docs" / "study"  # what is to be seen where runs are made by default, before one is
-STYLES = [Path(__file__).parent / name for name in ("page/style.css", "map/map.css")]
+STYLES = [Path(__file__).parent / name for name in ("page/style.css", "map/map.css", "reasons/reasons.css")]
 TITLE = "GRACE Explorer"
 TAGLINE = "Why was this document retrieved? See what each model wrote, and what it found."
-TABS = {"explore": explore_tab, "map": map_tab, "evaluate": evaluate_tab, "corpus": corpus_tab, "training": training_tab}
+TABS = {
+    "explore": explore_tab, "map": map_tab, "reasons": reasons_tab, "evaluate": evaluate_tab, "corpus": corpus_tab,
+    "training": training_tab,
+}  # fmt: skip
 
 
 def build_app(

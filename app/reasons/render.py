@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -149,8 +148,8 @@ def render_hits(view: ReasonsView, grouping: Grouping, hits: Hits) -> Safe:
     if view.only:
         shown = f"{number(hits.found)} of the first {count} hits have it"
     note = (
-        f"Bars: what a part adds above the average document of the collection ({size} reasons). Each line also gives what it adds to the "
-        f"score itself. Both columns are exact sums; largest residual of these {count}: {residual:.0e}."
+        f"Bars and “above mean”: what a part adds above what it adds to the average document of the collection, over all {size} reasons. "
+        f"“In score”: what it adds to the score. Both are exact sums; largest residual of these {count} hits: {residual:.0e}."
     )
     return tag(
         "div",
@@ -165,7 +164,7 @@ def render_hits(view: ReasonsView, grouping: Grouping, hits: Hits) -> Safe:
 def _strongest(grouping: Grouping, split: Split, chosen: int | None) -> Safe:
     """The reasons that move these hits most, with their sums over them."""
     sums = split.above.sum(axis=0)
-    reasons = split.strongest(STRONGEST)
+    reasons = sorted(split.strongest(STRONGEST), key=lambda r: -sums[r])
     largest = max((abs(float(sums[r])) for r in reasons), default=0.0) or 1.0
     rows = [
         tag(
@@ -179,7 +178,11 @@ def _strongest(grouping: Grouping, split: Split, chosen: int | None) -> Safe:
         for r in reasons
     ]  # fmt: skip
     head = tag("h3", "What brought these hits together")
-    hint = tag("p", f"Sums over the first {len(split.rows)} hits, above the average document. A click opens the reason.", class_="g-quiet")
+    hint = tag(
+        "p",
+        f"Sums over the first {len(split.rows)} hits of what each reason adds above the average document. A click opens it.",
+        class_="g-quiet",
+    )
     return tag("section", head, hint, tag("ul", *rows, class_="g-split-strongest"), class_="g-split-lead")
 
 
@@ -217,8 +220,8 @@ def _hit(view: ReasonsView, grouping: Grouping, hits: Hits, place: int, largest:
         class_="g-split-head",
     )  # fmt: skip
     caption = tag(
-        "li", tag("span"), tag("span"), tag("span", "above average", class_="g-split-value"),
-        tag("span", "of the score", class_="g-split-value"), class_="g-split-line g-split-caption",
+        "li", tag("span"), tag("span"), tag("span", "above mean", class_="g-split-value"),
+        tag("span", "in score", class_="g-split-value"), class_="g-split-line g-split-caption",
     )  # fmt: skip
     return tag(
         "li", head, steered,
@@ -228,9 +231,9 @@ def _hit(view: ReasonsView, grouping: Grouping, hits: Hits, place: int, largest:
 
 
 def _line(name: str, above: float, part: float, largest: float, *, reason: int | None = None, chosen: bool = False) -> Safe:
-    label: Iterable | Safe = tag("span", name, class_="g-split-name", dir="auto")
+    label = tag("span", name, class_="g-split-name", title=name, dir="auto")
     if reason is not None:
-        label = tag("button", name, type="button", class_="g-linklike g-split-name", data_reason=reason, dir="auto")
+        label = tag("button", name, type="button", class_="g-linklike g-split-name", data_reason=reason, title=name, dir="auto")
     return tag(
         "li", label, _bar(float(above), largest), tag("span", f"{above:+.4f}", class_="g-split-value"),
         tag("span", f"{part:.4f}", class_="g-split-value"), class_="g-split-line g-split-chosen" if chosen else "g-split-line",

@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from grace_core.errors import GraceError
-from grace_core.evaluation.retrieval import RESAMPLES, Judged, per_query
+from grace_core.evaluation.bootstrap import ci95, of_hierarchy
+from grace_core.evaluation.retrieval import Judged, per_query
 from grace_core.files import read_json, write_json
 from grace_core.geometry import RAW, Geometry, Role, fit
 from grace_core.model import GraceModel, Representations
@@ -156,16 +157,10 @@ class Measured:
         return [np.stack([seed[name][column] for seed in self.values[way]]) for name in collections]
 
 
-def interval(values: list[np.ndarray], *, seed: int = 0, resamples: int = RESAMPLES, collections: bool = True) -> dict:
-    """Mean over collections of means ``(seeds, m)``, with a bootstrap over seeds, collections (or not these) and queries."""
-    rng = np.random.default_rng(seed)
-    draws = np.zeros(resamples)
-    for i in range(resamples):
-        picked = rng.integers(0, len(values), len(values)) if collections else range(len(values))
-        seeds = rng.integers(0, values[0].shape[0], values[0].shape[0])
-        draws[i] = np.mean([values[j][seeds][:, rng.integers(0, values[j].shape[1], values[j].shape[1])].mean() for j in picked])
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return {"mean": float(np.mean([one.mean() for one in values])), "ci95": [float(low), float(high)]}
+def interval(values: list[np.ndarray], *, collections: bool = True) -> dict:
+    """Mean over collections of means ``(seeds, m)``, with an interval over seeds, collections (or not these) and queries."""
+    mean = float(np.mean([one.mean() for one in values]))
+    return {"mean": mean, "ci95": ci95(of_hierarchy(values, redraw_groups=collections))}
 
 
 def difference(measured: Measured, a: tuple[str, str], b: tuple[str, str], names: Sequence[str], **options) -> dict:

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from grace_core.errors import GraceError
-from grace_core.evaluation.retrieval import METRICS, RESAMPLES
+from grace_core.evaluation.bootstrap import ci95, of_seeds
+from grace_core.evaluation.retrieval import METRICS
 from grace_core.files import read_json
 from grace_core.training.config import load_config
 from grace_study.probes import GRADES, spearman
@@ -46,26 +47,13 @@ def values(rows: list[dict], decoding: str, metric: str) -> np.ndarray:
     return np.array([row["decodings"][decoding][metric] for row in rows])
 
 
-def draws(arrays: list[np.ndarray], *, seed: int = 0) -> list[np.ndarray]:
-    """Bootstrap means ``(RESAMPLES,)`` of each array ``(seeds, queries)``; the arrays share their queries' draws."""
-    rng = np.random.default_rng(seed)
-    n = arrays[0].shape[1]
-    weights = np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(RESAMPLES)]) / n
-    made = []
-    for array in arrays:
-        of_seeds = rng.integers(0, len(array), (RESAMPLES, len(array)))
-        by_seed = weights @ array.T  # (resamples, seeds)
-        made.append(np.take_along_axis(by_seed, of_seeds, axis=1).mean(axis=1))
-    return made
-
-
 def interval(sample: np.ndarray) -> list[float]:
-    return [round(float(x), 4) for x in np.percentile(sample, [2.5, 97.5])]
+    return [round(bound, 4) for bound in ci95(sample)]
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> dict:
     """Mean of a minus mean of b, with its interval."""
-    first, second = draws([a, b])
+    first, second = of_seeds([a, b])
     return {"difference": round(float(a.mean() - b.mean()), 4), "ci95": interval(first - second)}
 
 
@@ -84,7 +72,7 @@ def table(runs: Path) -> dict:
             rows.append({
                 "way": way, "decoding": decoding, "seeds": len(made),
                 **{metric: round(float(array.mean()), 4) for metric, array in arrays.items()},
-                "ci95": {metric: interval(draws([array])[0]) for metric, array in arrays.items()},
+                "ci95": {metric: interval(of_seeds([array])[0]) for metric, array in arrays.items()},
                 "query_tokens": round(float(np.mean(tokens)), 1),
             })  # fmt: skip
             if all("kind" in row["decodings"][decoding] for row in made):  # BM25 has no vectors
@@ -113,7 +101,7 @@ def _crossed(made: list[dict]) -> dict:
     crossed = {}
     for words, geometry in itertools.product(("base", "trained"), repeat=2) if tables else ():
         array = np.array([one[words][geometry] for one in tables])
-        crossed[f"{words} words, {geometry} geometry"] = {"ndcg@10": round(float(array.mean()), 4), "ci95": interval(draws([array])[0])}
+        crossed[f"{words} words, {geometry} geometry"] = {"ndcg@10": round(float(array.mean()), 4), "ci95": interval(of_seeds([array])[0])}
     return crossed
 
 
@@ -162,5 +150,5 @@ def _probes(made: list[dict], decoding: str) -> dict:
         drawn.append(np.mean([spearman(row.ravel()) for row in of[:, rng.integers(0, things, things)]]))
     return {
         "kind_accuracy": round(float(kinds.mean()), 4), "similarity_spearman": round(float(np.mean([spearman(row) for row in cosines])), 4),
-        "ci95": {"kind_accuracy": interval(draws([kinds])[0]), "similarity_spearman": interval(np.array(drawn))},
+        "ci95": {"kind_accuracy": interval(of_seeds([kinds])[0]), "similarity_spearman": interval(np.array(drawn))},
     }  # fmt: skip

@@ -39,7 +39,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from grace_core.errors import GraceError
-from grace_core.evaluation.retrieval import CUTOFF, RESAMPLES, per_query, rankings_of
+from grace_core.evaluation.bootstrap import ci95, of_items
+from grace_core.evaluation.retrieval import CUTOFF, per_query, rankings_of
 from grace_core.explain import Explainer, Explanation, explain, score_blocks, split_sentences, token_states
 from grace_core.geometry import RAW, Geometry, Role
 from grace_core.index import GraceIndex
@@ -138,9 +139,7 @@ def interval(values: Sequence[float] | np.ndarray, *, seed: int = 0) -> dict | N
     values = np.asarray(values, dtype=np.float64)
     if not len(values):
         return None
-    draws = np.random.default_rng(seed).integers(0, len(values), (RESAMPLES, len(values)))
-    low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5])
-    return {"mean": round(float(values.mean()), 5), "ci95": [round(float(low), 5), round(float(high), 5)]}
+    return {"mean": round(float(values.mean()), 5), "ci95": [round(bound, 5) for bound in ci95(of_items(values, seed=seed))]}
 
 
 # --- dependence -------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from grace_core.errors import GraceError
-from grace_core.evaluation.retrieval import RESAMPLES, judged_queries, per_query, rankings_of
+from grace_core.evaluation.bootstrap import ci95, of_groups
+from grace_core.evaluation.retrieval import judged_queries, per_query, rankings_of
 from grace_core.geometry import DEFAULT, KINDS, RAW, Geometry, Role, Statistics, Sums, fit
 from grace_core.index import GraceIndex
 from grace_core.model import GraceModel
@@ -96,10 +97,8 @@ def interval(values: Sequence[np.ndarray], *, seed: int = 0) -> dict:
     values = [one[~np.isnan(one)] for one in values]
     if not all(len(one) for one in values):
         raise GraceError("a collection has no query to average over")
-    rng = np.random.default_rng(seed)
-    draws = np.mean([one[rng.integers(0, len(one), (RESAMPLES, len(one)))].mean(axis=1) for one in values], axis=0)
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return {"mean": round(float(np.mean([one.mean() for one in values])), 4), "ci95": [round(float(low), 4), round(float(high), 4)]}
+    mean = float(np.mean([one.mean() for one in values]))
+    return {"mean": round(mean, 4), "ci95": [round(bound, 4) for bound in ci95(of_groups(values, seed=seed))]}
 
 
 def compare(

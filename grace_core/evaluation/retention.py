@@ -21,11 +21,11 @@ import numpy as np
 import torch
 
 from grace_core.errors import GraceError
+from grace_core.evaluation import bootstrap
 from grace_core.model import GraceModel
 from grace_core.texts import as_texts
 
 FORWARD_TOKENS = 4096  # of one forward: with a vocabulary of 150,000 their logits and losses take some 6 GB
-RESAMPLES = 2000
 SLOW_RESAMPLES = 200  # where an aggregate is not a mean, and is computed anew from the items of every draw
 
 
@@ -64,7 +64,7 @@ class Score:
 
     @property
     def _times(self) -> int:
-        return RESAMPLES if self.aggregate is None else SLOW_RESAMPLES
+        return bootstrap.RESAMPLES if self.aggregate is None else SLOW_RESAMPLES
 
     def _drawn(self, draw: np.ndarray) -> float:
         if self.aggregate is None:
@@ -102,13 +102,11 @@ class TextLosses:
         return {"percent": _round(percent(slice(None))), "ci95": ci95(percent, len(self.counts))}
 
 
-def ci95(value: Callable[[np.ndarray], float], n: int, *, times: int = RESAMPLES, seed: int = 0) -> list[float] | None:
+def ci95(value: Callable[[np.ndarray], float], n: int, *, times: int = bootstrap.RESAMPLES, seed: int = 0) -> list[float] | None:
     """The interval of ``value``, called with the positions of n items drawn with replacement; None for fewer than two items."""
     if n < 2:
         return None
-    rng = np.random.default_rng(seed)
-    drawn = [value(rng.integers(0, n, n)) for _ in range(times)]  # one at a time: all draws of many texts would fill the memory
-    return [_round(bound) for bound in np.percentile(drawn, [2.5, 97.5])]
+    return [_round(bound) for bound in bootstrap.ci95(bootstrap.of_statistic(value, n, seed=seed, times=times))]
 
 
 def _round(value: float) -> float | None:

@@ -20,6 +20,7 @@ import numpy as np
 from grace_core import ann
 from grace_core.columns.bm25 import Bm25
 from grace_core.errors import GraceError
+from grace_core.evaluation.bootstrap import ci95, of_items
 from grace_core.index import GraceIndex
 from grace_core.model import GraceModel
 from grace_core.passages import group, numbered
@@ -30,7 +31,6 @@ from grace_core.readers.chunked import parent_of
 
 CUTOFF = 10
 METRICS = ("ndcg@10", "recall@10", "mrr@10")
-RESAMPLES = 2000
 SAME = 1e-9  # two values of a metric that differ by less are equal: sums of logarithms in another order
 
 
@@ -63,11 +63,9 @@ def per_query(rankings: Mapping[str, Sequence[str]], qrels: dict[str, dict[str, 
 def summary(values: dict[str, np.ndarray], *, seed: int = 0) -> dict:
     """Means and their intervals: ``{metric: mean, …, "ci95": {metric: [low, high]}, "queries": n}``."""
     number = len(next(iter(values.values())))
-    draws = np.random.default_rng(seed).integers(0, number, (RESAMPLES, number))
-    means = {metric: array[draws].mean(axis=1) for metric, array in values.items()}
     return {
         **{metric: round(float(array.mean()), 4) for metric, array in values.items()},
-        "ci95": {metric: [round(float(x), 4) for x in np.percentile(draw, [2.5, 97.5])] for metric, draw in means.items()},
+        "ci95": {metric: [round(bound, 4) for bound in ci95(of_items(array, seed=seed))] for metric, array in values.items()},
         "queries": number,
     }
 

@@ -67,13 +67,13 @@ grace_study: tables
 grace_cli: eval_geometry eval_headroom eval_mteb eval_retention eval_worth
 grace_cli: demo encode eval explain index map models reasons search serve train
 grace_benchmarks: . rounds table
-grace_benchmarks: encode explain map memory search server start text train vllm
+grace_benchmarks: encode explain living map memory search server start text train vllm
 grace_benchmarks: build filter
 grace_cli: bench
 grace_app: . corpus evaluate explore map page reasons training workspace
 grace_app: explore.facets gate map.colours page.head page.html page.scripts theme
-grace_app: training.runs workspace.messages workspace.pace workspace.view
-grace_app: explore.render_facets map.view page.words reasons.view workspace.shared
+grace_app: explore.explanations training.runs workspace.messages workspace.pace workspace.view
+grace_app: explore.others explore.render_facets map.view page.words reasons.view workspace.shared
 grace_app: workspace.state
 grace_app: corpus.builds evaluate.evaluations explore.search explore.why map.maps
 grace_app: explore.results map.jobs reasons.jobs training.curves workspace.shell

@@ -17,7 +17,7 @@ from grace_app.map.maps import Maps, tell_maps
 from grace_app.training.runs import Runs
 from grace_app.workspace.messages import message_of
 from grace_app.workspace.state import Workspace
-from grace_app.workspace.view import Column, View, check_query
+from grace_app.workspace.view import Column, OtherColumn, View, check_query
 from grace_core.errors import GraceError
 from grace_core.geometry import Role
 
@@ -33,15 +33,17 @@ def add(workspace: Workspace, runs: Runs, evaluations: Evaluations, maps: Maps) 
 
     @runs_model
     def search_endpoint(query: str, collection: str, model: str, rationale: bool = True, k: int = 10, filter: str = "") -> dict[str, Any]:
-        """The k documents nearest to a query, by a model of the collection with its rationale or by the text alone; with ``filter`` only
-        documents that satisfy it, such as "year > 2000 and kind in ('river', 'lake')"."""
+        """The k documents nearest to a query, by a model of the collection with its rationale or by the text alone, or by another column
+        such as "bm25" or "0.7*bm25+0.3*MODEL:rationale"; with ``filter`` only documents that satisfy it, such as "year > 2000 and kind in
+        ('river', 'lake')"."""
         return answered(search_api, workspace, query, collection, model, rationale, k, filter)
 
     @runs_model
     def explain_endpoint(
         query: str, collection: str, model: str, document: str, rationale: bool = True, against: str = ""
     ) -> dict[str, Any]:
-        """Why a document has its score: blocks, sentence pairs and tokens that add up to it; and what sets it apart from ``against``."""
+        """Why a document has its score: blocks, sentence pairs and tokens that add up to it; and what sets it apart from ``against``. Of
+        a column that is no model its ledger: lines that add up to the score, each of parts that add up to the line."""
         return answered(explain_api, workspace, query, collection, model, document, rationale, against)
 
     @runs_model
@@ -116,7 +118,12 @@ def explain_api(
 ) -> dict[str, Any]:
     if not isinstance(against, str):
         raise GraceError(f"against must be a document's id, or empty, got {against!r:.60}")
-    found = case(workspace, _view(workspace, query, collection, model, rationale, document=document), "a")
+    view = _view(workspace, query, collection, model, rationale, document=document)
+    if isinstance(view.a, OtherColumn):
+        opened = workspace.opened(view.collection, view.a)
+        told = opened.explain(view.query, view.doc).as_dict(tokens=True)
+        return told | ({"against": opened.explain(view.query, against).as_dict(tokens=True)} if against else {})
+    found = case(workspace, view, "a")
     rows = [found.row, *([row_of(found.index, against)] if against else [])]
     explained = found.explainer.why(found.view.query, rows, pooling=found.pooling)
     told = explained[0].as_dict(tokens=True) | {"text_truncated": found.index.text_truncated[found.row]}
@@ -136,7 +143,15 @@ def what_if_api(
             raise GraceError(f"{name} must be text, or null to leave it as it is, got {value!r:.60}")
         if value is not None and len(value) > MAX_EDIT:
             raise GraceError(f"{name} has {len(value):,} characters, at most {MAX_EDIT:,} are taken: shorten it")
-    found = case(workspace, _view(workspace, query, collection, model, rationale, document=document), "a")
+    view = _view(workspace, query, collection, model, rationale, document=document)
+    if isinstance(view.a, OtherColumn):
+        opened = workspace.opened(view.collection, view.a)
+        told = opened.what_if(view.query, view.doc, text=edited_text, rationale=edited_rationale).as_dict()
+        if _flag(leave_one_out, "leave_one_out"):
+            removed = opened.leave_one_out(view.query, view.doc)
+            told["leave_one_out"] = [{"part": "text", "text": one.text, "score": one.score} for one in removed]
+        return told
+    found = case(workspace, view, "a")
     if edited_rationale is not None and not found.column.rationale:
         raise GraceError("the text alone is embedded here, so a rationale changes nothing: ask with rationale=True")
     asked = (found.query_vector, found.row)
@@ -160,7 +175,9 @@ def _view(
     names = workspace.collections()
     if _name("collection", collection) not in names:
         raise GraceError(f"there is no collection {collection[:100]!r}; there are: {', '.join(names) or 'none'}")
-    if column not in workspace.columns(collection):
+    if column not in workspace.columns(collection) and (model == "bm25" or set(model) & set(":+(")):
+        column = workspace.column(collection, model)
+    elif column not in workspace.columns(collection):
         there = ", ".join(f"{c.model} (rationale={c.rationale})" for c in workspace.columns(collection))
         raise GraceError(f"{collection} has no {column.model[:100]!r} with rationale={column.rationale}; there are: {there}")
     return View(collection, column, column, k, query, "" if document is None else _name("document", document))

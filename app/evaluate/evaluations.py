@@ -1,6 +1,6 @@
 """Evaluating columns on the judged queries of a collection: what is known of them, evaluating what is missing, comparing two.
 
-The address of the Evaluate tab, ``?tab=evaluate&on=&x=&y=&split=&first=``, and the events of its page are read here.
+The address of the Evaluate tab, ``?tab=evaluate&on=&x=&y=&more=&split=&first=``, and the events of its page are read here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from grace_app.workspace.pace import Paced
-from grace_app.workspace.view import Column, View, check_query, default_view, short
+from grace_app.workspace.view import AnyColumn, OtherColumn, View, check_query, default_view, short
 from grace_core.errors import GraceError
 from grace_core.ranking import order
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from grace_core.index import GraceIndex
 
 log = logging.getLogger("app")
+BETWEEN, MORE = "|", 12  # columns in an address, and how many of them besides the two
 FIRST = 100  # queries of the quick choice
 ALL = "all"  # of the splits, and of the queries
 SPLITS = ("test", "dev", "validation", "train")  # in the order in which they are offered, before others
@@ -41,18 +42,26 @@ class EvaluateView:
     """A collection, two columns, which queries: of one split ("" for every one), the first ``FIRST`` of them or all."""
 
     collection: str
-    a: Column
-    b: Column
+    a: AnyColumn
+    b: AnyColumn
     split: str = ""
     first: bool = False
+    more: tuple[AnyColumn, ...] = ()  # in the table only
 
     @property
-    def columns(self) -> list[Column]:
+    def columns(self) -> list[AnyColumn]:
+        """The pair that is compared query by query."""
         return [self.a] if self.a == self.b else [self.a, self.b]
+
+    @property
+    def every(self) -> list[AnyColumn]:
+        """The rows of the table."""
+        return list(dict.fromkeys([*self.columns, *self.more]))
 
     def params(self) -> dict[str, str]:
         """The parameters of the address, as :func:`read_evaluate` takes them."""
         asked = {"tab": "evaluate", "on": self.collection, "x": self.a.id, "y": self.b.id, "split": self.split or ALL}
+        asked |= {"more": BETWEEN.join(column.id for column in self.more)} if self.more else {}
         return asked | ({"first": str(FIRST)} if self.first else {})
 
 
@@ -61,20 +70,28 @@ def read_evaluate(workspace: Workspace, params: Mapping[str, object], *, strict:
 
     ``strict`` raises the first problem instead. Raises GraceError if nothing is built.
     """
-    asked = {key: value if isinstance(value, str) else "" for key in ("on", "x", "y", "split", "first") for value in [params.get(key)]}
+    asked = {
+        key: value if isinstance(value, str) else "" for key in ("on", "x", "y", "more", "split", "first") for value in [params.get(key)]
+    }
     problems = []
     start = default_view(workspace, asked["on"])
     if asked["on"] and asked["on"] != start.collection:
         problems.append(f"there is no collection {short(asked['on'])} here; there are: {', '.join(workspace.collections())}")
-        asked |= {"x": "", "y": "", "split": ""}
+        asked |= {"x": "", "y": "", "more": "", "split": ""}
     splits = list(splits_of(workspace.collection(start.collection)))
     view = EvaluateView(start.collection, start.a, start.b, next((split for split in splits if split != ALL), ""))
-    columns = {column.id: column for column in workspace.columns(view.collection)}
     for name, key in (("a", "x"), ("b", "y")):
-        if asked[key] in columns:
-            view = replace(view, **{name: columns[asked[key]]})
-        elif asked[key]:
-            problems.append(f"{view.collection} has no column {short(asked[key])}; there are: {', '.join(columns)}")
+        try:
+            view = replace(view, **({name: workspace.column(view.collection, asked[key])} if asked[key] else {}))
+        except GraceError as error:
+            problems.append(str(error))
+    more = []
+    for text in asked["more"].split(BETWEEN)[:MORE] if asked["more"] else []:
+        try:
+            more.append(workspace.column(view.collection, text))
+        except GraceError as error:
+            problems.append(str(error))
+    view = replace(view, more=tuple(column for column in dict.fromkeys(more) if column not in view.columns))
     if asked["split"] in splits:
         view = replace(view, split="" if asked["split"] == ALL else asked["split"])
     elif asked["split"] and splits:
@@ -123,15 +140,33 @@ class Evaluations:
     def __init__(self, workspace: Workspace):
         self.workspace = workspace
         self._known: dict[tuple[str, str], _Known] = {}
+        self._others: dict[tuple[str, str], tuple[object, dict[str, Retrieved]]] = {}  # of columns that are no models, in memory
         self._lexical: dict[str, tuple[Collection, dict[str, list[str]]]] = {}
         self._lock, self._lexical_lock = threading.RLock(), threading.Lock()
 
-    def known(self, collection: str, column: Column) -> tuple[dict[str, Retrieved], str]:
+    def known(self, collection: str, column: AnyColumn) -> tuple[dict[str, Retrieved], str]:
         """By query id, whatever split it is of; and what is wrong with the file that is stored, "" if nothing."""
+        if isinstance(column, OtherColumn):
+            with self._lock:
+                return dict(self._rows_of(collection, column)), ""
         index = self.workspace.index(collection, column.model)
         with self._lock:
             known = self._opened(index)
             return dict(known.rows[column.pooling]), known.problem
+
+    def _rows_of(self, collection: str, column: OtherColumn) -> dict[str, Retrieved]:
+        """What was evaluated of a column that is no model, as long as what it searches stays the same."""
+        opened = self.workspace.opened(collection, column)
+        known = self._others.get((collection, column.id))
+        if known is None or known[0] is not opened:
+            known = self._others[collection, column.id] = (opened, {})
+        queries = self.workspace.collection(collection).judgements.queries
+        return {name: row for name, row in known[1].items() if queries.get(name) == row.query}
+
+    def add_other(self, collection: str, column: OtherColumn, rows: dict[str, Retrieved]) -> None:
+        with self._lock:
+            self._rows_of(collection, column)
+            self._others[collection, column.id][1].update(rows)
 
     def _opened(self, index: GraceIndex) -> _Known:
         from grace_core.evaluation import stored
@@ -150,7 +185,7 @@ class Evaluations:
                 known.problem = str(error)
         return known
 
-    def add(self, index: GraceIndex, column: Column, rows: dict[str, Retrieved]) -> None:
+    def add(self, index: GraceIndex, column: AnyColumn, rows: dict[str, Retrieved]) -> None:
         with self._lock:
             self._opened(index).rows[column.pooling].update(rows)
 
@@ -196,8 +231,9 @@ class _Known:
 
 @dataclass
 class Comparison:
-    """Both columns on the queries that both have been evaluated on, in one order. ``rows`` and ``values`` have one entry for each of
-    ``view.columns``; summaries are None while there is no such query."""
+    """Both columns on the queries that all have been evaluated on, in one order. ``rows`` and ``values`` have one entry for each of
+    ``view.columns``; summaries are None while there is no such query. ``table`` has the summary of every column by its id, ``pairs``
+    the paired difference of any two of these, the second less the first, where there are more than the two."""
 
     view: EvaluateView
     asked: int
@@ -210,6 +246,8 @@ class Comparison:
     qrels: dict[str, dict[str, int]]
     lexical: dict | None = None
     problems: list[str] = field(default_factory=list)
+    table: dict[str, dict] = field(default_factory=dict)
+    pairs: dict[tuple[str, str], dict] = field(default_factory=dict)
 
     @property
     def apart(self) -> np.ndarray:
@@ -224,19 +262,24 @@ def compare(evaluations: Evaluations, view: EvaluateView, *, lexical: bool = Tru
 
     collection = evaluations.workspace.collection(view.collection)
     asked, qrels = queries_of(collection, view), collection.judgements.qrels
-    found = [evaluations.known(view.collection, column) for column in view.columns]
+    found = [evaluations.known(view.collection, column) for column in view.every]
     missing = sum(name not in rows for rows, _ in found for name in asked)
     queries = {  # in the order of the file, so that the resampling gives the same intervals as `grace eval retrieval`
         name: text for name, text in collection.judgements.queries.items() if name in asked and all(name in rows for rows, _ in found)
     }
     rows = [{name: known[name] for name in queries} for known, _ in found]
     values = [per_query({name: row.ranking for name, row in column.items()}, qrels) for column in rows]
+    table = {column.id: summary(value) for column, value in zip(view.every, values, strict=True)} if queries else {}
+    ids, pairs = list(table), {}
+    if len(table) > 2:
+        pairs = {(a, b): difference(values[ids.index(a)], values[ids.index(b)]) for a in ids for b in ids if ids.index(a) < ids.index(b)}
+    rows, values = rows[: len(view.columns)], values[: len(view.columns)]
     made = Comparison(
         view, len(asked), missing, queries, rows, values,
-        summaries=[summary(value) for value in values] if queries else None,
+        summaries=[table[column.id] for column in view.columns] if queries else None,
         difference=difference(*values) if queries and len(values) > 1 else None,
         qrels=qrels,
-        problems=list(dict.fromkeys(problem for _, problem in found if problem)),
+        problems=list(dict.fromkeys(problem for _, problem in found if problem)), table=table, pairs=pairs,
     )  # fmt: skip
     if lexical and (ranked := evaluations.lexical(view.collection)) is not None:
         made.lexical = summary(per_query({name: ranked[name] for name in queries or asked}, qrels))
@@ -259,16 +302,17 @@ class _Stopped(Exception):
 
 
 def evaluate(evaluations: Evaluations, view: EvaluateView, wanted: Callable[[], bool] = lambda: True) -> Iterator[Progress]:
-    """Evaluate what is missing, in both columns by turns, so that there is something to compare from the first report on.
+    """Evaluate what is missing, in all columns by turns, so that there is something to compare from the first report on.
 
     Stops between two decoding steps once it is not ``wanted`` any more. However it ends, what is done is kept. Raises GraceError.
     """
-    from grace_core.evaluation.retrieval import retrieve
+    from grace_core.evaluation.retrieval import retrieve, retrieve_by
 
     workspace = evaluations.workspace
     queries = queries_of(workspace.collection(view.collection), view)
-    indexes = [workspace.index(view.collection, column.model) for column in view.columns]
-    left = [[name for name in queries if name not in evaluations.known(view.collection, column)[0]] for column in view.columns]
+    models = [column for column in view.every if not isinstance(column, OtherColumn)]
+    indexes = {column: workspace.index(view.collection, column.model) for column in models}
+    left = [[name for name in queries if name not in evaluations.known(view.collection, column)[0]] for column in view.every]
     progress = Progress("opening", 0, sum(map(len, left)))
     yield progress
 
@@ -279,17 +323,25 @@ def evaluate(evaluations: Evaluations, view: EvaluateView, wanted: Callable[[], 
     size, begun = SMALLEST, progress.total > 0
     try:
         while any(left):
-            for column, index, names in zip(view.columns, indexes, left, strict=True):
+            for column, names in zip(view.every, left, strict=True):
                 some = names[:size]
                 if not some:
                     continue
-                started, model = time.monotonic(), workspace.model_of(index)
-                if progress.state == "opening":
-                    progress.marks.append((time.monotonic(), 0))
-                with model.engine.interrupted_by(check):
+                started, asked = time.monotonic(), {name: queries[name] for name in some}
+                if isinstance(column, OtherColumn):
                     check()
-                    made = retrieve(index, model, {name: queries[name] for name in some}, column.pooling, batch_size=LARGEST)
-                evaluations.add(index, column, made)
+                    opened = workspace.opened(view.collection, column)
+                    if progress.state == "opening":
+                        progress.marks.append((time.monotonic(), 0))
+                    evaluations.add_other(view.collection, column, retrieve_by(opened, asked))
+                else:
+                    index, model = indexes[column], workspace.model_of(indexes[column])
+                    if progress.state == "opening":
+                        progress.marks.append((time.monotonic(), 0))
+                    with model.engine.interrupted_by(check):
+                        check()
+                        made = retrieve(index, model, asked, column.pooling, batch_size=LARGEST)
+                    evaluations.add(index, column, made)
                 del names[: len(some)]
                 progress.state, progress.done = "evaluating", progress.done + len(some)
                 progress.marks.append((time.monotonic(), progress.done))
@@ -303,7 +355,7 @@ def evaluate(evaluations: Evaluations, view: EvaluateView, wanted: Callable[[], 
         progress.state = "stopped"
     finally:
         if begun and progress.done:
-            notes = {column.model: evaluations.keep(index) for column, index in zip(view.columns, indexes, strict=True)}
+            notes = {column.model: evaluations.keep(index) for column, index in indexes.items()}
             progress.notes = tuple(f"{model}: {note}" for model, note in notes.items() if note)
     yield progress
 
@@ -348,6 +400,9 @@ def _case(workspace: Workspace, found: Comparison, name: str, place: int) -> Cas
     there = workspace.collection(found.view.collection).documents.get(document)
     rationales = []
     for column in found.view.columns:
+        if isinstance(column, OtherColumn):
+            rationales.append("")
+            continue
         index = workspace.index(found.view.collection, column.model)
         rationales.append(index.rationales[index.row[document]] if column.rationale and document in index.row else "")
     return Case(

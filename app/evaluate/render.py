@@ -10,7 +10,7 @@ from grace_app.explore.detail import minus
 from grace_app.explore.results import SIDES, letter, shorten
 from grace_app.page.html import Safe, banner, drawing, join, number, tag
 from grace_app.page.words import content_words, rationale_text
-from grace_app.workspace.view import Column
+from grace_app.workspace.view import AnyColumn, OtherColumn
 from grace_core.errors import GraceError
 
 CANVAS = str(tag("div", class_="g-eval-canvas"))
@@ -28,7 +28,7 @@ def render_scores(found: Comparison, message: str = "", *, running: bool = False
     problems = [banner(problem, kind="info") for problem in found.problems]
     parts = [banner(message), *problems, tag("p", *_which(found, running), class_="g-eval-which", role="status")]
     if found.summaries:
-        parts += [_table(found), _words(found)]
+        parts += [_table(found), _words(found), _matrix(found)]
     elif found.lexical:
         parts += [_table(found)]
     return tag("div", *parts, class_="g-eval-scores")
@@ -53,18 +53,55 @@ def _table(found: Comparison) -> Safe:
               for name in NAMES.values()]  # fmt: skip
     rows = []
     for column, name, summary in zip(found.view.columns, SIDES, found.summaries or [], strict=False):
-        way = "with rationale" if column.rationale else "text only"
-        label = tag("div", letter(name), tag("span", column.model, tag("span", way, class_="g-eval-level")))
+        label = tag("div", letter(name), tag("span", *_named_in_table(column)))
         rows.append(_row(label, summary, kind=f"g-eval-{name}"))
     if found.difference:
         reach = max(abs(end) for metric in NAMES for end in found.difference["ci95"][metric])
         label = tag("div", tag("span", "B − A", tag("span", "same queries, paired", class_="g-eval-level")))
         rows.append(_row(label, found.difference, kind="g-eval-difference", reach=max(0.1, reach)))
-    if found.lexical:
+    for column in found.view.every[len(found.view.columns) :]:
+        if column.id in found.table:
+            label = tag("div", tag("span", *_named_in_table(column)))
+            rows.append(_row(label, found.table[column.id], kind="g-eval-lexical"))
+    if found.lexical and not any(column.id == "bm25" for column in found.view.every):
         label = tag("div", tag("span", "BM25", tag("span", "words alone, for reference", class_="g-eval-level", title="k1 1.5, b 0.75")))
         rows.append(_row(label, found.lexical, kind="g-eval-lexical"))
     table = tag("table", tag("thead", tag("tr", *heads)), tag("tbody", *rows))
     return tag("div", table, class_="g-eval-table", tabindex="0", role="region", aria_label="Metrics")
+
+
+def _named_in_table(column: AnyColumn) -> list:
+    if isinstance(column, OtherColumn):
+        return [column.label, tag("span", column.id, class_="g-eval-level") if column.label != column.id else None]
+    return [column.model, tag("span", "with rationale" if column.rationale else "text only", class_="g-eval-level")]
+
+
+def _matrix(found: Comparison) -> Safe:
+    """The paired difference in nDCG@10 of any two columns: the row's less the column's."""
+    if not found.pairs:
+        return Safe("")
+    labels = {column.id: column.label for column in found.view.every}
+    heads = [tag("th", tag("span", "nDCG@10, row less column", class_="g-eval-level"), scope="col")]
+    heads += [tag("th", labels[name], scope="col") for name in found.table]
+    rows = []
+    for mine in found.table:
+        cells = []
+        for other in found.table:
+            if mine == other:
+                cells.append(tag("td", "–"))
+                continue
+            way = 1 if (other, mine) in found.pairs else -1
+            pair = found.pairs[(other, mine) if way == 1 else (mine, other)]
+            low, high = sorted(way * end for end in pair["ci95"]["ndcg@10"])
+            sure = "g-eval-number-better" if low > 0 else "g-eval-number-worse" if high < 0 else None
+            interval = tag("span", f"{_figure(low, True)} … {_figure(high, True)}", class_="g-eval-interval")
+            cells.append(tag("td", tag("b", _figure(way * pair["ndcg@10"], True), class_=sure), interval))
+        rows.append(tag("tr", tag("th", labels[mine], scope="row"), *cells))
+    table = tag("table", tag("thead", tag("tr", *heads)), tag("tbody", *rows))
+    title = tag("h3", "Any two of them, paired by query", class_="g-section-title")
+    return join(
+        title, tag("div", table, class_="g-eval-table g-eval-pairs", tabindex="0", role="region", aria_label="Differences of pairs")
+    )
 
 
 def _row(label: Safe, summary: dict, *, kind: str, reach: float | None = None) -> Safe:
@@ -265,13 +302,13 @@ def render_cases(found: Comparison, wins: list[Case], losses: list[Case]) -> Saf
     return tag("div", legend, tag("div", *lists, class_="g-eval-pair"), class_="g-eval-cases")
 
 
-def _cases(title: str, name: str, cases: list[Case], columns: list[Column], nothing: str) -> Safe:
+def _cases(title: str, name: str, cases: list[Case], columns: list[AnyColumn], nothing: str) -> Safe:
     body = [_case(case, columns, unfolded=place == 0) for place, case in enumerate(cases)] or [tag("p", nothing, class_="g-quiet")]
     heading = tag("h3", title, class_="g-section-title")
     return tag("section", heading, *body, class_=f"g-eval-list g-place-{name}", aria_label=title)
 
 
-def _case(case: Case, columns: list[Column], *, unfolded: bool) -> Safe:
+def _case(case: Case, columns: list[AnyColumn], *, unfolded: bool) -> Safe:
     values = [f"{value:.2f}" for value in case.values]
     if len(values) > 1:
         lead = tag("span", minus(f"{case.values[1] - case.values[0]:+.2f}"), class_="g-eval-gain")
@@ -302,17 +339,20 @@ def _case(case: Case, columns: list[Column], *, unfolded: bool) -> Safe:
     )  # fmt: skip
 
 
-def _card(case: Case, place: int, column: Column, name: str) -> Safe:
+def _card(case: Case, place: int, column: AnyColumn, name: str) -> Safe:
     heading = tag("div", letter(name), tag("span", column.label), class_="g-label")
-    if not column.rationale:
-        body = [tag("p", "This column uses no rationale.", class_="g-quiet")]
+    reads = column.rationale and not isinstance(column, OtherColumn)
+    if not reads:
+        body = [
+            tag("p", "What a fusion reads is shown in Explore." if column.rationale else "This column uses no rationale.", class_="g-quiet")
+        ]
     else:
         written, about = case.written[place], case.rationales[place]
         shared = content_words(written) & content_words(about)
         body = []
         for title, text in (("About the query", written), ("About the document", about)):
             body += [tag("h4", title), tag("p", _marked(text, shared), dir="auto", class_="g-eval-written")]
-    kind = f"g-card g-card-{name}" + ("" if column.rationale else " g-card-none")
+    kind = f"g-card g-card-{name}" + ("" if reads else " g-card-none")
     return tag("div", heading, *body, class_=kind)
 
 

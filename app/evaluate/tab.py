@@ -14,7 +14,9 @@ import gradio as gr
 
 from grace_app.evaluate.evaluations import (
     ALL,
+    BETWEEN,
     FIRST,
+    MORE,
     Comparison,
     EvaluateView,
     Evaluations,
@@ -49,6 +51,7 @@ class EvaluateTab:
     b: gr.Dropdown
     split: gr.Dropdown
     first: gr.Radio
+    more: gr.Dropdown
     button: gr.Button
     job: gr.HTML
     picture: gr.HTML
@@ -59,7 +62,7 @@ class EvaluateTab:
 
     @property
     def controls(self) -> list:
-        return [self.collection, self.a, self.b, self.split, self.first]
+        return [self.collection, self.a, self.b, self.split, self.first, self.more]
 
     @property
     def shown(self) -> list:
@@ -68,7 +71,8 @@ class EvaluateTab:
     def show_controls(self, view: EvaluateView) -> list:
         """Values for :attr:`controls`."""
         workspace = self.shell.workspace
-        columns = [(column.label, column.id) for column in workspace.columns(view.collection)]
+        offered = dict.fromkeys([*workspace.offered(view.collection), *view.every])
+        columns = [(column.label, column.id) for column in offered]
         splits = splits_of(workspace.collection(view.collection))
         words = {name: f"{'all splits' if name == ALL else name} · {count:,}" for name, count in splits.items()}
         return [
@@ -77,6 +81,7 @@ class EvaluateTab:
             gr.update(choices=columns, value=view.b.id),
             gr.update(choices=[(word, name) for name, word in words.items()], value=(view.split or ALL) if splits else None),
             gr.update(value=str(FIRST) if view.first else ALL),
+            gr.update(choices=columns, value=[column.id for column in view.more]),
         ]
 
     def show(self, view: EvaluateView, *, progress: Progress | None = None, message: str = "", lexical: bool = True) -> list:
@@ -106,17 +111,21 @@ def build(shell: Shell) -> EvaluateTab:
     with gr.Tab("Evaluate", id="evaluate"), gr.Column(elem_classes="g-page"):
         with gr.Row(elem_classes="g-controls g-eval-controls"):
             collection = gr.Dropdown([], label="Collection", filterable=False, elem_id="g-eval-collection", scale=2, min_width=110)
-            a = gr.Dropdown([], label="Column A", filterable=False, elem_id="g-eval-a", scale=4, min_width=190)
-            b = gr.Dropdown([], label="Column B", filterable=False, elem_id="g-eval-b", scale=4, min_width=190)
+            typed_too = {"allow_custom_value": True, "scale": 4, "min_width": 190}  # a fusion with weights of one's own
+            a = gr.Dropdown([], label="Column A", elem_id="g-eval-a", **typed_too)
+            b = gr.Dropdown([], label="Column B", elem_id="g-eval-b", **typed_too)
             split = gr.Dropdown([], label="Split", filterable=False, elem_id="g-eval-split", scale=3, min_width=130)
             first = gr.Radio([str(FIRST), ALL], value=ALL, label="Queries", elem_id="g-eval-first", min_width=150)
             button = gr.Button("Evaluate", variant="primary", elem_id="g-eval-run", interactive=False, scale=0, min_width=120)
+        more = gr.Dropdown(
+            [], label="More columns in the table", multiselect=True, allow_custom_value=True, max_choices=MORE, elem_id="g-eval-more"
+        )
         job = html(js="page/actions", elem_id="g-eval-job")
         with gr.Column(elem_classes="g-eval-top"):
             drawn = html(js="page/elements page/shown evaluate/evaluate", elem_id="g-eval-picture", value="{}", html_template=CANVAS)
             scores = html(elem_id="g-eval-scores")
         cases = html(js="page/examples", elem_id="g-eval-cases")
-    parts = (collection, a, b, split, first, button, job, drawn, scores, cases)
+    parts = (collection, a, b, split, first, more, button, job, drawn, scores, cases)
     tab = EvaluateTab(shell, Evaluations(shell.workspace), *parts, Latest(), Latest())
     _wire(tab)
     return tab
@@ -125,22 +134,22 @@ def build(shell: Shell) -> EvaluateTab:
 def _wire(tab: EvaluateTab) -> None:
     quiet = {"show_progress": "hidden", "api_visibility": "private", "trigger_mode": "multiple"}
 
-    def shown(collection, a, b, split, first, request: gr.Request):
-        yield from show_tab(tab, (collection, a, b, split, first), dict(request.query_params))
+    def shown(collection, a, b, split, first, more, request: gr.Request):
+        yield from show_tab(tab, (collection, a, b, split, first, more), dict(request.query_params))
 
-    def changed(collection, a, b, split, first, request: gr.Request):
+    def changed(collection, a, b, split, first, more, request: gr.Request):
         tab.latest.start(request.session_hash)
-        yield from change(tab, (collection, a, b, split, first))
+        yield from change(tab, (collection, a, b, split, first, more))
 
     @runs_model
-    def started(collection, a, b, split, first, request: gr.Request):
-        yield from run(tab, (collection, a, b, split, first), request.session_hash)
+    def started(collection, a, b, split, first, more, request: gr.Request):
+        yield from run(tab, (collection, a, b, split, first, more), request.session_hash)
 
     def cancelled(request: gr.Request):
         tab.cancelled.start(request.session_hash)
 
-    def picked(event: gr.EventData, collection, a, b, split, first):
-        return open_query(tab, (collection, a, b, split, first), event._data)
+    def picked(event: gr.EventData, collection, a, b, split, first, more):
+        return open_query(tab, (collection, a, b, split, first, more), event._data)
 
     everything = [*tab.controls, *tab.shown]
     tab.picture.shown(shown, tab.controls, everything, concurrency_limit=SAME_TIME, **quiet)
@@ -154,7 +163,9 @@ def _wire(tab: EvaluateTab) -> None:
 
 
 def _asked(chosen: tuple | list) -> dict:
-    return dict(zip(("on", "x", "y", "split", "first"), chosen, strict=True))
+    asked = dict(zip(("on", "x", "y", "split", "first", "more"), chosen, strict=True))
+    more = asked["more"] if isinstance(asked["more"], list) else []
+    return asked | {"more": BETWEEN.join(text for text in more if isinstance(text, str))}
 
 
 def show_tab(tab: EvaluateTab, chosen: tuple, address: dict) -> Iterator[list]:

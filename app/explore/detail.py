@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 
 from grace_app.explore.results import SIDES, letter, metadata
-from grace_app.explore.search import BLOCKS, Opened, Place
+from grace_app.explore.search import BLOCKS, OTHERS, Opened, Place
 from grace_app.page.html import Safe, chip, cut_chip, join, number, tag
 from grace_app.page.words import content_words, mark, rationale_text
+from grace_app.workspace.view import OtherColumn
 
 SHOWN = 20_000  # characters of a text that are put into the page
 MARKUP = "template (pairs with the chat’s markup)"
@@ -94,16 +95,21 @@ def _panel(name: str, *children: Safe) -> Safe:
 
 def render_blocks(places: tuple[Place, Place]) -> Safe:
     """The scores of both columns split by where the two tokens of a pair stand. The bars over the table are drawn by assets/why.js."""
-    kinds = [kind for kind in BLOCKS if any(kind in place.blocks for place in places)]
+    known = [*BLOCKS, *OTHERS]
+    there = list(dict.fromkeys(kind for place in places for kind in place.blocks))
+    kinds = [kind for kind in known if kind in there] + [kind for kind in there if kind not in known]
 
     def row(label: object, values: list[float | None], form: str, kind: str | None = None) -> Safe:
         apart = values[1] - values[0] if None not in values else None
         cells = [tag("td", "–" if value is None else minus(form.format(value))) for value in values]
         return tag("tr", tag("th", label, scope="row"), *cells, tag("td", "–" if apart is None else minus(f"{apart:+.4f}")), class_=kind)
 
+    def place_of(kind: str) -> int:
+        return known.index(kind) if kind in known else len(known)
+
     rows = [
         row(
-            join(tag("span", class_=f"g-swatch g-block-{BLOCKS.index(kind)}"), MARKUP if kind == "template" else kind),
+            join(tag("span", class_=f"g-swatch g-block-{place_of(kind)}"), MARKUP if kind == "template" else kind),
             [place.blocks.get(kind) for place in places],
             "{:+.4f}",
         )
@@ -128,6 +134,20 @@ def render_blocks(places: tuple[Place, Place]) -> Safe:
             "under What if?",
             class_="g-words",
         ),
+        _other_words(places),
+    )
+
+
+def _other_words(places: tuple[Place, Place]) -> Safe | None:
+    """What the lines of columns are that are no models."""
+    if not any(isinstance(place.column, OtherColumn) for place in places):
+        return None
+    return tag(
+        "p",
+        "Columns that are no models have scores on scales of their own, so that B − A of two kinds compares nothing. Terms are words of "
+        "the query, for BM25; the markup of a sentence encoder is CLS and SEP; the parts of a fusion are scaled, and what an average "
+        "document has is taken off.",
+        class_="g-words",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from grace_app.explore.search import Side, Snapshot, movements
 from grace_app.page.html import Safe, banner, chip, cut_chip, join, number, tag
 from grace_app.page.words import rationale_text
+from grace_app.workspace.view import OtherColumn
 from grace_core.readers import Document
 
 SNIPPET = 220  # characters
@@ -127,7 +128,9 @@ def render_rationale(side: Side) -> Safe:
     if side.truncated:
         flags.append(chip("rationale cut off at the limit", kind="g-flag"))
     if not side.column.rationale:
-        inner = tag("p", "No rationale: this column embeds the text alone.", class_="g-quiet")
+        how = "compares words" if side.column.id == "bm25" else "reads the text alone"
+        how = how if isinstance(side.column, OtherColumn) else "embeds the text alone"
+        inner = tag("p", f"No rationale: this column {how}.", class_="g-quiet")
         label = "Query"
     else:
         label = "Rationale of the query"

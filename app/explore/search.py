@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from grace_app.workspace.view import Column, View
+from grace_app.explore import others
+from grace_app.workspace.view import AnyColumn, Column, OtherColumn, View
 from grace_core.errors import GraceError
 from grace_core.pooling import RATIONALE, TEXT
 from grace_core.ranking import rank
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from grace_core.model import Representations
     from grace_core.readers import Document
 
-BLOCKS = ("text × text", "text × rationale", "rationale × text", "rationale × rationale", "template")  # the query's part × the document's
+# blocks of a score: the query's part × the document's; below the parts of other columns
+BLOCKS = ("text × text", "text × rationale", "rationale × text", "rationale × rationale", "template")
+OTHERS = ("terms", "whole", "average document")
 FRAME = 0.08  # seconds between two snapshots while a rationale is written
 COUNTED = 200_000  # characters of a text that are tokenised only to tell how much of it was left out
 
@@ -28,7 +31,7 @@ COUNTED = 200_000  # characters of a text that are tokenised only to tell how mu
 class Side:
     """One column: what was written about the query so far, and, once known, the neighbours."""
 
-    column: Column
+    column: AnyColumn
     rationale: str = ""
     status: str = ""
     written: bool = False
@@ -63,14 +66,14 @@ class Snapshot:
 class Place:
     """Where a document stands in one column."""
 
-    column: Column
+    column: AnyColumn
     rank: int
     score: float
     rationale: str
     truncated: bool
     text_truncated: bool
     empty: bool
-    blocks: dict[str, float] = field(default_factory=dict)  # of the score, see BLOCKS
+    blocks: dict[str, float] = field(default_factory=dict)  # of the score, see BLOCKS and OTHERS
     text_tokens: int = 0  # that the model read
     left_out: int | None = None  # tokens of the text for which the prompt has no room; None where that is not known
 
@@ -98,16 +101,23 @@ def search(workspace, view: View) -> Iterator[Snapshot]:
     for side in shot.sides:
         side.status = "opening"
     yield shot
-    indexes = [workspace.index(view.collection, side.column.model) for side in shot.sides]
+    indexes = [_opened(workspace, view, side.column) for side in shot.sides]
     shot.documents = len(indexes[0])
-    shot.left = len(indexes[0].selections.of(view.where)) if view.where else None
+    if view.where:
+        first = indexes[0]
+        shot.left = len((first.rows if isinstance(view.a, OtherColumn) else first).selections.of(view.where))
     shot.grades = workspace.grades(view.collection, view.query)
     order = sorted((0, 1), key=lambda number: shot.sides[number].column.rationale)
-    filled: dict[Column, int] = {}
+    filled: dict[AnyColumn, int] = {}
     for number in order:
         side, index = shot.sides[number], indexes[number]
         if side.column in filled:
             _copy(shot.sides[filled[side.column]], side)
+            continue
+        if isinstance(side.column, OtherColumn):
+            for _ in others.fill(workspace, side, view):
+                yield shot
+            filled[side.column] = number
             continue
         model = workspace.model_of(index)
         side.left_out = model.prompts.build(view.query).left_out
@@ -132,6 +142,13 @@ def search(workspace, view: View) -> Iterator[Snapshot]:
     yield shot
 
 
+def _opened(workspace, view: View, column: AnyColumn):
+    """What a column searches in: an index, or what :mod:`grace_core.columns` has of it."""
+    if isinstance(column, OtherColumn):
+        return workspace.opened(view.collection, column)
+    return workspace.index(view.collection, column.model)
+
+
 def _fill(workspace, side: Side, index: GraceIndex, made: Representations, view: View) -> None:
     vector = index.embed(made, side.column.pooling)[0]
     side.hits = index.hits(vector, view.k, pooling=side.column.pooling, where=view.where or None)
@@ -154,11 +171,20 @@ def open_document(workspace, view: View) -> Opened:
         raise GraceError(f"{view.collection} has no document {view.doc[:100]!r}")
     places, queries = [], []
     for column in (view.a, view.b):
+        if isinstance(column, OtherColumn):
+            found = others.open_document(workspace, view, column)
+            ledger, total = found.ledger, found.documents
+            places.append(
+                Place(column, ledger.rank, ledger.score, found.rationale, found.truncated, False, empty=False, blocks=found.blocks)
+            )
+            queries.append(found.query_rationale)
+            continue
         index = workspace.index(view.collection, column.model)
         if view.doc not in index.row:
             raise GraceError(f"{view.doc[:100]!r} has no text, so {column.model} has no vector of it and no score")
         model = workspace.model_of(index)
         made = model.represent([view.query], rationale=column.rationale)
+        total = len(index)
         place = _place(index, column, index.embed(made, column.pooling)[0], view.doc)
         if place.text_truncated and len(document.content) <= COUNTED:
             place.left_out = model.prompts.build(document.content).left_out
@@ -166,7 +192,7 @@ def open_document(workspace, view: View) -> Opened:
         places.append(place)
         queries.append(made.rationales[0] if column.rationale else "")
     grades = workspace.grades(view.collection, view.query)
-    return Opened(view, document, tuple(places), tuple(queries), len(index), (grades or {}).get(view.doc), grades)
+    return Opened(view, document, tuple(places), tuple(queries), total, (grades or {}).get(view.doc), grades)
 
 
 def _place(index: GraceIndex, column: Column, query: np.ndarray, document: str) -> Place:

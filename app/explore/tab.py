@@ -14,17 +14,28 @@ from grace_app.explore.detail import render_detail
 from grace_app.explore.render_facets import render_facets
 from grace_app.explore.results import render_empty, render_examples, render_failure, render_note, render_results
 from grace_app.explore.search import Side, Snapshot, open_document, search
-from grace_app.explore.why import read_case, read_source, what_if, why
+from grace_app.explore.why import answer_what_if, answer_why
 from grace_app.gate import runs_model
 from grace_app.page.html import banner
 from grace_app.page.scripts import html
 from grace_app.workspace.messages import message_of
 from grace_app.workspace.shell import Shell
-from grace_app.workspace.view import MAX_ID, SIZES, View, check_query, default_view, read_hit, read_view
+from grace_app.workspace.view import (
+    MAX_ID,
+    SIZES,
+    AnyColumn,
+    Column,
+    OtherColumn,
+    View,
+    check_query,
+    default_view,
+    read_hit,
+    read_view,
+)
 from grace_core.errors import GraceError
 from grace_core.geometry import words
 
-SCRIPTS = "page/elements page/figures explore/why explore/whatif explore/detail"
+SCRIPTS = "page/elements page/figures explore/ledger explore/why explore/whatif explore/detail"
 NOTHING: dict[str, str] = {}  # for a page that asks for no search
 SAME_TIME = 8  # searches that may be under way together; a model's steps are taken in turns
 
@@ -80,7 +91,7 @@ class ExploreTab:
         if view is None:
             columns = [gr.update(choices=[], value=None) for _ in range(2)]
             return [gr.update(choices=workspace.collections(), value=None), *columns, gr.skip(), gr.skip(), "", "", "", ""]
-        choices = [(column.label, column.id) for column in workspace.columns(view.collection)]
+        choices = [(column.label, column.id) for column in _choices(workspace.offered(view.collection), view)]
         return [
             gr.update(choices=workspace.collections(), value=view.collection),
             gr.update(choices=choices, value=view.a.id),
@@ -100,11 +111,13 @@ class ExploreTab:
 
     def show_note(self, view: View) -> str:
         """What a score is in both columns, if that is not the plain cosine, and what demo models know."""
-        kinds = {name: self.shell.workspace.geometry(view.collection, name) for name in (view.a.model, view.b.model)}
+        models = [column.model for column in (view.a, view.b) if isinstance(column, Column)]
+        kinds = {name: self.shell.workspace.geometry(view.collection, name) for name in models}
+        told = [told_of(column) for column in dict.fromkeys((view.a, view.b)) if isinstance(column, OtherColumn)]
         if set(kinds.values()) <= {"raw"}:
-            told = []
+            pass
         elif len(set(kinds.values())) == 1:
-            told = [words(next(iter(kinds.values())))]
+            told.insert(0, words(next(iter(kinds.values()))))
         else:
             told = [f"{name}: {words(kind)}" for name, kind in kinds.items()]
         return str(render_note(told, any(name.startswith("demo-") for name in kinds)))
@@ -120,6 +133,22 @@ class ExploreTab:
         except Exception as error:
             return [*self.show_controls(None), str(render_empty(message=message or message_of(error))), ""]
         return [*self.show_controls(view), str(render_empty(documents=documents, collection=view.collection, message=message)), ""]
+
+
+def _choices(offered: list[AnyColumn], view: View) -> list[AnyColumn]:
+    """What can be chosen, with the columns of the view: a fusion with weights of its own is not in the list."""
+    return list(dict.fromkeys([*offered, view.a, view.b]))
+
+
+def told_of(column: OtherColumn) -> str:
+    """What a score is in a column that is no model."""
+    if column.id == "bm25":
+        return "BM25: words that query and document share count more the rarer they are, and less in a long document."
+    if column.id.startswith("st:"):
+        return f"{column.label}: the cosine of two vectors of a sentence encoder."
+    if column.id.startswith("rrf("):
+        return f"{column.label}: the sum of 1 / (60 + rank)."
+    return f"{column.label}: how far each score lies above its mean over all documents, in standard deviations, weighted and added."
 
 
 def build(shell: Shell) -> ExploreTab:
@@ -140,8 +169,9 @@ def build(shell: Shell) -> ExploreTab:
                 button = gr.Button("Search", variant="primary", elem_id="g-search", scale=0, min_width=110)
             with gr.Row(elem_classes="g-controls"):
                 collection = gr.Dropdown([], label="Collection", filterable=False, elem_id="g-collection", min_width=150)
-                a = gr.Dropdown([], label="Column A", filterable=False, elem_id="g-a", min_width=200)
-                b = gr.Dropdown([], label="Column B", filterable=False, elem_id="g-b", min_width=200)
+                typed_too = {"allow_custom_value": True, "info": None, "min_width": 200}  # a fusion with weights of one's own
+                a = gr.Dropdown([], label="Column A", elem_id="g-a", **typed_too)
+                b = gr.Dropdown([], label="Column B", elem_id="g-b", **typed_too)
                 k = gr.Radio(list(SIZES), value=10, label="Neighbours", elem_id="g-k", min_width=150)
                 where = gr.Textbox(label="Filter", placeholder="such as year > 2000", max_lines=1, elem_id="g-where", min_width=220)
             facets = html(js="explore/facets", elem_id="g-facets")
@@ -267,7 +297,7 @@ def answers(workspace) -> list[Callable]:
 
     @runs_model
     def what_if(data):
-        return told(lambda: try_edit(workspace, data))
+        return told(lambda: answer_what_if(workspace, data))
 
     def told(function) -> dict:
         try:
@@ -279,17 +309,10 @@ def answers(workspace) -> list[Callable]:
 
 
 def explain_hit(workspace, data: object) -> dict:
-    found, data = read_case(workspace, data)
-    against = data.get("against") or ""
+    against = (data.get("against") if isinstance(data, dict) else "") or ""
     if not isinstance(against, str) or len(against) > MAX_ID:
         raise GraceError("the page sent an event that does not fit; reload the page")
-    return why(found, against=against)
-
-
-def try_edit(workspace, data: object) -> dict:
-    found, data = read_case(workspace, data)
-    edits = {"text": data.get("text"), "rationale": data.get("rationale")}
-    return what_if(found, **edits, source=read_source(found, data.get("source")), workspace=workspace, effects=data.get("effects") is True)
+    return answer_why(workspace, data, against=against)
 
 
 def open_page(tab: ExploreTab, request: gr.Request) -> list:

@@ -42,7 +42,7 @@ const paintBlocks = (svg, width, columns) => {
         score += value;
         const [x, end] = [across(from), across(ends[sign])].sort((a, b) => a - b);
         const bar = draw('rect', {
-          class: `g-fill-${KINDS.indexOf(kind)}`,
+          class: `g-fill-${kindOf(kind)}`,
           x,
           y,
           width: Math.max(0, end - x),
@@ -75,7 +75,17 @@ const paintBlocks = (svg, width, columns) => {
   );
   sized(svg, width, columns.length * 52, parts);
 };
-const KINDS = ['text × text', 'text × rationale', 'rationale × text', 'rationale × rationale', 'template'];
+const KINDS = [
+  'text × text',
+  'text × rationale',
+  'rationale × text',
+  'rationale × rationale',
+  'template',
+  'terms',
+  'whole',
+  'average document',
+];
+const kindOf = (kind) => (KINDS.includes(kind) ? KINDS.indexOf(kind) : KINDS.length);
 const drawBlocks = (open) => {
   const made = figure('blocks', 'What each score is made of', '', (svg, width) =>
     paintBlocks(svg, width, columnsOf(open)),
@@ -438,7 +448,8 @@ const openWhy = async (open, side, against) => {
   }
   const held =
     body.contains(document.activeElement) && document.activeElement.classList.contains('g-against');
-  showWhy(open, body, data);
+  if (data.ledger) showLedger(open, body, data);
+  else showWhy(open, body, data);
   if (held) body.querySelector('.g-against').focus({ preventScroll: true });
 };
 
@@ -474,19 +485,7 @@ const showWhy = (open, body, data) => {
     },
   );
   explain();
-  const label = make('label', 'g-compare'),
-    list = make('select', 'g-against');
-  list.append(
-    new Option('no other document', ''),
-    ...data.others.map(
-      (one) => new Option(`${one.rank} · ${cut(one.title, 70)} · ${one.score.toFixed(4)}`, one.id),
-    ),
-  );
-  if (data.against && ![...list.options].some((one) => one.value === data.against.id))
-    list.append(new Option(cut(data.against.title, 70), data.against.id));
-  list.value = data.against ? data.against.id : '';
-  list.addEventListener('change', () => openWhy(open, data.side, list.value));
-  label.append(make('span', '', 'Compare with '), list);
+  const label = againstChoice(open, data);
   const foot = make('div', 'g-foot');
   foot.append(button('All numbers (JSON)', 'g-save-json', () => saveNumbers(data, 'why')));
   const apart = make('section');

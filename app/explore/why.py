@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from grace_app.workspace.view import SIDES, Column, View, read_hit
+from grace_app.explore import others
+from grace_app.explore.explanations import explanation
+from grace_app.workspace.view import SIDES, AnyColumn, Column, OtherColumn, View, read_hit
 from grace_core.errors import GraceError
 from grace_core.pooling import PARTS, RATIONALE, TEXT, Pooling
 from grace_core.ranking import order
@@ -19,7 +21,7 @@ from grace_core.ranking import order
 if TYPE_CHECKING:
     import numpy as np
 
-    from grace_core.explain import Explainer, Explanation, TokenStates
+    from grace_core.explain import Explainer, TokenStates
     from grace_core.index import GraceIndex
 
 BATCH = 4096  # tokens: the hits around an opened one are read along with it up to here, so that comparing needs no wait
@@ -62,7 +64,7 @@ def case(workspace, view: View, side: str) -> Case:
     return Case(view, side, column, index, workspace.explainer(index), row, workspace.average(index, column))
 
 
-def column_of(view: View, side: str) -> Column:
+def column_of(view: View, side: str) -> AnyColumn:
     return view.a if side == "a" else view.b
 
 
@@ -72,12 +74,36 @@ def row_of(index: GraceIndex, document: str) -> int:
     return index.row[document]
 
 
-def read_case(workspace, data: object) -> tuple[Case, dict]:
-    """The case that an event of the page names, ``{"view": JSON, "doc": …, "side": …}``, and the event."""
+def read_side(workspace, data: object) -> tuple[View, str, dict]:
+    """The view and the column that an event of the page names, ``{"view": JSON, "doc": …, "side": …}``, and the event."""
     view, data = read_hit(workspace, data)
     if data.get("side") not in SIDES:
         raise GraceError("the page sent an event that does not fit; reload the page")
-    return case(workspace, view, data["side"]), data
+    return view, data["side"], data
+
+
+def read_case(workspace, data: object) -> tuple[Case, dict]:
+    """The case of a model's column that an event of the page names, and the event."""
+    view, side, data = read_side(workspace, data)
+    return case(workspace, view, side), data
+
+
+def answer_why(workspace, data: object, *, against: str) -> dict:
+    """What :func:`why` tells of the column that an event names, whatever kind it is of."""
+    view, side, _ = read_side(workspace, data)
+    if isinstance(column := column_of(view, side), OtherColumn):
+        return others.why(workspace, view, side, column, against=against)
+    return why(case(workspace, view, side), against=against)
+
+
+def answer_what_if(workspace, data: object) -> dict:
+    """What :func:`what_if` tells of the edits that an event holds, whatever kind its column is of."""
+    view, side, data = read_side(workspace, data)
+    edits, effects = {"text": data.get("text"), "rationale": data.get("rationale")}, data.get("effects") is True
+    if isinstance(column := column_of(view, side), OtherColumn):
+        return others.what_if(workspace, view, side, column, **edits, effects=effects)
+    found = case(workspace, view, side)
+    return what_if(found, **edits, source=read_source(found, data.get("source")), workspace=workspace, effects=effects)
 
 
 def why(found: Case, *, against: str = "") -> dict:
@@ -104,34 +130,6 @@ def why(found: Case, *, against: str = "") -> dict:
 
         told["against"] = found.named(other) | difference(explained[0], explained[1]).as_dict()
     return told
-
-
-def explanation(explained: Explanation, mean: np.ndarray) -> dict:
-    """One score with all its parts, as they are and relative to the corpus mean ``(d,)``, in the order of the texts."""
-    from grace_core.explain import relative_to_corpus
-
-    query = explained.query.unit.sum(axis=0)
-    average = float(query @ mean)
-    above, tokens_above = explained.above_corpus(mean), relative_to_corpus(query, explained.document, mean)
-    blocks = explained.blocks()
-    over = explained.score - average
-    residuals = [
-        explained.score - sum(blocks.values()), explained.residual, explained.score - explained.tokens.sum(),
-        explained.score - explained.query_tokens.sum(), over - above.sum(), over - tokens_above.sum(),
-    ]  # fmt: skip
-    return {
-        "score": explained.score, "sum": explained.sum, "average": average,
-        "largest_residual": float(max(map(abs, residuals))),
-        "blocks": blocks,
-        "query": sentences(explained.query), "sentences": sentences(explained.document),
-        "raw": explained.sentences.tolist(), "above": above.tolist(),
-        "tokens": list(explained.document.pieces), "parts": [PARTS[part] for part in explained.document.parts],
-        "tokens_raw": explained.tokens.tolist(), "tokens_above": tokens_above.tolist(),
-    }  # fmt: skip
-
-
-def sentences(states: TokenStates) -> list[dict]:
-    return [{"part": PARTS[one.part], "text": one.text, "begin": one.begin, "end": one.end} for one in states.sentences]
 
 
 def what_if(
@@ -243,7 +241,7 @@ def _sources(found: Case) -> list[dict]:
     other = "b" if found.side == "a" else "a"
     twin = column_of(found.view, other)
     made = []
-    if twin.rationale and twin.model != found.column.model:
+    if isinstance(twin, Column) and twin.rationale and twin.model != found.column.model:
         made.append({"side": other, "doc": found.view.doc, "label": f"column {other.upper()}: {twin.model}"})
     for hit in found.index.hits(found.query_vector, found.view.k, pooling=found.pooling, where=found.view.where or None):
         if hit.row != found.row:
@@ -272,6 +270,7 @@ def read_source(found: Case, value: object) -> tuple[str, str] | None:
         return None
     if not isinstance(value, Mapping) or value.get("side") not in SIDES or not isinstance(value.get("doc"), str):
         raise GraceError("the page sent an event that does not fit; reload the page")
-    if not column_of(found.view, value["side"]).rationale:
+    source = column_of(found.view, value["side"])
+    if isinstance(source, OtherColumn) or not source.rationale:
         raise GraceError(f"column {value['side'].upper()} uses no rationale, so it has none to swap in")
     return value["side"], value["doc"]

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 from cachetools import LRUCache
 
 from grace_app.explore.facets import Facets
-from grace_app.workspace.view import Column, default_view
+from grace_app.workspace.view import AnyColumn, Column, OtherColumn, default_view, short
 from grace_core.collection import Collection, collection_folder, find_collections
+from grace_core.columns.listing import single_names
+from grace_core.columns.names import Name, Ranks, Single, Sum, check_different, parse
 from grace_core.errors import GraceError
 from grace_core.files import read_json
 from grace_core.sources import find_model, named_here
@@ -25,6 +27,9 @@ from grace_core.sources import find_model, named_here
 if TYPE_CHECKING:
     import numpy as np
 
+    from grace_core.columns.column import Column as OpenedColumn
+    from grace_core.columns.encoded import EncodedIndex
+    from grace_core.columns.encoder import Encoder
     from grace_core.explain import Explainer
     from grace_core.index import GraceIndex
     from grace_core.model import GraceModel
@@ -46,6 +51,8 @@ class Workspace:
         self._facets: dict[str, Facets] = {}
         self._indexes: dict[tuple[str, str], tuple[int, GraceIndex]] = {}
         self._averages: dict[tuple[str, Column], tuple[GraceIndex, np.ndarray]] = {}
+        self._columns: dict[str, tuple] = {}  # a collection, what stood on the disk, and its columns
+        self._encoders: LRUCache[str, Encoder] = LRUCache(MODELS_KEPT)
         self._models: LRUCache[tuple[str, str, str], GraceModel] = LRUCache(MODELS_KEPT)
         self._explainers: LRUCache[tuple[str, str], Explainer] = LRUCache(MODELS_KEPT)
         self._sources: dict[str, tuple[tuple, tuple[str, str, str]]] = {}
@@ -90,6 +97,64 @@ class Workspace:
         if not columns:
             raise GraceError(f"{name} has no finished model yet: finish its build in the Corpus tab")
         return columns
+
+    def offered(self, name: str) -> list[AnyColumn]:
+        """All single columns of a collection, and BM25 with each of the others: what can be chosen without typing."""
+        singles = [single for single in single_names(self.collection(name)) if single.kind != "grace"]
+        columns: list[AnyColumn] = [*self.columns(name), *(_other(single) for single in singles)]
+        whole = [single for single in single_names(self.collection(name)) if single.kind == "encoder" or single.rationale]
+        return columns + [_other(Sum(((1.0, Single("bm25")), (1.0, single)))) for single in whole]
+
+    def column(self, name: str, text: str) -> AnyColumn:
+        """The column of a link or a list. Raises GraceError for one that the collection does not have; no path is looked at."""
+        columns = {column.id: column for column in self.columns(name)}
+        if text in columns:
+            return columns[text]
+        there = {single.id: single for single in single_names(self.collection(name))}
+        told = f"{name} has no column {short(text)}; there are: {', '.join(there)}, and fusions such as 0.7*bm25+0.3*{next(iter(there))}"
+        try:
+            asked = parse(text)
+        except GraceError as error:
+            raise GraceError(f"{name} has no column {short(text)}: {error}") from error
+        if isinstance(asked, Single) and asked.id not in there:
+            raise GraceError(told)
+        if isinstance(asked, Single):
+            return _other(asked)
+        parts = []
+        for part in asked.parts:
+            both = [Single(part.kind, part.model, rationale) for rationale in (True, False)] if part.rationale is None else [part]
+            found = part if part.id in there else next((one for one in both if one.id in there), None)
+            if found is None:
+                raise GraceError(f"{told}; {part.id} is none of them")
+            parts.append(found)
+        check_different(parts, text)
+        if isinstance(asked, Ranks):
+            return _other(Ranks(tuple(parts)))
+        return _other(Sum(tuple((weight, part) for (weight, _), part in zip(asked.terms, parts, strict=True))))
+
+    def opened(self, collection: str, column: AnyColumn) -> OpenedColumn:
+        """What searches and explains in a column; opened once for what stands on the disk now."""
+        from grace_core.columns.opened import Columns
+
+        there = self.collection(collection)
+        with self._opening:
+            stamp = tuple(sorted((str(path), path.stat().st_mtime_ns) for path in there.folder.glob("*/*.json")))
+            known = self._columns.get(collection)
+            if known is None or known[0] is not there or known[1] != stamp:
+                made = Columns(
+                    there, open_index=lambda model: self.index(collection, model), explainer=self.explainer, encoder=self.encoder_of,
+                    rows=known[2].rows if known and known[0] is there else None,
+                )  # fmt: skip
+                known = self._columns[collection] = (there, stamp, made)
+            return known[2].open(column.id)
+
+    def encoder_of(self, index: EncodedIndex) -> Encoder:
+        """The sentence encoder that made the vectors of ``index``, loaded once."""
+        key = index.manifest["model"]["sha256"]
+        with self._loading:
+            if key not in self._encoders:
+                self._encoders[key] = index.load_encoder()
+            return self._encoders[key]
 
     def index(self, collection: str, model: str) -> GraceIndex:
         from grace_core.index import GraceIndex
@@ -241,3 +306,7 @@ class Workspace:
         with self._keeping:
             self._models[key] = model
         return model
+
+
+def _other(name: Name) -> OtherColumn:
+    return OtherColumn(name.id, name.label, any(part.rationale for part in getattr(name, "parts", ())))

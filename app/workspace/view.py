@@ -46,6 +46,25 @@ class Column:
 
 
 @dataclass(frozen=True)
+class OtherColumn:
+    """A column that is no model with an index: BM25, a sentence encoder, a fusion (:mod:`grace_core.columns`).
+
+    ``rationale``: whether it reads one, in one of its parts.
+    """
+
+    id: str
+    label: str
+    rationale: bool = False
+
+    @property
+    def model(self) -> str:
+        return self.label
+
+
+AnyColumn = Column | OtherColumn
+
+
+@dataclass(frozen=True)
 class View:
     """A collection, two columns, how many neighbours, and, once asked, the query and the opened document.
 
@@ -54,8 +73,8 @@ class View:
     """
 
     collection: str
-    a: Column
-    b: Column
+    a: AnyColumn
+    b: AnyColumn
     k: int = 10
     query: str = ""
     doc: str = ""
@@ -133,12 +152,11 @@ def read_view(workspace, params: Mapping[str, object], *, strict: bool = False) 
     if name and name != view.collection:
         problems.append(f"there is no collection {short(name)} here; there are: {', '.join(workspace.collections())}")
     else:
-        columns = {column.id: column for column in workspace.columns(view.collection)}
         for side in ("a", "b"):
-            if asked[side] in columns:
-                view = replace(view, **{side: columns[asked[side]]})
-            elif asked[side]:
-                problems.append(f"{view.collection} has no column {short(asked[side])}; there are: {', '.join(columns)}")
+            try:
+                view = replace(view, **({side: workspace.column(view.collection, asked[side])} if asked[side] else {}))
+            except GraceError as error:
+                problems.append(str(error))
     if asked["k"] in map(str, SIZES):
         view = replace(view, k=int(asked["k"]))
     elif asked["k"]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +19,8 @@ from grace_core.columns.names import Name, Single
 from grace_core.errors import GraceError
 from grace_core.explain import SENTENCE_END, Explainer, Explanation, WhatIf, rationale_tokens
 from grace_core.geometry import Role
-from grace_core.index import GraceIndex, Hit
+from grace_core.index import GraceIndex, Hit, hit_of
+from grace_core.passages import Group, found_documents, numbered
 from grace_core.pooling import Pooling
 from grace_core.ranking import dots, order, rank
 from grace_core.selection import Selection, Selections, search_among
@@ -86,7 +87,7 @@ class Column:
     @property
     def label(self) -> str:
         """What people read."""
-        return self.id
+        return self.name.label
 
     @property
     def ids(self) -> list[str]:
@@ -139,8 +140,26 @@ class Column:
             rows = among.rows[order(scores[among.rows], k)]
         return scores[rows], rows
 
-    def hits(self, query: str, k: int = 10, *, where: str | None = None) -> list[Hit]:
-        """The best ``k`` documents of one query."""
+    def documents(self, queries: Sequence[str], k: int = 10, *, where: str | None = None, by: str = "best") -> Iterator[list[Group]]:
+        """The best ``k`` documents of each query by their passages: the ``best`` of each, or their ``sum``."""
+        queries, among = self._asked(queries, k, where)
+        rows = np.arange(len(self)) if among is None else among.rows
+        for scores in self.scores_of(queries):
+            yield found_documents(
+                self.document_numbers, k, by, among=rows, scores_at=partial(np.take, scores),
+                search=lambda count, scores=scores: self._best(scores, count, among),
+            )  # fmt: skip
+
+    @cached_property
+    def document_numbers(self) -> np.ndarray:
+        """The number of each row's document ``(n,)``, from 0."""
+        return numbered(self.collection.documents_of(self.ids))
+
+    def hits(self, query: str, k: int = 10, *, where: str | None = None, by: str = "best") -> list[Hit]:
+        """The best ``k`` documents of one query; ``by`` as in :meth:`documents`."""
+        if self.collection.chunk is not None:
+            (groups,) = self.documents([query], k, where=where, by=by)
+            return [hit_of(group, place, self.hit, self.ids) for place, group in enumerate(groups, 1)]
         scores, rows = self.search([query], k, where=where)
         return [self.hit(int(row), place, float(score)) for place, (score, row) in enumerate(zip(scores[0], rows[0], strict=True), 1)]
 
@@ -196,10 +215,6 @@ class Column:
 
 class Bm25Column(Column):
     """Words that query and document share (:mod:`grace_core.columns.bm25`)."""
-
-    @property
-    def label(self) -> str:
-        return "BM25"
 
     def scores_of(self, queries: Sequence[str]) -> Iterator[np.ndarray]:
         return (self.rows.bm25.scores(query) for query in queries)
@@ -259,10 +274,6 @@ class GraceColumn(VectorColumn):
     @property
     def reads_rationale(self) -> bool:
         return bool(self.name.rationale)
-
-    @property
-    def label(self) -> str:
-        return f"{self.name.model} · {'with rationale' if self.name.rationale else 'text only'}"
 
     @property
     def pooling(self) -> Pooling:
@@ -341,10 +352,6 @@ class EncoderColumn(VectorColumn):
         self.index, self._load = index, load
         self._vector = lru_cache(KEPT)(lambda query: self.encoder.encode([query], role=Role.QUERY).vectors[0])
         self._states = lru_cache(KEPT)(lambda text, role: self.encoder.states(text, role))
-
-    @property
-    def label(self) -> str:
-        return self.name.model
 
     @property
     def encoder(self) -> Encoder:

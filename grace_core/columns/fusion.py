@@ -20,7 +20,7 @@ import numpy as np
 
 from grace_core.columns.column import Column, Edit, Rows, checked
 from grace_core.columns.ledger import AVERAGE, Ledger, Line
-from grace_core.columns.names import Name, Ranks, Sum, weight_text
+from grace_core.columns.names import Name, Ranks, Sum
 from grace_core.errors import GraceError
 from grace_core.index import Hit
 from grace_core.ranking import order, rank
@@ -45,10 +45,6 @@ class FusionColumn(Column):
     def reads_rationale(self) -> bool:
         return any(part.reads_rationale for part in self.parts)
 
-    @property
-    def label(self) -> str:
-        return " + ".join(part.label for part in self.parts)
-
     def hit(self, row: int, place: int, score: float) -> Hit:
         """With the rationale of the first part that reads one."""
         part = next((part for part in self.parts if part.reads_rationale), self.parts[0])
@@ -70,11 +66,6 @@ class SumColumn(FusionColumn):
     @property
     def weights(self) -> list[float]:
         return [weight for weight, _ in self.name.terms]
-
-    @property
-    def label(self) -> str:
-        pairs = zip(self.weights, self.parts, strict=True)
-        return " + ".join(part.label if weight == 1 else f"{weight_text(weight)} × {part.label}" for weight, part in pairs)
 
     def scores_of(self, queries: Sequence[str]) -> Iterator[np.ndarray]:
         for scores in zip(*(part.scores_of(queries) for part in self.parts), strict=True):
@@ -117,10 +108,6 @@ class RanksColumn(FusionColumn):
     """A sum of reciprocal ranks."""
 
     name: Ranks
-
-    @property
-    def label(self) -> str:
-        return f"ranks of {super().label}"
 
     def scores_of(self, queries: Sequence[str]) -> Iterator[np.ndarray]:
         return (self._sum(scores) for scores in zip(*(part.scores_of(queries) for part in self.parts), strict=True))

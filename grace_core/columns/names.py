@@ -47,6 +47,13 @@ class Single:
         name = self.model if _PLAIN.fullmatch(self.model) and not alike else quoted
         return name if self.rationale is None else name + ENDINGS[self.rationale]
 
+    @property
+    def label(self) -> str:
+        """What people read."""
+        if self.kind != "grace":
+            return "BM25" if self.kind == "bm25" else self.model
+        return f"{self.model} · {'with rationale' if self.rationale else 'text only'}"
+
 
 @dataclass(frozen=True)
 class Sum:
@@ -57,6 +64,10 @@ class Sum:
     @property
     def id(self) -> str:
         return "+".join(part.id if weight == 1 else f"{weight_text(weight)}*{part.id}" for weight, part in self.terms)
+
+    @property
+    def label(self) -> str:
+        return " + ".join(part.label if weight == 1 else f"{weight_text(weight)} × {part.label}" for weight, part in self.terms)
 
     @property
     def parts(self) -> tuple[Single, ...]:
@@ -72,6 +83,10 @@ class Ranks:
     @property
     def id(self) -> str:
         return f"rrf({','.join(part.id for part in self.parts)})"
+
+    @property
+    def label(self) -> str:
+        return f"ranks of {' and '.join(part.label for part in self.parts)}"
 
 
 Name = Single | Sum | Ranks

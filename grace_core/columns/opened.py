@@ -20,17 +20,17 @@ from grace_core.index import GraceIndex
 
 class Columns:
     """Opens columns by name, each once. ``open_index``, ``explainer`` and ``encoder`` give what a caller keeps of its own; by default
-    an index, a model and an encoder are loaded when first asked for, to ``device``, with a ``cache`` of representations. Safe to share
-    between threads."""
+    an index, a model and an encoder are loaded when first asked for, to ``device``, with a ``cache`` of representations. ``rows`` are
+    those of another one over the same collection, with its BM25. Safe to share between threads."""
 
     def __init__(
         self, collection: Collection, *, open_index: Callable[[str], GraceIndex] | None = None,
         explainer: Callable[[GraceIndex], Explainer] | None = None, encoder: Callable[[EncodedIndex], Encoder] | None = None,
-        device: str | None = None, cache=None,
+        device: str | None = None, cache=None, rows: Rows | None = None,
     ):  # fmt: skip
         self.collection = collection
         self._device, self._cache, self._lock = device, cache, RLock()
-        self._rows: Rows | None = None
+        self._rows = rows
         self._opened: dict[str, Column] = {}
         self._kept: dict[tuple[str, str], object] = {}
         self._open_index = open_index or (lambda name: GraceIndex(self.collection, name))

@@ -1,0 +1,215 @@
+"""Columns that are no model with an index (BM25, a sentence encoder, a fusion): searched, opened, explained and edited for the page.
+
+What a model's column shows is made in :mod:`grace_app.explore.search` and :mod:`grace_app.explore.why`; here is the same for the others,
+through :mod:`grace_core.columns`. All functions raise GraceError.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from grace_app.explore.explanations import explanation
+from grace_app.workspace.view import OtherColumn, View
+from grace_core.errors import GraceError
+from grace_core.ranking import order
+from grace_core.texts import is_blank
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from grace_app.explore.search import Side
+    from grace_core.columns.column import Column as OpenedColumn
+    from grace_core.columns.ledger import Ledger
+    from grace_core.explain import WhatIf
+
+AROUND = 4  # ranks above and below the old and the new one
+NAMED = 50  # of the documents that it passed
+MAX_EDIT = 60_000  # characters of an edited text or rationale
+FRAME = 0.08  # seconds between two snapshots while a rationale is written
+Edits = Sequence["bool | str"]  # a sentence is kept (True), struck out (False) or rewritten
+
+
+def fill(workspace, side: Side, view: View) -> Iterator[None]:
+    """Fill a column, with a pause for the page to be drawn after every few words of a rationale."""
+    from grace_core.columns.column import GraceColumn
+
+    column = workspace.opened(view.collection, side.column)
+    side.status = "writing" if side.column.rationale else "reading"
+    yield None
+    for part in getattr(column, "parts", ()):
+        if isinstance(part, GraceColumn) and part.reads_rationale:
+            shown = 0.0
+            for rationale, made in part.explainer.model.stream(view.query):  # which the cache then knows
+                side.rationale = rationale
+                if made is None and time.monotonic() - shown >= FRAME:
+                    shown = time.monotonic()
+                    yield None
+    scores = column.scores(view.query)
+    side.hits = column.hits(view.query, view.k, where=view.where or None)
+    side.average = float(scores.mean())
+    side.written, side.status = True, ""
+    yield None
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A document in one of these columns: its ledger, what of it shows in the bars, the rationales that are read, and what was cut."""
+
+    ledger: Ledger
+    blocks: dict[str, float]
+    rationale: str
+    query_rationale: str
+    documents: int
+    truncated: bool
+
+
+def open_document(workspace, view: View, column: OtherColumn) -> Opened:
+    """Where a document stands, and what its score is made of."""
+    from grace_core.columns.column import GraceColumn
+
+    opened = workspace.opened(view.collection, column)
+    ledger = opened.explain(view.query, view.doc)
+    reading = [part for part in getattr(opened, "parts", ()) if isinstance(part, GraceColumn) and part.reads_rationale]
+    if not reading:
+        return Opened(ledger, blocks_of(ledger), "", "", len(opened), False)
+    index, row = reading[0].index, reading[0].row(view.doc)
+    query = reading[0].represent([view.query]).rationales[0]
+    return Opened(ledger, blocks_of(ledger), index.rationales[row], query, len(opened), index.truncated[row])
+
+
+def blocks_of(ledger: Ledger) -> dict[str, float]:
+    """The score in a few parts: pairs of parts by name, markup in one; terms, a vector that is whole, and what an average document has."""
+    made: dict[str, float] = {}
+    for line in ledger.walk():
+        if not line.group:
+            continue
+        name = line.name if line.group in ("text", "rationale") else line.group
+        made[name] = made.get(name, 0.0) + line.value
+    if not made:  # reciprocal ranks
+        made = {line.name: line.value for line in ledger.lines}
+    return made
+
+
+def named(column: OpenedColumn, row: int) -> dict[str, str]:
+    document = column.collection.documents[column.ids[row]]
+    return {"id": document.id, "title": document.title or " ".join(document.text[:400].split())[:80] or document.id}
+
+
+def why(workspace, view: View, side: str, column: OtherColumn, *, against: str = "") -> dict:
+    """The ledger of the score; where tokens have shares in it and it is of one model, as a model's column has it."""
+    from grace_core.columns.column import EncoderColumn
+
+    opened = workspace.opened(view.collection, column)
+    hits = opened.hits(view.query, view.k, where=view.where or None)
+    told = {
+        "side": side, "column": column.label, "document": named(opened, opened.row(view.doc)),
+        "others": [named(opened, hit.row) | {"rank": hit.rank, "score": hit.score} for hit in hits if hit.document.id != view.doc],
+        "against": None,
+    }  # fmt: skip
+    if isinstance(opened, EncoderColumn) and opened.encoder.exact:
+        rows = [opened.row(view.doc), *([opened.row(against)] if against else [])]
+        explained = opened.why(view.query, rows)
+        told |= explanation(explained[0], opened.mean)
+        if against:
+            from grace_core.explain import difference
+
+            told["against"] = named(opened, rows[1]) | difference(*explained).as_dict()
+        return told
+    ledger = opened.explain(view.query, view.doc)
+    told |= {"score": ledger.score, "ledger": ledger.as_dict(tokens=True)}
+    if against:
+        told["against"] = named(opened, opened.row(against)) | {"ledger": opened.explain(view.query, against).as_dict(tokens=True)}
+    return told
+
+
+def what_if(
+    workspace, view: View, side: str, column: OtherColumn, *, text: Edits | None = None, rationale: Edits | None = None,
+    effects: bool = False,
+) -> dict:  # fmt: skip
+    """Score and rank with sentences kept, struck out or rewritten, as :func:`grace_app.explore.why.what_if` tells them."""
+    opened = workspace.opened(view.collection, column)
+    row = opened.row(view.doc)
+    written = _rationale(opened, row)
+    new_text = _edited("text", opened.rows.text(row), text)
+    if new_text is not None and is_blank(new_text):
+        raise GraceError("the edited text is empty, and an empty text has no score; leave at least a sentence")
+    new_rationale = None if written is None else _edited("rationale", written, rationale)
+    made = opened.what_if(view.query, view.doc, text=new_text, rationale=new_rationale)
+    told = {
+        "side": side, "column": column.label, "document": named(opened, row), "documents": len(opened),
+        "score": made.score, "rank": made.rank, "old_score": made.old_score, "old_rank": made.old_rank,
+        "passed_count": len(made.passed), "passed_by_count": len(made.passed_by),
+        "rationale": written or "" if new_rationale is None else new_rationale, "text_truncated": made.text_truncated,
+    }  # fmt: skip
+    told |= _ranks(opened, view.query, row, made)
+    if effects:
+        told["sentences"] = {"text": _effects(opened, view, opened.rows.text(row)), "rationale": []}
+        if written is not None:
+            told["sentences"]["rationale"] = [{"text": one.strip(), "effect": None} for one in _sentences(written)]
+        told["sources"] = []
+    return told
+
+
+def _rationale(opened: OpenedColumn, row: int) -> str | None:
+    """The document's rationale where exactly one part of a fusion reads one: which one an edit is of would not be clear otherwise."""
+    reading = [part for part in getattr(opened, "parts", ()) if part.reads_rationale]
+    return reading[0].index.rationales[row] if len(reading) == 1 else None
+
+
+def _sentences(text: str) -> list[str]:
+    from grace_core.columns.column import sentence_spans
+
+    return [text[a:b] for a, b in sentence_spans(text) if text[a:b].strip()]
+
+
+def _edited(name: str, text: str, edits: Edits | None) -> str | None:
+    """The text with its sentences kept, struck out or rewritten; None if all are kept."""
+    if edits is None:
+        return None
+    there = _sentences(text)
+    if not isinstance(edits, list) or not all(isinstance(edit, (bool, str)) for edit in edits):
+        raise GraceError(f"the edits of the {name} must be a list of true, false or a new sentence; reload the page")
+    if len(edits) != len(there):
+        raise GraceError(f"the {name} has {len(there)} sentences, got edits of {len(edits)}; reload the page")
+    if (length := sum(len(edit) for edit in edits if isinstance(edit, str))) > MAX_EDIT:
+        raise GraceError(f"the edited {name} has {length:,} characters, at most {MAX_EDIT:,} are taken: shorten it")
+    if all(edit is True for edit in edits):
+        return None
+    made = []
+    for old, edit in zip(there, edits, strict=True):
+        if isinstance(edit, str):
+            new = edit.replace("\x00", "").strip()
+            made.append(new + old[len(old.rstrip()) :] if new else "")
+        elif edit:
+            made.append(old)
+    return "".join(made).strip()
+
+
+def _effects(opened: OpenedColumn, view: View, text: str) -> list[dict]:
+    """Every sentence of the text with the score without it less the score with it; None for the only one."""
+    removed = {one.text: one.effect for one in opened.leave_one_out(view.query, view.doc)}
+    return [{"text": one.strip(), "effect": -removed[one.strip()] if one.strip() in removed else None} for one in _sentences(text)]
+
+
+def _ranks(opened: OpenedColumn, query: str, row: int, made: WhatIf) -> dict:
+    """Who stands where before and after, around the old and the new rank; and whom it passed or was passed by, best first."""
+    import numpy as np
+
+    before = order(opened.scores(query))
+    after = np.insert(before[before != row], made.rank - 1, row)
+    ranks = sorted({at for middle in (made.old_rank, made.rank) for at in range(middle - AROUND, middle + AROUND + 1)})
+    shown = [at for at in ranks if 1 <= at <= len(before)]
+    place = {document: at for at, document in enumerate(opened.ids)}
+    passed, passed_by = (sorted((place[one] for one in ids), key=_order_of(before)) for ids in (made.passed, made.passed_by))
+    return {
+        "passed": [named(opened, one) for one in passed[:NAMED]], "passed_by": [named(opened, one) for one in passed_by[:NAMED]],
+        "ranks": [{"rank": at, "before": named(opened, before[at - 1]), "after": named(opened, after[at - 1])} for at in shown],
+    }  # fmt: skip
+
+
+def _order_of(before: np.ndarray):
+    places = {int(row): at for at, row in enumerate(before)}
+    return places.__getitem__

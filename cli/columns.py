@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from grace_cli.passages import by_note, document_of, passage_line
 from grace_core.cache import RepresentationCache
 from grace_core.collection import Collection
 from grace_core.columns.ledger import table
@@ -21,19 +22,21 @@ def open_columns(folder: Path | Collection, device: str | None) -> Columns:
 
 
 def search_column(
-    folder: Path, query: str, name: Name, *, k: int, where: str | None, device: str | None
+    folder: Path, query: str, name: Name, *, k: int, where: str | None, device: str | None, by: str = "best"
 ) -> tuple[list[dict], str, list[str]]:  # fmt: skip
     """The hits, the same as text, and notes, as the search of a model gives them."""
     column = open_columns(folder, device).open(name.id)
     left = None if where is None else len(column.rows.selections.of(where))
-    hits = column.hits(query, k, where=where)
-    notes = [] if left is None else [f"{left:,} of {len(column):,} documents satisfy the filter"]
+    hits, collection = column.hits(query, k, where=where, by=by), column.collection
+    what = "passages" if collection.chunk else "documents"
+    notes = [] if left is None else [f"{left:,} of {len(column):,} {what} satisfy the filter"]
+    notes += by_note(by, collection)
     return [hit.as_dict() for hit in hits], "\n".join([f"{column.id}: {column.label}", *map(_line, hits)]), notes
 
 
 def _line(hit: Hit) -> str:
-    line = f"{hit.rank:3d}  {hit.score:.4f}  {hit.document.id}  {hit.document.title}"
-    return f"{line}\n     {hit.rationale[:SHOWN]}" if hit.rationale else line
+    line = f"{hit.rank:3d}  {hit.score:.4f}  {document_of(hit)}  {hit.document.title}\n{passage_line(hit)}"
+    return f"{line}     {hit.rationale[:SHOWN]}" if hit.rationale else line.rstrip("\n")
 
 
 def explain_column(

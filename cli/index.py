@@ -27,12 +27,16 @@ from grace_cli.options import (
 from grace_core.console import bar, show
 from grace_core.errors import GraceError
 
+SOURCES = (
+    "BEIR folder, JSONL, CSV, TSV, Parquet, text, Markdown, HTML or PDF file, a folder of these last four, or a Hugging Face dataset id."
+)
+
 index_app = typer.Typer(no_args_is_help=True, help="Build and check indexes.")
 
 
 @index_app.command("build")
 def index_build(
-    corpus: Annotated[str, typer.Argument(help="BEIR folder, JSONL, CSV, TSV, Parquet, text file, or a Hugging Face dataset id.")],
+    corpus: Annotated[str, typer.Argument(help=SOURCES)],
     out: Annotated[Path, typer.Option("--out", help="The collection's folder, e.g. indexes/mine.")],
     model: Models,
     limit: Limit = None,
@@ -56,6 +60,8 @@ def index_build(
     workers: Annotated[int, typer.Option(min=1, help="How many, with --engine ray.")] = 2,
     add: Annotated[bool, typer.Option("--add", help="Into a collection that exists: documents that the corpus lacks stay.")] = False,
     remove: Annotated[bool, typer.Option("--remove", help="More than half of the documents that are there may be removed.")] = False,
+    chunk: Annotated[int | None, typer.Option(help="Split documents into passages of at most so many words; docs/passages.md.")] = None,
+    overlap: Annotated[int | None, typer.Option(help="Words, in whole sentences, that a passage shares with the one before; 0.")] = None,
     as_json: Json = False,
 ) -> None:
     """Encode a corpus with one or more models. Run again after an interruption, it goes on where it stopped.
@@ -64,7 +70,10 @@ def index_build(
     """
     from grace_cli.index_build import build_command
     from grace_core.chat_templates import parse_arguments
+    from grace_core.passages import Chunk
 
+    if overlap is not None and chunk is None:
+        raise GraceError(f"--overlap {overlap} is of passages, and there is no --chunk: give it, for example --chunk 200")
     arguments = parse_arguments(template)
 
     def loader(name: str, chosen: str):
@@ -77,6 +86,7 @@ def index_build(
         corpus, out, model, load=loader, bar=bar, limit=limit, columns={"id": id_column, "title": title_column, "text": text_column},
         rationale=rationale, batch_size=batch_size, faiss=faiss, geometry=geometry, name=name, engine=engine, workers=workers,
         device=device, dtype=dtype, add=add, remove=remove,
+        chunk=None if chunk is None else Chunk(chunk, overlap or 0),
     )  # fmt: skip
     show(result, as_json, text)
 
@@ -140,7 +150,7 @@ def index_info(folder: Path, as_json: Json = False) -> None:
     judgements = collection.judgements
     info = {
         "collection": collection.name,
-        "documents": collection.size,
+        "documents": collection.whole_size,
         "fields": collection.fields,
         "types": collection.types,
         "queries": len(judgements.queries) if judgements else 0,
@@ -150,9 +160,12 @@ def index_info(folder: Path, as_json: Json = False) -> None:
         "behind": collection.behind,
         "updating": collection.updating,
     }
+    if collection.chunk:
+        info["passages"] = {"number": collection.size, "words": collection.chunk.words, "overlap": collection.chunk.overlap}
     info["notes"] = [f"{name}: {note}" for name, manifest in info["models"].items() for note in cut_text_notes(manifest)]
     fields = ", ".join(f"{name} ({kind})" for name, kind in info["types"].items()) or "none"
-    lines = [f"{info['collection']}: {info['documents']} documents, {info['queries']} queries, fields {fields}"]
+    split = f" in {collection.size} {collection.chunk}" if collection.chunk else ""
+    lines = [f"{info['collection']}: {info['documents']} documents{split}, {info['queries']} queries, fields {fields}"]
     for name, manifest in info["models"].items():
         counts = manifest["counts"]
         lines.append(f"  {name} ({manifest['model_id']}, {manifest['model']['sha256'][:12]}): {counts['encoded']} encoded, "

@@ -17,9 +17,11 @@ from grace_core.errors import GraceError
 from grace_core.index import Encode, GraceIndex
 from grace_core.living import Update, update
 from grace_core.model import GraceModel
+from grace_core.passages import Chunk
 from grace_core.pooling import Pooling
 from grace_core.readers import Corpus, stream_corpus
-from grace_core.truncation import cut_text_notes, cut_texts
+from grace_core.readers.chunked import chunked
+from grace_core.truncation import SPLIT, cut_text_notes, cut_texts
 
 HISTORY = {"added": "new", "changed": "changed", "removed": "removed", "metadata": "with other metadata", "kept": "kept"}
 
@@ -44,6 +46,7 @@ def build_command(
     dtype: str | None,
     add: bool = False,
     remove: bool = False,
+    chunk: Chunk | None = None,
 ) -> tuple[dict, str]:
     """``load`` takes a model's name and an engine. ``engine`` ray, or ray:ENGINE, has ``workers`` Ray actors encode.
 
@@ -56,6 +59,7 @@ def build_command(
     if out == Path() and not (out / "corpus.parquet").exists():
         raise GraceError("--out is the current folder, expected one of the collection's own; give one such as indexes/mine")
     read = stream_corpus(corpus, limit=limit, columns={role: name for role, name in columns.items() if name} or None)
+    read = read if chunk is None else chunked(read, chunk)
     if name is not None and len(models) > 1:
         raise GraceError(f"--name is for one model, got {len(models)}; build them one after the other")
     if BM25 in models:
@@ -122,19 +126,24 @@ def _build(
         f"{name}: {count:,} documents of the corpus are not in its index yet: `grace index update {out} --model {name}`"
         for name, count in behind.items()
     ]
+    there = Collection(out)
+    chunk, what = there.chunk, "passages" if there.chunk else "documents"
     lines = [
-        f"{name}: {count['encoded']} documents encoded{_now(count)}, {count['empty']} empty ones left out, "
+        f"{name}: {count['encoded']} {what} encoded{_now(count)}, {count['empty']} empty ones left out, "
         f"{count['truncated_rationales']} rationales cut off, {cut_texts(count['truncated_texts'])}"
         f"{faiss_line(count['faiss'])}; geometry {count['geometry']['kind']}"
         for name, count in built.items()
     ]
     lines += [
-        f"{ENCODER}{name}: {count['encoded']} documents encoded, {count['empty']} empty ones left out, "
+        f"{ENCODER}{name}: {count['encoded']} {what} encoded, {count['empty']} empty ones left out, "
         f"{cut_texts(count['truncated_texts'])}"
         for name, count in encoded.items()
     ]
     lines += [f"note: {note}" for note in notes]
     result = {"collection": str(out), "models": built, "notes": read.notes + new.notes[:told] + notes}
+    if chunk:
+        result["passages"] = {"documents": there.whole_size, "number": there.size, "words": chunk.words, "overlap": chunk.overlap}
+        lines.insert(0, f"{there.whole_size:,} {'document' if there.whole_size == 1 else 'documents'} in {there.size:,} {chunk}")
     if new.changes:
         result["changes"] = new.changes.counts()
     return result | ({"encoders": encoded} if encoded else {}), "\n".join(lines)
@@ -157,7 +166,7 @@ def _encode_with(source: str, encoder: Encoder, new: Update, name: str | None, b
     counts = counted[made.name] = made.manifest["counts"]
     cut = counts["truncated_texts"]
     note = f"{source}: {cut:,} of {counts['encoded']:,} texts are longer than the {encoder.limit:,} tokens that it reads"
-    return [f"{note}, and the rest of each is in no vector: split long documents"] if cut else []
+    return [f"{note}, and the rest of each is in no vector: {SPLIT}"] if cut else []
 
 
 def update_command(folder: Path, models: list[str] | None, *, bar: Callable, batch_size: int, device: str | None) -> tuple[dict, str]:

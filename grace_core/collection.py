@@ -25,7 +25,7 @@ from grace_core import corpus_table, filters
 from grace_core.corpus_table import schema_of, tables, was_text, with_types
 from grace_core.errors import GraceError
 from grace_core.files import flush_to_disk, only_writer, read_json, sha256, write_atomically
-from grace_core.passages import Chunk
+from grace_core.passages import PARENT, Chunk
 from grace_core.readers import CORPUS_FILES, Corpus, Document, Judgements, as_text, read_corpus, stream_corpus
 from grace_core.readers.cells import typed
 from grace_core.readers.chunked import chunk_of, chunked, parent_of, put_together
@@ -151,6 +151,13 @@ class Collection:
         """How its documents are split into the passages that are its rows (:mod:`grace_core.readers.chunked`); None if they are whole."""
         with self.opened() as file:
             return chunk_of(file.schema_arrow)
+
+    @cached_property
+    def whole_size(self) -> int:
+        """The number of whole documents, which of a collection of passages is another than :attr:`size`."""
+        import pyarrow.compute as pc
+
+        return self.size if self.chunk is None else pc.count_distinct(self.columns([PARENT])[PARENT]).as_py()
 
     @cached_property
     def passages(self) -> dict[str, list[str]]:

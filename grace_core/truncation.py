@@ -8,7 +8,7 @@ from __future__ import annotations
 from grace_core.settings import Settings
 
 AGAIN = "run `grace index build` again under another --name or --out"  # an index has vectors of one limit only
-SPLIT = "split long documents into several, which nothing here does for you"
+SPLIT = "split long documents into passages, with `grace index build --chunk 200` into another --out"
 
 
 def cut_texts(cut: int) -> str:

@@ -54,6 +54,7 @@ grace_core: training.callbacks training.checkpoints training.data training.state
 grace_core: training.contrastive training.heldout training.reward
 grace_core: training.best_of_n training.policy
 grace_core: training.run
+grace_cli: passages
 grace_cli: columns
 grace_cli: explain_report index_build loading reasons_report search_report
 grace_core: evaluation.report map_report

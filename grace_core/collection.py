@@ -171,6 +171,12 @@ class Collection:
         """The id of each one's document: its own, or of a passage that of the whole."""
         return [parent_of(self.documents[passage]) for passage in ids] if self.chunk else ids
 
+    def unknown(self, document_id: str) -> str:
+        """What to do about an id that no row has."""
+        if self.chunk and document_id in self.passages:
+            return f"it is split into passages: take one of them, such as {self.passages[document_id][0]!r}"
+        return "take an id that a search shows"
+
     def whole(self, document_id: str) -> Document:
         """The whole document of an id, or of that of one of its passages."""
         if self.chunk is None:

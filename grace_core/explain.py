@@ -356,7 +356,8 @@ class Explainer:
     def row(self, document_id: str) -> int:
         """The row of a document. Raises GraceError if the index does not hold it."""
         if document_id not in self.index.row:
-            raise GraceError(f"{self.index.folder} holds no document {document_id[:80]!r}; take an id that a search shows")
+            remedy = self.index.collection.unknown(document_id)
+            raise GraceError(f"{self.index.folder} holds no document {document_id[:80]!r}; {remedy}")
         return self.index.row[document_id]
 
     def text(self, row: int) -> str:

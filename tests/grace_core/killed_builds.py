@@ -1,6 +1,6 @@
 """Builds an index over and over, killed each time at another moment and then resumed. Run by test_crash.py.
 
-The libraries are imported once; every attempt is a fork that runs the ``grace`` command.
+The libraries are imported once; every attempt is a fork that runs the ``grace`` command, with the options that follow the model.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def start(corpus: str, out: Path, model: str) -> int:
     try:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
-        sys.argv = ["grace", "index", "build", corpus, "--out", str(out), "--model", model, "--json", "--no-cache"]
+        sys.argv = ["grace", "index", "build", corpus, "--out", str(out), "--model", model, "--json", "--no-cache", *sys.argv[4:]]
         cli.main()
     except SystemExit as exit_:
         status = exit_.code or 0

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from grace_app.workspace.view import MAX_ID, MAX_QUERY_IN_ADDRESS, Column, check_query, default_view
+from grace_core.columns.names import ENCODER
 from grace_core.errors import GraceError
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ def read_map(workspace, params: object, *, strict: bool = False) -> tuple[MapVie
             if asked[side] in columns:
                 chosen[side] = columns[asked[side]]
             elif asked[side]:
-                problems.append(f"{corpus} has no column {asked[side][:60]!r}; there are: {', '.join(columns)}")
+                problems.append(_no_place(workspace, corpus, asked[side]) or
+                                f"{corpus} has no column {asked[side][:60]!r}; there are: {', '.join(columns)}")  # fmt: skip
     fields = workspace.collection(corpus).corpus.fields
     colour = asked["colour"]
     if colour and colour not in COLOURS and colour not in {FIELD + name for name in fields}:
@@ -89,6 +91,17 @@ def read_map(workspace, params: object, *, strict: bool = False) -> tuple[MapVie
         raise GraceError(problems[0])
     view = MapView(corpus, chosen["left"], chosen["right"], colour, asked["point"][:MAX_ID], star, asked["find"].strip()[:MAX_FIND], zoom)
     return view, problems
+
+
+def _no_place(workspace, corpus: str, text: str) -> str:
+    """Why a column that can be searched is not on the map; "" if there is no such column."""
+    try:
+        column = workspace.column(corpus, text)
+    except GraceError:
+        return ""
+    if column.id.startswith(ENCODER):
+        return f"the map lays out the models of a collection, and {column.label} is a sentence encoder: {column.id} is compared in Explore"
+    return f"{column.label} has no vectors of documents, so they have no places on the map: {column.id} is compared in Explore"
 
 
 def _zoom(text: str) -> tuple[float, float, float, float] | None:

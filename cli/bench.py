@@ -131,6 +131,24 @@ def bench_search(
     _show(run(documents=documents, dim=dim, kinds=tuple(kind), runs=runs, folder=keep), as_json)
 
 
+@bench_app.command("living")
+def bench_living(
+    corpus: Source,
+    model: Model = "demo-base",
+    documents: Annotated[int, typer.Option(min=100, help="How many, in the collection.")] = 100_000,
+    changed: Annotated[int, typer.Option(min=4, help="How many of them are new, changed or gone.")] = 1_000,
+    sample: Annotated[int, typer.Option(min=1, help="So many are encoded to know how long a first build takes.")] = 1_000,
+    as_json: Json = False,
+) -> None:
+    """Taking a few changed documents into a collection, against building it anew."""
+    from grace_benchmarks.living import run
+
+    result = run(corpus, model=model, documents=documents, changed=changed, sample=sample)
+    seconds = ", ".join(f"{name} {value} s" for name, value in result["seconds"].items())
+    same = f"the same files as a new build: {', '.join(result['same_files']) or 'none'}; the same answers: {result['same_answers']}"
+    _show(result, as_json, seconds, same)
+
+
 @bench_app.command("filter")
 def bench_filter(
     documents: Annotated[int, typer.Option(min=100, help="How many synthetic vectors.")] = 100_000,

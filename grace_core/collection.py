@@ -149,6 +149,8 @@ class Collection:
     @cached_property
     def chunk(self) -> Chunk | None:
         """How its documents are split into the passages that are its rows (:mod:`grace_core.readers.chunked`); None if they are whole."""
+        if "corpus" in self.__dict__:
+            return self.corpus.chunk
         with self.opened() as file:
             return chunk_of(file.schema_arrow)
 

@@ -72,7 +72,7 @@ def _table(found: Comparison) -> Safe:
 
 def _named_in_table(column: AnyColumn) -> list:
     if isinstance(column, OtherColumn):
-        return [column.label, tag("span", column.id, class_="g-eval-level") if column.label != column.id else None]
+        return [column.label, tag("span", column.id, class_="g-eval-level") if column.label.lower() != column.id else None]
     return [column.model, tag("span", "with rationale" if column.rationale else "text only", class_="g-eval-level")]
 
 

@@ -117,9 +117,9 @@ def build(shell: Shell) -> EvaluateTab:
             split = gr.Dropdown([], label="Split", filterable=False, elem_id="g-eval-split", scale=3, min_width=130)
             first = gr.Radio([str(FIRST), ALL], value=ALL, label="Queries", elem_id="g-eval-first", min_width=150)
             button = gr.Button("Evaluate", variant="primary", elem_id="g-eval-run", interactive=False, scale=0, min_width=120)
-        more = gr.Dropdown(
-            [], label="More columns in the table", multiselect=True, allow_custom_value=True, max_choices=MORE, elem_id="g-eval-more"
-        )
+        with gr.Row(elem_classes="g-controls"):
+            several = {"multiselect": True, "allow_custom_value": True, "max_choices": MORE}
+            more = gr.Dropdown([], label="More columns in the table", elem_id="g-eval-more", min_width=300, **several)
         job = html(js="page/actions", elem_id="g-eval-job")
         with gr.Column(elem_classes="g-eval-top"):
             drawn = html(js="page/elements page/shown evaluate/evaluate", elem_id="g-eval-picture", value="{}", html_template=CANVAS)

@@ -33,6 +33,7 @@ class Measure:
 HELD_OUT = Measure("ndcg@10", "Held-out nDCG@10", "Dashed: before training. Ring: the best, whose model is kept.")
 REWARD = (
     Measure("reward", "Reward", "mean of all rollouts"),
+    Measure("best_reward", "Best reward", "of a text’s rollouts, mean over the texts"),
     Measure("reward_spread", "Reward spread", "within groups; near 0 nothing can be learned", (0.0,)),
 )
 REST = (
@@ -40,6 +41,7 @@ REST = (
     Measure("entropy", "Entropy", "of the next token, in nats", (0.0,)),
     Measure("rationale_tokens", "Rationale length", "tokens", (0.0,)),
     Measure("truncated", "Truncation rate", "rationales cut off at the limit", (0.0, 1.0)),
+    Measure("novelty", "Novelty", "share of a rationale’s content words that its text lacks", (0.0, 1.0)),
     Measure("distinct", "Distinct share", "different rationales among the rollouts", (0.0, 1.0)),
     Measure("contrastive", "Contrastive loss", "through the rollouts’ embeddings"),
     Measure("retain", "Retention loss", "KL from the starting model on plain texts", (0.0,)),

@@ -53,7 +53,7 @@ class Run:
     @property
     def kind(self) -> str:
         """Method, or for GRACE its objective, and mode, in words."""
-        method = {"cl": "contrastive baseline", "simcse": "SimCSE baseline"}.get(self.method)
+        method = {"cl": "contrastive baseline", "simcse": "SimCSE baseline", "best_of_n": "best of n"}.get(self.method)
         named = [method] if method else [f"{self.objective} objective" if self.objective else self.method, self.mode]
         return ", ".join(part for part in named if part)
 
@@ -159,7 +159,7 @@ class _Folder:
         about, problem = _read_about(self.path / "run.json", about_stamp)
         config = about.get("config") if isinstance(about.get("config"), dict) else {}
         named = {key: value if isinstance(value := config.get(key), str) else "" for key in ("method", "mode", "objective", "model")}
-        if named["method"] in ("cl", "simcse"):
+        if named["method"] in ("cl", "simcse", "best_of_n"):
             named["objective"] = ""  # it has one in its configuration, which means nothing to it
         steps, evaluations = _by_step(self.metrics.rows, "eval", without=True), _by_step(self.metrics.rows, "eval")
         reached = max((row["step"] for row in (*steps, *evaluations)), default=0)

@@ -78,6 +78,16 @@ def test_a_real_run_is_read_as_it_was(trained):
     assert render_probes(runs.all(), ticked(runs)).count("g-time-pick") == 6
 
 
+def test_a_run_of_best_of_n_is_called_so_and_has_its_curves(runs):
+    config = {"method": "best_of_n", "mode": "supervised", "objective": "joint", "model": "tiny"}
+    folder = write_run(runs.root / "best", config=config)
+    with open(folder / "metrics.jsonl", "a") as file:  # the figures of a round stand with its first step
+        file.write(json.dumps({"step": 7, "reward": -1, "best_reward": -0.5, "novelty": 0.8, "loss": 2.5}) + "\n")
+    assert runs.get("best").kind == "best of n"
+    assert {"reward", "best_reward", "novelty", "loss"} <= charts(runs).keys()
+    assert "best of n" in render_runs(runs.all(), ticked(runs), runs.root)
+
+
 def test_a_resumed_run_is_read_anew(trained, tmp_path):
     import shutil
 

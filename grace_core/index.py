@@ -49,7 +49,7 @@ from grace_core.model import GraceModel, Representations, Settings
 from grace_core.passages import Group, found_documents, numbered
 from grace_core.pooling import TEXT, Pooling
 from grace_core.readers import Document
-from grace_core.readers.chunked import as_passage
+from grace_core.readers.chunked import as_passage, parent_of
 from grace_core.selection import Selections, search_among
 from grace_core.shards import Known, refuse_mixture
 from grace_core.sources import checked_name, full_name, model_name
@@ -81,6 +81,11 @@ class Hit:
     text_truncated: bool = False
     text_tokens: int = 0
     passages: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def document_id(self) -> str:
+        """The id of the whole document."""
+        return parent_of(self.document) if self.passages else self.document.id
 
     def as_dict(self) -> dict:
         found = {

@@ -46,6 +46,15 @@ element.addEventListener('click', (event) => {
   close();
   trigger('tomap', {});
 });
+// Another passage of the same document: asked for like a hit.
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('[data-passage]');
+  if (!button || button.getAttribute('aria-current')) return;
+  window.graceTicket = (window.graceTicket || 0) + 1;
+  button.classList.add('g-asked');
+  const { view } = overlay().dataset;
+  trigger('select', { view, doc: button.dataset.passage, ticket: window.graceTicket });
+});
 element.addEventListener('click', (event) => {
   if (event.target.closest('.g-close') || event.target.classList.contains('g-overlay')) close();
 });
@@ -100,8 +109,18 @@ const turnTo = (open, name) => {
   else if (name === 'whatif') startWhatIf(open, side);
   else stands(open, {});
 };
+// The passage that was found, in the middle of its document; the rest of the page stays where it is.
+const showPassage = (open) => {
+  const lit = open.querySelector('#g-passage');
+  if (!lit) return;
+  const box = lit.closest('.g-whole');
+  box.scrollTop += lit.getBoundingClientRect().top - box.getBoundingClientRect().top - box.clientHeight / 4;
+  const row = open.querySelector('.g-passages [aria-current]');
+  if (row) row.closest('.g-passages').scrollTop = row.offsetTop - 40;
+};
 const begin = (open) => {
   drawBlocks(open);
+  showPassage(open);
   let width = 0;
   new ResizeObserver(([{ contentRect }]) => {
     if (Math.abs(contentRect.width - width) > 1) {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from grace_app.explore.passages import render_text
 from grace_app.explore.results import SIDES, letter, metadata
 from grace_app.explore.search import BLOCKS, OTHERS, Opened, Place
 from grace_app.page.html import Safe, chip, cut_chip, join, number, tag
@@ -24,6 +25,8 @@ def render_detail(opened: Opened, *, ticket: int = 0) -> Safe:
     asked = content_words(opened.view.query)
     title = tag("h2", document.title or document.id, id="g-detail-title", dir="auto")
     facts = [tag("div", tag("dt", key), tag("dd", value, dir="auto")) for key, value in (("id", document.id), *metadata(document))]
+    if opened.passages:
+        facts[0] = tag("div", tag("dt", "id"), tag("dd", f"{opened.passages.document.id}, passage {document.id}", dir="auto"))
     text = document.text[:SHOWN]
     body = [tag("p", mark(part, query=asked), dir="auto") for part in text.splitlines() if part.strip()]
     if len(document.text) > SHOWN:
@@ -31,13 +34,10 @@ def render_detail(opened: Opened, *, ticket: int = 0) -> Safe:
     grade = chip(f"relevant · grade {opened.grade}", kind="g-relevant") if opened.grade else None
     if opened.grades is not None and not opened.grade:
         grade = chip("not judged relevant for this query")
+    body = tag("div", body or tag("p", "This document has a title only.", class_="g-quiet"), class_="g-body")
+    whole = [tag("section", tag("h3", "Text"), body, class_="g-text")]
     read = [
-        tag(
-            "section",
-            tag("h3", "Text"),
-            tag("div", body or tag("p", "This document has a title only.", class_="g-quiet"), class_="g-body"),
-            class_="g-text",
-        ),
+        *(render_text(opened.passages, asked) if opened.passages else whole),
         render_rationales(opened, asked),
         tag("section", tag("h3", "Fields"), tag("dl", *facts, class_="g-facts")),
     ]
@@ -168,7 +168,7 @@ def flags(opened: Opened) -> list[Safe]:
 
 
 def render_place(place: Place, name: str, opened: Opened) -> Safe:
-    among = f" of {number(opened.documents)}{', without the filter' if opened.view.where else ''}"
+    among = f" of {number(opened.documents)}{' passages' if opened.passages else ''}{', without the filter' if opened.view.where else ''}"
     return tag(
         "div",
         letter(name),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from grace_app.explore.passages import place_chips
 from grace_app.explore.search import Side, Snapshot, movements
 from grace_app.page.html import Safe, banner, chip, cut_chip, join, number, tag
 from grace_app.page.words import rationale_text
 from grace_app.workspace.view import OtherColumn
+from grace_core.passages import RESERVED
 from grace_core.readers import Document
 
 SNIPPET = 220  # characters
@@ -58,9 +60,9 @@ def summary(shot: Snapshot) -> Safe:
     a, b = shot.sides
     if a.hits is None or b.hits is None:
         return tag("span", "Searching …")
-    first, second = ([hit.document.id for hit in side.hits] for side in shot.sides)
+    first, second = ([hit.document_id for hit in side.hits] for side in shot.sides)
     both = len(set(first) & set(second))
-    documents = f"{number(shot.documents)} documents"
+    documents = f"{number(shot.documents)} {'passages' if any(hit.passages for hit in a.hits) else 'documents'}"
     documents = documents if shot.left is None else f"{number(shot.left)} of {documents} satisfy the filter"
     parts = [tag("span", tag("b", f"{both} of {len(first)}"), " in both columns"), tag("span", documents)]
     if shot.grades is not None:
@@ -93,7 +95,7 @@ def render_column(shot: Snapshot, place: int) -> Safe:
     else:
         moved = None
         if other.hits is not None:
-            moved = movements([hit.document.id for hit in side.hits], [hit.document.id for hit in other.hits])
+            moved = movements([hit.document_id for hit in side.hits], [hit.document_id for hit in other.hits])
         best = side.hits[0].score
         body = tag(
             "ol",
@@ -102,7 +104,7 @@ def render_column(shot: Snapshot, place: int) -> Safe:
                     hit,
                     rationale=side.column.rationale,
                     bar=share(hit.score, side.average, best),
-                    grade=(shot.grades or {}).get(hit.document.id),
+                    grade=(shot.grades or {}).get(hit.document_id),
                     moved=None if moved is None else marker(moved[i], other="b" if name == "a" else "a", k=shot.view.k),
                 )
                 for i, hit in enumerate(side.hits)
@@ -164,6 +166,7 @@ def render_hit(hit, *, rationale: bool, bar: float, grade: int | None, moved: Sa
     chips = [
         chip(shorten(_field(key, value), CHIP_LENGTH), title=f"{key}: {shorten(value, 300)}") for key, value in metadata(document)[:CHIPS]
     ]
+    chips = place_chips(hit) + chips
     if grade:
         chips.insert(0, chip(f"relevant · grade {grade}", kind="g-relevant", title="by the collection's judgements"))
     if hit.text_truncated:
@@ -230,7 +233,7 @@ def skeleton() -> Safe:
 
 def metadata(document: Document) -> list[tuple[str, object]]:
     shown = {key: ", ".join(map(str, value)) if isinstance(value, list) else value for key, value in document.metadata.items()}
-    return [(key, value) for key, value in shown.items() if value is not None and str(value).strip()]
+    return [(key, value) for key, value in shown.items() if value is not None and str(value).strip() and key not in RESERVED]
 
 
 def _field(key: str, value: object) -> object:

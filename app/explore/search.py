@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from grace_app.explore import others
+from grace_app.explore.passages import Opened as Passages
+from grace_app.explore.passages import open_passages
 from grace_app.workspace.view import AnyColumn, Column, OtherColumn, View
 from grace_core.errors import GraceError
 from grace_core.pooling import RATIONALE, TEXT
@@ -89,6 +91,7 @@ class Opened:
     documents: int
     grade: int | None = None
     grades: dict[str, int] | None = field(default=None)
+    passages: Passages | None = None  # where the document is one of several
 
 
 def search(workspace, view: View) -> Iterator[Snapshot]:
@@ -192,7 +195,9 @@ def open_document(workspace, view: View) -> Opened:
         places.append(place)
         queries.append(made.rationales[0] if column.rationale else "")
     grades = workspace.grades(view.collection, view.query)
-    return Opened(view, document, tuple(places), tuple(queries), total, (grades or {}).get(view.doc), grades)
+    passages = open_passages(workspace, view)
+    grade = (grades or {}).get(passages.document.id if passages else view.doc)
+    return Opened(view, document, tuple(places), tuple(queries), total, grade, grades, passages)
 
 
 def _place(index: GraceIndex, column: Column, query: np.ndarray, document: str) -> Place:

@@ -129,7 +129,7 @@ class ExploreTab:
             return [*self.show_controls(None), str(render_empty(message=message)), ""]
         try:
             view = default_view(workspace, name)
-            documents = len(workspace.collection(view.collection).corpus.documents)
+            documents = workspace.collection(view.collection).whole_size
         except Exception as error:
             return [*self.show_controls(None), str(render_empty(message=message or message_of(error))), ""]
         return [*self.show_controls(view), str(render_empty(documents=documents, collection=view.collection, message=message)), ""]
@@ -244,6 +244,7 @@ def _wire(tab: ExploreTab) -> None:
     tab.results.shown(visited, tab.collection, tab.everything, **quiet)
     tab.collection.input(choose, tab.collection, tab.everything, **quiet)
     tab.results.select(clicked, None, tab.detail, **quiet | {"trigger_mode": "multiple"})
+    tab.detail.select(clicked, None, tab.detail, **quiet | {"trigger_mode": "multiple"})
 
 
 def run(tab: ExploreTab, asked: dict, page: str) -> Iterator[str | None]:

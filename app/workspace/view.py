@@ -20,7 +20,7 @@ SIDES = ("a", "b")
 PANELS = ("why", "whatif")  # of an opened document; each is about one column
 MAX_QUERY = 20_000  # characters
 MAX_QUERY_IN_ADDRESS = 2_000  # servers cut off longer addresses
-MAX_ID = 512
+MAX_ID = 524  # of a passage: the id of its document, and its number
 COMPARED = 6  # training runs in the same curves, each in a colour of its own
 _UNPAIRED = re.compile("[\ud800-\udfff]")
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from pdf_files import pdf
+from reader_files import write
 
 from grace_core.index import GraceIndex
 from grace_core.model import GraceModel
@@ -50,6 +52,27 @@ def test_twenty_killed_builds_resume_to_identical_files(python, tiny_folder, sen
     )  # fmt: skip
     assert stages["shards"] >= 2, stages
     assert stages["finishing"] >= 2, stages
+
+
+@pytest.mark.slow
+def test_killed_builds_of_a_folder_in_passages_resume_to_identical_files(python, tiny_folder, sentences, tmp_path, root):
+    model, folder = tmp_path / "tiny", tmp_path / "docs"
+    GraceModel.from_pretrained(tiny_folder, max_new_tokens=4).save_pretrained(model)
+    for number in range(60):
+        write(folder / f"{number:03}.md", f"# Number {number}\n\n" + " ".join(sentences[number : number + 8]))
+    write(folder / "book.pdf", pdf([sentences[number] for number in range(100)]))
+    write(folder / "page.html", "<title>A page</title>" + "".join(f"<h2>Part</h2><p>{sentence}" for sentence in sentences[:40]))
+    options = ("--chunk", 20, "--overlap", 8)
+    run = python(root / "tests" / "grace_core" / "killed_builds.py", folder, tmp_path / "out", model, *options)
+    assert run.returncode == 0, run.stderr[-2000:]
+    attempts = [json.loads(line) for line in run.stdout.splitlines()]
+    assert len(attempts) == 20
+    whole = content(tmp_path / "out" / "whole")
+    assert [attempt["moment"] for attempt in attempts if content(Path(attempt["folder"])) != whole] == []
+    index = GraceIndex(tmp_path / "out" / "killed-19", "tiny")
+    assert index.verify()["ok"]
+    assert len(index.collection.passages) == 62
+    assert index.collection.whole("book.pdf").text == "\f".join(sentences[:100])
 
 
 @pytest.mark.slow

@@ -75,7 +75,7 @@ grace_app: . corpus evaluate explore map page reasons training workspace
 grace_app: explore.facets gate map.colours page.head page.html page.scripts theme
 grace_app: explore.explanations training.runs workspace.messages workspace.pace workspace.view
 grace_app: explore.others explore.render_facets map.view page.words reasons.view workspace.shared
-grace_app: workspace.state
+grace_app: explore.passages workspace.state
 grace_app: corpus.builds evaluate.evaluations explore.search explore.why map.maps
 grace_app: explore.results map.jobs reasons.jobs training.curves workspace.shell
 grace_app: corpus.render explore.detail map.card map.plotly_map reasons.render

@@ -109,7 +109,7 @@ class Column:
     def row(self, document_id: str) -> int:
         if document_id not in self.rows.row:
             held = f"has no document {document_id[:80]!r} with a text"
-            raise GraceError(f"{self.collection.folder} {held}; take an id that a search shows")
+            raise GraceError(f"{self.collection.folder} {held}; {self.collection.unknown(document_id)}")
         return self.rows.row[document_id]
 
     def scores_of(self, queries: Sequence[str]) -> Iterator[np.ndarray]:

@@ -159,15 +159,15 @@ def update(folder: str | Path, corpus: Corpus | None = None, *, add: bool = Fals
         if len(found.removed) > MOST * found.size and not remove:
             raise GraceError(
                 f"{folder} has {found.size:,} documents, of which the new corpus lacks {len(found.removed):,}: {found}; nothing was "
-                "changed: if they are to be removed say --remove, --add keeps them, or give another --out"
+                "changed: add to the collection (--add), give another one (--out), or say that they are to be removed (--remove)"
             )
         notes = [note] if (note := judgements_note(there, corpus)) else []
         try:
             yield Update(there, _stage(there, corpus), found, notes, {"when": _now(), **found.counts()})
         finally:
-            staged = folder / NEXT
-            if not any(staged.glob("*/.build/*.safetensors")) and not any(staged.glob("*/manifest.json")):
-                discard(folder)  # nothing is encoded that a next one could go on with
+            begun = ("*/manifest.json", f"*/{ENCODED}", "*/.build/plan.json", f"*/.build/{ENCODED}")
+            if not any(any((folder / NEXT).glob(pattern)) for pattern in begun):
+                discard(folder)  # there is nothing that a next one could go on with
 
 
 def _now() -> str:

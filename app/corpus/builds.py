@@ -8,13 +8,13 @@ import re
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from grace_app.workspace.messages import message_of
 from grace_app.workspace.pace import Paced
 from grace_app.workspace.state import Workspace
-from grace_core.collection import Collection, collection_folder, find_collections
+from grace_core.collection import NEXT, Collection, collection_folder, find_collections
 from grace_core.errors import GraceError
 from grace_core.readers import Corpus, read_corpus
 
@@ -37,6 +37,7 @@ class Job(Paced):
     total: int = 0
     message: str = ""
     built: str = ""  # the model's name in the collection, once known
+    unit: str = "documents"  # what is counted
     notes: list[str] = field(default_factory=list)  # what reading the corpus left out, changed or guessed; texts that were cut
     stop: threading.Event = field(default_factory=threading.Event)
     marks: deque = field(default_factory=lambda: deque(maxlen=40))
@@ -75,8 +76,11 @@ class Builds:
         self.job: Job | None = None
         self._lock = threading.Lock()
 
-    def start(self, collection: str, model: str, corpus: Corpus | None) -> Job:
-        """Build ``collection`` from ``corpus``, or go on with what is on disk if there is none. Raises GraceError if one is running."""
+    def start(self, collection: str, model: str, corpus: Corpus | None, *, add: bool = False, remove: bool = False) -> Job:
+        """Build ``collection`` from ``corpus``, or go on with what is on disk if there is none. Raises GraceError if one is running.
+
+        A collection that exists takes the corpus in; ``add`` and ``remove`` are those of :func:`grace_core.living.update`.
+        """
         collection_folder(self.workspace.root, collection)
         if not model or not model.strip():
             raise GraceError("no model is chosen: take smollm2, or type a folder or a Hugging Face id")
@@ -84,7 +88,7 @@ class Builds:
             if self.job and self.job.running:
                 raise GraceError(f"{self.job.collection} is being built: wait for it, or cancel it first")
             job = self.job = Job(collection, model.strip(), notes=corpus.notes if corpus else [])
-        threading.Thread(target=self._run, args=(job, corpus), daemon=True, name="build").start()
+        threading.Thread(target=self._run, args=(job, corpus, add, remove), daemon=True, name="build").start()
         return job
 
     def cancel(self) -> None:
@@ -95,7 +99,11 @@ class Builds:
         """Go on with a build that was stopped, by the name of its model's folder."""
         if (collection, model) not in self.unfinished():
             raise GraceError(f"{collection} has no unfinished build of {model!r}")
-        note = self.workspace.root / collection / model / ".build" / NOTE
+        folder, corpus = self.workspace.root / collection, None
+        if (folder / NEXT / model / ".build").is_dir():  # of an update: what it takes in is there
+            folder /= NEXT
+            corpus = read_corpus(folder)
+        note = folder / model / ".build" / NOTE
         source = None
         if note.exists():
             try:
@@ -105,51 +113,63 @@ class Builds:
         source = source if isinstance(source, str) else self.workspace.known_source(model)
         if source is None:
             raise GraceError(f"where {model} came from is not known here; go on with `grace index build` and the same --model and --out")
-        return self.start(collection, source, None)
+        return self.start(collection, source, corpus, remove=True)
 
     def unfinished(self) -> list[tuple[str, str]]:
-        """Collection and model of every build on disk that was stopped."""
-        names = find_collections(self.workspace.root)
-        return [(name, model) for name in names for model in Collection(self.workspace.root / name).unfinished]
+        """Collection and model of every build on disk that was stopped, and of every update."""
+        found = []
+        for name in find_collections(self.workspace.root):
+            collection = Collection(self.workspace.root / name)
+            found += [(name, model) for model in collection.unfinished]
+            if collection.updating:
+                found += [(name, model) for model in Collection(collection.folder / NEXT).unfinished]
+        return list(dict.fromkeys(found))
 
     def left(self) -> list[tuple[str, str]]:
         """The unfinished builds without the one that runs or was stopped last, which has its own place."""
         job = self.job
         return [(name, model) for name, model in self.unfinished() if not (job and job.collection == name and job.built in ("", model))]
 
-    def _run(self, job: Job, corpus: Corpus | None) -> None:
-        from grace_core.index import BuildStopped, build
+    def _run(self, job: Job, corpus: Corpus | None, add: bool, remove: bool) -> None:
+        from grace_core.index import BuildStopped
+        from grace_core.living import Update, update
         from grace_core.truncation import cut_text_notes
 
         def check() -> None:
             if job.stop.is_set():
                 raise BuildStopped
 
-        collection = None
+        new: Update | None = None
         try:
             job.state = "loading"
             reachable(job.model)
             model = self.workspace.load(job.model)
             check()
             folder = collection_folder(self.workspace.root, job.collection)
-            collection = Collection(folder) if corpus is None else Collection.create(corpus, folder)
-            job.built = model.name
-            if model.name not in collection.models:
-                work = folder / model.name / ".build"
-                work.mkdir(parents=True, exist_ok=True)
-                (work / NOTE).write_text(json.dumps({"model": model.source}), encoding="utf-8")
-            job.mark(0, len(collection.corpus.documents))
-            with model.engine.interrupted_by(check):
-                made = build(collection, model, batch_size=BATCH, progress=job.mark, should_stop=job.stop.is_set)
-            job.notes = [*job.notes, *cut_text_notes(made.manifest, positions=model.positions)]
+            with update(folder, corpus, add=add, remove=remove) as new:
+                if new.changes:
+                    job.notes = [*job.notes, *new.notes, f"{new.changes}; {new.changes.kept:,} stay as they are"]
+                told, collection = len(new.notes), new.collection
+                job.unit = "passages" if collection.chunk else "documents"
+                job.built = model.name
+                if model.name not in collection.models:
+                    work = collection.folder / model.name / ".build"
+                    work.mkdir(parents=True, exist_ok=True)
+                    (work / NOTE).write_text(json.dumps({"model": model.source}), encoding="utf-8")
+                job.mark(0, collection.size)
+                with model.engine.interrupted_by(check):
+                    made = new.build(model, batch_size=BATCH, progress=job.mark, should_stop=job.stop.is_set)
+                behind = new.commit()
+            lacking = [f"{name} lacks {count:,} of the documents: build it again to add them" for name, count in behind.items()]
+            job.notes = [*job.notes, *new.notes[told:], *lacking, *cut_text_notes(made.manifest, positions=model.positions)]
             job.state, job.message = "done", ""
         except BuildStopped:
             job.state = "stopped"
             job.message = "Stopped. What is finished is kept, and resuming goes on from there." if job.built else "Stopped before it began."
         except Exception as error:
             job.state, job.message = "failed", message_of(error)
-            if collection is not None:
-                collection.withdraw()  # where nothing is encoded yet
+            if new is not None:
+                new.withdraw()  # where nothing is encoded yet
 
 
 def reachable(source: str) -> None:
@@ -216,28 +236,3 @@ def estimate(workspace: Workspace, source: str, corpus: Corpus) -> Estimate:
         seconds *= model.settings.max_new_tokens / steps
     words = sum(len(text.split()) for text in texts)
     return Estimate(len(texts), len(corpus.documents) - len(texts), words, seconds / len(sample) * len(texts), at_most)
-
-
-def read_upload(path: str | None, columns: dict[str, str] | None, limit: str | None = None) -> Corpus:
-    """The corpus of an uploaded file, ``limit`` as it was typed. Raises GraceError, which speaks of the file by its own name."""
-    if not path:
-        raise GraceError("no file is chosen yet: drop one under File, or click to choose")
-    wanted = (limit or "").strip().replace(",", "")
-    if wanted and (not re.fullmatch(r"[0-9]{1,12}", wanted) or int(wanted) < 1):
-        raise GraceError(f"the limit is {wanted[:40]!r}, expected a whole number from 1, or nothing for all documents")
-    try:
-        corpus = read_corpus(path, limit=int(wanted) if wanted else None, columns=columns)
-        return replace(corpus, notes=[shortened(note, path) for note in corpus.notes])
-    except GraceError as error:
-        raise GraceError(shortened(error, path)) from error
-
-
-def shortened(error: Exception | str, path: str) -> str:
-    """A note or the message of ``error`` with the upload's temporary path cut down to the file's name."""
-    return str(error).replace(str(path), Path(path).name)
-
-
-def suggested_name(path: str) -> str:
-    """A collection name made from a file's name."""
-    name = re.sub(r"[^\w.-]+", "-", Path(path).stem).strip("-._")
-    return name[:60] or "corpus"

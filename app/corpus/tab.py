@@ -6,16 +6,17 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from grace_app.corpus.builds import Builds, estimate, read_upload, shortened, suggested_name
-from grace_app.corpus.render import render_estimate, render_job, render_no_preview, render_preview, render_unfinished
+from grace_app.corpus.builds import Builds, estimate
+from grace_app.corpus.render import render_estimate, render_job, render_no_preview, render_preview, render_split, render_unfinished
+from grace_app.corpus.uploads import Files, paths_of, preview_upload, read_chunk, read_upload, shortened, split_upload, suggested_name
 from grace_app.gate import runs_model
 from grace_app.page.html import banner, tag
 from grace_app.page.scripts import html
 from grace_app.workspace.messages import message_of
 from grace_app.workspace.shell import Shell
-from grace_core.collection import collection_folder, difference
+from grace_core.collection import collection_folder
 from grace_core.errors import GraceError
-from grace_core.readers import SUFFIXES, Preview, preview
+from grace_core.readers import SUFFIXES, Preview
 from grace_core.sources import named_here
 
 ROLES = ("id", "title", "text")
@@ -34,6 +35,9 @@ class CorpusTab:
     name: gr.Textbox
     model: gr.Dropdown
     limit: gr.Textbox
+    mode: gr.Radio
+    words: gr.Textbox
+    shared: gr.Textbox
     message: gr.HTML
     job: gr.HTML
     unfinished: gr.HTML
@@ -58,23 +62,37 @@ def build(shell: Shell) -> CorpusTab:
             html(value=str(tag("p", "Build a collection from your own documents, then explore it.", class_="g-lead")))
             with gr.Row(elem_classes="g-steps"):
                 with gr.Column(scale=4, min_width=300, elem_classes="g-step"):
-                    html(value=_step(1, "File"))
+                    html(value=_step(1, "File, or several"))
                     file = gr.File(
-                        label="File", show_label=False, file_types=[*SUFFIXES, ".gz"], height=110, elem_id="g-file", type="filepath"
-                    )
+                        label="File", show_label=False, file_types=[*SUFFIXES, ".htm", ".gz"], height=110, elem_id="g-file", type="filepath",
+                        file_count="multiple",
+                    )  # fmt: skip
                     html(value=_step(2, "Columns"))
                     with gr.Row(elem_classes="g-roles"):
                         columns = [
                             gr.Dropdown([NONE], value="", label=role.capitalize(), filterable=False, min_width=90, elem_id=f"g-col-{role}")
                             for role in ROLES
                         ]
-                    html(value=_step(3, "Name and model"))
+                    html(value=_step(3, "Passages"))
+                    with gr.Row(elem_classes="g-roles"):
+                        words = gr.Textbox(
+                            label="Words of a passage", placeholder="whole documents", elem_id="g-words", max_lines=1, scale=3, min_width=150
+                        )
+                        shared = gr.Textbox(label="Shared words", placeholder="0", elem_id="g-shared", max_lines=1, scale=1, min_width=110)
+                    html(value=_step(4, "Name and model"))
                     with gr.Row(elem_classes="g-roles"):
                         name = gr.Textbox(
                             label="Collection name", placeholder="my-corpus", elem_id="g-name", max_lines=1, scale=3, min_width=150
                         )
                         # a text box, as an empty gr.Number comes back as 0
                         limit = gr.Textbox(label="Limit", placeholder="all", elem_id="g-limit", max_lines=1, scale=1, min_width=90)
+                    mode = gr.Radio(
+                        [("Add to it", "add"), ("Take its documents' place", "replace")],
+                        value="add",
+                        label="If there is a collection of that name",
+                        info="By id; only texts that are new are encoded. Add keeps documents that the file lacks, the other removes them",
+                        elem_id="g-mode",
+                    )
                     model = gr.Dropdown(
                         [*models, HUB_EXAMPLE],
                         value=models[0] if models else HUB_EXAMPLE,
@@ -92,7 +110,8 @@ def build(shell: Shell) -> CorpusTab:
                 with gr.Column(scale=7, min_width=360, elem_classes="g-step"):
                     shown = html(value=str(render_no_preview()), elem_id="g-preview")
         timer = gr.Timer(TICK, active=False)
-    tab = CorpusTab(shell, Builds(shell.workspace), file, columns, shown, name, model, limit, message, job, unfinished, timer)
+    builds = Builds(shell.workspace)
+    tab = CorpusTab(shell, builds, file, columns, shown, name, model, limit, mode, words, shared, message, job, unfinished, timer)
     _wire(tab, measure, start)
     return tab
 
@@ -104,13 +123,15 @@ def _step(step: int, title: str) -> str:
 def _wire(tab: CorpusTab, measure: gr.Button, start: gr.Button) -> None:
     explore = tab.shell.built["explore"]
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    form = [tab.file, *tab.columns, tab.name, tab.model, tab.limit]
+    split = [tab.words, tab.shared]
+    form = [tab.file, *tab.columns, *split, tab.name, tab.model, tab.limit, tab.mode]
 
-    def uploaded(path):
-        return show_file(path)
+    def uploaded(path, words, shared):
+        return show_file(path, words, shared)
 
     def mapped(path, *chosen):
-        return show_mapping(path, chosen)
+        *chosen, words, shared = chosen
+        return show_mapping(path, chosen, words, shared)
 
     @runs_model
     def measuring(path, *rest):
@@ -131,9 +152,9 @@ def _wire(tab: CorpusTab, measure: gr.Button, start: gr.Button) -> None:
         return act(tab, event)
 
     everything = [tab.shell.tabs, *explore.everything, *tab.watched]
-    tab.file.change(uploaded, tab.file, [tab.preview, *tab.columns, tab.name, tab.message], **quiet)
-    for column in tab.columns:
-        column.input(mapped, [tab.file, *tab.columns], [tab.preview, tab.message], **quiet)
+    tab.file.change(uploaded, [tab.file, *split], [tab.preview, *tab.columns, tab.name, tab.message], **quiet)
+    for field in [*tab.columns, *split]:
+        field.input(mapped, [tab.file, *tab.columns, *split], [tab.preview, tab.message], **quiet | {"trigger_mode": "always_last"})
     measure.click(measuring, form, tab.message, **quiet)
     start.click(started, form, [tab.message, *tab.watched], **quiet)
     tab.job.select(acted, None, everything, **quiet)
@@ -141,62 +162,70 @@ def _wire(tab: CorpusTab, measure: gr.Button, start: gr.Button) -> None:
     tab.timer.tick(lambda: tab.show_builds(), None, tab.watched, **quiet)
 
 
-def show_file(path: str | None) -> list:
-    """Preview, guessed columns and a name for a file that was just chosen."""
-    if not path:
+def show_file(files: Files, words: str = "", shared: str = "") -> list:
+    """Preview, guessed columns and a name for what was just chosen."""
+    if not paths_of(files):
         return [str(render_no_preview()), *_no_columns(), gr.skip(), ""]
     try:
-        head = preview(path)
+        head = preview_upload(files)
     except Exception as error:
-        return [str(render_no_preview(shortened_message(error, path))), *_no_columns(), gr.skip(), ""]
+        return [str(render_no_preview(shortened_message(error, files))), *_no_columns(), gr.skip(), ""]
     choices = [NONE, *((name or "(no name)", name) for name in head.columns if name)]
     guessed = [gr.update(choices=choices, value=head.mapping[role] or "") for role in ROLES]
     missing = None if head.mapping["text"] else "no column looks like the text: choose it under Columns"
-    return [_preview(head, path), *guessed, suggested_name(path), str(banner(missing, kind="info"))]
+    shown, problem = _preview(head, files, {role: name or "" for role, name in head.mapping.items()}, words, shared)
+    return [shown, *guessed, suggested_name(str(paths_of(files)[0])), problem or str(banner(missing, kind="info"))]
 
 
-def _preview(head: Preview, path: str) -> str:
-    return str(render_preview(head.columns, head.mapping, head.rows, [shortened(note, path) for note in head.notes]))
+def _preview(head: Preview, files: Files, columns: dict[str, str], words: str, shared: str) -> tuple[str, str]:
+    """The first rows, with the passages of the first documents where these are to be split; and what is wrong with that."""
+    rows = str(render_preview(head.columns, head.mapping, head.rows, head.notes))
+    try:
+        chunk = read_chunk(words, shared)
+        if chunk is None or not head.mapping["text"]:
+            return rows, ""
+        return str(render_split(split_upload(files, columns, chunk))) + rows, ""
+    except Exception as error:
+        return rows, str(banner(shortened_message(error, files)))
 
 
 def _no_columns() -> list[dict]:
     return [gr.update(choices=[NONE], value="") for _ in ROLES]
 
 
-def show_mapping(path: str | None, chosen: tuple) -> list:
-    """The preview with the columns as they are chosen now."""
-    if not path:
+def show_mapping(files: Files, chosen: list | tuple, words: str = "", shared: str = "") -> list:
+    """The preview with the columns and the passages as they are chosen now."""
+    if not paths_of(files):
         return [gr.skip(), ""]
     try:
-        head = preview(path, columns=_columns(chosen))
+        columns = _columns(chosen)
+        head = preview_upload(files, columns)
     except Exception as error:
-        return [gr.skip(), str(banner(shortened_message(error, path)))]
+        return [gr.skip(), str(banner(shortened_message(error, files)))]
     missing = None if head.mapping["text"] else "no column is chosen as the text"
-    return [_preview(head, path), str(banner(missing, kind="info"))]
+    shown, problem = _preview(head, files, columns, words, shared)
+    return [shown, problem or str(banner(missing, kind="info"))]
 
 
-def measured(tab: CorpusTab, path, *rest) -> str:
+def measured(tab: CorpusTab, files: Files, *rest) -> str:
     """The estimate for the form, or what is wrong with it."""
     try:
-        *chosen, _name, model, limit = rest
-        corpus = read_upload(path, _columns(chosen), limit)
+        *chosen, words, shared, _name, model, limit, _mode = rest
+        corpus = read_upload(files, _columns(chosen), limit, read_chunk(words, shared))
         return str(render_estimate(estimate(tab.shell.workspace, _model(model), corpus)))
     except Exception as error:
-        return str(banner(shortened_message(error, path)))
+        return str(banner(shortened_message(error, files)))
 
 
-def begin(tab: CorpusTab, path, *rest) -> None:
+def begin(tab: CorpusTab, files: Files, *rest) -> None:
     """Check the form and start the build. Raises GraceError."""
-    *chosen, name, model, limit = rest
+    *chosen, words, shared, name, model, limit, mode = rest
     name = (name or "").strip()
     if not name:
         raise GraceError("the collection has no name yet: give it one")
-    folder = collection_folder(tab.shell.workspace.root, name)
-    corpus = read_upload(path, _columns(chosen), limit)
-    if (folder / "corpus.parquet").exists() and tab.shell.workspace.collection(name).corpus.documents != corpus.documents:
-        what = difference(tab.shell.workspace.collection(name), corpus)
-        raise GraceError(f"there is a collection {name!r} already, with other documents {what}: choose another name")
-    tab.builds.start(name, _model(model), corpus)
+    collection_folder(tab.shell.workspace.root, name)
+    corpus = read_upload(files, _columns(chosen), limit, read_chunk(words, shared))
+    tab.builds.start(name, _model(model), corpus, add=mode == "add")
 
 
 def act(tab: CorpusTab, event: gr.EventData) -> list:
@@ -219,9 +248,8 @@ def act(tab: CorpusTab, event: gr.EventData) -> list:
     return [*same, *tab.show_builds()]
 
 
-def shortened_message(error: Exception, path: str | None) -> str:
-    line = message_of(error)
-    return shortened(GraceError(line), path) if path else line
+def shortened_message(error: Exception, files: Files) -> str:
+    return shortened(message_of(error), files)
 
 
 def _columns(chosen: list | tuple) -> dict[str, str]:

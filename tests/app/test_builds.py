@@ -7,8 +7,9 @@ import time
 
 import pytest
 
-from grace_app.corpus.builds import Builds, Job, estimate, reachable, read_upload, suggested_name
+from grace_app.corpus.builds import Builds, Job, estimate, reachable
 from grace_app.corpus.render import duration, render_job, render_preview, render_unfinished
+from grace_app.corpus.uploads import read_upload, suggested_name
 from grace_app.explore.search import search
 from grace_app.workspace.state import Workspace
 from grace_app.workspace.view import Column, View
@@ -171,3 +172,38 @@ def test_progress_is_escaped_and_can_be_read_aloud():
 def test_durations():
     said = {None: "…", 0.2: "1 s", 40: "40 s", 300: "5 min", 7200: "2.0 h", 1e6: "11.6 days"}
     assert {seconds: duration(seconds) for seconds in said} == said
+
+
+def test_a_file_is_added_to_a_collection_and_an_update_is_resumed(builds, world, tmp_path):
+    first, (head, *rest) = tmp_path / "first.jsonl", (world.files / "many.jsonl").read_text().splitlines()
+    first.write_text("\n".join([head, *rest[:19]]))
+    job = builds.start("grown", world.model, read_upload(str(first), None))
+    wait(job, lambda job: not job.running)
+    assert (job.state, job.done) == ("done", 20), job
+    more = tmp_path / "more.jsonl"
+    more.write_text("\n".join(rest[19:139]))
+    job = builds.start("grown", world.model, read_upload(str(more), None), add=True)
+    wait(job, lambda job: job.done >= 40 or not job.running)
+    builds.cancel()
+    wait(job, lambda job: not job.running)
+    assert job.state == "stopped", job
+    index = GraceIndex(tmp_path / "indexes" / "grown", "tiny-a")
+    assert (len(index), index.collection.size) == (20, 20)
+    assert builds.unfinished() == [("grown", "tiny-a")]
+    again = Builds(builds.workspace).resume("grown", "tiny-a")
+    wait(again, lambda job: not job.running)
+    assert (again.state, again.total) == ("done", 140), again
+    assert any(note.startswith("120 new (") and note.endswith("; 20 stay as they are") for note in again.notes), again.notes
+    assert builds.unfinished() == []
+    assert len(builds.workspace.index("grown", "tiny-a")) == 140
+
+
+def test_what_would_take_most_of_a_collection_away_is_refused(builds, world, tmp_path):
+    lines = (world.files / "many.jsonl").read_text().splitlines()
+    for name, some in {"first": lines[:20], "other": lines[18:21]}.items():
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(some))
+        job = builds.start("kept", world.model, read_upload(str(tmp_path / f"{name}.jsonl"), None))
+        wait(job, lambda job: not job.running)
+    assert job.state == "failed"
+    assert "has 20 documents, of which the new corpus lacks 18" in job.message
+    assert len(builds.workspace.index("kept", "tiny-a")) == 20

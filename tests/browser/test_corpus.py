@@ -117,3 +117,20 @@ def test_what_is_wrong_is_said_in_place(corpus, world, tmp_path):
     corpus.click("#g-estimate")
     expect(message).to_contain_text("could not be fetched")
     assert corpus.locator(".toast-wrap .toast-body").count() == 0
+
+
+def test_a_file_is_added_to_a_collection(corpus, world, tmp_path):
+    for name, ids in {"first": range(12), "second": range(10, 30)}.items():
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("\n".join(f'{{"_id": "d{i}", "text": "Passage number {i} about rivers."}}' for i in ids))
+        upload(corpus, path)
+        expect(corpus.locator("#g-name input, #g-name textarea")).to_have_value(name)
+        fill_name(corpus, "growing")
+        fill_model(corpus, world.model)
+        expect(corpus.get_by_label("Add to it")).to_be_checked()
+        corpus.click("#g-build")
+        expect(corpus.locator(".g-job")).to_contain_text(f"{max(ids) + 1} of {max(ids) + 1} documents")
+        expect(corpus.locator(".g-job")).to_have_attribute("data-state", "done")
+    expect(corpus.locator(".g-job")).to_contain_text("18 new ('d12', 'd13', 'd14', …); 12 stay as they are")
+    corpus.get_by_role("button", name="Explore it").click()
+    expect(corpus.locator(".g-empty")).to_contain_text("30 documents of growing")

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from grace_app.corpus.builds import Estimate, Job
+from grace_app.corpus.uploads import Split
 from grace_app.explore.results import shorten
 from grace_app.page.html import Safe, banner, chip, number, tag
+from grace_core.passages import BEGIN, END, HEADING, PAGE, PARENT, count_words
 
 COLUMNS, CELL, NAME = 8, 110, 40
+LONGEST = 3_000  # characters of a passage that are shown
 
 
 def render_preview(names: list[str], mapping: dict[str, str | None], rows: list[dict], notes: Sequence[str] = ()) -> Safe:
@@ -50,6 +53,29 @@ def render_preview(names: list[str], mapping: dict[str, str | None], rows: list[
     )
 
 
+def render_split(split: Split) -> Safe:
+    """The passages of the first documents, as a build would make them; what a passage shares with the one before is grey."""
+    documents = f"{number(split.documents)} {'document' if split.documents == 1 else 'documents'}"
+    which = f"The {documents}" if split.whole else f"The first {documents}"
+    told = f"{which} {'makes' if split.documents == 1 and split.whole else 'make'} {number(split.count)} {split.chunk}."
+    told += f" The first {len(split.passages)}:" if split.count > len(split.passages) else ""
+    rows, before = [], None
+    for one in split.passages:
+        place, text = one.metadata, one.text
+        same = before is not None and before[PARENT] == place[PARENT]
+        common = max(0, before[END] - place[BEGIN]) if same else 0
+        page = chip(f"page {place[PAGE]}") if place[PAGE] else None
+        heading = chip(shorten(place[HEADING], NAME), title=place[HEADING]) if place[HEADING] else None
+        words = f"{number(count_words(text))} words"
+        head = tag("div", chip(shorten(one.id, NAME), title=one.id), page, heading, chip(words), class_="g-chips")
+        shared = tag("span", text[:common], class_="g-shared") if common else None
+        rows.append(tag("li", head, tag("p", shared, text[common:].rstrip()[:LONGEST] or tag("i", "no text"), dir="auto")))
+        before = place
+    return tag(
+        "div", tag("p", told, class_="g-quiet g-small"), tag("ol", *rows, class_="g-split", aria_label="Passages"), class_="g-split-preview"
+    )
+
+
 def render_notes(notes: Sequence[str]) -> Safe | None:
     """What reading a file left out, changed or guessed, and what a build cut."""
     return tag("ul", *(tag("li", note, dir="auto") for note in notes), class_="g-notes g-quiet g-small") if notes else None
@@ -63,7 +89,8 @@ def render_no_preview(message: str | None = None) -> Safe:
     hint = tag(
         "div",
         tag("p", "The first rows of your file will stand here", class_="g-empty-title"),
-        tag("p", "JSONL, JSON, CSV, TSV, Parquet, Markdown, or a text file with a document on every line; packed with gzip or not."),
+        tag("p", "JSONL, JSON, CSV, TSV, Parquet, Markdown, HTML, PDF, or a text file with a document on every line; packed with gzip or "
+            "not. Of several text, Markdown, HTML and PDF files each is a document."),
         class_="g-empty",
     )
     return tag("div", banner(message), None if message else hint, class_="g-preview")
@@ -98,7 +125,7 @@ def render_job(job: Job | None) -> Safe:
     state = "Stopping" if job.running and job.stop.is_set() else words[job.state]
     facts = []
     if job.total:
-        facts.append(tag("span", tag("b", number(job.done)), f" of {number(job.total)} documents"))
+        facts.append(tag("span", tag("b", number(job.done)), f" of {number(job.total)} {job.unit}"))
     if job.state == "encoding" and job.rate:
         facts += [tag("span", f"{job.rate:.1f} texts/s"), tag("span", f"about {duration(job.seconds_left)} left")]
     buttons = []

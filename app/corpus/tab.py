@@ -64,9 +64,14 @@ def build(shell: Shell) -> CorpusTab:
                 with gr.Column(scale=4, min_width=300, elem_classes="g-step"):
                     html(value=_step(1, "File, or several"))
                     file = gr.File(
-                        label="File", show_label=False, file_types=[*SUFFIXES, ".htm", ".gz"], height=110, elem_id="g-file", type="filepath",
+                        label="File",
+                        show_label=False,
+                        file_types=[*SUFFIXES, ".htm", ".gz"],
                         file_count="multiple",
-                    )  # fmt: skip
+                        height=110,
+                        elem_id="g-file",
+                        type="filepath",
+                    )
                     html(value=_step(2, "Columns"))
                     with gr.Row(elem_classes="g-roles"):
                         columns = [
@@ -76,7 +81,12 @@ def build(shell: Shell) -> CorpusTab:
                     html(value=_step(3, "Passages"))
                     with gr.Row(elem_classes="g-roles"):
                         words = gr.Textbox(
-                            label="Words of a passage", placeholder="whole documents", elem_id="g-words", max_lines=1, scale=3, min_width=150
+                            label="Words of a passage",
+                            placeholder="whole documents",
+                            elem_id="g-words",
+                            max_lines=1,
+                            scale=3,
+                            min_width=150,
                         )
                         shared = gr.Textbox(label="Shared words", placeholder="0", elem_id="g-shared", max_lines=1, scale=1, min_width=110)
                     html(value=_step(4, "Name and model"))

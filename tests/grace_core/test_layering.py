@@ -72,7 +72,7 @@ grace_benchmarks: encode explain living map memory search server start text trai
 grace_benchmarks: build filter
 grace_cli: bench
 grace_app: . corpus evaluate explore map page reasons training workspace
-grace_app: explore.facets gate map.colours page.head page.html page.scripts theme
+grace_app: corpus.uploads explore.facets gate map.colours page.head page.html page.scripts theme
 grace_app: explore.explanations training.runs workspace.messages workspace.pace workspace.view
 grace_app: explore.others explore.render_facets map.view page.words reasons.view workspace.shared
 grace_app: explore.passages workspace.state

@@ -6,7 +6,7 @@ All columns of a collection have the same rows: its documents with a text, in th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING
 
@@ -14,14 +14,14 @@ import numpy as np
 
 from grace_core.collection import Collection
 from grace_core.columns.bm25 import Bm25
-from grace_core.columns.ledger import TERMS, WHOLE, Ledger, Line, block_lines
+from grace_core.columns.ledger import TERMS, WHOLE, Ledger, Line, block_lines, with_rounding
 from grace_core.columns.names import Name, Single
 from grace_core.errors import GraceError
-from grace_core.explain import SENTENCE_END, Explainer, Explanation, WhatIf, rationale_tokens
+from grace_core.explain import SENTENCE_END, Explainer, Explanation, WhatIf, rationale_tokens, score_blocks
 from grace_core.geometry import Role
 from grace_core.index import GraceIndex, Hit, hit_of
 from grace_core.passages import Group, found_documents, numbered
-from grace_core.pooling import Pooling
+from grace_core.pooling import PARTS, Pooling
 from grace_core.ranking import dots, order, rank
 from grace_core.selection import Selection, Selections, search_among
 from grace_core.texts import is_blank
@@ -312,7 +312,18 @@ class GraceColumn(VectorColumn):
 
     def explain(self, query: str, document_id: str) -> Ledger:
         row, query = self.row(document_id), checked(query)
-        return self._ledger(self.why(query, [row])[0], query, document_id, self.scores(query))
+        ledger = self._ledger(self.why(query, [row])[0], query, document_id, self.scores(query))
+        if self.explainer.model.dtype == "float32":
+            return ledger
+        # blocks from the stored sums, which the score was made of: in 16 bits the states of a second forward differ by a little more
+        made = self.represent([query])
+        stored = self.index.sums[[row]], self.index.counts[[row]]
+        (blocks,) = score_blocks((made.sums, made.counts), stored, self.pooling, geometry=self.index.geometry)
+        values = {f"{PARTS[p]} × {PARTS[q]}": float(blocks[p, q]) for p in range(len(PARTS)) for q in range(len(PARTS))}
+        note = (
+            f"the model computes in {self.explainer.model.dtype}: what its states round otherwise in a second forward has lines of its own"
+        )
+        return replace(ledger, lines=tuple(with_rounding(line, values[line.name]) for line in ledger.lines), notes=(*ledger.notes, note))
 
     def edited(self, query: str, row: int, edits: Sequence[Edit]) -> list[tuple[float, bool]]:
         """As :func:`grace_core.explain.what_if`: the rationale is forced, and stays the stored one where only the text is edited."""

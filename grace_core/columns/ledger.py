@@ -24,7 +24,7 @@ GROUPS = (TERMS, TEXT_GROUP, RATIONALE_GROUP, TEMPLATE_GROUP, WHOLE, AVERAGE)
 class Line:
     """A part of a score: what it is, what it adds, what is known of it, and the parts that add up to it (none: not opened).
 
-    ``kind`` is column, term, block, sentence, token, average, whole or rank. ``opened`` is the ledger of the part's own score, where
+    ``kind`` is column, term, block, sentence, token, rounding, average, whole or rank. ``opened`` is the ledger of the part's own score, where
     that is not what the line adds: a reciprocal rank.
     """
 
@@ -126,6 +126,11 @@ def block_lines(found: Explanation) -> tuple[Line, ...]:
             group = _group({p, q})
             lines.append(Line(f"{PARTS[p]} × {PARTS[q]}", sum(line.value for line in inside), "block", group, parts=tuple(inside)))
     return tuple(lines)
+
+
+def with_rounding(line: Line, value: float) -> Line:
+    """A line of this value, of the same parts and one for what they round otherwise."""
+    return replace(line, value=value, parts=(*line.parts, Line("rounding", value - sum(part.value for part in line.parts), "rounding")))
 
 
 def _group(parts: set[int]) -> str:

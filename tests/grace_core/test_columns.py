@@ -165,6 +165,23 @@ def test_a_thousand_random_pairs_add_up_at_every_depth(columns, sentences, name)
     assert pairs >= (1000 if name in EXACT else 150)
 
 
+def test_in_sixteen_bits_what_rounds_otherwise_is_a_line(tiny_folder, tmp_path, sentences):
+    from grace_core.cache import RepresentationCache
+    from grace_core.model import GraceModel
+
+    collection = make_collection(tmp_path / "half", sentences, count=24)
+    build(collection, GraceModel.from_pretrained(tiny_folder, device="cpu", dtype="bfloat16"))
+    columns = Columns(collection, cache=RepresentationCache(tmp_path / "cache.sqlite"))
+    for name in ("tiny:text", "tiny:rationale", "bm25+tiny:rationale"):
+        column, rounding = columns.open(name), []
+        for row in range(0, len(column), 3):
+            ledger = column.explain(QUERIES[0], column.ids[row])
+            assert ledger.largest_residual() < 1e-5
+            rounding += [abs(line.value) for line in ledger.walk() if line.kind == "rounding"]
+        assert max(rounding) > 1e-5
+        assert "bfloat16" in ledger.notes[-1]
+
+
 def test_a_fusion_is_one_ledger_of_terms_text_and_rationale(columns):
     column = columns.open("bm25+2*tiny:rationale")
     ledger = column.explain(QUERIES[0], "d07")

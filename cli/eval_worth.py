@@ -95,7 +95,7 @@ def table(result: dict) -> list[str]:
     for n, value in result["gate"].items():
         less = ", ".join(f"{name} {_told(value['less'][name])}" for name in ("always", "never", "random"))
         spent = f"{100 * value['wrote']:.0f} % write, {100 * value['share_of_tokens']:.0f} % of the tokens"
-        lines.append(f"  {n:>5} {_told(value['gated'])}  {spent}; margin below {value['threshold']:.4f}; less {less}")
+        lines.append(f"  {n:>5} {_told(value['gated'])}  {spent}; margin below {value['threshold']:.3f}; less {less}")
     return lines
 
 

@@ -20,7 +20,7 @@ def search_command(
     rationale: Annotated[bool, typer.Option(help="Without: compare the texts alone.")] = True,
     gate: Annotated[
         float | None,
-        typer.Option(min=0, help="Write only if the first hit of the text alone leads by less than this; grace eval worth chooses it."),
+        typer.Option(min=0, help="Write only if by the text alone the first hit leads by less than this, of 1; docs/worth.md."),
     ] = None,
     by: Annotated[
         str, typer.Option(help="How documents rank in a collection of passages: best (of their passages) or sum (of all).")

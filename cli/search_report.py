@@ -56,10 +56,11 @@ def _gated(index: GraceIndex, model: GraceModel, query: str, gate: float, *, rol
     """What the query's vector is made of, and why in one line."""
     gating.check_index(index)
     read = model.represent([query], rationale=False)
-    (margin,) = gating.margins(index.search(index.embed(read, Pooling.TEXT, role=role), 2, where=where)[0]).tolist()
+    vector = index.embed(read, Pooling.TEXT, role=role)
+    (margin,) = gating.margins(index.search(vector, gating.DEPTH, where=where)[0]).tolist()
     if gating.Gate(gate).writes(margin):
-        return Pooling.FULL, f"by its text alone the first hit leads by {margin:.4f}, less than {gate:g}: a rationale was written"
-    return Pooling.TEXT, f"by its text alone the first hit leads by {margin:.4f}, not less than {gate:g}: no rationale was written"
+        return Pooling.FULL, f"by its text alone the first hit leads by {margin:.3f}, less than {gate:g}: a rationale was written"
+    return Pooling.TEXT, f"by its text alone the first hit leads by {margin:.3f}, not less than {gate:g}: no rationale was written"
 
 
 def _line(hit: Hit) -> str:

@@ -1,10 +1,11 @@
 """Whether to write a rationale for a query, decided from a search by its text alone, which costs no writing.
 
-    margin(q) = s_1 - s_2, the cosines of the first two documents found by the text of q alone, in the same index
+    margin(q) = (s_1 - s_2) / (s_1 - s_k), with s the cosines of the first k = 10 documents found by the text of q alone, in the same index
     a rationale is written where margin(q) < threshold
 
-A search whose first two documents are close is not sure of itself, and that is where words may help. The threshold is chosen on judged
-queries of their own (:func:`choose`), and says nothing about other models. Pure functions, but for :func:`search`.
+It is the lead of the first over the second, as a share of its lead over the tenth, so between 0 and 1 whatever the spread of a collection's
+cosines. A search whose first two documents are close is not sure of itself, and that is where words may help. The threshold is chosen on
+judged queries of their own (:func:`choose`), and says nothing about other models. Pure functions, but for :func:`search`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from grace_core.index import GraceIndex
 from grace_core.model import GraceModel, Representations
 from grace_core.pooling import Pooling
 
-NEVER, ALWAYS = 0.0, 3.0  # thresholds: no margin is below 0, and none of cosines is above 2
+NEVER, ALWAYS = 0.0, 2.0  # thresholds: no margin is below 0, and none above 1
+DEPTH = 10  # documents that a margin looks at
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,15 @@ class Curve:
 
 
 def margins(scores: np.ndarray) -> np.ndarray:
-    """First less second of cosines ``(n, k)``, best first: ``(n,)``; 2, the most there is, where one document was found."""
-    scores = np.asarray(scores, dtype=np.float64)
-    return np.full(len(scores), 2.0) if scores.shape[1] < 2 else scores[:, 0] - scores[:, 1]
+    """Margins ``(n,)`` of cosines ``(n, k)``, best first, of which the first DEPTH count.
+
+    1 where one document was found, or two: there is nothing that words could bring forward; 0 where all are equally near.
+    """
+    scores = np.asarray(scores, dtype=np.float64)[:, :DEPTH]
+    if scores.shape[1] < 3:
+        return np.ones(len(scores))
+    lead, reach = scores[:, 0] - scores[:, 1], scores[:, 0] - scores[:, -1]
+    return np.where(reach > 0, lead / np.where(reach > 0, reach, 1), 0.0)
 
 
 def curve(margin: np.ndarray, without: np.ndarray, written: np.ndarray) -> Curve:
@@ -100,10 +108,10 @@ def search(
     """
     check_index(index)
     read = model.represent(queries, rationale=False, **options)
-    scores, rows = index.search(index.embed(read, Pooling.TEXT), max(k, 2), where=where)
+    scores, rows = index.search(index.embed(read, Pooling.TEXT), max(k, DEPTH), where=where)
     margin = margins(scores)
     wrote = gate.writes(margin)
     written = model.represent([query for query, writes in zip(queries, wrote, strict=True) if writes], **options)
     if wrote.any():
-        scores[wrote], rows[wrote] = index.search(index.embed(written), max(k, 2), where=where)
+        scores[wrote], rows[wrote] = index.search(index.embed(written), max(k, DEPTH), where=where)
     return Gated(scores[:, :k], rows[:, :k], wrote, margin, written)

@@ -97,7 +97,7 @@ class _Rounds(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **_):
         for folder in self.trainer.rounds.glob("*"):
-            if int(folder.name) * self.trainer.round_steps > state.global_step:
+            if folder.name.isdigit() and int(folder.name) * self.trainer.round_steps > state.global_step:
                 shutil.rmtree(folder)
 
     def on_step_end(self, args, state, control, **_):

@@ -18,8 +18,12 @@ from grace_core.readers import read_corpus
 
 
 def test_margins():
-    np.testing.assert_allclose(gating.margins(np.array([[0.9, 0.7, 0.1], [0.5, 0.5, 0.4]])), [0.2, 0.0])
-    np.testing.assert_allclose(gating.margins(np.array([[0.9], [0.5]])), [2, 2])  # nothing to tell apart, so nothing to write
+    np.testing.assert_allclose(gating.margins(np.array([[0.9, 0.7, 0.1], [0.5, 0.5, 0.4], [0.3, 0.3, 0.3]])), [0.25, 0.0, 0.0])
+    for few in ([[0.9], [0.5]], [[0.9, 0.8], [0.5, 0.5]]):  # nothing to bring forward, so nothing to write
+        np.testing.assert_allclose(gating.margins(np.array(few)), [1, 1])
+    rows = -np.sort(-np.random.default_rng(0).random((5, 30)), axis=1)
+    np.testing.assert_allclose(gating.margins(rows), [(row[0] - row[1]) / (row[0] - row[9]) for row in rows])
+    np.testing.assert_allclose(gating.margins(rows), gating.margins(100 + 7 * rows))  # whatever the spread of the cosines
 
 
 def test_the_curve_against_a_loop():
@@ -51,7 +55,7 @@ def test_the_gate_that_is_chosen_writes_where_it_helps_and_not_too_often():
 
 
 def test_never_and_always():
-    margin = np.array([0.0, 0.3, 2.0])
+    margin = np.array([0.0, 0.3, 1.0])
     assert not Gate(NEVER).writes(margin).any()
     assert Gate(ALWAYS).writes(margin).all()
 
@@ -77,7 +81,7 @@ def test_a_gated_search_is_either_search_query_by_query(world):
     read = model.represent(queries, rationale=False)
     plain = index.search(index.embed(read, Pooling.TEXT), 5)
     full = index.search(index.embed(model.represent(queries)), 5)
-    margin = gating.margins(index.search(index.embed(read, Pooling.TEXT), 2)[0])
+    margin = gating.margins(index.search(index.embed(read, Pooling.TEXT), 10)[0])
     middle = float(np.median(margin))
     for threshold in (NEVER, middle, ALWAYS):
         found = gating.search(index, model, queries, Gate(threshold), 5)

@@ -36,6 +36,7 @@ from grace_core.columns.listing import PREFIX
 from grace_core.errors import GraceError
 from grace_core.files import link, only_writer, write_json
 from grace_core.index import GraceIndex, build
+from grace_core.mends import Layer, carry, plain
 from grace_core.model import GraceModel
 from grace_core.readers import Corpus, Document, Judgements, stream_corpus
 from grace_core.readers.chunked import parent_of
@@ -71,12 +72,13 @@ class Update:
         options |= {"name": name, "rationale": rationale is not False}
         if self.changes is None and not (old and old.behind):
             return build(self.collection, model, **options)
-        options |= {"known": old and _known(old), "happened": self._happened}
+        options |= {"happened": self._happened}
         if self.changes:
-            return build(self.collection, model, **options)
+            return build(self.collection, model, known=old and _known(old, self.collection), **options)
         with only_writer(self.there.folder):
             staged = _stage(self.there, None)
-            build(staged, model, **options)
+            build(staged, model, known=_known(old, staged), **options)
+            self.notes += carry(old.folder, staged, name)
             with only_writer(old.folder):
                 write_json(staged.folder / MARK, {"indexes": [name], "removed": []})
                 switch(self.there.folder)
@@ -108,7 +110,13 @@ class Update:
             for name in self.there.models:
                 if name not in self.collection.models and not self._carry(name):
                     removed.append(name)
-                    self.notes.append(f"{name}: none of its documents is left with the same text; its index is taken away: build it again")
+                    gone = Layer.load(self.there.folder / name).kept()
+                    told = f", with its mends of {len(gone)} documents" if gone else ""
+                    self.notes.append(
+                        f"{name}: none of its documents is left with the same text; its index is taken away{told}: build it again"
+                    )
+                else:
+                    self.notes += carry(self.there.folder / name, self.collection, name)
             for name in self.there.unfinished:
                 if name not in self.collection.models:
                     removed.append(name)
@@ -127,7 +135,7 @@ class Update:
         """Make what is left of an index whose model is not built now; whether anything is."""
         target = self.collection.folder / name
         with only_writer(target):
-            known = _known(GraceIndex(self.there, name))
+            known = _known(GraceIndex(self.there, name), self.collection)
             return carry_index(self.collection, target, known, shard=indexes.SHARD, happened=self._happened) > 0
 
 
@@ -192,8 +200,10 @@ def _stage(there: Collection, corpus: Corpus | None) -> Collection:
     return Collection(path)
 
 
-def _known(index: GraceIndex) -> Known:
-    return Known.of(index.collection, index.folder, index.manifest, index.ids)
+def _known(index: GraceIndex, staged: Collection) -> Known:
+    """What an index knows, as it was before its mends: these belong to a document, and its rows to any with the same text."""
+    folder = plain(index, staged.folder / f".unmended-{index.model_name}")
+    return Known.of(index.collection, folder, index.manifest, index.ids)
 
 
 class _Joined:

@@ -21,8 +21,8 @@ BLOCK = 16_384  # rows that are worked on at once
 _NAMES = {"F32": np.dtype("<f4"), "I64": np.dtype("<i8")}
 
 
-def map_tensors(path: Path) -> dict[str, np.ndarray]:
-    """Read-only arrays over the file, by name. Raises GraceError if it is no such file."""
+def map_tensors(path: Path, mode: str = "r") -> dict[str, np.ndarray]:
+    """Arrays over the file, by name, read-only unless ``mode`` is "r+". Raises GraceError if it is no such file."""
     try:
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -31,7 +31,7 @@ def map_tensors(path: Path) -> dict[str, np.ndarray]:
             header = json.loads(file.read(length))
         header.pop("__metadata__", None)
         return {
-            name: np.asarray(np.memmap(path, _NAMES[entry["dtype"]], "r", 8 + length + entry["data_offsets"][0], tuple(entry["shape"])))
+            name: np.asarray(np.memmap(path, _NAMES[entry["dtype"]], mode, 8 + length + entry["data_offsets"][0], tuple(entry["shape"])))
             for name, entry in header.items()
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -15,7 +15,7 @@ FORBIDDEN_CALLS = {"torch.load", "np.load", "numpy.load", "eval", "exec", "yaml.
 
 # Every module there is, lowest first: it imports from the lines above its own, and from none of its own line. So there is no circle.
 LAYERS = """
-grace_core: adapters columns console engines errors evaluation layout precision ranking rewards serving text_stream training
+grace_core: adapters columns console engines errors evaluation evaluation.bootstrap layout precision ranking rewards serving text_stream training
 grace_cli: options
 grace_study: .
 grace_core: cache chat_templates columns.bm25 columns.names files filters neighbours passages pooling texts
@@ -31,8 +31,8 @@ grace_core: columns.listing shards
 grace_core: build
 grace_core: index
 grace_core: . cluster explain gating projection reasons reasons.clusters reasons.names
-grace_core: reasons.sentences
-grace_core: reasons.collection
+grace_core: mends reasons.sentences
+grace_core: mend_export reasons.collection
 grace_core: reasons.split
 grace_core: columns.encoder columns.ledger evaluation.retention evaluation.retrieval
 grace_core: columns.encoded
@@ -40,7 +40,7 @@ grace_core: columns.column living
 grace_core: columns.fusion
 grace_core: columns.opened
 grace_core: evaluation.faithfulness evaluation.geometry evaluation.harness evaluation.stored
-grace_core: evaluation.headroom evaluation.worth reasons.faithfulness
+grace_core: evaluation.headroom mending evaluation.worth reasons.faithfulness
 grace_core: adapters.sentence
 grace_core: adapters.langchain adapters.mteb
 grace_core: serving.failures serving.limits serving.metrics serving.schemas
@@ -71,14 +71,14 @@ grace_benchmarks: . rounds table
 grace_benchmarks: encode explain living map memory search server start text train vllm
 grace_benchmarks: build filter
 grace_cli: bench
-grace_app: . corpus evaluate explore map page reasons training workspace
+grace_app: . corpus evaluate explore export map page reasons training workspace
 grace_app: corpus.uploads explore.facets gate map.colours page.head page.html page.scripts theme
 grace_app: explore.explanations training.runs workspace.messages workspace.pace workspace.view
 grace_app: explore.others explore.render_facets map.view page.words reasons.view workspace.shared
 grace_app: explore.passages workspace.state
 grace_app: corpus.builds evaluate.evaluations explore.search explore.why map.maps
-grace_app: explore.results map.jobs reasons.jobs training.curves workspace.shell
-grace_app: corpus.render explore.detail map.card map.plotly_map reasons.render
+grace_app: explore.results export.tables map.jobs reasons.jobs training.curves workspace.shell
+grace_app: corpus.render explore.detail export.part map.card map.plotly_map reasons.render
 grace_app: evaluate.render training.render
 grace_app: corpus.tab explore.tab training.tab
 grace_app: evaluate.tab map.tab

@@ -16,8 +16,9 @@ STEER = re.compile(r"(\d+)=([-+]?\d+(?:\.\d+)?)")
 
 def reasons_command(
     folder: Path, model: str, *,
-    size: int | None = None, seed: int | None = None, query: str | None = None, k: int = 10, steers: list[str] | None = None,
-    faithfulness: bool = False, encode: bool = False, split: str | None = None, limit: int | None = None, device: str | None = None,
+    size: int | None = None, seed: int | None = None, query: str | None = None, k: int = 10, against: str | None = None,
+    steers: list[str] | None = None, faithfulness: bool = False, encode: bool = False, split: str | None = None,
+    limit: int | None = None, device: str | None = None,
     progress: Callable[[str, int, int], None] = lambda stage, done, total: None, report: Callable[[str], None] = lambda line: None,
 ) -> tuple[dict, str]:  # fmt: skip
     """The result as a dict for JSON, and as text. Raises GraceError for what does not fit."""
@@ -26,7 +27,7 @@ def reasons_command(
     strengths = read_steers(steers or [])
     index = GraceIndex.of_model(folder, model)
     loaded = None
-    if query or faithfulness:
+    if query or faithfulness or against:
         from grace_core.cache import RepresentationCache
 
         loaded = index.load_model(device=device, cache=RepresentationCache())
@@ -39,12 +40,21 @@ def reasons_command(
         hits = index.hits(steering.vector if strengths else vector, k)
         found = split_scores(grouping, steering.vector if strengths else vector, [hit.row for hit in hits])
         result["query"] = describe_query(grouping, query, hits, found, steering if strengths else None, index)
-    if faithfulness:
+    if faithfulness or against:
         from grace_core.evaluation.faithfulness import choose_queries
         from grace_core.evaluation.retrieval import judged_queries
-        from grace_core.reasons.faithfulness import evaluate_reasons
 
         queries = choose_queries(judged_queries(index.collection.judgements, split), limit)
+    if against:
+        from grace_core.reasons.comparison import compare_models
+
+        other = GraceIndex.of_model(index.collection, against)
+        other_model = other.load_model(device=device, cache=loaded.cache)
+        qrels = index.collection.judgements.qrels
+        result["against"] = compare_models(grouping, loaded, other, other_model, queries, qrels, progress=progress)
+    if faithfulness:
+        from grace_core.reasons.faithfulness import evaluate_reasons
+
         found = evaluate_reasons(grouping, loaded, queries, index.collection.judgements.qrels, encode=encode, report=report)
         result["faithfulness"] = found
     return result, "\n".join(lines_of(result))
@@ -124,6 +134,16 @@ def lines_of(result: dict) -> list[str]:
                 added = "  ".join(f"{value:+.4f}" for value in hit["steering"]["reasons"])
                 lines.append(f"       = query {hit['steering']['query']:+.4f}, steering {added}")
         lines.append(f"largest residual {query['max_residual']:.1e}")
+    if found := result.get("against"):
+        lines += ["", f"{found['model']} against {found['against']} over {found['queries']} queries; nDCG@10: "
+                  + ", ".join(f"{name} {value:.3f}" for name, value in found["ndcg@10"].items())]  # fmt: skip
+        lines.append("of the first ten hits moved {by_words:.0%} by words, {by_geometry:.0%} by geometry".format(**found["hits_moved"]))
+        lines.append(f"{'change':>8} {'words':>8} {'geometry':>8}  reason: weight before, after")
+        for one in found["reasons"][:20]:
+            moved = f"{one['change']:+8.3f} {one['by_words']:+8.3f} {one['by_geometry']:+8.3f}"
+            lines.append(f"{moved}  {one['name']}: {one['own']:.3f}, {one['other']:.3f}")
+        lines.append("queries that tell most:")
+        lines += [f"  words {one['by_words']:.0%}, geometry {one['by_geometry']:.0%}  {one['text'][:90]}" for one in found["telling"]]
     if found := result.get("faithfulness"):
         lines += ["", f"{found['reasons']} reasons serve {found['served']} of {found['queries']} queries; nDCG@10 {told(found['ndcg@10'])}"]
         for kind in ("stored", "encoded"):

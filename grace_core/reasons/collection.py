@@ -57,7 +57,7 @@ class Grouping:
     """The reasons at one size. ``labels`` ``(s,)`` is the reason of each sentence, -1 for one that says nothing.
 
     ``directions`` ``(r, d)`` are unit vectors, ``totals`` ``(r + 3, d)`` what each reason, and each of OTHERS, adds to the mean vector of
-    the collection, ``other_shares`` ``(3,)`` the shares of OTHERS.
+    the collection, ``other_shares`` ``(3,)`` the shares of OTHERS, ``middle`` ``(d,)`` the mean that places are taken from.
     """
 
     sentences: Sentences
@@ -66,6 +66,7 @@ class Grouping:
     directions: np.ndarray
     totals: np.ndarray
     other_shares: np.ndarray
+    middle: np.ndarray
 
     def __len__(self) -> int:
         return len(self.reasons)
@@ -84,7 +85,7 @@ class Reasons:
         self.sentences, self.about = sentences, about
         self.hierarchy = Hierarchy(tensors["fine"], tensors["merges"].reshape(-1, 2))
         self._totals, self._places, self._own = tensors["totals"], tensors["places"], tensors["own"]
-        self._standing, self._examples = tensors["standing"], tensors["examples"]
+        self._standing, self._examples, self._middle = tensors["standing"], tensors["examples"], tensors["middle"]
         self._groupings: dict[int, Grouping] = {}
         self._lock = Lock()
 
@@ -123,7 +124,7 @@ class Reasons:
         np.add.at(own, fine, self._own[: len(fine)])
         np.add.at(totals, fine, self._totals[: len(fine)])
         totals[size:], own = self._totals[len(fine) :], np.concatenate([own, self._own[len(fine) :]])
-        directions = _unit(places)
+        directions = unit(places)
         standing = np.full(size, -1)
         near = np.einsum("fd,fd->f", self._examples, directions[fine])
         for i in np.lexsort((np.arange(len(fine)), -near)):
@@ -143,10 +144,11 @@ class Reasons:
             )
             for r, group in enumerate(groups)
         ]  # fmt: skip
-        return Grouping(self.sentences, labels, reasons, directions, totals, shares[size:])
+        return Grouping(self.sentences, labels, reasons, directions, totals, shares[size:], self._middle)
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Rows scaled to length 1; a row of zeros stays."""
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return vectors / np.where(lengths > 0, lengths, 1)
 
@@ -210,7 +212,7 @@ def group_sentences(sentences: Sentences, *, seed: int = 0, progress: Progress =
     if not len(numbers):
         raise GraceError(f"no rationale of {sentences.index.folder} says anything; reasons are made of what rationales say")
     progress("clusters", 0, 3)
-    places = sentence_places(sentences, numbers)
+    places, middle = sentence_places(sentences, numbers)
     different = len({sentences.texts[i].strip() for i in numbers})
     hierarchy, other = cluster(places, seed=seed, most=different), None
     progress("clusters", 1, 3)
@@ -219,7 +221,7 @@ def group_sentences(sentences: Sentences, *, seed: int = 0, progress: Progress =
     size, silhouettes = choose_size(places, hierarchy, seed=seed)
     agreements = {str(size): round(agreement(hierarchy.cut(size), other.cut(size)), 3) for size in hierarchy.sizes if size <= other.largest}
     tensors = {"fine": hierarchy.fine.astype(np.int64), "merges": hierarchy.merges.astype(np.int64).reshape(-1, 2)}
-    tensors |= _totals(sentences, numbers, hierarchy) | _examples(places, numbers, hierarchy)
+    tensors |= _totals(sentences, numbers, hierarchy) | _examples(places, numbers, hierarchy) | {"middle": middle}
     progress("clusters", 3, 3)
     return tensors, {
         "seed": seed, "size": size, "sizes": hierarchy.sizes, "silhouettes": {str(size): value for size, value in silhouettes.items()},
@@ -227,23 +229,29 @@ def group_sentences(sentences: Sentences, *, seed: int = 0, progress: Progress =
     }  # fmt: skip
 
 
-def sentence_places(sentences: Sentences, numbers: np.ndarray) -> np.ndarray:
-    """The places ``(s, d)`` fp32 of some sentences: unit vectors of what they add, less their mean, normalised."""
+def sentence_places(sentences: Sentences, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The places ``(s, d)`` fp32 of some sentences: unit vectors of what they add, less their mean, normalised; and that mean ``(d,)``."""
     places = np.empty((len(numbers), sentences.sums.shape[1]), np.float32)
     for begin in range(0, len(numbers), BLOCK):
-        places[begin : begin + BLOCK] = _unit(sentences.vectors(numbers[begin : begin + BLOCK]))
-    places -= places.mean(axis=0, dtype=np.float64).astype(np.float32)
+        places[begin : begin + BLOCK] = unit(sentences.vectors(numbers[begin : begin + BLOCK]))
+    middle = places.mean(axis=0, dtype=np.float64).astype(np.float32)
     for begin in range(0, len(numbers), BLOCK):
-        places[begin : begin + BLOCK] = _unit(places[begin : begin + BLOCK])
-    return places
+        places[begin : begin + BLOCK] = unit(places[begin : begin + BLOCK] - middle)
+    return places, middle
 
 
 def _totals(sentences: Sentences, numbers: np.ndarray, hierarchy: Hierarchy) -> dict[str, np.ndarray]:
-    """Of each fine cluster, and of OTHERS behind them: what they add to the mean vector, ``totals`` ``(f + 3, d)``, and the mean of
-    z · (what it adds), ``own`` ``(f + 3,)``."""
-    index, groups = sentences.index, hierarchy.largest
-    label = np.full(len(sentences), groups + OTHERS.index("no reason"))
+    """Of each fine cluster, and of OTHERS behind them, what :func:`add_up` gives."""
+    label = np.full(len(sentences), hierarchy.largest + OTHERS.index("no reason"))
     label[numbers] = hierarchy.fine
+    totals, own = add_up(sentences, label, hierarchy.largest)
+    return {"totals": totals.astype(np.float32), "own": own}
+
+
+def add_up(sentences: Sentences, labels: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of ``groups`` groups of sentences, and of OTHERS behind them: what they add to the mean vector, ``(g + 3, d)``, and the mean of
+    z · (what it adds), ``(g + 3,)``. ``labels`` ``(s,)`` holds the place of each sentence among these."""
+    index = sentences.index
     totals, own = np.zeros((groups + len(OTHERS), sentences.sums.shape[1])), np.zeros(groups + len(OTHERS))
     for begin in range(0, len(index), BLOCK):
         rows = np.arange(begin, min(begin + BLOCK, len(index)))
@@ -254,9 +262,9 @@ def _totals(sentences: Sentences, numbers: np.ndarray, hierarchy: Hierarchy) -> 
             own[groups + OTHERS.index(name)] += np.einsum("nd,nd->", parts[:, part], whole)
         mine = np.arange(sentences.borders[begin], sentences.borders[rows[-1] + 1])
         added = sentences.vectors(mine) if len(mine) else np.zeros((0, totals.shape[1]))
-        np.add.at(totals, label[mine], added)
-        np.add.at(own, label[mine], np.einsum("sd,sd->s", added, whole[sentences.rows[mine] - begin]))
-    return {"totals": (totals / len(index)).astype(np.float32), "own": own / len(index)}
+        np.add.at(totals, labels[mine], added)
+        np.add.at(own, labels[mine], np.einsum("sd,sd->s", added, whole[sentences.rows[mine] - begin]))
+    return totals / len(index), own / len(index)
 
 
 def _examples(places: np.ndarray, numbers: np.ndarray, hierarchy: Hierarchy) -> dict[str, np.ndarray]:
@@ -264,7 +272,7 @@ def _examples(places: np.ndarray, numbers: np.ndarray, hierarchy: Hierarchy) -> 
     that is nearest to it, the first of equal ones; ``examples`` ``(f, d)``, the place of that sentence."""
     sums = np.zeros((hierarchy.largest, places.shape[1]))
     np.add.at(sums, hierarchy.fine, places)
-    near = np.einsum("sd,sd->s", places, _unit(sums)[hierarchy.fine])
+    near = np.einsum("sd,sd->s", places, unit(sums)[hierarchy.fine])
     order = np.lexsort((np.arange(len(near)), -near.round(6), hierarchy.fine))
     first = order[np.searchsorted(hierarchy.fine[order], np.arange(hierarchy.largest))]
     return {"places": sums.astype(np.float32), "standing": numbers[first], "examples": places[first]}

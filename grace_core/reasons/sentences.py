@@ -27,7 +27,7 @@ from grace_core.explain import split_sentences
 from grace_core.files import needs_room, only_writer, read_json, sha256, write_atomically, write_json
 from grace_core.index import GraceIndex
 from grace_core.model import GraceModel
-from grace_core.pooling import RATIONALE
+from grace_core.pooling import PARTS, RATIONALE
 from grace_core.regions import TAG
 from grace_core.tensors import create_tensors, map_tensors
 from grace_core.text_stream import read_pieces
@@ -232,12 +232,26 @@ def _write_shard(path: Path, index: GraceIndex, model: GraceModel, documents, st
 
     contents = [index.collection.documents[index.ids[row]].content for row in documents]
     ids = [index.rationale_ids[row] for row in documents]
-    sums: list[np.ndarray | None] = [None] * len(documents)
-    prompts, batches = model.with_rationales(contents, ids, batch_size=model.batch_size(batch_size))
+    begins = [starts[borders[row] : borders[row + 1]] for row in documents]
+    sums, _, _ = sum_sentences(model, contents, ids, begins, batch_size=batch_size)
+    write_atomically(path, lambda target: save_file({"sums": sums}, target))
+
+
+def sum_sentences(
+    model: GraceModel, texts: list[str], rationale_ids: list[list[int]], starts: list[np.ndarray], *, batch_size: int = 32
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sums ``(s, d)`` fp32 of the states of each sentence, one text after the other, by one forward; and part sums ``(n, 3, d)`` fp32 and
+    counts ``(n, 3)`` of the texts. ``starts`` are the first tokens of the sentences in each rationale."""
+    sums, whole = [np.zeros((0, model.dim), np.float32)] * len(texts), np.zeros((len(texts), len(PARTS), model.dim), np.float32)
+    counts = np.zeros((len(texts), len(PARTS)), np.int64)
+    prompts, batches = model.with_rationales(texts, rationale_ids, batch_size=model.batch_size(batch_size))
     for batch in batches:
-        states = model.engine.states([prompts[i] for i in batch], [ids[i] for i in batch])
+        states = model.engine.states([prompts[i] for i in batch], [rationale_ids[i] for i in batch])
         for i, found in zip(batch, states, strict=True):
-            own = found[len(found) - len(ids[i]) :].astype(np.float64)  # text and template stand in front
-            row = documents[i]
-            sums[i] = np.add.reduceat(own, starts[borders[row] : borders[row + 1]], axis=0).astype(np.float32)
-    write_atomically(path, lambda target: save_file({"sums": np.concatenate(sums)}, target))
+            prompt, found = prompts[i], found.astype(np.float64)
+            counts[i] = prompt.stop - prompt.start, len(prompt.ids) - prompt.stop, len(rationale_ids[i])
+            for part, states_of in enumerate(np.split(found, np.cumsum(counts[i])[:-1])):
+                whole[i, part] = states_of.sum(axis=0)
+            if len(starts[i]):
+                sums[i] = np.add.reduceat(states_of, starts[i], axis=0).astype(np.float32)
+    return np.concatenate(sums), whole, counts

@@ -56,7 +56,7 @@ grace_core: training.best_of_n training.policy
 grace_core: training.run
 grace_cli: passages
 grace_cli: columns
-grace_cli: explain_report index_build loading reasons_report search_report
+grace_cli: explain_report index_build loading mend_report reasons_report search_report
 grace_core: evaluation.report map_report
 grace_study: factbase real
 grace_study: text
@@ -66,7 +66,7 @@ grace_study: study
 grace_study: figures report
 grace_study: tables
 grace_cli: eval_geometry eval_headroom eval_mteb eval_retention eval_worth
-grace_cli: demo encode eval explain index map models reasons search serve train
+grace_cli: demo encode eval explain index map mend models reasons search serve train
 grace_benchmarks: . rounds table
 grace_benchmarks: encode explain living map memory search server start text train vllm
 grace_benchmarks: build filter

@@ -24,8 +24,8 @@ GROUPS = (TERMS, TEXT_GROUP, RATIONALE_GROUP, TEMPLATE_GROUP, WHOLE, AVERAGE)
 class Line:
     """A part of a score: what it is, what it adds, what is known of it, and the parts that add up to it (none: not opened).
 
-    ``kind`` is column, term, block, sentence, token, rounding, average, whole or rank. ``opened`` is the ledger of the part's own score, where
-    that is not what the line adds: a reciprocal rank.
+    ``kind`` is column, term, block, sentence, token, rounding, average, whole or rank. ``opened`` is the ledger of the part's own score,
+    where that is not what the line adds: a reciprocal rank.
     """
 
     name: str

@@ -18,13 +18,18 @@ QUERIES = ("river in the mountains", "children dance around the fountain", "how 
 
 def wordpiece(sentences: list[str]):
     """A WordPiece tokenizer as BERT's, with CLS and SEP."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import BertTokenizer
 
+    # every word of the sentences, and single characters for all else; not trained, which would not give the same twice
+    texts = " ".join([*sentences, *ODD]).lower()
+    characters = sorted({character for character in texts if not character.isspace()})
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    words = sorted({word.strip(".") for sentence in sentences for word in sentence.lower().split()} - set(characters))
+    vocabulary = [*specials, *characters, *(f"##{character}" for character in characters), *words]
+    numbers = {token: number for number, token in enumerate(vocabulary)}
+    backend = Tokenizer(models.WordPiece(numbers, unk_token="[UNK]"))
     backend.normalizer, backend.pre_tokenizer = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
-    backend.train_from_iterator([*sentences, *ODD[:2]] * 3, trainers.WordPieceTrainer(vocab_size=400, special_tokens=specials))
     backend.decoder = decoders.WordPiece()
     backend.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[(name, backend.token_to_id(name)) for name in ("[CLS]", "[SEP]")]

@@ -65,7 +65,7 @@ def test_a_filter_and_what_ifs(built, grace):
     told = result(grace("explain", built, "river in the mountains", "d08", "-m", "bm25+st:mini", *options))
     assert told["totals"].keys() >= {"terms", "text", "template", "average document"}
     assert told["versus"]["sum"] == pytest.approx(told["versus"]["score"], abs=1e-9)
-    assert told["what_if"]["rank"] == 1 < told["what_if"]["old_rank"]
+    assert told["what_if"]["rank"] < told["what_if"]["old_rank"]
     assert len(told["leave_one_out"]) >= 2
     fused = result(grace("explain", built, "river", "d08", "-m", "bm25+tiny", "--with-rationale-of", "d01", "--json"))
     assert fused["what_if"]["score"] != fused["what_if"]["old_score"]

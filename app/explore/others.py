@@ -20,7 +20,6 @@ from grace_core.texts import is_blank
 if TYPE_CHECKING:
     import numpy as np
 
-    from grace_app.explore.search import Side
     from grace_core.columns.column import Column as OpenedColumn
     from grace_core.columns.ledger import Ledger
     from grace_core.explain import WhatIf
@@ -32,8 +31,8 @@ FRAME = 0.08  # seconds between two snapshots while a rationale is written
 Edits = Sequence["bool | str"]  # a sentence is kept (True), struck out (False) or rewritten
 
 
-def fill(workspace, side: Side, view: View) -> Iterator[None]:
-    """Fill a column, with a pause for the page to be drawn after every few words of a rationale."""
+def fill(workspace, side, view: View) -> Iterator[None]:
+    """Fill a ``Side`` of a search, with a pause for the page to be drawn after every few words of a rationale."""
     from grace_core.columns.column import GraceColumn
 
     column = workspace.opened(view.collection, side.column)

@@ -34,7 +34,10 @@ from grace_core.errors import GraceError
 log = logging.getLogger("app")
 DEMO, RUNS = "demo", "runs"
 STUDY = Path(__file__).resolve().parents[1] / "docs" / "study"  # what is to be seen where runs are made by default, before one is
-STYLES = [Path(__file__).parent / name for name in ("page/style.css", "explore/passages.css", "map/map.css", "reasons/reasons.css")]
+STYLES = [
+    Path(__file__).parent / name
+    for name in ("page/style.css", "explore/passages.css", "export/row.css", "map/map.css", "reasons/reasons.css")
+]
 TITLE = "GRACE Explorer"
 TAGLINE = "Why was this document retrieved? See what each model wrote, and what it found."
 TABS = {

@@ -15,6 +15,7 @@ from grace_app.explore.render_facets import render_facets
 from grace_app.explore.results import render_empty, render_examples, render_failure, render_note, render_results
 from grace_app.explore.search import Side, Snapshot, open_document, search
 from grace_app.explore.why import answer_what_if, answer_why
+from grace_app.export import part as export
 from grace_app.gate import runs_model
 from grace_app.page.html import banner
 from grace_app.page.scripts import html
@@ -177,6 +178,7 @@ def build(shell: Shell) -> ExploreTab:
             facets = html(js="explore/facets", elem_id="g-facets")
             examples = html(js="page/examples", elem_id="g-examples")
             results = html(js="page/shown explore/results", elem_id="g-results")
+            export.build(shell.workspace)
             note = html(elem_id="g-note")
         detail = html(js=SCRIPTS, elem_id="g-detail", server_functions=answers(shell.workspace))
         opened = gr.State(None)

@@ -121,6 +121,8 @@ def test_what_is_wrong_is_said_in_place(corpus, world, tmp_path):
 
 def test_a_file_is_added_to_a_collection(corpus, world, tmp_path):
     for name, ids in {"first": range(12), "second": range(10, 30)}.items():
+        corpus.reload()
+        corpus.get_by_role("tab", name="Corpus").click()
         path = tmp_path / f"{name}.jsonl"
         path.write_text("\n".join(f'{{"_id": "d{i}", "text": "Passage number {i} about rivers."}}' for i in ids))
         upload(corpus, path)

@@ -69,11 +69,16 @@ def render_split(split: Split) -> Safe:
         words = f"{number(count_words(text))} words"
         head = tag("div", chip(shorten(one.id, NAME), title=one.id), page, heading, chip(words), class_="g-chips")
         shared = tag("span", text[:common], class_="g-shared") if common else None
-        rows.append(tag("li", head, tag("p", shared, text[common:].rstrip()[:LONGEST] or tag("i", "no text"), dir="auto")))
+        rows.append(tag("li", head, tag("p", shared, _shown(text[common:], common) or tag("i", "no text"), dir="auto")))
         before = place
     return tag(
         "div", tag("p", told, class_="g-quiet g-small"), tag("ol", *rows, class_="g-split", aria_label="Passages"), class_="g-split-preview"
     )
+
+
+def _shown(text: str, common: int) -> str:
+    """What a passage has of its own, without the lines around it."""
+    return (text if common else text.lstrip()).rstrip()[:LONGEST]
 
 
 def render_notes(notes: Sequence[str]) -> Safe | None:

@@ -163,8 +163,9 @@ def _wire(tab: CorpusTab, measure: gr.Button, start: gr.Button) -> None:
 
     everything = [tab.shell.tabs, *explore.everything, *tab.watched]
     tab.file.change(uploaded, [tab.file, *split], [tab.preview, *tab.columns, tab.name, tab.message], **quiet)
-    for field in [*tab.columns, *split]:
-        field.input(mapped, [tab.file, *tab.columns, *split], [tab.preview, tab.message], **quiet | {"trigger_mode": "always_last"})
+    # of a text box change, since input may come before what was typed last
+    for event in [*(column.input for column in tab.columns), *(field.change for field in split)]:
+        event(mapped, [tab.file, *tab.columns, *split], [tab.preview, tab.message], **quiet | {"trigger_mode": "always_last"})
     measure.click(measuring, form, tab.message, **quiet)
     start.click(started, form, [tab.message, *tab.watched], **quiet)
     tab.job.select(acted, None, everything, **quiet)

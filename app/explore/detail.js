@@ -26,13 +26,25 @@ const close = () => {
   });
 };
 
+// Gradio changes the page where it differs: another passage would come into the dialog of the one before, with all that was
+// noted on it. A copy is a new dialog.
+const renewed = (open) => {
+  const copy = open.cloneNode(true);
+  open.replaceWith(copy);
+  const current = copy.querySelector('.g-passages [aria-current]');
+  if (current) current.focus({ preventScroll: true });
+  return copy;
+};
+
 const settle = () => {
-  const open = overlay();
+  let open = overlay();
+  const shown = open && `${open.dataset.ticket} ${open.dataset.doc}`;
+  if (open && open.graceReady && open.graceReady !== shown) open = renewed(open);
   document.body.classList.toggle('g-locked', !!open);
   document.querySelectorAll('.g-opening').forEach((card) => card.classList.remove('g-opening'));
   window.graceSync && window.graceSync();
   if (open && !open.graceReady) {
-    open.graceReady = true;
+    open.graceReady = shown;
     begin(open);
   }
   if (open && !open.contains(document.activeElement))

@@ -130,7 +130,7 @@ class Builds:
         job = self.job
         return [(name, model) for name, model in self.unfinished() if not (job and job.collection == name and job.built in ("", model))]
 
-    def _run(self, job: Job, corpus: Corpus | None, add: bool, remove: bool) -> None:
+    def _run(self, job: Job, corpus: Corpus | None, add: bool = False, remove: bool = False) -> None:
         from grace_core.index import BuildStopped
         from grace_core.living import Update, update
         from grace_core.truncation import cut_text_notes

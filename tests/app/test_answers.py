@@ -99,5 +99,5 @@ def test_a_query_leads_to_explore_in_one_answer(page):
 
 
 def test_a_file_that_is_taken_away_empties_every_column(page):
-    (only,) = page.told("g-file", "change", [None])
+    (only,) = page.told("g-file", "change", [None, "", ""])
     assert [update["value"] for update in only[1:4]] == [""] * 3

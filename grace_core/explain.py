@@ -37,6 +37,7 @@ from grace_core.errors import GraceError
 from grace_core.geometry import RAW, Geometry, Role, Sums
 from grace_core.index import GraceIndex
 from grace_core.model import GraceModel
+from grace_core.notebook import explanation_html
 from grace_core.pooling import PARTS, RATIONALE, TEMPLATE, TEXT, Pooling
 from grace_core.ranking import dots
 from grace_core.text_stream import read_pieces
@@ -165,6 +166,9 @@ class Explanation:
         """:attr:`sentences` ``(s, s')`` relative to the corpus mean ``(d,)``: they add up to the score less that of the mean."""
         lengths = np.array([sentence.end - sentence.begin for sentence in self.document.sentences]) / len(self.document.states)
         return self.sentences - np.outer(self.query.by_sentence() @ mean.astype(np.float64), lengths)
+
+    def _repr_html_(self) -> str:
+        return explanation_html(self)
 
     def as_dict(self, *, tokens: bool = False) -> dict:
         """For JSON; sentence pairs by contribution, largest first, and on demand every token in its order."""

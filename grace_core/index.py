@@ -46,6 +46,7 @@ from grace_core.errors import GraceError
 from grace_core.files import only_writer, read_json, sha256, write_atomically
 from grace_core.geometry import Geometry, Role
 from grace_core.model import GraceModel, Representations, Settings
+from grace_core.notebook import Hits
 from grace_core.passages import Group, found_documents, numbered
 from grace_core.pooling import TEXT, Pooling
 from grace_core.readers import Document
@@ -390,9 +391,10 @@ class GraceIndex:
         """The ``k`` nearest documents of one query vector ``(d,)``, with their rationales; ``by`` as in :meth:`documents`."""
         if self.collection.chunk is not None:
             groups = self.documents(query, k, pooling=pooling, where=where, by=by)
-            return [hit_of(group, rank, self.hit, self.ids) for rank, group in enumerate(groups, start=1)]
+            return Hits(hit_of(group, rank, self.hit, self.ids) for rank, group in enumerate(groups, start=1))
         scores, rows = self.search(query[None], k, pooling=pooling, where=where)
-        return [self.hit(int(row), rank, float(score)) for rank, (score, row) in enumerate(zip(scores[0], rows[0], strict=True), start=1)]
+        found = zip(scores[0], rows[0], strict=True)
+        return Hits(self.hit(int(row), rank, float(score)) for rank, (score, row) in enumerate(found, start=1))
 
     def hit(self, row: int, rank: int, score: float) -> Hit:
         document, tokens = self.collection.documents[self.ids[row]], int(self.counts[row, TEXT])

@@ -33,6 +33,7 @@ from grace_core.errors import GraceError
 from grace_core.files import only_writer, write_atomically
 from grace_core.index import GraceIndex
 from grace_core.neighbours import Change, K, change, change_of, check_vectors, map_quality, nearest, neighbours, unit
+from grace_core.notebook import map_html
 from grace_core.pooling import Pooling
 from grace_core.ranking import dots, order
 from grace_core.regions import Regions, find_regions, regions_changed, top_terms
@@ -77,6 +78,9 @@ class Map:
     parameters: dict
     quality: dict
     regions: Regions
+
+    def _repr_html_(self) -> str:
+        return map_html(self)
 
 
 class _Steps:

@@ -20,6 +20,7 @@ from grace_core.errors import GraceError
 from grace_core.explain import SENTENCE_END, Explainer, Explanation, WhatIf, rationale_tokens, score_blocks
 from grace_core.geometry import Role
 from grace_core.index import GraceIndex, Hit, hit_of
+from grace_core.notebook import Hits
 from grace_core.passages import Group, found_documents, numbered
 from grace_core.pooling import PARTS, Pooling
 from grace_core.ranking import dots, order, rank
@@ -159,9 +160,9 @@ class Column:
         """The best ``k`` documents of one query; ``by`` as in :meth:`documents`."""
         if self.collection.chunk is not None:
             (groups,) = self.documents([query], k, where=where, by=by)
-            return [hit_of(group, place, self.hit, self.ids) for place, group in enumerate(groups, 1)]
+            return Hits(hit_of(group, place, self.hit, self.ids) for place, group in enumerate(groups, 1))
         scores, rows = self.search([query], k, where=where)
-        return [self.hit(int(row), place, float(score)) for place, (score, row) in enumerate(zip(scores[0], rows[0], strict=True), 1)]
+        return Hits(self.hit(int(row), place, float(score)) for place, (score, row) in enumerate(zip(scores[0], rows[0], strict=True), 1))
 
     def hit(self, row: int, place: int, score: float) -> Hit:
         return Hit(place, score, self.collection.documents[self.ids[row]], "", False, row)

@@ -15,7 +15,7 @@ FORBIDDEN_CALLS = {"torch.load", "np.load", "numpy.load", "eval", "exec", "yaml.
 
 # Every module there is, lowest first: it imports from the lines above its own, and from none of its own line. So there is no circle.
 LAYERS = """
-grace_core: adapters columns console engines errors evaluation evaluation.bootstrap layout precision ranking rewards serving text_stream training
+grace_core: adapters columns console engines errors evaluation evaluation.bootstrap layout notebook precision ranking rewards serving text_stream training
 grace_cli: options
 grace_study: .
 grace_core: cache chat_templates columns.bm25 columns.names files filters neighbours passages pooling texts

@@ -1,0 +1,103 @@
+"""How hits, explanations and maps show themselves in a notebook: static HTML, without scripts, every text escaped.
+
+Nothing is loaded from anywhere, so that a saved notebook shows the same later. The functions take the library's own objects, whose
+``_repr_html_`` they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+SNIPPET = 280  # characters of a text or rationale that are shown; the whole is in the element's title, up to LONGEST
+LONGEST = 2_000
+POINTS = 5_000  # of a map that are drawn, evenly spread; more would make a notebook slow
+WIDTH = 620  # of a map, in pixels
+COLOURS = (
+    "#1f77b4", "#e6741e", "#2a9d4f", "#c8322f", "#8460ae", "#8a5647", "#d46fb6", "#6f6f6f", "#a8a51f", "#1aa3b4", "#4c5fb0", "#b08a1e",
+)  # fmt: skip
+GREY = "#b5bcc6"
+_TABLE = "border-collapse:collapse;text-align:left;font-size:13px"
+_CELL = "padding:4px 10px;vertical-align:top;text-align:left;border-bottom:1px solid #8884"
+
+
+class Hits(list):
+    """A list of hits that shows itself in a notebook."""
+
+    def _repr_html_(self) -> str:
+        return hits_html(self)
+
+
+def hits_html(hits: Sequence) -> str:
+    """A table of rank, score, document and rationale."""
+    if not hits:
+        return "<p>No document was found.</p>"
+    written = any(hit.rationale for hit in hits)
+    rows = []
+    for hit in hits:
+        document = hit.document
+        title = f"<b>{_text(document.title)}</b><br>" if document.title else ""
+        cells = [str(hit.rank), f"{hit.score:.4f}", _text(document.id), title + _text(document.text)]
+        rows.append([*cells, _text(hit.rationale) + (" <i>(cut off)</i>" if hit.truncated else "")] if written else cells)
+    return _table(["rank", "score", "id", "document", *(["rationale"] if written else [])], rows)
+
+
+def explanation_html(explanation) -> str:
+    """The score by blocks, and what every sentence of the document contributes, largest first, with the residual."""
+    blocks = [[escape(name), _signed(value)] for name, value in explanation.blocks().items()]
+    sentences = sorted(explanation.document_sentences(), key=lambda pair: -pair[1])
+    most = max((abs(value) for _, value in sentences), default=1.0) or 1.0
+    rows = [[_signed(value), _bar(value / most), _text(sentence.text)] for sentence, value in sentences]
+    head = f"<p>score <b>{explanation.score:.4f}</b> = the sum of its parts, residual {abs(explanation.residual):.0e}</p>"
+    parts = _table(["query × document", "contribution"], blocks)
+    return head + parts + _table(["contribution", "", "sentence of the document"], rows)
+
+
+def map_html(map_) -> str:
+    """The map as a drawing, coloured by region, with the regions' names; of three dimensions the first two."""
+    points, labels = map_.points[:, :2].astype(float), map_.regions.labels
+    if not len(points):
+        return "<p>A map of no documents.</p>"
+    low, span = points.min(axis=0), float((points.max(axis=0) - points.min(axis=0)).max()) or 1.0
+    places = (points - low) / span * (WIDTH - 24) + 12
+    places[:, 1] = places[:, 1].max() + 12 - places[:, 1]  # upwards, as on an axis
+    height = round(float(places[:, 1].max()) + 12)
+    step = max(1, -(-len(points) // POINTS))
+    drawn, names = [], []
+    for label in sorted(set(labels.tolist())):
+        mine = places[::step][labels[::step] == label]
+        path = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in mine)
+        colour = COLOURS[label % len(COLOURS)] if label >= 0 else GREY
+        drawn.append(f'<path d="{path}" stroke="{colour}" stroke-width="5" stroke-linecap="round" stroke-opacity=".75" fill="none"/>')
+        if label >= 0:
+            x, y = places[labels == label].mean(axis=0)
+            style = 'font-size="12" font-family="sans-serif" text-anchor="middle" stroke="#fff" stroke-width="3" paint-order="stroke"'
+            names.append(f'<text x="{x:.0f}" y="{y:.0f}" {style} fill="#222">{_text(map_.regions.names[label], 60)}</text>')
+    shown = f", of which {len(points[::step]):,} are drawn" if step > 1 else ""
+    kept = map_.quality.get("knn_preservation")
+    quality = f"; {100 * kept:.0f} % of the nearest neighbours are near on the map" if isinstance(kept, float) else ""
+    caption = f"<p>{escape(str(map_.parameters.get('column', '')))}: {len(points):,} documents{shown}{quality}</p>"
+    size = f'width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}"'
+    return f'<div><svg xmlns="http://www.w3.org/2000/svg" {size} style="background:#fff">{"".join(drawn + names)}</svg>{caption}</div>'
+
+
+def _text(text: str, length: int = SNIPPET) -> str:
+    line = " ".join(str(text)[:LONGEST].split())
+    if len(line) <= length:
+        return escape(line)
+    return f'<span title="{escape(line)}">{escape(line[:length].rstrip())}…</span>'
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.4f}".replace("-", "−")
+
+
+def _bar(share: float) -> str:
+    colour = "#2a9d4f" if share >= 0 else "#8460ae"
+    return f'<div style="width:{round(90 * abs(share))}px;height:10px;background:{colour};border-radius:2px"></div>'
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    top = "".join(f'<th style="{_CELL}">{name}</th>' for name in head)
+    body = "".join("<tr>" + "".join(f'<td style="{_CELL}">{cell}</td>' for cell in row) + "</tr>" for row in rows)
+    return f'<table style="{_TABLE}"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'

@@ -15,7 +15,8 @@ FORBIDDEN_CALLS = {"torch.load", "np.load", "numpy.load", "eval", "exec", "yaml.
 
 # Every module there is, lowest first: it imports from the lines above its own, and from none of its own line. So there is no circle.
 LAYERS = """
-grace_core: adapters columns console engines errors evaluation evaluation.bootstrap layout notebook precision ranking rewards serving text_stream training
+grace_core: adapters columns console engines errors evaluation evaluation.bootstrap layout notebook precision
+grace_core: ranking rewards serving text_stream training
 grace_cli: options
 grace_study: .
 grace_core: cache chat_templates columns.bm25 columns.names files filters neighbours passages pooling texts
@@ -40,7 +41,7 @@ grace_core: columns.column living
 grace_core: columns.fusion
 grace_core: columns.opened
 grace_core: evaluation.faithfulness evaluation.geometry evaluation.harness evaluation.stored
-grace_core: evaluation.headroom mending evaluation.worth reasons.faithfulness
+grace_core: evaluation.headroom mending evaluation.worth reasons.comparison reasons.faithfulness
 grace_core: adapters.sentence
 grace_core: adapters.langchain adapters.mteb
 grace_core: serving.failures serving.limits serving.metrics serving.schemas

@@ -71,8 +71,11 @@ def map_html(map_) -> str:
         drawn.append(f'<path d="{path}" stroke="{colour}" stroke-width="5" stroke-linecap="round" stroke-opacity=".75" fill="none"/>')
         if label >= 0:
             x, y = places[labels == label].mean(axis=0)
+            name = map_.regions.names[label][:60]
+            half = min(3.2 * len(name), WIDTH / 2)  # about, so that no name is cut off at an edge
+            x = min(max(x, half), WIDTH - half)
             style = 'font-size="12" font-family="sans-serif" text-anchor="middle" stroke="#fff" stroke-width="3" paint-order="stroke"'
-            names.append(f'<text x="{x:.0f}" y="{y:.0f}" {style} fill="#222">{_text(map_.regions.names[label], 60)}</text>')
+            names.append(f'<text x="{x:.0f}" y="{y:.0f}" {style} fill="#222">{_text(name)}</text>')
     shown = f", of which {len(points[::step]):,} are drawn" if step > 1 else ""
     kept = map_.quality.get("knn_preservation")
     quality = f"; {100 * kept:.0f} % of the nearest neighbours are near on the map" if isinstance(kept, float) else ""

@@ -9,19 +9,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from columns_world import save_encoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import grace_core.index
 from grace_core.cache import RepresentationCache
 from grace_core.collection import NEXT, Collection
+from grace_core.columns import encoded
+from grace_core.columns.encoded import EncodedIndex
+from grace_core.columns.encoder import Encoder
 from grace_core.errors import GraceError
 from grace_core.files import only_writer
 from grace_core.index import BuildStopped, GraceIndex, build
 from grace_core.living import update
 from grace_core.model import GraceModel
+from grace_core.passages import Chunk
 from grace_core.projection import load_map, map_collection
 from grace_core.readers import Corpus, Document, Judgements, read_corpus
+from grace_core.readers.chunked import chunked
 
 JUDGED = Judgements({"q1": "river", "q2": "snow"}, {"q1": {"d0": 2, "d3": 1}, "q2": {"d4": 1}}, {"q1": "test"})
 
@@ -273,7 +279,8 @@ REFUSED = ["most would go", "no text", "other settings", "nothing is built", "an
 def test_what_is_refused_leaves_all_as_it_was(kind, first, folder, model, tiny_folder, sentences):
     before, more = everything(folder), corpus_of(changed(first, "new ones between", sentences))
     if kind == "most would go":
-        with pytest.raises(GraceError, match=r"lacks 35: 35 gone .*nothing was changed: add to the collection"), update(folder, corpus_of(first[:5])):
+        told = r"lacks 35: 35 gone .*nothing was changed: add to the collection"
+        with pytest.raises(GraceError, match=told), update(folder, corpus_of(first[:5])):
             pass
     elif kind == "no text":
         empty = corpus_of([replace(document, title="", text=" ") for document in first])
@@ -394,6 +401,53 @@ def test_maps_stay_beside_an_index_and_are_not_taken_for_new_ones(first, model, 
     assert (index.folder / "map-text.parquet").exists()
     with pytest.warns(UserWarning, match="older than the index"):
         assert load_map(index, "text") is None
+
+
+def test_vectors_of_an_encoder_are_brought_up_or_refused(first, folder, model, sentences, tmp_path, grace):
+    encoder = Encoder.load(str(save_encoder(tmp_path / "encoder", sentences)), device="cpu")
+    with update(folder) as new:
+        before = new.encode(encoder, name="small")
+    more = corpus_of(changed(first, "all at once", sentences))
+    with update(folder, more) as new:
+        new.build(model)
+        new.encode(encoder, name="small")
+        new.commit()
+    after, fresh = (
+        EncodedIndex(Collection(folder), "small"),
+        encoded.build(Collection.create(more, tmp_path / "fresh"), encoder, name="small"),
+    )
+    np.testing.assert_allclose(after.vectors, fresh.vectors, atol=1e-6)
+    kept = [document for document in more.documents if document in first and document.content]
+    places = {document.id: row for row, document in enumerate(document for document in first if document.content)}
+    rows = {document.id: row for row, document in enumerate(document for document in more.documents if document.content)}
+    np.testing.assert_array_equal(
+        after.vectors[[rows[document.id] for document in kept]], before.vectors[[places[document.id] for document in kept]]
+    )
+    with update(folder, corpus_of(first), remove=True) as new:
+        new.build(model)
+        assert list(new.commit()) == ["other"]
+    with pytest.raises(GraceError, match="only what is new is encoded"):
+        EncodedIndex(Collection(folder), "small")
+    status, out, _ = grace("index", "update", folder, "--model", "st:small", "--json")
+    assert (status, json.loads(out)["models"]) == (0, {"st:small": {"documents": 39}})
+    np.testing.assert_allclose(EncodedIndex(Collection(folder), "small").vectors, before.vectors, atol=1e-6)
+
+
+def test_added_documents_replace_all_passages_of_their_document(sentences, model, tmp_path):
+    folder, texts = tmp_path / "c", [" ".join(sentences[10 * i : 10 * i + 10]) for i in range(4)]
+    whole = [Document(f"d{i}", "", text, {}) for i, text in enumerate(texts)]
+    build(Collection.create(chunked(corpus_of(whole, None), Chunk(40)), folder), model)
+    assert len(Collection(folder).passages["d1"]) > 2
+    with update(folder, corpus_of([replace(whole[1], text=sentences[200]), Document("d9", "", texts[0], {})], None), add=True) as new:
+        new.build(model)
+        new.commit()
+    collection = Collection(folder)
+    assert {name: len(passages) for name, passages in collection.passages.items() if name in ("d1", "d9")} == {
+        "d1": 1, "d9": len(collection.passages["d0"]),
+    }  # fmt: skip
+    assert [collection.whole(f"d{i}").text for i in (0, 1, 2, 3, 9)] == [texts[0], sentences[200], texts[2], texts[3], texts[0]]
+    assert GraceIndex(folder, model.name).history[-1]["encoded"] == 1  # the passages of d9 are known
+    assert GraceIndex(folder, model.name).verify()["ok"]
 
 
 VERSION = st.lists(st.tuples(st.integers(0, 9), st.integers(-1, 12)), min_size=1, max_size=8, unique_by=lambda row: row[0])

@@ -14,6 +14,7 @@ bench_app = typer.Typer(no_args_is_help=True, help="Measure speed against peers,
 
 Runs = Annotated[int, typer.Option(min=1, help="Timed rounds; medians are told.")]
 Texts = Annotated[int, typer.Option(min=1, help="How many passages.")]
+SHARES = [0.5, 0.01, 0.0001]
 Source = Annotated[str, typer.Argument(help="Texts to repeat: a corpus, as for `index build`, e.g. Cranfield.")]
 
 
@@ -154,7 +155,7 @@ def bench_filter(
     documents: Annotated[int, typer.Option(min=100, help="How many synthetic vectors.")] = 100_000,
     dim: Annotated[int, typer.Option(min=4)] = 256,
     kind: Annotated[list[str], typer.Option(help="flat, hnsw or ivfpq; may be given several times.")] = ["flat"],  # noqa: B006
-    share: Annotated[list[float], typer.Option(min=0, max=1, help="How much satisfies the filter; repeatable.")] = [0.5, 0.01, 0.0001],  # noqa: B006
+    share: Annotated[list[float], typer.Option(min=0, max=1, help="How much satisfies the filter; repeatable.")] = SHARES,
     runs: Runs = 5,
     keep: Annotated[Path | None, typer.Option(help="Keep the collection here, and use it again.")] = None,
     as_json: Json = False,

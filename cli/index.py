@@ -144,6 +144,7 @@ def index_info(folder: Path, as_json: Json = False) -> None:
     from grace_core.collection import Collection
     from grace_core.columns.listing import PREFIX, encoders, read_manifest
     from grace_core.files import read_json
+    from grace_core.mends import mends_line
     from grace_core.truncation import cut_text_notes, cut_texts
 
     collection = Collection(folder)
@@ -173,6 +174,9 @@ def index_info(folder: Path, as_json: Json = False) -> None:
                      f"{cut_texts(counts['truncated_texts'])}{faiss_line(manifest.get('faiss', {}))}")  # fmt: skip
         lines.append(f"    {geometry_line(manifest)}")
         lines += [f"    {history_line(entry)}" for entry in manifest.get("history", [])[-3:]]
+        if mends := mends_line(collection.folder / name):
+            lines.append(f"    {mends}")
+            info.setdefault("mends", {})[name] = mends
     for name, manifest in info["encoders"].items():
         counts, told = manifest["counts"], f"{manifest['model_id']}, {manifest['model']['sha256'][:12]}"
         lines.append(f"  st:{name} ({told}): {counts['encoded']} encoded, {cut_texts(counts['truncated_texts'])}; {manifest['how']}")
@@ -200,6 +204,7 @@ def index_verify(
     from grace_core.columns.encoded import EncodedIndex
     from grace_core.columns.listing import encoders
     from grace_core.index import GraceIndex
+    from grace_core.mends import check
 
     collection = Collection(folder)
     findings = []
@@ -209,7 +214,9 @@ def index_verify(
                 index = GraceIndex(collection, name)
             if repair and not index.verify()["ok"]:
                 index.repair()
-            findings.append(index.verify())
+            findings.append(index.verify() | {"mends": check(index)})
+            if not findings[-1]["mends"]["ok"]:
+                findings[-1] |= {"ok": False, "error": findings[-1]["mends"]["error"]}
         except GraceError as error:
             findings.append({"model": name, "ok": False, "error": str(error)})
     for name in encoders(collection):
@@ -220,6 +227,7 @@ def index_verify(
             findings.append({"model": f"st:{name}", "ok": False, "error": str(error)})
     ok = all(finding["ok"] for finding in findings)
     lines = [f"{f['model']}: {'ok' if f['ok'] else f.get('error', 'index.faiss is damaged; --repair writes it again')}" for f in findings]
+    lines += [f"  {number} mends of {f['model']} in force" for f in findings if (number := f.get("mends", {}).get("in_force"))]
     show({"collection": collection.name, "ok": ok, "models": findings}, as_json, "\n".join(lines) or "no index")
     if not ok:
         raise typer.Exit(1)

@@ -15,6 +15,7 @@ from grace_cli.eval import eval_app
 from grace_cli.explain import explain_command
 from grace_cli.index import index_app
 from grace_cli.map import map_entry
+from grace_cli.mend import mend_app
 from grace_cli.models import models_command
 from grace_cli.reasons import reasons_command
 from grace_cli.search import search_command
@@ -25,6 +26,7 @@ from grace_core.errors import GraceError
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help="GRACE Explorer.")
 app.add_typer(index_app, name="index")
 app.add_typer(eval_app, name="eval")
+app.add_typer(mend_app, name="mend")
 app.add_typer(demo_app, name="demo")
 app.add_typer(bench_app, name="bench")
 app.command("app")(app_command)

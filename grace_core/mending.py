@@ -11,9 +11,9 @@ is stored then, moves all scores a little.
 A judged query fails where its first relevant document R does not stand at rank 1, which another document A has. With c(p, p') the blocks
 of A's score less those of R's (:func:`grace_core.explain.score_blocks`), which add up to D = s(q, A) - s(q, R), these causes apply:
 
-    wrong rationale     A has a rationale, and D - sum over p of c(p, rationale) <= 0: without that share R would stand above A
+    wrong rationale     A has a rationale, and the sum over p of c(p, rationale) is more than half of D
     right rationale     R has no rationale, or it was cut off at the token limit, or R stands at a better rank without it (encoded again)
-    lexical trap        D - c(text, text) <= 0: the words of the texts decide
+    lexical trap        c(text, text) is more than half of D: the words of the texts decide
     calibration         in another geometry R stands above A
 
 The first, third and fourth are shares of a sum, which are bookkeeping, and the rank in the second is an experiment; what a remedy is worth
@@ -147,20 +147,22 @@ class Failure:
 class Mender:
     """The judged queries of an index, encoded once, and its documents with the rationales that are tried out; nothing is written.
 
-    ``model`` must be the index's own. Raises GraceError for a collection without judgements, of passages, or without rationales.
+    ``model`` must be the index's own. Raises GraceError for a collection of passages, without rationales, or without judgements, unless
+    it is not to be ``judged``: then there are no queries.
     """
 
-    def __init__(self, index: GraceIndex, model: GraceModel, *, split: str | None = None, progress=False):
+    def __init__(self, index: GraceIndex, model: GraceModel, *, split: str | None = None, judged: bool = True, progress=False):
         if index.collection.chunk is not None:
             raise GraceError(f"{index.collection.folder} holds passages, and mends are of whole documents: build it without --chunk")
         if not index.manifest["rationale"]:
             raise GraceError(f"{index.folder} was built without rationales; there is none to mend")
         judgements = index.collection.judgements
-        self.texts = judged_queries(judgements, split)
-        self.index, self.model, self.qrels, self.queries = index, model, judgements.qrels, list(self.texts)
+        self.texts = judged_queries(judgements, split) if judged else {}
+        self.index, self.model, self.queries = index, model, list(self.texts)
+        self.qrels = judgements.qrels if judged else {}
         made = model.represent(list(self.texts.values()), progress=progress)
         self.asked, self._asked = index.embed(made), (made.sums, made.counts)
-        self.scores = np.stack([index.scores(vector) for vector in self.asked])
+        self.scores = np.array([index.scores(vector) for vector in self.asked], np.float32).reshape(-1, len(index))
         self._mended: dict[int, Content] = {}
         self._others: dict[str, tuple] = {}
 
@@ -283,8 +285,8 @@ def _causes(failure: Failure, apart: np.ndarray, wrong: Content, right: Content,
     """Those that apply, by the rules above, in their order."""
     made, total = [], float(apart.sum())
     share = float(apart[:, RATIONALE].sum())
-    if wrong.counts[RATIONALE] and total - share <= 0:
-        why = f"the rationales' share of the difference is {share:+.4f} of {total:+.4f}: without it {failure.right!r} would stand above"
+    if wrong.counts[RATIONALE] and share > total / 2:
+        why = f"the documents' rationales make {share:+.4f} of the difference of {total:+.4f}"
         made.append(Cause("wrong rationale", why, "remove it, write it again, or edit it", failure.wrong, "remove"))
     if not right.counts[RATIONALE]:
         made.append(Cause("right rationale", "it has none", "let the model write one with a seed", failure.right, "regenerate"))
@@ -293,7 +295,7 @@ def _causes(failure: Failure, apart: np.ndarray, wrong: Content, right: Content,
         made.append(Cause("right rationale", why, "remove it, write it again, or edit it", failure.right, "remove"))
     elif right.truncated:
         made.append(Cause("right rationale", "it was cut off at the token limit", "write it again", failure.right, "regenerate"))
-    if total - apart[TEXT, TEXT] <= 0:
+    if apart[TEXT, TEXT] > total / 2:
         why = f"text × text makes {apart[TEXT, TEXT]:+.4f} of {total:+.4f}: the words of the texts decide"
         suggestion = "a rationale of the right document that says it in other words: edit it, or write it again"
         made.append(Cause("lexical trap", why, suggestion, failure.right, "regenerate"))

@@ -187,6 +187,10 @@ class Layer:
                 found.setdefault(mend.document, []).append(mend)
         return found
 
+    def numbers(self) -> dict[str, int]:
+        """How many are ``in_force``, ``reverted`` and ``stale``."""
+        return {"in_force" if state == "kept" else state: sum(mend.state == state for mend in self.mends) for state in STATES}
+
     def find(self, mend_id: str) -> Mend:
         for mend in self.mends:
             if mend.id == mend_id:
@@ -263,13 +267,24 @@ def check(index: GraceIndex) -> dict:
         layer = Layer.load(index.folder)
     except GraceError as error:
         return {"ok": False, "error": str(error)}
-    numbers = {"in_force" if state == "kept" else state: sum(m.state == state for m in layer.mends) for state in STATES}
+    numbers = layer.numbers()
     for document, mends in layer.kept().items():
         held = document in index.row and content_of(index, index.row[document])
         if not held or not held.equals(mends[-1].new):
             told = f"the index does not hold what mend {mends[-1].id} of document {document!r} wrote; {REMEDY}"
             return {"ok": False, **numbers, "error": f"{index.folder}: {told}"}
     return {"ok": True, **numbers, "error": ""}
+
+
+def mends_line(folder: Path) -> str:
+    """How many mends a model's folder has, in words; "" where there never was one."""
+    try:
+        found = Layer.load(folder)
+    except GraceError as error:
+        return f"mends: {error}"
+    numbers = found.numbers()
+    told = f"{numbers['in_force']} mends in force, {numbers['reverted']} reverted, {numbers['stale']} no longer in force"
+    return told if found.mends else ""
 
 
 def plain(index: GraceIndex, target: Path) -> Path:

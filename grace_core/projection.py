@@ -359,7 +359,8 @@ def map_collection(
     keys = list(dict.fromkeys((model, Pooling(pooling)) for model, pooling in columns))
     indexes = {model: GraceIndex(collection, model) for model in sorted({model for model, _ in keys})}
     if len({tuple(index.ids) for index in indexes.values()}) > 1:
-        raise GraceError(f"{collection.folder}: its models encoded different documents; build their indexes again")
+        what = f"{collection.folder}: its models encoded different documents"
+        raise GraceError(f"{what}; bring up those that are behind: `grace index update {collection.folder}`")
     names = {key: column_name(indexes[key[0]], key[1]) for key in keys}
     vectors = {names[key]: indexes[key[0]].vectors(key[1]) for key in keys}
     steps = _Steps(_work(vectors) + NAME * len(keys), progress, should_stop)
@@ -419,6 +420,12 @@ def load_map(index: GraceIndex, pooling: Pooling | None = None, dims: int = 2) -
         return map_
     warnings.warn(f"{path} is older than the index, whose vectors are others now; `grace map` makes it again", stacklevel=2)
     return None
+
+
+def outdated(index: GraceIndex, pooling: Pooling, dims: int = 2) -> bool:
+    """Whether a map of a column is saved that is of no use, as the index has other vectors since, or it is damaged."""
+    with warnings.catch_warnings(action="ignore"):
+        return map_path(index, pooling, dims).is_file() and load_map(index, pooling, dims) is None
 
 
 def _read(path: Path, dims: int) -> Map:

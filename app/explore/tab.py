@@ -121,6 +121,11 @@ class ExploreTab:
             told.insert(0, words(next(iter(kinds.values()))))
         else:
             told = [f"{name}: {words(kind)}" for name, kind in kinds.items()]
+        behind = self.shell.workspace.behind(view.collection)
+        told += [
+            f"{name} lacks {behind[name]:,} documents that were added or changed since it was built; build it again in the Corpus tab."
+            for name in kinds if name in behind
+        ]  # fmt: skip
         return str(render_note(told, any(name.startswith("demo-") for name in kinds)))
 
     def show_collection(self, name: str | None, message: str = "") -> list:

@@ -185,7 +185,7 @@ class Maps:
         indexes = [self.workspace.index(view.corpus, column.model) for column in view.columns]
         if indexes[0].ids != indexes[1].ids:
             models = f"{view.left.model} and {view.right.model}"
-            raise GraceError(f"{models} encoded different documents of {view.corpus}: build one of them again")
+            raise GraceError(f"{models} encoded different documents of {view.corpus}: `grace index update` brings them up")
         key = (view.corpus, *view.columns)
         with self._opening:
             stamp = tuple(map(self._stamp, indexes, view.columns))

@@ -190,10 +190,18 @@ def notes(pair: Pair) -> list[str]:
     if not enough(pair):
         made.append(f"{len(pair.ids)} {'document is' if len(pair.ids) == 1 else 'documents are'} too few for UMAP: this is a PCA.")
     shown = pair.charts[: 1 if pair.one else 2]
+    if any(chart.map is None and _outdated(chart) for chart in shown):
+        made.append("The saved map is older than the index, which has been updated since: compute it again.")
     for name, chart in zip("AB", shown, strict=False):
         if len(pair.ids) > 1 and float(chart.vectors.std(axis=0).max()) < 1e-6:
             made.append(f"All documents have the same vector in column {name}: they stand on one spot, and which are neighbours is chance.")
     return made
+
+
+def _outdated(chart) -> bool:
+    from grace_core.projection import outdated
+
+    return outdated(chart.index, chart.column.pooling)
 
 
 def enough(pair: Pair) -> bool:

@@ -177,6 +177,13 @@ class Workspace:
         except GraceError:
             return "raw"
 
+    def behind(self, collection: str) -> dict[str, int]:
+        """The models that lack documents of a collection, and how many: see :mod:`grace_core.living`."""
+        try:
+            return self.collection(collection).behind
+        except GraceError:  # whoever opens the index says so
+            return {}
+
     def average(self, index: GraceIndex, column: Column) -> np.ndarray:
         """The mean document vector ``(d,)`` of a column: its cosine sum is what a document scores on average."""
         with self._opening:

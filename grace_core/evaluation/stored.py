@@ -100,5 +100,5 @@ def _rows(path: Path, index: GraceIndex) -> list[dict]:
     if schema != SCHEMA:
         raise GraceError(f"{path} has schema {schema!r}, this version reads {SCHEMA}; evaluate again")
     if made_with != fingerprint(index):
-        raise GraceError(f"{path} was made with another index than the one that is there now; evaluate again")
+        raise GraceError(f"{path} is older than the index, which has been built or updated since; evaluate again")
     return table.to_pylist()

@@ -196,6 +196,7 @@ def test_a_file_is_added_to_a_collection_and_an_update_is_resumed(builds, world,
     assert any(note.startswith("120 new (") and note.endswith("; 20 stay as they are") for note in again.notes), again.notes
     assert builds.unfinished() == []
     assert len(builds.workspace.index("grown", "tiny-a")) == 140
+    assert builds.workspace.behind("grown") == {}
 
 
 def test_what_would_take_most_of_a_collection_away_is_refused(builds, world, tmp_path):

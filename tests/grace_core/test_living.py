@@ -25,7 +25,8 @@ from grace_core.index import BuildStopped, GraceIndex, build
 from grace_core.living import update
 from grace_core.model import GraceModel
 from grace_core.passages import Chunk
-from grace_core.projection import load_map, map_collection
+from grace_core.pooling import Pooling
+from grace_core.projection import load_map, map_collection, outdated
 from grace_core.readers import Corpus, Document, Judgements, read_corpus
 from grace_core.readers.chunked import chunked
 
@@ -401,6 +402,8 @@ def test_maps_stay_beside_an_index_and_are_not_taken_for_new_ones(first, model, 
     assert (index.folder / "map-text.parquet").exists()
     with pytest.warns(UserWarning, match="older than the index"):
         assert load_map(index, "text") is None
+    assert outdated(index, Pooling.TEXT)
+    assert not outdated(index, Pooling.FULL)
 
 
 def test_vectors_of_an_encoder_are_brought_up_or_refused(first, folder, model, sentences, tmp_path, grace):

@@ -76,7 +76,7 @@ def test_an_evaluation_of_another_index_is_refused_and_replaced(index, made, wor
     collection = Collection.create(index.collection.corpus, tmp_path / "other")
     other = build(collection, GraceModel.from_pretrained(world[1].source, max_new_tokens=5))
     shutil.copy(index.folder / stored.FILE, other.folder)
-    with pytest.raises(GraceError, match="made with another index than the one that is there now; evaluate again"):
+    with pytest.raises(GraceError, match="is older than the index, which has been built or updated since; evaluate again"):
         stored.load(other)
     stored.save(other, {Pooling.FULL: {"q0": made[Pooling.FULL]["q0"]}})
     assert list(stored.load(other)[Pooling.FULL]) == ["q0"]

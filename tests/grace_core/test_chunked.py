@@ -221,3 +221,21 @@ def test_adding_a_document_with_fewer_passages_leaves_none_of_the_old_ones(folde
         assert staged.passages == {"a.md": ["a.md#1"], "b.pdf": ["b.pdf#1", "b.pdf#2"], "c.txt": ["c.txt#1"], "d.md": ["d.md#1"]}
         assert staged.whole("a.md").text == "\nShort now.\n"
         assert staged.chunk == Chunk(9)
+
+
+@pytest.mark.slow
+def test_a_thousand_markdown_files_with_a_model_that_ships(python, sentences, tmp_path, root):
+    """From the folder to the hit, with the command; the last file's second section is asked for."""
+    for number in range(1000):
+        first, second = sentences[number % 300], sentences[(number * 7 + 1) % 300]
+        write(tmp_path / "docs" / f"{number:04}.md", f"# Note {number}\n\n{first}\n\n## Part {number}\n\n{second} Zebra {number}.\n")
+    build = ("-m", "grace_cli", "index", "build", tmp_path / "docs", "--out", tmp_path / "x", "--model", "demo-base", "--no-rationale")
+    run = python(*build, "--chunk", 12, "--json")
+    assert run.returncode == 0, run.stderr[-2000:]
+    told = json.loads(run.stdout)
+    assert told["passages"]["documents"] == 1000
+    assert told["passages"]["number"] == told["models"]["demo-base"]["encoded"] >= 2000
+    run = python("-m", "grace_cli", "search", tmp_path / "x", "zebra 999", "--model", "bm25", "-k", 5, "--json")
+    hits = json.loads(run.stdout)
+    assert (hits[0]["id"], hits[0]["passage"]["heading"]) == ("0999.md", "Part 999")
+    assert len({hit["id"] for hit in hits}) == 5

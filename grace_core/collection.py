@@ -428,6 +428,7 @@ def switch(folder: Path) -> None:
     staged = folder / NEXT
     if (staged / "corpus.parquet").exists():
         os.replace(staged / "corpus.parquet", folder / "corpus.parquet")
+        (staged / "corpus.parquet").unlink(missing_ok=True)  # of an index that is brought up: a link to the same file stays where it is
         flush_to_disk(folder)
     mark = read_json(staged / MARK)
     for name in mark["indexes"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -501,3 +502,26 @@ def test_an_update_that_is_killed_leaves_the_old_state_or_the_new_one(python, ti
     assert all(attempt["state"] == attempt["corpus"] for attempt in attempts), attempts
     assert {attempt["state"] for attempt in attempts} == {"old", "new"}
     assert sum(attempt["state"] == "new" and ".next" in attempt["left"] for attempt in attempts) >= 5  # in the middle of a switch
+
+
+def test_bringing_up_an_index_that_is_killed_half_way_is_finished_by_the_next_who_opens_it(folder, first, model, other, monkeypatch):
+    with update(folder, corpus_of([*first, Document("n", "", "A new river.", {"number": 99})])) as new:
+        new.build(model)
+        new.commit()
+    moved, calls = os.replace, []
+
+    def killed(source, target):
+        if Path(target).name.startswith(".old-"):
+            calls.append(target)
+        if calls:
+            raise KeyboardInterrupt
+        moved(source, target)
+
+    with monkeypatch.context() as patch, update(folder) as again:
+        patch.setattr(os, "replace", killed)  # the corpus is the same file there: moving it changes nothing
+        with pytest.raises(KeyboardInterrupt):
+            again.build(other, name="other")
+    assert (folder / NEXT).exists()
+    assert not (folder / NEXT / "corpus.parquet").exists()
+    assert GraceIndex(Collection(folder), "other").behind == 0
+    assert not (folder / NEXT).exists()

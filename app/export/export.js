@@ -235,7 +235,7 @@ const offer = () => {
       button.textContent = line;
     }),
   );
-  close.before(button);
+  close.after(button); // behind it for the keyboard, beside it for the eye
 };
 new MutationObserver(offer).observe(document.body, { childList: true, subtree: true });
 offer();

@@ -191,6 +191,8 @@ def test_a_hit_opens_by_enter_and_closes_by_escape(explore):
     expect(dialog).to_be_visible()
     expect(dialog.get_by_role("button", name="Close")).to_be_focused()
     explore.keyboard.press("Tab")
+    expect(dialog.get_by_role("button", name="Save as a file")).to_be_focused()
+    explore.keyboard.press("Tab")
     expect(dialog.get_by_role("tab", name="Rationales")).to_be_focused()
     explore.keyboard.press("Tab")
     expect(dialog.get_by_role("button", name="Show on the map")).to_be_focused()

@@ -13,6 +13,7 @@ app: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev scripts
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-vllm: $(VENV_VLLM)/.installed
@@ -24,6 +25,7 @@ cases: $(VENV)/.installed-dev
 
 lint: $(VENV)/.installed-dev scripts
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 # The page's scripts, where there is a node that eslint takes. Nothing else here needs node.
 scripts:

@@ -29,47 +29,76 @@ MAX_FRESH = 2 * FIRST  # queries times columns that one call may encode
 
 
 def add(workspace: Workspace, runs: Runs, evaluations: Evaluations, maps: Maps) -> None:
-    """Add the endpoints to the app that is being built. Models are those of known collections and the demo models, no others."""
+    """Add the endpoints to the app that is being built.
+
+    Models are those of known collections and the demo models, no others.
+    """
 
     @runs_model
-    def search_endpoint(query: str, collection: str, model: str, rationale: bool = True, k: int = 10, filter: str = "") -> dict[str, Any]:
-        """The k documents nearest to a query, by a model of the collection with its rationale or by the text alone, or by another column
-        such as "bm25" or "0.7*bm25+0.3*MODEL:rationale"; with ``filter`` only documents that satisfy it, such as "year > 2000 and kind in
-        ('river', 'lake')"."""
+    def search_endpoint(
+        query: str, collection: str, model: str, rationale: bool = True, k: int = 10, filter: str = ""
+    ) -> dict[str, Any]:
+        """The k documents nearest to a query, by a model of the collection with its rationale or by the text
+        alone, or by another column such as "bm25" or "0.7*bm25+0.3*MODEL:rationale"; with ``filter`` only
+        documents that satisfy it, such as "year > 2000 and kind in ('river', 'lake')"."""
         return answered(search_api, workspace, query, collection, model, rationale, k, filter)
 
     @runs_model
     def explain_endpoint(
         query: str, collection: str, model: str, document: str, rationale: bool = True, against: str = ""
     ) -> dict[str, Any]:
-        """Why a document has its score: blocks, sentence pairs and tokens that add up to it; and what sets it apart from ``against``. Of
-        a column that is no model its ledger: lines that add up to the score, each of parts that add up to the line."""
+        """Why a document has its score: blocks, sentence pairs and tokens that add up to it; and what sets it
+        apart from ``against``. Of a column that is no model its ledger: lines that add up to the score, each
+        of parts that add up to the line."""
         return answered(explain_api, workspace, query, collection, model, document, rationale, against)
 
     @runs_model
     def what_if_endpoint(
-        query: str, collection: str, model: str, document: str, rationale: bool = True,
-        edited_text: str | None = None, edited_rationale: str | None = None, leave_one_out: bool = False,
-    ) -> dict[str, Any]:  # fmt: skip
-        """Score and rank of a document with another text or rationale; on demand also its score without each sentence in turn."""
-        return answered(what_if_api, workspace, query, collection, model, document, rationale, edited_text, edited_rationale, leave_one_out)
+        query: str,
+        collection: str,
+        model: str,
+        document: str,
+        rationale: bool = True,
+        edited_text: str | None = None,
+        edited_rationale: str | None = None,
+        leave_one_out: bool = False,
+    ) -> dict[str, Any]:
+        """Score and rank of a document with another text or rationale; on demand also its score without each
+        sentence in turn.
+        """
+        return answered(
+            what_if_api,
+            workspace,
+            query,
+            collection,
+            model,
+            document,
+            rationale,
+            edited_text,
+            edited_rationale,
+            leave_one_out,
+        )
 
     @runs_model
-    def encode_endpoint(texts: list[str], model: str, rationale: bool = True, input_type: str = "document") -> dict[str, Any]:
-        """L2-normalised embeddings of up to 64 texts (or of one), and the rationales they were made with, in the model's own geometry;
-        ``input_type`` is query or document."""
+    def encode_endpoint(
+        texts: list[str], model: str, rationale: bool = True, input_type: str = "document"
+    ) -> dict[str, Any]:
+        """L2-normalised embeddings of up to 64 texts (or of one), and the rationales they were made with, in
+        the model's own geometry; ``input_type`` is query or document."""
         return answered(encode_api, workspace, texts, model, rationale, input_type)
 
     @runs_model
     def evaluate_endpoint(collection: str, a: str, b: str = "", split: str = "", first: bool = False) -> dict[str, Any]:
-        """nDCG@10, Recall@10 and MRR@10 of the columns a and b (such as "demo-base:rationale") on the judged queries of a collection, with
-        intervals, their paired difference b − a, and BM25; of one split, and with ``first`` of 100 queries only."""
+        """nDCG@10, Recall@10 and MRR@10 of the columns a and b (such as "demo-base:rationale") on the judged
+        queries of a collection, with intervals, their paired difference b − a, and BM25; of one split, and
+        with ``first`` of 100 queries only."""
         return answered(evaluate_api, evaluations, collection, a, b, split, first)
 
     @runs_model
     def map_endpoint(collection: str, columns: list[str]) -> dict[str, Any]:
-        """Places and regions of every document in up to four columns (such as "demo-base:rationale"), arrays as base64 of the type and
-        shape that stand beside them; of the first two columns also how many of 15 neighbours each document kept."""
+        """Places and regions of every document in up to four columns (such as "demo-base:rationale"), arrays
+        as base64 of the type and shape that stand beside them; of the first two columns also how many of 15
+        neighbours each document kept."""
         return answered(map_api, maps, collection, columns)
 
     def runs_endpoint() -> list[dict[str, Any]]:
@@ -77,7 +106,9 @@ def add(workspace: Workspace, runs: Runs, evaluations: Evaluations, maps: Maps) 
         return answered(lambda: [run.summary() for run in runs.all()])
 
     def run_endpoint(name: str) -> dict[str, Any]:
-        """One training run: its summary, the metrics of its steps and evaluations, and the rationales of its probe texts."""
+        """One training run: its summary, the metrics of its steps and evaluations, and the rationales of its
+        probe texts.
+        """
         return answered(run_api, runs, name)
 
     gr.api(search_endpoint, api_name="search", concurrency_limit=4, concurrency_id="api")
@@ -99,22 +130,39 @@ def answered(function, *arguments):
 
 
 def search_api(
-    workspace: Workspace, query: object, collection: object, model: object, rationale: object, k: object, where: object = ""
+    workspace: Workspace,
+    query: object,
+    collection: object,
+    model: object,
+    rationale: object,
+    k: object,
+    where: object = "",
 ) -> dict[str, Any]:
     if isinstance(k, bool) or not isinstance(k, (int, float)) or k != int(k) or not 1 <= k <= MAX_K:
         raise GraceError(f"k must be a whole number from 1 to {MAX_K}, got {k!r:.60}")
     if not isinstance(where, str):
         raise GraceError(f"filter must be text, got {where!r:.60}")
-    *_, last = search(workspace, replace(_view(workspace, query, collection, model, rationale, k=int(k)), where=where.strip()))
+    *_, last = search(
+        workspace, replace(_view(workspace, query, collection, model, rationale, k=int(k)), where=where.strip())
+    )
     asked = last.a
     return {
-        "query": last.view.query, "rationale": asked.rationale, "truncated": asked.truncated, "text_truncated": asked.text_truncated,
+        "query": last.view.query,
+        "rationale": asked.rationale,
+        "truncated": asked.truncated,
+        "text_truncated": asked.text_truncated,
         "hits": [hit.as_dict() for hit in asked.hits],
-    }  # fmt: skip
+    }
 
 
 def explain_api(
-    workspace: Workspace, query: object, collection: object, model: object, document: object, rationale: object, against: object
+    workspace: Workspace,
+    query: object,
+    collection: object,
+    model: object,
+    document: object,
+    rationale: object,
+    against: object,
 ) -> dict[str, Any]:
     if not isinstance(against, str):
         raise GraceError(f"against must be a document's id, or empty, got {against!r:.60}")
@@ -135,9 +183,16 @@ def explain_api(
 
 
 def what_if_api(
-    workspace: Workspace, query: object, collection: object, model: object, document: object, rationale: object,
-    edited_text: object, edited_rationale: object, leave_one_out: object,
-) -> dict[str, Any]:  # fmt: skip
+    workspace: Workspace,
+    query: object,
+    collection: object,
+    model: object,
+    document: object,
+    rationale: object,
+    edited_text: object,
+    edited_rationale: object,
+    leave_one_out: object,
+) -> dict[str, Any]:
     for name, value in (("edited_text", edited_text), ("edited_rationale", edited_rationale)):
         if value is not None and not isinstance(value, str):
             raise GraceError(f"{name} must be text, or null to leave it as it is, got {value!r:.60}")
@@ -155,7 +210,9 @@ def what_if_api(
     if edited_rationale is not None and not found.column.rationale:
         raise GraceError("the text alone is embedded here, so a rationale changes nothing: ask with rationale=True")
     asked = (found.query_vector, found.row)
-    told = found.explainer.what_if(*asked, text=edited_text, rationale=edited_rationale, pooling=found.pooling).as_dict()
+    told = found.explainer.what_if(
+        *asked, text=edited_text, rationale=edited_rationale, pooling=found.pooling
+    ).as_dict()
     if _flag(leave_one_out, "leave_one_out"):
         from grace_core.pooling import PARTS, RATIONALE, TEXT
 
@@ -168,7 +225,14 @@ def what_if_api(
 
 
 def _view(
-    workspace: Workspace, query: object, collection: object, model: object, rationale: object, *, k: int = 10, document: object = None
+    workspace: Workspace,
+    query: object,
+    collection: object,
+    model: object,
+    rationale: object,
+    *,
+    k: int = 10,
+    document: object = None,
 ) -> View:
     """What is asked for, in a finished column of a collection that is here."""
     query, column = check_query(query), Column(_name("model", model), _flag(rationale))
@@ -179,11 +243,15 @@ def _view(
         column = workspace.column(collection, model)
     elif column not in workspace.columns(collection):
         there = ", ".join(f"{c.model} (rationale={c.rationale})" for c in workspace.columns(collection))
-        raise GraceError(f"{collection} has no {column.model[:100]!r} with rationale={column.rationale}; there are: {there}")
+        raise GraceError(
+            f"{collection} has no {column.model[:100]!r} with rationale={column.rationale}; there are: {there}"
+        )
     return View(collection, column, column, k, query, "" if document is None else _name("document", document))
 
 
-def encode_api(workspace: Workspace, texts: object, model: object, rationale: object, role: object = "document") -> dict[str, Any]:
+def encode_api(
+    workspace: Workspace, texts: object, model: object, rationale: object, role: object = "document"
+) -> dict[str, Any]:
     if role not in list(Role):
         raise GraceError(f"input_type must be query or document, got {role!r:.40}")
     texts = [texts] if isinstance(texts, str) else texts
@@ -193,7 +261,9 @@ def encode_api(workspace: Workspace, texts: object, model: object, rationale: ob
         raise GraceError(f"got {len(texts)} texts, expected 1 to {MAX_TEXTS}: send them in several calls")
     for position, text in enumerate(texts):
         if len(text) > MAX_CHARACTERS:
-            raise GraceError(f"text {position} has {len(text):,} characters, at most {MAX_CHARACTERS:,} are taken: split it")
+            raise GraceError(
+                f"text {position} has {len(text):,} characters, at most {MAX_CHARACTERS:,} are taken: split it"
+            )
         if not text.strip("\x00 \t\r\n"):
             raise GraceError(f"text {position} is empty: leave it out")
     rationale = _flag(rationale)
@@ -201,17 +271,25 @@ def encode_api(workspace: Workspace, texts: object, model: object, rationale: ob
     made = loaded.represent([check_query(text) for text in texts], rationale=rationale, batch_size=16)
     vectors = loaded.geometry.vectors(made.sums, made.counts, Column(loaded.name, rationale).pooling, role)
     return {
-        "model": loaded.name, "dim": loaded.dim, "rationales": made.rationales, "truncated": made.truncated.tolist(),
-        "text_truncated": made.text_truncated.tolist(), "embeddings": vectors.tolist(),
-    }  # fmt: skip
+        "model": loaded.name,
+        "dim": loaded.dim,
+        "rationales": made.rationales,
+        "truncated": made.truncated.tolist(),
+        "text_truncated": made.text_truncated.tolist(),
+        "embeddings": vectors.tolist(),
+    }
 
 
-def evaluate_api(evaluations: Evaluations, collection: object, a: object, b: object, split: object, first: object) -> dict[str, Any]:
+def evaluate_api(
+    evaluations: Evaluations, collection: object, a: object, b: object, split: object, first: object
+) -> dict[str, Any]:
     for name, value in (("b", b), ("split", split)):
         if not isinstance(value, str):
             raise GraceError(f"{name} must be a name, or empty, got {value!r:.60}")
     asked = {"on": _name("collection", collection), "x": _name("a", a), "y": b or a, "split": split or "all"}
-    view, _ = read_evaluate(evaluations.workspace, asked | ({"first": str(FIRST)} if _flag(first, "first") else {}), strict=True)
+    view, _ = read_evaluate(
+        evaluations.workspace, asked | ({"first": str(FIRST)} if _flag(first, "first") else {}), strict=True
+    )
     if missing := compare(evaluations, view, lexical=False).missing:
         if missing > MAX_FRESH:
             raise GraceError(
@@ -226,7 +304,9 @@ def evaluate_api(evaluations: Evaluations, collection: object, a: object, b: obj
 def map_api(maps: Maps, collection: object, columns: object) -> dict[str, Any]:
     columns = [columns] if isinstance(columns, str) else columns
     if not isinstance(columns, list) or not 1 <= len(columns) <= MAX_COLUMNS:
-        raise GraceError(f"columns must be a list of 1 to {MAX_COLUMNS} columns such as 'demo-base:rationale', got {columns!r:.60}")
+        raise GraceError(
+            f"columns must be a list of 1 to {MAX_COLUMNS} columns such as 'demo-base:rationale', got {columns!r:.60}"
+        )
     names = maps.workspace.collections()
     if _name("collection", collection) not in names:
         raise GraceError(f"there is no collection {collection[:100]!r}; there are: {', '.join(names) or 'none'}")
@@ -239,7 +319,11 @@ def map_api(maps: Maps, collection: object, columns: object) -> dict[str, Any]:
 
 def run_api(runs: Runs, name: object) -> dict[str, Any]:
     run = runs.get(_name("name", name))
-    return run.summary() | {"metrics": list(run.steps), "evaluations": list(run.evaluations), "probes": list(run.probes)}
+    return run.summary() | {
+        "metrics": list(run.steps),
+        "evaluations": list(run.evaluations),
+        "probes": list(run.probes),
+    }
 
 
 def _name(what: str, value: object) -> str:

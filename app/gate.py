@@ -1,8 +1,10 @@
-"""What stands between the explorer and a network: who may enter, how large a request may be, and how often one client may ask a model.
+"""What stands between the explorer and a network: who may enter, how large a request may be, and how often
+one client may ask a model.
 
-Gradio itself asks for the name and the password (a login page, cookies), and for them alone before anything is answered; here are the
-accounts, and a plain ASGI middleware for the limits. A client is an address. Behind a proxy on the same machine it is the one that the
-proxy names in X-Forwarded-For; other proxies have to be named in FORWARDED_ALLOW_IPS, which uvicorn reads.
+Gradio itself asks for the name and the password (a login page, cookies), and for them alone before anything
+is answered; here are the accounts, and a plain ASGI middleware for the limits. A client is an address. Behind
+a proxy on the same machine it is the one that the proxy names in X-Forwarded-For; other proxies have to be
+named in FORWARDED_ALLOW_IPS, which uvicorn reads.
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ Accounts = Callable[[str, str], bool]
 
 
 def runs_model(function: Callable) -> Callable:
-    """Mark an event's, an endpoint's or a server function as one that takes a model's time: the rate limit counts its calls."""
+    """Mark an event's, an endpoint's or a server function as one that takes a model's time: the rate limit
+    counts its calls.
+    """
     function.runs_model = True
     return function
 
@@ -57,15 +61,17 @@ def is_loopback(host: str) -> bool:
 
 
 def read_accounts(given: str | None, file: str | Path | None) -> Accounts | None:
-    """Whether a name and a password belong together, by ``given`` or a ``file`` of lines NAME:PASSWORD, else by $GRACE_APP_AUTH; None
-    if there is none of them. Raises GraceError without repeating any of it."""
+    """Whether a name and a password belong together, by ``given`` or a ``file`` of lines NAME:PASSWORD, else
+    by $GRACE_APP_AUTH; None if there is none of them. Raises GraceError without repeating any of it."""
     if given and file:
         raise GraceError("got both --auth and --auth-file, expected one of them")
     if file:
         try:
             text, source = Path(file).read_text(encoding="utf-8"), f"--auth-file {file}"
         except (OSError, UnicodeDecodeError) as error:
-            raise GraceError(f"--auth-file {file} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+            raise GraceError(
+                f"--auth-file {file} cannot be read: {getattr(error, 'strerror', None) or error}"
+            ) from error
     elif given is not None:
         text, source = given, "--auth"
     elif VARIABLE in os.environ:
@@ -103,10 +109,11 @@ def _digest(text: str) -> bytes:
 
 
 class Gate:
-    """Wraps the app of ``demo``: refuses a body that is too large with 413, and what one client asks too often with 429.
+    """Wraps the app of ``demo``: refuses a body that is too large with 413, and what one client asks too
+    often with 429.
 
-    In any minute ``rate`` requests of a client that run a model (:func:`runs_model`) are answered, all of them if it is 0. An upload may
-    have ``max_upload`` bytes.
+    In any minute ``rate`` requests of a client that run a model (:func:`runs_model`) are answered, all of
+    them if it is 0. An upload may have ``max_upload`` bytes.
     """
 
     def __init__(self, app: ASGIApp, *, demo: Any, rate: int, max_upload: int):
@@ -127,7 +134,9 @@ class Gate:
             return
         if route == "upload":
             most = self.max_upload + ROOM
-            limited = limit_body(scope, receive, most=most, seconds=UPLOAD_SECONDS, too_large=f"an upload has at most {most:,} bytes")
+            limited = limit_body(
+                scope, receive, most=most, seconds=UPLOAD_SECONDS, too_large=f"an upload has at most {most:,} bytes"
+            )
             await self.app(scope, limited, send)
             return
         too_large = f"the request has more than {MAX_BODY:,} bytes; ask for less at a time"
@@ -139,7 +148,8 @@ class Gate:
             return
         if self._rate and self._runs_model(route, body) and (wait := self._wait(self._rate, scope)):
             message = f"too many questions: {self._rate.amount} a minute are answered for one client, go on in {wait} s"
-            # our scripts, which call server functions, get to see what these answer, and nothing of an answer with another status
+            # our scripts, which call server functions, get to see what these answer, and nothing of an answer
+            # with another status
             answer = JSONResponse({"error": message}) if route == "component_server" else _refusal(message, wait)
             await answer(scope, receive, send)
             return

@@ -33,7 +33,9 @@ from grace_core.errors import GraceError
 
 log = logging.getLogger("app")
 DEMO, RUNS = "demo", "runs"
-STUDY = Path(__file__).resolve().parents[1] / "docs" / "study"  # what is to be seen where runs are made by default, before one is
+STUDY = (
+    Path(__file__).resolve().parents[1] / "docs" / "study"
+)  # what is to be seen where runs are made by default, before one is
 STYLES = [
     Path(__file__).parent / name
     for name in ("page/style.css", "explore/passages.css", "export/row.css", "map/map.css", "reasons/reasons.css")
@@ -41,9 +43,13 @@ STYLES = [
 TITLE = "GRACE Explorer"
 TAGLINE = "Why was this document retrieved? See what each model wrote, and what it found."
 TABS = {
-    "explore": explore_tab, "map": map_tab, "reasons": reasons_tab, "evaluate": evaluate_tab, "corpus": corpus_tab,
+    "explore": explore_tab,
+    "map": map_tab,
+    "reasons": reasons_tab,
+    "evaluate": evaluate_tab,
+    "corpus": corpus_tab,
     "training": training_tab,
-}  # fmt: skip
+}
 
 
 def build_app(
@@ -54,7 +60,8 @@ def build_app(
     cache_path: str | Path | None = None,
     kept_runs: str | Path | None = None,
 ) -> gr.Blocks:
-    """The app over the collections in ``indexes_root`` and the training runs in ``runs_root``; ``collection`` is the one shown first.
+    """The app over the collections in ``indexes_root`` and the training runs in ``runs_root``; ``collection``
+    is the one shown first.
 
     As long as there is no run, those in ``kept_runs`` are shown.
 
@@ -67,7 +74,7 @@ def build_app(
             shell = Shell(workspace, runs, tabs)
             for name, module in TABS.items():
                 shell.built[name] = module.build(shell)
-        api.add(workspace, runs, shell.built["evaluate"].evaluations, shell.built["map"].desk.maps)
+        api.add(workspace, runs, shell.built["evaluate"].evaluations, shell.built["map"].server.maps)
         warmed = threading.Event()
 
         first = shell.built["explore"]
@@ -104,13 +111,18 @@ def launch(
     rate: int = 0,
     max_upload: int = read_size(MAX_UPLOAD),
 ) -> str:
-    """Serve the app in the background and return its address; port 0 takes a free one. Raises OSError if the port is taken.
+    """Serve the app in the background and return its address; port 0 takes a free one.
 
-    ``root_path`` is the path under which a proxy shows the app: without it the page loads, and asks for its answers in the wrong place.
-    ``accounts`` may enter, all if there are none; ``rate`` and ``max_upload`` (bytes) are those of :class:`grace_app.gate.Gate`.
+    Raises OSError if the port is taken.
+
+    ``root_path`` is the path under which a proxy shows the app: without it the page loads, and asks for its
+    answers in the wrong place. ``accounts`` may enter, all if there are none; ``rate`` and ``max_upload``
+    (bytes) are those of :class:`grace_app.gate.Gate`.
     """
     # Gradio asks the app for its page when it starts, which is no proxy's business
-    direct = ",".join(filter(None, [os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), "localhost,127.0.0.1,::1", host]))
+    direct = ",".join(
+        filter(None, [os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), "localhost,127.0.0.1,::1", host])
+    )
     os.environ |= {"no_proxy": direct, "NO_PROXY": direct}
     if port == 0:
         with socket.socket() as probe:
@@ -153,10 +165,14 @@ def serve(
     rate: int | None = None,
     max_upload: str | None = None,
 ) -> None:
-    """Serve the explorer until it is interrupted. Raises GraceError if the collection or the port is not to be had, or if others than
-    this machine could enter without a password and ``no_auth`` does not say that they may."""
+    """Serve the explorer until it is interrupted.
+
+    Raises GraceError if the collection does not exist or the port is taken, or if others than this machine
+    could enter without a password and ``no_auth`` does not say that they may."""
     if root_path and not re.fullmatch(r"(https?://[^/\s]+)?(/[\w.~-]+)+/?", root_path):
-        raise GraceError(f"--root-path is {root_path!r}, expected the path under which the proxy shows the explorer, such as /grace")
+        raise GraceError(
+            f"--root-path is {root_path!r}, expected the path under which the proxy shows the explorer, such as /grace"
+        )
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     accounts, alone = read_accounts(auth, auth_file), is_loopback(host)
     if not (alone or accounts or no_auth):
@@ -176,7 +192,9 @@ def serve(
     try:
         url = launch(demo, host=host, port=port, open_browser=open_browser, root_path=root_path.rstrip("/"), **limits)
     except OSError as error:
-        raise GraceError(f"cannot serve at {host}:{port}: the port is taken or not allowed; give another with --port") from error
+        raise GraceError(
+            f"cannot serve at {host}:{port}: the port is taken or not allowed; give another with --port"
+        ) from error
     except httpx.HTTPError as error:
         raise GraceError(
             f"the explorer started at {host}:{port}, and this machine does not reach it ({error}): is there a localhost?"

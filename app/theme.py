@@ -1,4 +1,6 @@
-"""The explorer's theme: system fonts, grey and ink, with blue for column A and orange for column B left to style.css."""
+"""The explorer's theme: system fonts, grey and ink, with blue for column A and orange for column B left to
+style.css.
+"""
 
 from __future__ import annotations
 

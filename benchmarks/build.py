@@ -4,10 +4,11 @@
 ``shards``   a build that was stopped after its last shard: everything put together, hashed and checked
 ``vectors``  ``grace index faiss``: FAISS again from the stored vectors
 
-The peer reads ids and embeddings with pyarrow and writes the same flat index, flushed to disk as ours is; it keeps no rationales, no
-split of the vectors into parts, no hashes, and cannot be resumed. A second peer (``cache_vs_same_files``) writes the files that ours does,
-hashed and flushed, from a Parquet file that holds all they need, and so leaves out what a cache is for: to look every text up. Each ratio
-is documents a second of ours over the peer's.
+The peer reads ids and embeddings with pyarrow and writes the same flat index, flushed to disk as ours is; it
+keeps no rationales, no split of the vectors into parts, no hashes, and cannot be resumed. A second peer
+(``cache_vs_same_files``) writes the files that ours does, hashed and flushed, from a Parquet file that holds
+all they need, and so leaves out what a cache is for: to look every text up. Each ratio is documents a second
+of ours over the peer's.
 """
 
 from __future__ import annotations
@@ -33,12 +34,16 @@ from grace_core.readers import Corpus, Document, read_corpus
 
 
 def run(corpus: str | Path, *, documents: int = 100_000, runs: int = 3) -> dict:
-    """``{ratios, documents_per_second, runs, documents, distinct_texts, dim}``: medians of ``runs`` rounds, the contenders in turn."""
+    """``{ratios, documents_per_second, runs, documents, distinct_texts, dim}``: medians of ``runs`` rounds,
+    the contenders in turn.
+    """
     texts = [document.content for document in read_corpus(corpus).documents if document.content]
     rows = [Document(f"d{number}", "", texts[number % len(texts)], {}) for number in range(documents)]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        model = GraceModel.from_pretrained(small_model(folder / "small"), cache=RepresentationCache(folder / "cache.sqlite"))
+        model = GraceModel.from_pretrained(
+            small_model(folder / "small"), cache=RepresentationCache(folder / "cache.sqlite")
+        )
         collection = Collection.create(Corpus(rows, None, str(corpus), []), folder / "collection")
         index = build(collection, model, rationale=False)
         _write_parquet(index, folder / "embeddings.parquet")
@@ -55,8 +60,11 @@ def run(corpus: str | Path, *, documents: int = 100_000, runs: int = 3) -> dict:
     return {
         "ratios": ratios | {"cache_vs_same_files": round(rates["cache"] / rates["peer_same_files"], 3)},
         "documents_per_second": {name: round(rate) for name, rate in rates.items()},
-        "runs": runs, "documents": documents, "distinct_texts": len(texts), "dim": model.dim,
-    }  # fmt: skip
+        "runs": runs,
+        "documents": documents,
+        "distinct_texts": len(texts),
+        "dim": model.dim,
+    }
 
 
 def _timed(name: str, collection: Collection, model: GraceModel, shards: Path, folder: Path) -> float:
@@ -119,7 +127,9 @@ def _peer_same_files(source: Path, target: Path) -> None:
     from safetensors.numpy import save_file
 
     table = pq.read_table(source)
-    sums, counts = (table[name].combine_chunks().flatten().to_numpy().reshape(len(table), 3, -1) for name in ("sums", "counts"))
+    sums, counts = (
+        table[name].combine_chunks().flatten().to_numpy().reshape(len(table), 3, -1) for name in ("sums", "counts")
+    )
     target.mkdir(exist_ok=True)
     pq.write_table(table.drop_columns(["sums", "counts"]), target / "rationales.parquet", compression="zstd")
     save_file({"counts": counts[:, :, 0], "sums": sums}, target / "vectors.safetensors")

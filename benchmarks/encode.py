@@ -3,8 +3,8 @@
 ``vs_generate``   plain ``model.generate()``: what writing the rationales alone costs; no embedding comes out of it
 ``vs_two_pass``   generate, detokenise, tokenise the conversation again, a second forward for the hidden states, pool
 
-Both ratios are the peer's tokens per second turned round: our tokens/s over the peer's. All three produce the same rationale
-tokens (checked); the peers' batches are sorted by length as ours are.
+Both ratios are the peer's tokens per second turned round: our tokens/s over the peer's. All three produce the
+same rationale tokens (checked); the peers' batches are sorted by length as ours are.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from grace_core.model import GraceModel
 
 
 def run(model: str = "demo-base", *, texts: int = 128, runs: int = 5, batch_size: int = 64) -> dict:
-    """Medians of ``runs`` rounds over ``texts`` demo passages: ``{ratios, tokens_per_second, runs, model, texts, threads}``."""
+    """Medians of ``runs`` rounds over ``texts`` demo passages: ``{ratios, tokens_per_second, runs, model,
+    texts, threads}``.
+    """
     grace = GraceModel.from_pretrained(model)
     prompts = sorted((grace.prompts.build(text) for text in demo_passages(texts)), key=lambda prompt: -len(prompt.ids))
     batches = [prompts[i : i + batch_size] for i in range(0, len(prompts), batch_size)]
@@ -27,10 +29,14 @@ def run(model: str = "demo-base", *, texts: int = 128, runs: int = 5, batch_size
     def generate(batch) -> list[list[int]]:
         ids, mask = grace.engine._pad_left([prompt.ids for prompt in batch])
         out = grace.model.generate(
-            ids, attention_mask=torch.ones_like(ids) if mask is None else mask, do_sample=False,
-            max_new_tokens=grace.settings.max_new_tokens, pad_token_id=grace.engine.pad_id, eos_token_id=sorted(grace.engine.end_ids),
+            ids,
+            attention_mask=torch.ones_like(ids) if mask is None else mask,
+            do_sample=False,
+            max_new_tokens=grace.settings.max_new_tokens,
+            pad_token_id=grace.engine.pad_id,
+            eos_token_id=sorted(grace.engine.end_ids),
             repetition_penalty=1.0,  # some models' own settings have another
-        )  # fmt: skip
+        )
         rows = []
         for row in out[:, ids.shape[1] :].tolist():
             end = next((i for i, token in enumerate(row) if token in grace.engine.end_ids), len(row))
@@ -40,8 +46,12 @@ def run(model: str = "demo-base", *, texts: int = 128, runs: int = 5, batch_size
     @torch.inference_mode()
     def two_pass(batch) -> int:
         rows = generate(batch)
-        conversations = [grace.tokenizer.decode(p.ids + row, skip_special_tokens=False) for p, row in zip(batch, rows, strict=True)]
-        again = grace.tokenizer(conversations, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt")
+        conversations = [
+            grace.tokenizer.decode(p.ids + row, skip_special_tokens=False) for p, row in zip(batch, rows, strict=True)
+        ]
+        again = grace.tokenizer(
+            conversations, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt"
+        )
         again = again.to(grace.engine.device)
         states = grace.model(**again, output_hidden_states=True, use_cache=False).hidden_states[-1]
         mask = again["attention_mask"].clone()
@@ -57,7 +67,9 @@ def run(model: str = "demo-base", *, texts: int = 128, runs: int = 5, batch_size
         "two_pass": two_pass,
     }
     seconds = {name: [] for name in contenders}
-    tokens = {name: sum(work(batch) for batch in batches) for name, work in contenders.items()}  # the warm-up round counts the tokens
+    tokens = {
+        name: sum(work(batch) for batch in batches) for name, work in contenders.items()
+    }  # the warm-up round counts the tokens
     if len(set(tokens.values())) != 1:
         raise RuntimeError(f"the contenders wrote different numbers of tokens: {tokens}")
     for _ in range(runs):
@@ -71,8 +83,12 @@ def run(model: str = "demo-base", *, texts: int = 128, runs: int = 5, batch_size
     return {
         "ratios": ratios,
         "tokens_per_second": {name: round(rate) for name, rate in rates.items()},
-        "runs": runs, "model": model, "texts": len(prompts), "tokens": tokens["one_pass"], "threads": torch.get_num_threads(),
-    }  # fmt: skip
+        "runs": runs,
+        "model": model,
+        "texts": len(prompts),
+        "tokens": tokens["one_pass"],
+        "threads": torch.get_num_threads(),
+    }
 
 
 if __name__ == "__main__":

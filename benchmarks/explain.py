@@ -1,9 +1,11 @@
-"""What "Why?" costs: query and hits explained with all sentences and tokens, against encoding the same texts without generating.
+"""What "Why?" costs: query and hits explained with all sentences and tokens, against encoding the same texts
+without generating.
 
 ``vs_encoding``    peer: one forward over query and hits with their rationales, pooled (``represent_given``): the same tokens
 ``vs_text_only``   peer: one forward over query and hits without rationales, pooled: the fewest tokens that give a vector
 
-Each ratio is our time over the peer's. Rationales are there beforehand in all three, as they are in an index; nothing is generated.
+Each ratio is our time over the peer's. Rationales are there beforehand in all three, as they are in an index;
+nothing is generated.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from grace_study.corpus import beir
 
 
 def run(model: str = "demo-base", *, hits: int = 10, runs: int = 7) -> dict:
-    """Medians of ``runs`` rounds, the contenders in turn: ``{ratios, milliseconds, runs, model, hits, tokens, threads}``.
+    """Medians of ``runs`` rounds, the contenders in turn: ``{ratios, milliseconds, runs, model, hits, tokens,
+    threads}``.
 
     The hits are ``hits`` demo passages spread over the corpus, with the rationales that the model writes about them.
     """
@@ -40,8 +43,12 @@ def run(model: str = "demo-base", *, hits: int = 10, runs: int = 7) -> dict:
     return {
         "ratios": {f"vs_{peer}": round(medians["why"] / medians[peer], 3) for peer in ("encoding", "text_only")},
         "milliseconds": {name: round(1000 * value, 1) for name, value in medians.items()},
-        "runs": runs, "model": model, "hits": len(texts) - 1, "tokens": int(made.counts.sum()), "threads": torch.get_num_threads(),
-    }  # fmt: skip
+        "runs": runs,
+        "model": model,
+        "hits": len(texts) - 1,
+        "tokens": int(made.counts.sum()),
+        "threads": torch.get_num_threads(),
+    }
 
 
 if __name__ == "__main__":

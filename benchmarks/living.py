@@ -1,10 +1,11 @@
 """Taking a few changed documents into a large collection, against building it anew.
 
-Texts only. Of ``changed`` documents half have a new text, a quarter is new, a quarter gone. The first build would encode ``documents``
-texts: the model encodes ``sample`` of them, which is scaled up, and to this the time of a whole build whose sums are made up is added.
-The update is all real: reading, comparing, encoding what is new, writing, hashing, opening. What it leaves is compared with a build of the
-new corpus in another folder, byte for byte, and so are the answers to 50 queries. The ratio is the update's time over the first build's: at
-most 0.05 is the aim.
+Texts only. Of ``changed`` documents half have a new text, a quarter is new, a quarter gone. The first build
+would encode ``documents`` texts: the model encodes ``sample`` of them, which is scaled up, and to this the
+time of a whole build whose sums are made up is added. The update is all real: reading, comparing, encoding
+what is new, writing, hashing, opening. What it leaves is compared with a build of the new corpus in another
+folder, byte for byte, and so are the answers to 50 queries. The ratio is the update's time over the first
+build's: at most 0.05 is the aim.
 """
 
 from __future__ import annotations
@@ -27,10 +28,14 @@ from grace_core.model import GraceModel, Representations
 from grace_core.readers import Corpus, Document, read_corpus
 
 
-def run(corpus: str | Path, *, model: str = "demo-base", documents: int = 100_000, changed: int = 1_000, sample: int = 1_000) -> dict:
+def run(
+    corpus: str | Path, *, model: str = "demo-base", documents: int = 100_000, changed: int = 1_000, sample: int = 1_000
+) -> dict:
     """``{ratios, seconds, documents, changed, encoded, same_files, same_answers}``."""
     texts = [document.content for document in read_corpus(corpus).documents if document.content]
-    rows = [Document(f"d{i}", "", f"{texts[i % len(texts)]} {i}", {"number": i}) for i in range(documents)]  # no two have one text
+    rows = [
+        Document(f"d{i}", "", f"{texts[i % len(texts)]} {i}", {"number": i}) for i in range(documents)
+    ]  # no two have one text
     new = _changed(rows, changed)
     known, seconds = {row.content for row in rows}, {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -57,10 +62,14 @@ def run(corpus: str | Path, *, model: str = "demo-base", documents: int = 100_00
         answers = zip(index.search(queries, 100), fresh.search(queries, 100), strict=True)
         return {
             "ratios": {"update": round(seconds["update"] / seconds["first"], 4)},
-            "seconds": {name: round(value, 1) for name, value in seconds.items()}, "documents": documents, "sample": len(some),
-            "changed": taken.changes.counts(), "encoded": index.history[-1]["encoded"], "same_files": same,
+            "seconds": {name: round(value, 1) for name, value in seconds.items()},
+            "documents": documents,
+            "sample": len(some),
+            "changed": taken.changes.counts(),
+            "encoded": index.history[-1]["encoded"],
+            "same_files": same,
             "same_answers": all(np.array_equal(mine, theirs) for mine, theirs in answers),
-        }  # fmt: skip
+        }
 
 
 def _changed(rows: list[Document], changed: int) -> list[Document]:

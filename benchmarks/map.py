@@ -1,11 +1,12 @@
-"""What a map costs: one, and two aligned ones, against umap-learn's ``UMAP(metric="cosine").fit_transform`` of one; and ways to align.
+"""What a map costs: one, and two aligned ones, against umap-learn's ``UMAP(metric="cosine").fit_transform``
+of one; and ways to align.
 
 ``one``, ``two``   our time over umap-learn's, everything counted: neighbours, graphs, layout, quality
 umap-learn is run as a user would run it: no seed, all threads. Both sides are warmed up first, on fewer documents, so that
 numba's compiling (some seconds of each process's first map) is in neither.
 
-The vectors are made up: 60 kinds of documents, each on a curved patch of 12 dimensions in 256; in the second column a fifth of the
-documents stands elsewhere and all others where they were, up to a little noise.
+The vectors are made up: 60 kinds of documents, each on a curved patch of 12 dimensions in 256; in the second
+column a fifth of the documents stands elsewhere and all others where they were, up to a little noise.
 """
 
 from __future__ import annotations
@@ -67,15 +68,20 @@ def run(*, documents: int = 10_000, runs: int = 3) -> dict:
     return {
         "ratios": {name: round(medians[name] / medians["umap-learn"], 3) for name in ("one", "two")},
         "seconds": {name: [round(value, 2) for value in values] for name, values in seconds.items()},
-        "quality": quality, "runs": runs, "documents": documents, "dimensions": DIMENSIONS, "threads": numba.get_num_threads(),
-    }  # fmt: skip
+        "quality": quality,
+        "runs": runs,
+        "documents": documents,
+        "dimensions": DIMENSIONS,
+        "threads": numba.get_num_threads(),
+    }
 
 
 def compare_ways(documents: int = 2000, seed: int = 0) -> dict:
     """Ways to make the maps of two columns comparable, each by what it moves, what it keeps and its time.
 
-    ``ratio``: displacement of unchanged documents over that between independent maps; ``moved``: displacement of those that stand
-    elsewhere, which a map must not hide; ``trustworthiness`` and ``knn_preservation`` of both maps; ``seconds``.
+    ``ratio``: displacement of unchanged documents over that between independent maps; ``moved``: displacement
+    of those that stand elsewhere, which a map must not hide; ``trustworthiness`` and ``knn_preservation`` of
+    both maps; ``seconds``.
     """
     first, second, moved = two_columns(documents, seed)
     near = [nearest(column)[0] for column in (first, second)]
@@ -92,7 +98,9 @@ def compare_ways(documents: int = 2000, seed: int = 0) -> dict:
     for name, way in ways.items():
         with warnings.catch_warnings(action="ignore"):
             maps, took = _timed(way)
-        quality = [map_quality(column, map_, rows) for column, map_, rows in zip((first, second), maps, near, strict=True)]
+        quality = [
+            map_quality(column, map_, rows) for column, map_, rows in zip((first, second), maps, near, strict=True)
+        ]
         apart = name == "independent"
         made[name] = {
             "ratio": 1.0 if apart else round(displaced(*maps, *alone, change)["ratio"], 4),
@@ -100,7 +108,7 @@ def compare_ways(documents: int = 2000, seed: int = 0) -> dict:
             "trustworthiness": [round(one["trustworthiness"], 4) for one in quality],
             "knn_preservation": [round(one["knn_preservation"], 3) for one in quality],
             "seconds": None if apart else round(took, 1),
-        }  # fmt: skip
+        }
     return {"ways": made, "documents": documents, "overlap": change.mean}
 
 

@@ -1,11 +1,14 @@
-"""The memory that indexing takes, and how it grows with the number of documents: the real command in a process of its own.
+"""The memory that indexing takes, and how it grows with the number of documents: the real command in a
+process of its own.
 
-``growth``  anonymous memory at its peak with all documents over that with a quarter of them, each without the vectors' own bytes
+``growth``  anonymous memory at its peak with all documents over that with a quarter of them, each without the
+vectors' own bytes
 
-Anonymous memory (RssAnon, read every 20 ms) is what a process cannot give back; pages of mapped files are the system's cache, and are
-told apart as ``file_mb``. The texts are Cranfield's or another corpus's, repeated under new ids, and encoded once beforehand, so that
-the builds find each in the cache. The model is a random one of a single layer, so that the pipeline counts and not the weights; no
-rationales are written. FAISS, which comes last, holds n·4d bytes; that is what is taken off.
+Anonymous memory (RssAnon, read every 20 ms) is what a process cannot give back; pages of mapped files are the
+system's cache, and are told apart as ``file_mb``. The texts are Cranfield's or another corpus's, repeated
+under new ids, and encoded once beforehand, so that the builds find each in the cache. The model is a random
+one of a single layer, so that the pipeline counts and not the weights; no rationales are written. FAISS,
+which comes last, holds n·4d bytes; that is what is taken off.
 """
 
 from __future__ import annotations
@@ -20,7 +23,9 @@ from pathlib import Path
 
 
 def run(corpus: str | Path, *, documents: int = 100_000, runs: int = 1) -> dict:
-    """``{ratios: {growth}, peak_mb, runs, documents, distinct_texts}``: peaks of a quarter of ``documents`` and of all of them."""
+    """``{ratios: {growth}, peak_mb, runs, documents, distinct_texts}``: peaks of a quarter of ``documents``
+    and of all of them.
+    """
     from grace_core.readers import read_corpus
 
     texts = [document.content for document in read_corpus(corpus).documents if document.content]
@@ -30,10 +35,18 @@ def run(corpus: str | Path, *, documents: int = 100_000, runs: int = 1) -> dict:
         _build(_repeat(texts, len(texts), folder / "once.jsonl"), model, environment)
         for count in (documents // 4, documents):
             path = _repeat(texts, count, folder / f"{count}.jsonl")
-            peaks[count] = min((_build(path, model, environment) for _ in range(runs)), key=lambda peak: peak["anonymous_mb"])
+            peaks[count] = min(
+                (_build(path, model, environment) for _ in range(runs)), key=lambda peak: peak["anonymous_mb"]
+            )
     few, many = peaks[documents // 4], peaks[documents]
     growth = (many["anonymous_mb"] - many["vectors_mb"]) / (few["anonymous_mb"] - few["vectors_mb"])
-    return {"ratios": {"growth": round(growth, 3)}, "peak_mb": peaks, "runs": runs, "documents": documents, "distinct_texts": len(texts)}
+    return {
+        "ratios": {"growth": round(growth, 3)},
+        "peak_mb": peaks,
+        "runs": runs,
+        "documents": documents,
+        "distinct_texts": len(texts),
+    }
 
 
 def small_model(folder: Path) -> Path:
@@ -45,9 +58,15 @@ def small_model(folder: Path) -> Path:
 
     tokenizer = AutoTokenizer.from_pretrained(find_model("demo-base"))
     config = Qwen2Config(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=4096, eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=4096,
+        eos_token_id=tokenizer.eos_token_id,
+    )
     GraceModel(Qwen2ForCausalLM(config), tokenizer, Settings()).save_pretrained(folder)
     return folder
 
@@ -66,10 +85,24 @@ def _build(corpus: Path, model: Path, environment: dict[str, str]) -> dict[str, 
 
     out = corpus.with_suffix("")
     shutil.rmtree(out, ignore_errors=True)
-    command = [sys.executable, "-m", "grace_cli", "index", "build", str(corpus), "--out", str(out), "--model", str(model)]
+    command = [
+        sys.executable,
+        "-m",
+        "grace_cli",
+        "index",
+        "build",
+        str(corpus),
+        "--out",
+        str(out),
+        "--model",
+        str(model),
+    ]
     started = time.perf_counter()
     process = subprocess.Popen(
-        [*command, "--no-rationale", "--json"], env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        [*command, "--no-rationale", "--json"],
+        env=os.environ | environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
     )
     peak = {"anonymous_mb": 0.0, "file_mb": 0.0}
     watching = threading.Thread(target=_watch, args=(process, peak), daemon=True)
@@ -81,8 +114,9 @@ def _build(corpus: Path, model: Path, environment: dict[str, str]) -> dict[str, 
     manifest = json.loads(next(out.glob("*/manifest.json")).read_text())
     vectors = manifest["counts"]["encoded"] * manifest["model"]["dim"] * 4 / 1e6
     return {name: round(value, 1) for name, value in peak.items()} | {
-        "vectors_mb": round(vectors, 1), "seconds": round(time.perf_counter() - started, 1)
-    }  # fmt: skip
+        "vectors_mb": round(vectors, 1),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
 
 
 def _watch(process: subprocess.Popen, peak: dict[str, float]) -> None:

@@ -16,8 +16,10 @@ def demo_passages(count: int) -> list[str]:
 
 
 def median_seconds(contenders: dict[Hashable, Callable[[], object]], runs: int) -> dict[Hashable, float]:
-    """Medians of ``runs`` rounds by contender. In each round all have their turn, so that what else the machine does meets all alike; a
-    round before them warms up."""
+    """Medians of ``runs`` rounds by contender.
+
+    In each round all have their turn, so that what else the machine does meets all alike; a round before them
+    warms up."""
     seconds: dict[Hashable, list[float]] = {name: [] for name in contenders}
     for number in range(runs + 1):
         for name, work in contenders.items():

@@ -3,11 +3,12 @@
 ``<kind>_batch``   queries a second of ``GraceIndex.search`` over those of ``faiss.Index.search``, many queries at once
 ``<kind>_single``  the same, one query a call
 
-``recall@10_of_queries`` is measured on new vectors of the same distribution against the exact search; ``recall@10`` is the manifest's.
-An ivfpq peer returns distances to compressed vectors, ours cosines, for which it reads the candidates' vectors again.
-Vectors are synthetic: 200 clusters in a subspace of 32 dimensions and noise in all others, normalised, which FAISS finds about as
-hard as text embeddings; vectors without such structure have no near neighbours to find. They go through a real build, all of it but
-a model. Both sides search with the same number of threads, in turn.
+``recall@10_of_queries`` is measured on new vectors of the same distribution against the exact search;
+``recall@10`` is the manifest's. An ivfpq peer returns distances to compressed vectors, ours cosines, for
+which it reads the candidates' vectors again. Vectors are synthetic: 200 clusters in a subspace of 32
+dimensions and noise in all others, normalised, which FAISS finds about as hard as text embeddings; vectors
+without such structure have no near neighbours to find. They go through a real build, all of it but a model.
+Both sides search with the same number of threads, in turn.
 """
 
 from __future__ import annotations
@@ -82,10 +83,17 @@ class Numbered:
 
 
 def run(
-    *, documents: int = 100_000, dim: int = 256, kinds: tuple[str, ...] = ("flat",), queries: int = 256, k: int = 10, runs: int = 5,
+    *,
+    documents: int = 100_000,
+    dim: int = 256,
+    kinds: tuple[str, ...] = ("flat",),
+    queries: int = 256,
+    k: int = 10,
+    runs: int = 5,
     folder: str | Path | None = None,
-) -> dict:  # fmt: skip
-    """``{ratios, queries_per_second, kinds, runs, documents, dim, threads}``; medians of ``runs`` rounds, the contenders in turn.
+) -> dict:
+    """``{ratios, queries_per_second, kinds, runs, documents, dim, threads}``; medians of ``runs`` rounds, the
+    contenders in turn.
 
     ``folder`` keeps the collection, and one that is there is used: a million documents take minutes and 5 GB of disk.
     """
@@ -102,12 +110,22 @@ def run(
             rates = _race(index, kind, asked, k, runs)
             for way in ("batch", "single"):
                 result["ratios"][f"{kind}_{way}"] = round(rates["grace", way] / rates["faiss", way], 3)
-            result["queries_per_second"] |= {f"{name}_{kind}_{way}": round(rate, 1) for (name, way), rate in rates.items()}
+            result["queries_per_second"] |= {
+                f"{name}_{kind}_{way}": round(rate, 1) for (name, way), rate in rates.items()
+            }
             result["kinds"][kind] = {
-                "faiss_seconds": seconds, "bytes": (index.folder / "index.faiss").stat().st_size, **index.manifest["faiss"],
+                "faiss_seconds": seconds,
+                "bytes": (index.folder / "index.faiss").stat().st_size,
+                **index.manifest["faiss"],
                 "recall@10_of_queries": round(float((index.search(asked, k)[0] >= truth[:, None] - 1e-6).mean()), 4),
-            }  # fmt: skip
-    return result | {"runs": runs, "documents": documents, "dim": dim, "queries": queries, "threads": faiss.omp_get_max_threads()}
+            }
+    return result | {
+        "runs": runs,
+        "documents": documents,
+        "dim": dim,
+        "queries": queries,
+        "threads": faiss.omp_get_max_threads(),
+    }
 
 
 def indexed(place: Path, corpus: Corpus, model: SyntheticModel, kind: str) -> tuple[GraceIndex, float | None]:
@@ -121,12 +139,18 @@ def indexed(place: Path, corpus: Corpus, model: SyntheticModel, kind: str) -> tu
 
 
 def _race(index: GraceIndex, kind: str, queries: np.ndarray, k: int, runs: int) -> dict[tuple[str, str], float]:
-    """Queries a second by contender and way. The peer reads the file into memory, as FAISS does unless told otherwise."""
+    """Queries a second by contender and way.
+
+    The peer reads the file into memory, as FAISS does unless told otherwise.
+    """
     import faiss
 
     raw, some = faiss.read_index(str(index.folder / "index.faiss")), queries[:32]
     effort = index.manifest["faiss"].get(ann.EFFORTS.get(kind))
-    classes = {"hnsw": lambda: faiss.SearchParametersHNSW(efSearch=effort), "ivfpq": lambda: faiss.SearchParametersIVF(nprobe=effort)}
+    classes = {
+        "hnsw": lambda: faiss.SearchParametersHNSW(efSearch=effort),
+        "ivfpq": lambda: faiss.SearchParametersIVF(nprobe=effort),
+    }
     options = {"params": classes[kind]()} if kind in classes else {}
     contenders = {
         ("grace", "batch"): (len(queries), lambda: index.search(queries, k)),

@@ -1,12 +1,14 @@
 """``grace serve`` under load, against the library called in one process on the same texts.
 
-``vs_library``  texts per second that the server answers to many clients, each of which sends one text, waits for its answer and sends the
-next, over those of ``GraceModel.represent`` on the same texts in batches of the same size: the median of rounds in which both have their
-turn, each against the library before and after it. Neither has a cache. The same in texts per second of processor time (``cpu_ratios``)
-hardly depends on what else the machine does; the server's includes HTTP, and not the clients.
+``vs_library``  texts per second that the server answers to many clients, each of which sends one text, waits
+for its answer and sends the next, over those of ``GraceModel.represent`` on the same texts in batches of the
+same size: the median of rounds in which both have their turn, each against the library before and after it.
+Neither has a cache. The same in texts per second of processor time (``cpu_ratios``) hardly depends on what
+else the machine does; the server's includes HTTP, and not the clients.
 
-A last phase, for faults and not for speed, mixes requests: several texts, base64, texts alone, reranking, chats, and clients that go away
-before their answer. Every embedding of all phases is compared with the library's. Memory is what the server itself reports.
+A last phase, for faults and not for speed, mixes requests: several texts, base64, texts alone, reranking,
+chats, and clients that go away before their answer. Every embedding of all phases is compared with the
+library's. Memory is what the server itself reports.
 """
 
 from __future__ import annotations
@@ -37,8 +39,8 @@ TOLERANCE = 1e-4  # of every number of a unit vector: rounding differs with the 
 
 
 def run(model: str = "demo-base", *, clients: int = 64, seconds: float = 60.0, texts: int = 512, runs: int = 3) -> dict:
-    """``{ratios, cpu_ratios, rounds, texts_per_second, phases, model, clients, texts, threads}``: ``rounds`` holds the ratio of each round,
-    a phase its answers, the wrong ones and the memory."""
+    """``{ratios, cpu_ratios, rounds, texts_per_second, phases, model, clients, texts, threads}``: ``rounds``
+    holds the ratio of each round, a phase its answers, the wrong ones and the memory."""
     grace = GraceModel.from_pretrained(model)
     rows = beir()[0]
     chosen = [f"{row['title']}\n{row['text']}" for row in random.Random(0).sample(rows, min(texts, len(rows)))]
@@ -53,7 +55,9 @@ def run(model: str = "demo-base", *, clients: int = 64, seconds: float = 60.0, t
         mixed = asyncio.run(load.phase(load.anything, clients=clients, seconds=seconds))
     # seconds a text, of the clock and of the processor
     beside = np.array([(before + after) / 2 for before, after in itertools.pairwise(libraries)]) / len(chosen)
-    served = np.array([[phase["seconds"], phase["cpu_seconds"]] for phase in phases]) / [[phase["texts"]] for phase in phases]
+    served = np.array([[phase["seconds"], phase["cpu_seconds"]] for phase in phases]) / [
+        [phase["texts"]] for phase in phases
+    ]
     rounds = beside / served
     wall, cpu = np.median(rounds, 0).round(3).tolist()
     speeds = {"server": served, "library": beside}
@@ -62,9 +66,15 @@ def run(model: str = "demo-base", *, clients: int = 64, seconds: float = 60.0, t
         "cpu_ratios": {"vs_library": cpu},
         "rounds": rounds[:, 0].round(3).tolist(),
         "texts_per_second": {name: round(float(1 / np.median(seconds[:, 0])), 1) for name, seconds in speeds.items()},
-        "phases": {**{f"one text a request, {number}": phase for number, phase in enumerate(phases, 1)}, "mixed": mixed},
-        "model": model, "clients": clients, "texts": len(chosen), "threads": torch.get_num_threads(),
-    }  # fmt: skip
+        "phases": {
+            **{f"one text a request, {number}": phase for number, phase in enumerate(phases, 1)},
+            "mixed": mixed,
+        },
+        "model": model,
+        "clients": clients,
+        "texts": len(chosen),
+        "threads": torch.get_num_threads(),
+    }
 
 
 def _library(grace: GraceModel, texts: list[str]):
@@ -78,7 +88,10 @@ def _library(grace: GraceModel, texts: list[str]):
 def server(model: str):
     """The address of a ``grace serve`` of its own, without a cache."""
     command = [sys.executable, "-m", "grace_cli", "serve", "--model", model, "--port", "0", "--no-cache"]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1]), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+    }
     process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True)
     try:
         line = process.stdout.readline()  # it says where it is when it is ready
@@ -96,7 +109,9 @@ class Load:
         self.random = random.Random(1)
 
     async def phase(self, ask: Callable[[], Awaitable[int]], *, clients: int, seconds: float) -> dict:
-        """``clients`` ask one request after the other for ``seconds`` and wait for their last answers, which count, as does that time."""
+        """``clients`` ask one request after the other for ``seconds`` and wait for their last answers, which
+        count, as does that time.
+        """
         self.order, self.codes, self.wrong, self.abandoned = itertools.cycle(range(len(self.texts))), Counter(), 0, 0
         self.texts_done, self.latencies, self.memory = 0, [], []
         # a light client: what it takes of the processor, the server does not get
@@ -109,12 +124,17 @@ class Load:
             cpu, batched, batches = await self._counts() - before
         third = len(self.memory) // 3
         return {
-            "seconds": round(self.last - began, 1), "cpu_seconds": round(cpu, 1),
-            "mean_batch": round(batched / max(batches, 1), 1), "texts": self.texts_done, "requests": sum(self.codes.values()),
-            "codes": {str(code): count for code, count in sorted(self.codes.items())}, "wrong": self.wrong, "abandoned": self.abandoned,
+            "seconds": round(self.last - began, 1),
+            "cpu_seconds": round(cpu, 1),
+            "mean_batch": round(batched / max(batches, 1), 1),
+            "texts": self.texts_done,
+            "requests": sum(self.codes.values()),
+            "codes": {str(code): count for code, count in sorted(self.codes.items())},
+            "wrong": self.wrong,
+            "abandoned": self.abandoned,
             "latency": {f"p{p}": round(float(np.percentile(self.latencies, p)), 3) for p in (50, 95, 99)},
             "memory_mb": {"first_third": self.memory[third], "end": self.memory[-1]},
-        }  # fmt: skip
+        }
 
     async def _client(self, ask: Callable[[], Awaitable[int]], end: float) -> None:
         while (sent := time.perf_counter()) < end:
@@ -153,7 +173,9 @@ class Load:
         if answer is None:
             return 0
         found = [item["embedding"] for item in answer["data"]]
-        vectors = np.array([np.frombuffer(base64.b64decode(v), "<f4") for v in found] if encoding == "base64" else found)
+        vectors = np.array(
+            [np.frombuffer(base64.b64decode(v), "<f4") for v in found] if encoding == "base64" else found
+        )
         self.wrong += int((np.abs(vectors - self.expected[pooling][places]).max(axis=1) > TOLERANCE).sum())
         return len(places)
 
@@ -177,12 +199,16 @@ class Load:
         query, *documents = places
         if not documents:
             return 0
-        answer = await self._post("/rerank", {"query": self.texts[query], "documents": [self.texts[i] for i in documents]})
+        answer = await self._post(
+            "/rerank", {"query": self.texts[query], "documents": [self.texts[i] for i in documents]}
+        )
         if answer is None:
             return 0
         vectors = self.expected[Pooling.FULL]
         for result in answer["results"]:
-            self.wrong += abs(result["relevance_score"] - float(vectors[query] @ vectors[documents[result["index"]]])) > TOLERANCE
+            self.wrong += (
+                abs(result["relevance_score"] - float(vectors[query] @ vectors[documents[result["index"]]])) > TOLERANCE
+            )
         return len(places)
 
 

@@ -7,8 +7,8 @@
 ``rationale``    the rest of the rationale
 ``answer``       search, and the hits with their texts
 
-Each round is a process of its own, as ``grace search`` is one; the files are in the system's cache after the first. ``total`` is the
-process's whole life, so that starting Python and ending it count too.
+Each round is a process of its own, as ``grace search`` is one; the files are in the system's cache after the
+first. ``total`` is the process's whole life, so that starting Python and ending it count too.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ def run(folder: str | Path = "indexes/demo", model: str = "demo-grace", *, runs:
     seconds: dict[str, list[float]] = {part: [] for part in (*PARTS, "total")}
     for number in range(runs + 1):
         started = time.perf_counter()
-        process = subprocess.run([sys.executable, "-m", "grace_benchmarks.start", str(folder), model], capture_output=True, text=True)
+        process = subprocess.run(
+            [sys.executable, "-m", "grace_benchmarks.start", str(folder), model], capture_output=True, text=True
+        )
         total = time.perf_counter() - started
         if process.returncode:
             raise RuntimeError(process.stderr[-500:])

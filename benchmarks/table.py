@@ -1,4 +1,6 @@
-"""All benchmarks in one table: what is measured, against whom, what is asked of it, and what it gave (docs/performance.md)."""
+"""All benchmarks in one table: what is measured, against whom, what is asked of it, and what it gave
+(docs/performance.md).
+"""
 
 from __future__ import annotations
 
@@ -27,30 +29,69 @@ class Line:
 
 
 LINES = (
-    Line("encode", "vs_two_pass", "encode, transformers engine", "generate, detokenise, tokenise, second forward", "≥ 2"),
+    Line(
+        "encode", "vs_two_pass", "encode, transformers engine", "generate, detokenise, tokenise, second forward", "≥ 2"
+    ),
     Line("encode", "vs_generate", "encode, transformers engine", "plain `generate()` of the same tokens"),
     Line("vllm", "vs_generation", "encode, vLLM engine", "plain vLLM generation of the same tokens", "≥ 0.85"),
-    Line("text", "vs_sentence_transformers", "embeddings without rationales", "sentence-transformers, same weights and tokens", "≥ 1"),
+    Line(
+        "text",
+        "vs_sentence_transformers",
+        "embeddings without rationales",
+        "sentence-transformers, same weights and tokens",
+        "≥ 1",
+    ),
     Line("text", "vs_bare_text", "embeddings without rationales", "sentence-transformers, texts without the prompt"),
     Line("search", "flat_batch", "search 100,000 × 256, 256 queries at once", "raw FAISS, flat", "≥ 0.95"),
     Line("search", "flat_single", "search 100,000 × 256, one query a call", "raw FAISS, flat", "≥ 0.95"),
     Line("search-kinds", "hnsw_batch", "search 100,000 × 256, HNSW, at once", "raw FAISS, HNSW", "≥ 0.95"),
     Line("search-kinds", "hnsw_single", "search 100,000 × 256, HNSW, one a call", "raw FAISS, HNSW", "≥ 0.95"),
-    Line("search-kinds", "ivfpq_batch", "search 100,000 × 256, IVF-PQ with exact cosines, at once", "raw FAISS, IVF-PQ", "≥ 0.95"),
-    Line("search-kinds", "ivfpq_single", "search 100,000 × 256, IVF-PQ with exact cosines, one a call", "raw FAISS, IVF-PQ", "≥ 0.95"),
+    Line(
+        "search-kinds",
+        "ivfpq_batch",
+        "search 100,000 × 256, IVF-PQ with exact cosines, at once",
+        "raw FAISS, IVF-PQ",
+        "≥ 0.95",
+    ),
+    Line(
+        "search-kinds",
+        "ivfpq_single",
+        "search 100,000 × 256, IVF-PQ with exact cosines, one a call",
+        "raw FAISS, IVF-PQ",
+        "≥ 0.95",
+    ),
     Line("search-1m", "flat_batch", "search 1,000,000 × 256, 256 queries at once", "raw FAISS, flat", "≥ 0.95"),
     Line("search-1m", "flat_single", "search 1,000,000 × 256, one query a call", "raw FAISS, flat", "≥ 0.95"),
     *(
-        Line("filter", f"flat_{share}", f"search among {share} of 100,000 × 256", "without a filter, or brute force: the faster", "≤ 1.2")
+        Line(
+            "filter",
+            f"flat_{share}",
+            f"search among {share} of 100,000 × 256",
+            "without a filter, or brute force: the faster",
+            "≤ 1.2",
+        )
         for share in ("50%", "1%", "0.01%")
     ),
-    Line("serve", "vs_library", "server, 64 clients, one text a request", "the library in one process, same texts", "≥ 0.8"),
+    Line(
+        "serve",
+        "vs_library",
+        "server, 64 clients, one text a request",
+        "the library in one process, same texts",
+        "≥ 0.8",
+    ),
     Line("build", "cache", "index build, all texts in the cache", "reading Parquet and writing FAISS", "≥ 0.7"),
-    Line("build", "cache_vs_same_files", "index build, all texts in the cache", "reading Parquet and writing the same files"),
+    Line(
+        "build",
+        "cache_vs_same_files",
+        "index build, all texts in the cache",
+        "reading Parquet and writing the same files",
+    ),
     Line("build", "shards", "index build, all shards there", "reading Parquet and writing FAISS"),
     Line("build", "vectors", "`grace index faiss` from stored vectors", "reading Parquet and writing FAISS", "≥ 0.7"),
     Line("memory", "growth", "peak memory while indexing 100,000, without vectors", "the same with 25,000", "≤ 1.05"),
-    Line("train", "cost_of_method", "training step, time a token", "a plain GRPO step with a constant reward", "≤ 1.25"),
+    Line(
+        "train", "cost_of_method", "training step, time a token", "a plain GRPO step with a constant reward", "≤ 1.25"
+    ),
     Line("explain", "vs_encoding", "“Why?” for ten hits, time", "one forward over the same tokens"),
     Line("map", "one", "one map, time", "umap-learn's UMAP", "≤ 1.05"),
     Line("map", "two", "two aligned maps, time", "umap-learn's UMAP of one", "≤ 2.2"),
@@ -59,13 +100,16 @@ LONG = ("search-kinds", "search-1m")  # five minutes each, and 5 GB of disk for 
 
 
 def run(
-    corpus: str | None = None, *, only: Sequence[str] | None = None, out: str | Path | None = None,
+    corpus: str | None = None,
+    *,
+    only: Sequence[str] | None = None,
+    out: str | Path | None = None,
     report: Callable[[str], None] = lambda line: None,
-) -> dict[str, dict]:  # fmt: skip
+) -> dict[str, dict]:
     """``{benchmark: its result}``. ``corpus`` gives `build` and `memory` their texts (default: the demo corpus).
 
-    With ``out`` every result is kept there as it comes, and what is there already is not measured again, unless it is named in ``only``.
-    Raises GraceError for a benchmark that there is not.
+    With ``out`` every result is kept there as it comes, and what is there already is not measured again,
+    unless it is named in ``only``. Raises GraceError for a benchmark that there is not.
     """
     names = list(dict.fromkeys([*(line.benchmark for line in LINES), "start"]))
     if unknown := [name for name in only or [] if name not in names]:
@@ -92,7 +136,9 @@ def _measure(name: str, corpus: str | None) -> dict:
         options = ["search", "--kind", "hnsw", "--kind", "ivfpq"]
     elif name == "search-1m":
         options = ["search", "--documents", "1000000"]
-    process = subprocess.run([sys.executable, "-m", "grace_cli", "bench", *options, "--json"], capture_output=True, text=True)
+    process = subprocess.run(
+        [sys.executable, "-m", "grace_cli", "bench", *options, "--json"], capture_output=True, text=True
+    )
     if process.returncode:
         raise GraceError(f"bench {' '.join(options)} failed: {process.stderr.strip()[-500:]}")
     return json.loads(process.stdout)

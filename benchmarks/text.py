@@ -4,8 +4,9 @@
                               on the same conversations: system prompt, text and template, the same tokens
 ``vs_bare_text``              the same peer given the text alone, without the prompt that GRACE's vectors are made with: fewer tokens
 
-All tokenise, sort by length, run in batches of the same size, pool and normalise. The peer pools all tokens that it is given, the prompt's
-included, as its mean pooling does; that its states are those of our decoder is checked beforehand.
+All tokenise, sort by length, run in batches of the same size, pool and normalise. The peer pools all tokens
+that it is given, the prompt's included, as its mean pooling does; that its states are those of our decoder is
+checked beforehand.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from grace_core.model import GraceModel
 
 
 def run(model: str = "demo-base", *, texts: int = 256, runs: int = 5, batch_size: int = 64) -> dict:
-    """Medians of ``runs`` rounds, the contenders in turn: ``{ratios, texts_per_second, runs, model, texts, threads}``."""
+    """Medians of ``runs`` rounds, the contenders in turn: ``{ratios, texts_per_second, runs, model, texts,
+    threads}``.
+    """
     grace = GraceModel.from_pretrained(model)
     peer = sentence_transformer(grace)
     passages = demo_passages(texts)
@@ -36,10 +39,15 @@ def run(model: str = "demo-base", *, texts: int = 256, runs: int = 5, batch_size
     seconds = median_seconds(contenders, runs)
     rates = {name: len(passages) / value for name, value in seconds.items()}
     return {
-        "ratios": {f"vs_{peer}": round(rates["grace"] / rates[peer], 3) for peer in ("sentence_transformers", "bare_text")},
+        "ratios": {
+            f"vs_{peer}": round(rates["grace"] / rates[peer], 3) for peer in ("sentence_transformers", "bare_text")
+        },
         "texts_per_second": {name: round(rate, 1) for name, rate in rates.items()},
-        "runs": runs, "model": model, "texts": len(passages), "threads": torch.get_num_threads(),
-    }  # fmt: skip
+        "runs": runs,
+        "model": model,
+        "texts": len(passages),
+        "threads": torch.get_num_threads(),
+    }
 
 
 def sentence_transformer(grace: GraceModel):
@@ -48,18 +56,29 @@ def sentence_transformer(grace: GraceModel):
     from sentence_transformers.base.modules import Transformer
     from sentence_transformers.sentence_transformer.modules import Pooling
 
-    plain = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}  # without it, a chat template is put around texts
+    plain = {
+        "text": {"method": "forward", "method_output_name": "last_hidden_state"}
+    }  # without it, a chat template is put around texts
     transformer = Transformer(
-        str(grace._folder), model_kwargs={"dtype": grace.model.dtype}, modality_config=plain, module_output_name="token_embeddings"
+        str(grace._folder),
+        model_kwargs={"dtype": grace.model.dtype},
+        modality_config=plain,
+        module_output_name="token_embeddings",
     )
-    return SentenceTransformer(modules=[transformer, Pooling(grace.dim, pooling_mode="mean")], device=str(grace.engine.device))
+    return SentenceTransformer(
+        modules=[transformer, Pooling(grace.dim, pooling_mode="mean")], device=str(grace.engine.device)
+    )
 
 
 def _check(grace: GraceModel, theirs, conversations: list[str]) -> None:
-    """Raises RuntimeError unless the peer runs the same model: its vectors of conversations are the mean of our decoder's states."""
+    """Raises RuntimeError unless the peer runs the same model: its vectors of conversations are the mean of
+    our decoder's states.
+    """
     wanted = []
     for conversation in conversations:
-        ids = torch.tensor([grace.tokenizer(conversation, add_special_tokens=False)["input_ids"]], device=grace.engine.device)
+        ids = torch.tensor(
+            [grace.tokenizer(conversation, add_special_tokens=False)["input_ids"]], device=grace.engine.device
+        )
         with torch.inference_mode():
             wanted.append(grace.model.get_decoder()(ids).last_hidden_state[0].float().mean(0).cpu().numpy())
     wanted = np.stack(wanted)

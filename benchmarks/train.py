@@ -1,9 +1,12 @@
-"""A training step of GRACE against a plain GRPO step: TRL's GRPOTrainer as it is, on the same texts, with a constant reward.
+"""A training step of GRACE against a plain GRPO step: TRL's GRPOTrainer as it is, on the same texts, with a
+constant reward.
 
-``cost_of_method``  seconds per token of our step over seconds per token of theirs, tokens being those of prompts and rollouts. Theirs
-has no embeddings, no similarity and nothing to learn from; all else (model, prompts, rollouts, KL, one optimizer step) is the same.
+``cost_of_method``  seconds per token of our step over seconds per token of theirs, tokens being those of
+prompts and rollouts. Theirs has no embeddings, no similarity and nothing to learn from; all else (model,
+prompts, rollouts, KL, one optimizer step) is the same.
 
-Both sample at temperature 1, so the tokens differ a little between them; hence seconds per token, medians over the steps after the first.
+Both sample at temperature 1, so the tokens differ a little between them; hence seconds per token, medians
+over the steps after the first.
 """
 
 from __future__ import annotations
@@ -34,22 +37,39 @@ class _Clock(TrainerCallback):
         self.rates.append((time.perf_counter() - self._began) / (state.num_input_tokens_seen - self._tokens))
 
 
-def run(model: str = "demo-base", *, objective: str = "symmetric", batch: int = 8, rollouts: int = 8, runs: int = 5) -> dict:
+def run(
+    model: str = "demo-base", *, objective: str = "symmetric", batch: int = 8, rollouts: int = 8, runs: int = 5
+) -> dict:
     """``{ratios, seconds_per_thousand_tokens, runs, model, texts, threads}`` from ``runs`` timed steps of each."""
     import torch
 
     with tempfile.TemporaryDirectory() as scratch:
         config = TrainConfig(
-            model=model, out=scratch, objective=objective, beta=0.0 if objective == "reference" else 0.05, batch=batch, rollouts=rollouts,
-            max_prompt_tokens=256, max_new_tokens=96, steps=runs + 1, learning_rate=1e-6, evaluation=None, report_to=[],
-        )  # fmt: skip
+            model=model,
+            out=scratch,
+            objective=objective,
+            beta=0.0 if objective == "reference" else 0.05,
+            batch=batch,
+            rollouts=rollouts,
+            max_prompt_tokens=256,
+            max_new_tokens=96,
+            steps=runs + 1,
+            learning_rate=1e-6,
+            evaluation=None,
+            report_to=[],
+        )
         rates = {"grace": _timed(_ours(config)), "plain_grpo": _timed(_plain(config))}
     medians = {name: statistics.median(steps[1:]) for name, steps in rates.items()}
     return {
         "ratios": {"cost_of_method": round(medians["grace"] / medians["plain_grpo"], 3)},
         "seconds_per_thousand_tokens": {name: round(1000 * rate, 3) for name, rate in medians.items()},
-        "runs": runs, "model": model, "texts": batch * 3, "rollouts": rollouts, "objective": objective, "threads": torch.get_num_threads(),
-    }  # fmt: skip
+        "runs": runs,
+        "model": model,
+        "texts": batch * 3,
+        "rollouts": rollouts,
+        "objective": objective,
+        "threads": torch.get_num_threads(),
+    }
 
 
 def _timed(trainer) -> list[float]:
@@ -78,6 +98,9 @@ def _plain(config: TrainConfig):
         return [0.0] * len(completions)
 
     return GRPOTrainer(
-        model=model.model, reward_funcs=constant, processing_class=model.tokenizer, train_dataset=Dataset.from_dict({"prompt": prompts}),
+        model=model.model,
+        reward_funcs=constant,
+        processing_class=model.tokenizer,
+        train_dataset=Dataset.from_dict({"prompt": prompts}),
         args=trl_arguments(config, layout, out=Path(config.out), steps=config.steps, processes=1),
-    )  # fmt: skip
+    )

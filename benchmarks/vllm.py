@@ -3,9 +3,10 @@
 ``vs_generation``     peer: the same prompts through the same vLLM engine, nothing pooled: our tokens per second over theirs
 ``vs_second_forward`` peer: plain generation, then the transformers model over text and rationale in one forward, pooled
 
-All write the same greedy rationales (checked). Before each run the prefix cache is emptied, so that each computes the system prompt
-once and every text. ``ratios`` are of wall time; ``cpu_ratios`` of the processor time of all processes, which a busy machine disturbs
-less. The worker looks at the requests of the peers too, and leaves them alone: microseconds a step.
+All write the same greedy rationales (checked). Before each run the prefix cache is emptied, so that each
+computes the system prompt once and every text. ``ratios`` are of wall time; ``cpu_ratios`` of the processor
+time of all processes, which a busy machine disturbs less. The worker looks at the requests of the peers too,
+and leaves them alone: microseconds a step.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from grace_core.model import GraceModel
 
 
 def run(model: str = "demo-base", *, texts: int = 256, runs: int = 5, batch_size: int = 64) -> dict:
-    """Medians of ``runs`` rounds over ``texts`` demo passages: ``{ratios, cpu_ratios, tokens_per_second, runs, model, texts, …}``.
+    """Medians of ``runs`` rounds over ``texts`` demo passages: ``{ratios, cpu_ratios, tokens_per_second,
+    runs, model, texts, …}``.
 
     ``batch_size`` is the second forward's.
     """
@@ -54,10 +56,16 @@ def run(model: str = "demo-base", *, texts: int = 256, runs: int = 5, batch_size
     grace.engine.close()
     tokens = sum(map(len, written["encode"]))
     return {
-        "ratios": _ratios(seconds), "cpu_ratios": _ratios(cpu),
+        "ratios": _ratios(seconds),
+        "cpu_ratios": _ratios(cpu),
         "tokens_per_second": {name: round(tokens / statistics.median(values)) for name, values in seconds.items()},
-        "runs": runs, "model": model, "texts": len(prompts), "tokens": tokens, "device": str(ours.device), "dtype": grace.dtype,
-    }  # fmt: skip
+        "runs": runs,
+        "model": model,
+        "texts": len(prompts),
+        "tokens": tokens,
+        "device": str(ours.device),
+        "dtype": grace.dtype,
+    }
 
 
 def _plain(grace: GraceModel):
@@ -67,9 +75,13 @@ def _plain(grace: GraceModel):
 
     engine, ends, numbers = grace.engine._engine, grace.engine.end_ids, itertools.count()
     params = SamplingParams(
-        temperature=0.0, max_tokens=grace.settings.max_new_tokens, stop_token_ids=sorted(ends), ignore_eos=True, detokenize=False,
+        temperature=0.0,
+        max_tokens=grace.settings.max_new_tokens,
+        stop_token_ids=sorted(ends),
+        ignore_eos=True,
+        detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
-    )  # fmt: skip
+    )
 
     def generate(prompts) -> list[list[int]]:
         names, found = [f"plain-{next(numbers)}" for _ in prompts], {}

@@ -1,4 +1,7 @@
-"""``grace bench …``: the options of every benchmark. What is measured, and against whom, stands at the top of each module."""
+"""``grace bench …``: the options of every benchmark.
+
+What is measured, and against whom, stands at the top of each module.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from grace_core.console import show, tell
 
 bench_app = typer.Typer(no_args_is_help=True, help="Measure speed against peers, in one run.")
 
-Runs = Annotated[int, typer.Option(min=1, help="Timed rounds; medians are told.")]
+Runs = Annotated[int, typer.Option(min=1, help="Timed rounds; medians are reported.")]
 Texts = Annotated[int, typer.Option(min=1, help="How many passages.")]
 SHARES = [0.5, 0.01, 0.0001]
 Source = Annotated[str, typer.Argument(help="Texts to repeat: a corpus, as for `index build`, e.g. Cranfield.")]
@@ -51,7 +54,9 @@ def bench_text(
 def bench_vllm(
     model: Model = "demo-base", texts: Texts = 256, runs: Runs = 5, batch_size: BatchSize = 64, as_json: Json = False
 ) -> None:
-    """Encoding with vLLM against plain vLLM generation of the same tokens, and against a second forward for the states."""
+    """Encoding with vLLM against plain vLLM generation of the same tokens, and against a second forward for
+    the states.
+    """
     from grace_benchmarks.vllm import run
 
     _show(run(model, texts=texts, runs=runs, batch_size=batch_size), as_json)
@@ -84,7 +89,14 @@ def bench_serve(
 
     result = run(model, clients=clients, seconds=seconds, texts=texts, runs=runs)
     phases = result["phases"].items()
-    _show(result, as_json, *(f"{name}: {phase['texts']} texts, answers {phase['codes']}, {phase['wrong']} wrong" for name, phase in phases))
+    _show(
+        result,
+        as_json,
+        *(
+            f"{name}: {phase['texts']} texts, answers {phase['codes']}, {phase['wrong']} wrong"
+            for name, phase in phases
+        ),
+    )
 
 
 @bench_app.command("explain")
@@ -138,7 +150,9 @@ def bench_living(
     model: Model = "demo-base",
     documents: Annotated[int, typer.Option(min=100, help="How many, in the collection.")] = 100_000,
     changed: Annotated[int, typer.Option(min=4, help="How many of them are new, changed or gone.")] = 1_000,
-    sample: Annotated[int, typer.Option(min=1, help="So many are encoded to know how long a first build takes.")] = 1_000,
+    sample: Annotated[
+        int, typer.Option(min=1, help="So many are encoded to know how long a first build takes.")
+    ] = 1_000,
     as_json: Json = False,
 ) -> None:
     """Taking a few changed documents into a collection, against building it anew."""
@@ -155,7 +169,9 @@ def bench_filter(
     documents: Annotated[int, typer.Option(min=100, help="How many synthetic vectors.")] = 100_000,
     dim: Annotated[int, typer.Option(min=4)] = 256,
     kind: Annotated[list[str], typer.Option(help="flat, hnsw or ivfpq; may be given several times.")] = ["flat"],  # noqa: B006
-    share: Annotated[list[float], typer.Option(min=0, max=1, help="How much satisfies the filter; repeatable.")] = SHARES,
+    share: Annotated[
+        list[float], typer.Option(min=0, max=1, help="How much satisfies the filter; repeatable.")
+    ] = SHARES,
     runs: Runs = 5,
     keep: Annotated[Path | None, typer.Option(help="Keep the collection here, and use it again.")] = None,
     as_json: Json = False,
@@ -173,7 +189,9 @@ def bench_filter(
 
 
 @bench_app.command("build")
-def bench_build(corpus: Source, documents: Annotated[int, typer.Option(min=1)] = 100_000, runs: Runs = 3, as_json: Json = False) -> None:
+def bench_build(
+    corpus: Source, documents: Annotated[int, typer.Option(min=1)] = 100_000, runs: Runs = 3, as_json: Json = False
+) -> None:
     """Building an index from what is there already against reading Parquet and writing FAISS."""
     from grace_benchmarks.build import run
 
@@ -181,7 +199,9 @@ def bench_build(corpus: Source, documents: Annotated[int, typer.Option(min=1)] =
 
 
 @bench_app.command("memory")
-def bench_memory(corpus: Source, documents: Annotated[int, typer.Option(min=4)] = 100_000, as_json: Json = False) -> None:
+def bench_memory(
+    corpus: Source, documents: Annotated[int, typer.Option(min=4)] = 100_000, as_json: Json = False
+) -> None:
     """The peak of memory while indexing, and how it grows from a quarter of the documents to all."""
     from grace_benchmarks.memory import run
 
@@ -206,7 +226,9 @@ def bench_start(
 def bench_all(
     corpus: Annotated[str | None, typer.Option(help="Texts for `build` and `memory`; default the demo corpus.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="A benchmark, e.g. encode or search-1m; repeatable.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Keep the results here as JSON; what is there already is not measured again.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Keep the results here as JSON; what is there already is not measured again.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """The benchmarks as one table (docs/performance.md). A quarter of an hour on two idle cores."""

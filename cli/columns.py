@@ -23,7 +23,7 @@ def open_columns(folder: Path | Collection, device: str | None) -> Columns:
 
 def search_column(
     folder: Path, query: str, name: Name, *, k: int, where: str | None, device: str | None, by: str = "best"
-) -> tuple[list[dict], str, list[str]]:  # fmt: skip
+) -> tuple[list[dict], str, list[str]]:
     """The hits, the same as text, and notes, as the search of a model gives them."""
     column = open_columns(folder, device).open(name.id)
     left = None if where is None else len(column.rows.selections.of(where))
@@ -40,18 +40,34 @@ def _line(hit: Hit) -> str:
 
 
 def explain_column(
-    folder: Path, query: str, document_id: str, name: Name, *, versus: str | None, against: str | None, tokens: bool, leave_one_out: bool,
-    with_rationale: str | None, with_rationale_of: str | None, with_text: str | None, device: str | None,
-) -> tuple[dict, str]:  # fmt: skip
+    folder: Path,
+    query: str,
+    document_id: str,
+    name: Name,
+    *,
+    versus: str | None,
+    against: str | None,
+    tokens: bool,
+    leave_one_out: bool,
+    with_rationale: str | None,
+    with_rationale_of: str | None,
+    with_text: str | None,
+    device: str | None,
+) -> tuple[dict, str]:
     """The ledger of a score, and what-ifs. Raises GraceError for what the column does not take."""
     if against is not None:
-        raise GraceError(f"--against compares two models, and {name.id} is another column: explain the two one after the other")
+        raise GraceError(
+            f"--against compares two models, and {name.id} is another column: explain the two one after the other"
+        )
     columns = open_columns(folder, device)
     column = columns.open(name.id)
     ledger = column.explain(query, document_id)
     result = {"id": document_id, "model": column.id, **ledger.as_dict(tokens=tokens)}
     title = column.collection.documents[document_id].title
-    lines = [f"{document_id}  {title}: rank {ledger.rank} of {len(column):,}, {column.id}", *table(ledger, tokens=tokens)]
+    lines = [
+        f"{document_id}  {title}: rank {ledger.rank} of {len(column):,}, {column.id}",
+        *table(ledger, tokens=tokens),
+    ]
     if versus is not None:
         other = column.explain(query, versus)
         mine, theirs = ({line.name: line.value for line in found.lines} for found in (ledger, other))
@@ -63,7 +79,9 @@ def explain_column(
         lines += [f"  {value:+.4f}  {part}" for part, value in apart.items()]
     if leave_one_out:
         removed = column.leave_one_out(query, document_id)
-        result["leave_one_out"] = [{"part": "text", "text": one.text, "score": one.score, "effect": one.effect} for one in removed]
+        result["leave_one_out"] = [
+            {"part": "text", "text": one.text, "score": one.score, "effect": one.effect} for one in removed
+        ]
         lines.append("what the score loses without each sentence (scored again):")
         lines += [f"  {one.effect:+.4f}  {' '.join(one.text.split())[:100]}" for one in removed]
     if (with_text, with_rationale, with_rationale_of) != (None, None, None):
@@ -71,7 +89,9 @@ def explain_column(
         changed = column.what_if(query, document_id, text=with_text, rationale=rationale)
         result["what_if"] = changed.as_dict()
         moved = f"score {changed.old_score:.6f} -> {changed.score:.6f}, rank {changed.old_rank} -> {changed.rank}"
-        lines.append(f"what if (scored again): {moved}{'; the text is longer than is read' if changed.text_truncated else ''}")
+        lines.append(
+            f"what if (scored again): {moved}{'; the text is longer than is read' if changed.text_truncated else ''}"
+        )
     return result, "\n".join(lines)
 
 

@@ -17,7 +17,8 @@ demo_app = typer.Typer(no_args_is_help=True, help="Make again everything that sh
 
 @demo_app.command("corpus")
 def demo_corpus(
-    out: Annotated[Path | None, typer.Option(help="Default: the place of the shipped corpus.")] = None, as_json: Json = False
+    out: Annotated[Path | None, typer.Option(help="Default: the place of the shipped corpus.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Write the demo corpus from the fact base."""
     from grace_core.sources import DEMO_CORPUS_DIR
@@ -25,12 +26,18 @@ def demo_corpus(
 
     folder = out or DEMO_CORPUS_DIR
     counts = write(folder)
-    show({"folder": str(folder), **counts}, as_json, f"{counts['documents']} passages, {counts['queries']} queries in {folder}")
+    show(
+        {"folder": str(folder), **counts},
+        as_json,
+        f"{counts['documents']} passages, {counts['queries']} queries in {folder}",
+    )
 
 
 @demo_app.command("pretrain")
 def demo_pretrain(
-    work: Annotated[Path, typer.Option(help="Checkpoints and log; a killed run goes on from here.")] = Path("runs/demo-base"),
+    work: Annotated[Path, typer.Option(help="Checkpoints and log; a killed run goes on from here.")] = Path(
+        "runs/demo-base"
+    ),
     out: Annotated[Path | None, typer.Option(help="Default: the place of the shipped model.")] = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to train on, for a shorter run.")] = None,
     as_json: Json = False,
@@ -47,7 +54,9 @@ def demo_pretrain(
 
 @demo_app.command("train")
 def demo_train(
-    names: Annotated[list[str] | None, typer.Argument(help="demo-cl, demo-grace, demo-grace-unsup; default all.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="demo-cl, demo-grace, demo-grace-unsup; default all.")
+    ] = None,
     runs: Annotated[Path, typer.Option(help="Where the runs are kept; a killed one goes on from here.")] = Path("runs"),
     as_json: Json = False,
 ) -> None:
@@ -57,23 +66,38 @@ def demo_train(
     if unknown := set(names or ()) - set(SHIPPED):
         raise GraceError(f"no recipe for {', '.join(sorted(unknown))}; there are {', '.join(SHIPPED)}")
     made = {name: train_shipped(name, runs=runs, report=tell) for name in names or SHIPPED}
-    lines = [f"{name}: {row['state']}, best held-out nDCG@10 {row['best']['ndcg@10']:.4f}" for name, row in made.items()]
+    lines = [
+        f"{name}: {row['state']}, best held-out nDCG@10 {row['best']['ndcg@10']:.4f}" for name, row in made.items()
+    ]
     show(made, as_json, "\n".join(lines))
 
 
 @demo_app.command("study")
 def demo_study(
-    way: Annotated[list[str] | None, typer.Option("--way", help="A way to train, e.g. symmetric; repeatable; default all.")] = None,
+    way: Annotated[
+        list[str] | None, typer.Option("--way", help="A way to train, e.g. symmetric; repeatable; default all.")
+    ] = None,
     seed: Annotated[list[int] | None, typer.Option("--seed", help="Repeatable; default 0, 1, 2.")] = None,
     runs: Annotated[Path, typer.Option(help="Where the runs lie.")] = Path("runs/study"),
-    keep: Annotated[Path, typer.Option(help="Where results are kept; what is there is not done again.")] = Path("docs/study"),
-    table: Annotated[bool, typer.Option("--table", help="Train nothing; only print the tables of what is kept.")] = False,
+    keep: Annotated[Path, typer.Option(help="Where results are kept; what is there is not done again.")] = Path(
+        "docs/study"
+    ),
+    table: Annotated[
+        bool, typer.Option("--table", help="Train nothing; only print the tables of what is kept.")
+    ] = False,
     into: Annotated[Path | None, typer.Option(help="A Markdown file whose tables are brought up to date.")] = None,
-    figure: Annotated[Path | None, typer.Option(help="Draw the training curves of the named ways, an SVG or PNG.")] = None,
-    trade_off: Annotated[Path | None, typer.Option(help="Draw gains against losses of joint ways, an SVG or PNG.")] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw the training curves of the named ways, an SVG or PNG.")
+    ] = None,
+    trade_off: Annotated[
+        Path | None, typer.Option(help="Draw gains against losses of joint ways, an SVG or PNG.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Train and measure ways to train, with seeds, and print the tables. Can be stopped and gone on with; runs may share a machine."""
+    """Train and measure ways to train, with seeds, and print the tables.
+
+    Can be stopped and gone on with; runs may share a machine.
+    """
     from grace_study import figures, report, tables
     from grace_study.study import WAYS, one
 
@@ -95,40 +119,60 @@ def demo_study(
 
 @demo_app.command("real")
 def demo_real(
-    data: Annotated[list[Path] | None, typer.Argument(help="Collections: BEIR folders. Their test splits are measured on.")] = None,
-    way: Annotated[list[str] | None, typer.Option("--way", help="NAME=MODEL, or bm25; repeatable. NAME-seed1 is a seed of NAME.")] = None,
-    out: Annotated[Path, typer.Option(help="Where results are kept; what is there is not done again.")] = Path("runs/real"),
-    queries: Annotated[int, typer.Option(min=2, help="Of each collection, at most so many.")] = 48,
-    documents: Annotated[int, typer.Option(min=10, help="Their relevant documents, and others up to so many.")] = 160,
-    trained_on: Annotated[list[str] | None, typer.Option(help="A collection that a way was trained on; repeatable.")] = None,
+    data: Annotated[
+        list[Path] | None, typer.Argument(help="Collections: BEIR folders. Their test splits are measured on.")
+    ] = None,
+    way: Annotated[
+        list[str] | None, typer.Option("--way", help="NAME=MODEL, or bm25; repeatable. NAME-seed1 is a seed of NAME.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where results are kept; what is there is not done again.")] = Path(
+        "runs/real"
+    ),
+    queries: Annotated[int, typer.Option(min=2, help="Of each collection, at most this many.")] = 48,
+    documents: Annotated[int, typer.Option(min=10, help="Their relevant documents, and others up to this many.")] = 160,
+    trained_on: Annotated[
+        list[str] | None, typer.Option(help="A collection that a way was trained on; repeatable.")
+    ] = None,
     against: Annotated[str | None, typer.Option(help='What differences are from, as "WAY: COLUMN".')] = None,
     max_new_tokens: MaxNewTokens = 32,
     dtype: Dtype = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Measure models on real collections, with and without rationale and BM25, and print the table of all that is kept."""
+    """Measure models on real collections, with and without rationale and BM25, and print the table of all
+    that is kept.
+    """
     from grace_study import real
 
     for given in way or ():
         name, _, model = given.partition("=")
         real.run(
-            name, lambda model=model: load(model, dtype=dtype, device=device, max_new_tokens=max_new_tokens), data or [], out,
-            queries=queries, documents=documents, report=tell,
-        )  # fmt: skip
+            name,
+            lambda model=model: load(model, dtype=dtype, device=device, max_new_tokens=max_new_tokens),
+            data or [],
+            out,
+            queries=queries,
+            documents=documents,
+            report=tell,
+        )
     pair = tuple(part.strip() for part in against.split(":", 1)) if against else None
     result = real.table(real.Measured.read(out), trained_on=trained_on or (), against=pair)
     show(result, as_json, real.markdown(result))
 
 
 @demo_app.command("index")
-def demo_index(out: Annotated[Path, typer.Option(help="The collection's folder.")] = Path("indexes/demo"), as_json: Json = False) -> None:
+def demo_index(
+    out: Annotated[Path, typer.Option(help="The collection's folder.")] = Path("indexes/demo"), as_json: Json = False
+) -> None:
     """Build the demo collection with the demo models, again where a model has other weights than its index."""
     from grace_study.ship import build_collection
 
     made = build_collection(out, report=tell)
     built = {name: index.manifest["counts"] | {"seconds": index.manifest["seconds"]} for name, index in made.items()}
-    lines = [f"{name}: {count['encoded']} documents, {count['truncated_rationales']} rationales cut off" for name, count in built.items()]
+    lines = [
+        f"{name}: {count['encoded']} documents, {count['truncated_rationales']} rationales cut off"
+        for name, count in built.items()
+    ]
     show({"collection": str(out), "models": built}, as_json, "\n".join(lines))
 
 

@@ -43,10 +43,14 @@ def encode_command(
     engine: Engine = None,
     dtype: Dtype = None,
     no_cache: NoCache = False,
-    input_type: Annotated[str, typer.Option(help="document, or query: what the texts are to be in a search.")] = "document",
+    input_type: Annotated[
+        str, typer.Option(help="document, or query: what the texts are to be in a search.")
+    ] = "document",
     as_json: Json = False,
 ) -> None:
-    """Write ids, rationales and embeddings of a corpus to a Parquet file: the vectors that ``GraceModel.encode`` gives."""
+    """Write ids, rationales and embeddings of a corpus to a Parquet file: the vectors that
+    ``GraceModel.encode`` gives.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -69,30 +73,53 @@ def encode_command(
     documents = [document for document in corpus.documents if document.content]
     left_out = [document.id for document in corpus.documents if not document.content]
     if not documents:
-        raise GraceError(f"none of the {len(left_out)} documents of {file} has any text; nothing to encode: choose another corpus")
+        raise GraceError(
+            f"none of the {len(left_out)} documents of {file} has any text; nothing to encode: choose another corpus"
+        )
     loaded = load(
-        model, device=device, engine=engine, dtype=dtype, no_cache=no_cache, max_new_tokens=max_new_tokens,
-        max_prompt_tokens=max_prompt_tokens, temperature=temperature, seed=seed, template=arguments,
-    )  # fmt: skip
+        model,
+        device=device,
+        engine=engine,
+        dtype=dtype,
+        no_cache=no_cache,
+        max_new_tokens=max_new_tokens,
+        max_prompt_tokens=max_prompt_tokens,
+        temperature=temperature,
+        seed=seed,
+        template=arguments,
+    )
     progress, close = bar(loaded.name)
     try:
-        made = loaded.represent([d.content for d in documents], rationale=rationale, batch_size=batch_size, progress=progress)
+        made = loaded.represent(
+            [d.content for d in documents], rationale=rationale, batch_size=batch_size, progress=progress
+        )
     finally:
         close()
     vectors = loaded.geometry.vectors(made.sums, made.counts, Pooling.FULL if rationale else Pooling.TEXT, input_type)
-    table = pa.table({
-        "_id": [d.id for d in documents], "rationale": made.rationales, "truncated": made.truncated,
-        "text_truncated": made.text_truncated,
-        "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel(), pa.float32()), vectors.shape[1]),
-    })  # fmt: skip
+    table = pa.table(
+        {
+            "_id": [d.id for d in documents],
+            "rationale": made.rationales,
+            "truncated": made.truncated,
+            "text_truncated": made.text_truncated,
+            "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel(), pa.float32()), vectors.shape[1]),
+        }
+    )
     write_atomically(out, lambda path: pq.write_table(table, path, compression="zstd"))
     cut = int(made.text_truncated.sum())
     notes = notes_on_cut_texts(cut, len(documents), loaded.settings, positions=loaded.positions)
     result = {
-        "out": str(out), "documents": len(documents), "empty": len(left_out), "dim": int(vectors.shape[1]),
-        "geometry": loaded.geometry.kind, "input_type": input_type,
-        "truncated_rationales": int(made.truncated.sum()), "truncated_texts": cut, "left_out": left_out, "notes": corpus.notes + notes,
-    }  # fmt: skip
+        "out": str(out),
+        "documents": len(documents),
+        "empty": len(left_out),
+        "dim": int(vectors.shape[1]),
+        "geometry": loaded.geometry.kind,
+        "input_type": input_type,
+        "truncated_rationales": int(made.truncated.sum()),
+        "truncated_texts": cut,
+        "left_out": left_out,
+        "notes": corpus.notes + notes,
+    }
     ids = f": {', '.join(left_out[:5])}{', …' if len(left_out) > 5 else ''}" if left_out else ""
     lines = [
         f"{out}: {len(documents)} embeddings of {result['dim']} dimensions; {len(left_out)} without any text left out{ids}; "

@@ -25,13 +25,19 @@ eval_app.command("worth")(worth_command)
 
 @eval_app.command("retrieval")
 def eval_retrieval(
-    dataset: Annotated[Path, typer.Argument(help="A collection folder with queries and judgements, with an index of each model.")],
+    dataset: Annotated[
+        Path, typer.Argument(help="A collection folder with queries and judgements, with an index of each model.")
+    ],
     model: Columns,
     split: Annotated[str | None, typer.Option(help="Queries of this split only, e.g. test.")] = None,
     where: Where = None,
     bm25: Annotated[bool, typer.Option("--bm25", help="Add the lexical baseline.")] = False,
-    against: Annotated[str | None, typer.Option(help="One of the rows, such as bm25: the paired difference of each other to it.")] = None,
-    save: Annotated[bool, typer.Option("--save", help="Keep it beside each index, for the explorer's Evaluate tab.")] = False,
+    against: Annotated[
+        str | None, typer.Option(help="One of the rows, such as bm25: the paired difference of each other to it.")
+    ] = None,
+    save: Annotated[
+        bool, typer.Option("--save", help="Keep it beside each index, for the explorer's Evaluate tab.")
+    ] = False,
     temperature: Temperature = None,
     seed: Seed = None,
     device: Device = None,
@@ -45,24 +51,39 @@ def eval_retrieval(
     from grace_core.evaluation.report import retrieval_command
 
     result, text = retrieval_command(
-        dataset, model, split=split, where=where, bm25=bm25, against=against, save=save, device=device, engine=engine,
-        temperature=temperature, seed=seed,
-    )  # fmt: skip
+        dataset,
+        model,
+        split=split,
+        where=where,
+        bm25=bm25,
+        against=against,
+        save=save,
+        device=device,
+        engine=engine,
+        temperature=temperature,
+        seed=seed,
+    )
     show(result, as_json, text)
 
 
 @eval_app.command("faithfulness")
 def eval_faithfulness(
-    folder: Annotated[Path, typer.Argument(help="A collection with queries and judgements, and an index of each model.")],
+    folder: Annotated[
+        Path, typer.Argument(help="A collection with queries and judgements, and an index of each model.")
+    ],
     model: Models,
     split: Annotated[str | None, typer.Option(help="Queries of this split only, e.g. test.")] = None,
-    queries: Annotated[int, typer.Option(min=1, help="At most so many of the queries, chosen at random.")] = 200,
-    documents: Annotated[int, typer.Option(min=1, help="Rank at most so many documents: the relevant ones and others at random.")] = 2000,
+    queries: Annotated[int, typer.Option(min=1, help="At most this many of the queries, chosen at random.")] = 200,
+    documents: Annotated[
+        int, typer.Option(min=1, help="Rank at most this many documents: the relevant ones and others at random.")
+    ] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="For the choice of queries, for swaps and random orders.")] = 0,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Does a model depend on its rationales, and do explanations say on which sentences? Swaps, deletes and encodes again."""
+    """Does a model depend on its rationales, and do explanations say on which sentences? Swaps, deletes and
+    encodes again.
+    """
     from grace_core.evaluation.report import faithfulness_command
 
     result, text = faithfulness_command(

@@ -14,14 +14,16 @@ def headroom_command(
     dataset: Annotated[str, typer.Argument(help="A corpus with queries and judgements, such as a BEIR folder.")],
     model: Model,
     split: Annotated[str | None, typer.Option(help="Queries of this split only, e.g. train.")] = None,
-    queries: Annotated[int, typer.Option(min=2, help="At most so many queries.")] = 80,
-    documents: Annotated[int, typer.Option(min=10, help="Their relevant documents, and others up to so many.")] = 240,
+    queries: Annotated[int, typer.Option(min=2, help="At most this many queries.")] = 80,
+    documents: Annotated[int, typer.Option(min=10, help="Their relevant documents, and others up to this many.")] = 240,
     samples: Annotated[int, typer.Option(min=2, help="Rationales sampled for a query.")] = 8,
     system: Annotated[str | None, typer.Option(help="Another system prompt than the model's own.")] = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """nDCG@10 of queries with the best, the worst, another query's and word-shuffled rationales among several that were sampled."""
+    """nDCG@10 of queries with the best, the worst, another query's and word-shuffled rationales among several
+    that were sampled.
+    """
     from grace_core.cache import RepresentationCache
     from grace_core.evaluation import headroom
     from grace_core.evaluation.retrieval import Judged

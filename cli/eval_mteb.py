@@ -14,9 +14,13 @@ from grace_core.errors import GraceError
 
 def mteb_command(
     model: Models,
-    data: Annotated[Path | None, typer.Option(help="A collection with queries and judgements: needs no network.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="A collection with queries and judgements: needs no network.")
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Of --data: these queries only, e.g. test.")] = None,
-    tasks: Annotated[list[str] | None, typer.Option("--tasks", help="One of MTEB's tasks by name; repeatable; from the hub.")] = None,
+    tasks: Annotated[
+        list[str] | None, typer.Option("--tasks", help="One of MTEB's tasks by name; repeatable; from the hub.")
+    ] = None,
     results: Annotated[Path, typer.Option(help="Where MTEB keeps results, to use them again.")] = Path("runs/mteb"),
     batch_size: BatchSize = 64,
     device: Device = None,
@@ -42,6 +46,8 @@ def mteb_command(
             scores[name if rationale else f"{name}:text"] = evaluate(encoder, chosen, results=results)
     lines = [
         f"{name:24s} {task} {part}: {found['main_score']:.4f}"
-        for name, made in scores.items() for task, parts in made.items() for part, found in parts.items()
-    ]  # fmt: skip
+        for name, made in scores.items()
+        for task, parts in made.items()
+        for part, found in parts.items()
+    ]
     show(scores, as_json, "\n".join(lines))

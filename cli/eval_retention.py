@@ -1,4 +1,7 @@
-"""``grace eval retention``: general abilities of models, and of each against a base. Light to import, as the command line must be."""
+"""``grace eval retention``: general abilities of models, and of each against a base.
+
+Light to import, as the command line must be.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,22 @@ if TYPE_CHECKING:
 def retention_command(
     model: Models,
     base: Annotated[str | None, typer.Option("--base", "-b", help="The model to compare with, measured too.")] = None,
-    texts: Annotated[str | None, typer.Option("--texts", help="Perplexity on these: a corpus as for `index build`.")] = None,
+    texts: Annotated[
+        str | None, typer.Option("--texts", help="Perplexity on these: a corpus as for `index build`.")
+    ] = None,
     text_column: Annotated[str | None, typer.Option(help="Of --texts, if the column is not found by its name.")] = None,
-    tasks: Annotated[list[str] | None, typer.Option("--tasks", help="A task file of lm-eval's, or a task's name; repeatable.")] = None,
-    task_path: Annotated[Path | None, typer.Option("--task-path", help="A folder with task files, for names in --tasks.")] = None,
-    allow_code: Annotated[bool, typer.Option("--allow-code", help="Let task files run the Python code that they name.")] = False,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N texts, and N items of each task.")] = None,
+    tasks: Annotated[
+        list[str] | None, typer.Option("--tasks", help="A task file of lm-eval's, or a task's name; repeatable.")
+    ] = None,
+    task_path: Annotated[
+        Path | None, typer.Option("--task-path", help="A folder with task files, for names in --tasks.")
+    ] = None,
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="Let task files run the Python code that they name.")
+    ] = False,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Only the first N texts, and N items of each task.")
+    ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 16,
     device: Device = None,
     dtype: Dtype = None,
@@ -45,7 +58,9 @@ def retention_command(
         passages, choices = _demo_world(limit)
     loaded_tasks = _load_tasks(tasks, task_path, allow_code) if tasks else None
     measured = {
-        name: _measure(name, passages, choices, loaded_tasks, limit=limit, batch_size=batch_size, device=device, dtype=dtype)
+        name: _measure(
+            name, passages, choices, loaded_tasks, limit=limit, batch_size=batch_size, device=device, dtype=dtype
+        )
         for name in names
     }
     result = _result(measured, base, empty)
@@ -62,7 +77,9 @@ def _read_texts(source: str, column: str | None, limit: int | None) -> tuple[lis
     found = [document.content for document in corpus.documents]
     texts = [text for text in found if text]
     if not texts:
-        raise GraceError(f"{source}: none of its {len(found)} documents has a text, so there is no perplexity: choose another corpus")
+        raise GraceError(
+            f"{source}: none of its {len(found)} documents has a text, so there is no perplexity: choose another corpus"
+        )
     return texts, len(found) - len(texts)
 
 
@@ -81,9 +98,16 @@ def _load_tasks(names: list[str], folder: Path | None, allow_code: bool) -> dict
 
 
 def _measure(
-    name: str, texts: list[str], choices: list[Choice], tasks: dict | None, *, limit: int | None, batch_size: int, device: str | None,
+    name: str,
+    texts: list[str],
+    choices: list[Choice],
+    tasks: dict | None,
+    *,
+    limit: int | None,
+    batch_size: int,
+    device: str | None,
     dtype: str | None,
-) -> tuple[TextLosses | None, dict[str, dict[str, Score]]]:  # fmt: skip
+) -> tuple[TextLosses | None, dict[str, dict[str, Score]]]:
     from grace_core.evaluation.retention import Score, choices_right, text_losses
     from grace_core.model import GraceModel
 
@@ -106,13 +130,19 @@ def _measure(
     return losses, scores
 
 
-def _result(measured: dict[str, tuple[TextLosses | None, dict[str, dict[str, Score]]]], base: str | None, empty: int) -> dict:
-    """``{model: {"perplexity", "tasks": {task: {metric: …}}, "against_base"}}``; the last is missing for the base, and without one."""
+def _result(
+    measured: dict[str, tuple[TextLosses | None, dict[str, dict[str, Score]]]], base: str | None, empty: int
+) -> dict:
+    """``{model: {"perplexity", "tasks": {task: {metric: …}}, "against_base"}}``; the last is missing for the
+    base, and without one.
+    """
     result: dict = {}
     for name, (losses, scores) in measured.items():
         row = result[name] = {
             "perplexity": losses.summary() | {"empty": empty} if losses else None,
-            "tasks": {task: {metric: score.summary() for metric, score in found.items()} for task, found in scores.items()},
+            "tasks": {
+                task: {metric: score.summary() for metric, score in found.items()} for task, found in scores.items()
+            },
         }
         if base and name != base:
             base_losses, base_scores = measured[base]
@@ -133,19 +163,36 @@ def _table(result: dict, base: str | None) -> str:
         lines.append(name)
         against = row.get("against_base")
         if found := row["perplexity"]:
-            counts = f"{found['texts']} texts, {found['tokens']} tokens" + (f", {found['cut']} texts cut" if found["cut"] else "")
+            counts = f"{found['texts']} texts, {found['tokens']} tokens" + (
+                f", {found['cut']} texts cut" if found["cut"] else ""
+            )
             counts += f", {found['empty']} empty ones left out" if found["empty"] else ""
             lines.append(_line("perplexity", "", _with_interval(found["value"], found["ci95"], ".2f"), counts))
             if against:
                 told = against["perplexity"]
-                told = _with_interval(told["percent"], told["ci95"], "+.1f", " %") if told else "not comparable: other tokens"
+                told = (
+                    _with_interval(told["percent"], told["ci95"], "+.1f", " %")
+                    if told
+                    else "not comparable: other tokens"
+                )
                 lines.append(_line("", "", f"{told} against {base}", ""))
         for task, metrics in row["tasks"].items():
             for metric, score in metrics.items():
-                lines.append(_line(task, metric, _with_interval(score["value"], score["ci95"], ".3f"), f"n = {score['n'] or 'a group'}"))
+                lines.append(
+                    _line(
+                        task,
+                        metric,
+                        _with_interval(score["value"], score["ci95"], ".3f"),
+                        f"n = {score['n'] or 'a group'}",
+                    )
+                )
                 if against:
                     apart = against["tasks"][task][metric]
-                    lines.append(_line("", "", f"{_with_interval(apart['difference'], apart['ci95'], '+.3f')} against {base}", ""))
+                    lines.append(
+                        _line(
+                            "", "", f"{_with_interval(apart['difference'], apart['ci95'], '+.3f')} against {base}", ""
+                        )
+                    )
     return "\n".join(lines)
 
 
@@ -156,4 +203,6 @@ def _line(task: str, metric: str, value: str, note: str) -> str:
 def _with_interval(value: float | None, interval: list[float] | None, digits: str, unit: str = "") -> str:
     if value is None:
         return "not a number"
-    return f"{value:{digits}}{unit}" + (f" [{interval[0]:{digits}}, {interval[1]:{digits}}]" if interval and None not in interval else "")
+    return f"{value:{digits}}{unit}" + (
+        f" [{interval[0]:{digits}}, {interval[1]:{digits}}]" if interval and None not in interval else ""
+    )

@@ -1,4 +1,7 @@
-"""``grace eval worth``: nDCG@10 against the tokens that are written, and the gate that writes only where it may help. Light to import."""
+"""``grace eval worth``: nDCG@10 against the tokens that are written, and the gate that writes only where it may help.
+
+Light to import.
+"""
 
 from __future__ import annotations
 
@@ -13,24 +16,37 @@ from grace_core.errors import GraceError
 
 
 def worth_command(
-    datasets: Annotated[list[str], typer.Argument(help="Corpora with queries and judgements, such as BEIR folders; means are over them.")],
+    datasets: Annotated[
+        list[str],
+        typer.Argument(help="Corpora with queries and judgements, such as BEIR folders; means are over them."),
+    ],
     model: Model,
-    split: Annotated[str, typer.Option(help="Queries that are measured; a corpus without splits has all of its own measured.")] = "test",
-    dev: Annotated[str, typer.Option(help="Queries that the gate is chosen on, of the corpora that have this split.")] = "dev",
-    queries: Annotated[int, typer.Option(min=2, help="At most so many queries of a corpus and split.")] = 48,
-    documents: Annotated[int, typer.Option(min=10, help="Their relevant documents, and others up to so many.")] = 160,
+    split: Annotated[
+        str, typer.Option(help="Queries that are measured; a corpus without splits has all of its own measured.")
+    ] = "test",
+    dev: Annotated[
+        str, typer.Option(help="Queries that the gate is chosen on, of the corpora that have this split.")
+    ] = "dev",
+    queries: Annotated[int, typer.Option(min=2, help="At most this many queries of a corpus and split.")] = 48,
+    documents: Annotated[int, typer.Option(min=10, help="Their relevant documents, and others up to this many.")] = 160,
     tokens: Annotated[str, typer.Option(help="Budgets of a rationale, in tokens.")] = "16,32,64,128",
-    share: Annotated[float, typer.Option(min=0, max=1, help="The gate lets at most so many of the queries write.")] = 0.5,
+    share: Annotated[
+        float, typer.Option(min=0, max=1, help="The gate lets at most this many of the queries write.")
+    ] = 0.5,
     geometry: Annotated[str, typer.Option(help="raw, centred, calibrated or whitened.")] = "calibrated",
     system: Annotated[str | None, typer.Option(help="Another system prompt than the model's own.")] = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Was it worth writing? nDCG@10 without a rationale and with its first 16, 32, … tokens; and writing only where a search is unsure."""
+    """Was it worth writing? nDCG@10 without a rationale and with its first 16, 32, … tokens; and writing only
+    where a search is unsure.
+    """
     lengths = budgets_of(tokens)
     names = [Path(dataset).name for dataset in datasets]
     if len(set(names)) < len(names):
-        raise GraceError(f"two corpora are called {max(names, key=names.count)}; rename a folder: results go by their names")
+        raise GraceError(
+            f"two corpora are called {max(names, key=names.count)}; rename a folder: results go by their names"
+        )
     from grace_core.cache import RepresentationCache
     from grace_core.evaluation import worth
     from grace_core.evaluation.retrieval import Judged
@@ -50,13 +66,18 @@ def worth_command(
     measured = {"test": {}, "dev": {}}
     for kind, samples in found.items():
         for name, sample in samples.items():
-            tell(f"{name}, {split if kind == 'test' else dev}: {len(sample.queries)} queries, {len(sample.documents)} documents")
+            tell(
+                f"{name}, {split if kind == 'test' else dev}: {len(sample.queries)} queries, {len(sample.documents)} documents"
+            )
             measured[kind][name] = worth.measure(loaded, sample, lengths=lengths, kind=geometry, progress=True)
     result = worth.summary(measured["test"], measured["dev"], share=share)
     result["per_collection"] = {
-        name: worth.summary({name: one}, measured["dev"], share=share)["budgets"] for name, one in measured["test"].items()
+        name: worth.summary({name: one}, measured["dev"], share=share)["budgets"]
+        for name, one in measured["test"].items()
     }
-    result["per_query"] = {kind: {name: per_query(one) for name, one in some.items()} for kind, some in measured.items()}
+    result["per_query"] = {
+        kind: {name: per_query(one) for name, one in some.items()} for kind, some in measured.items()
+    }
     show(result, as_json, "\n".join(table(result)))
 
 
@@ -75,14 +96,20 @@ def per_query(one) -> dict:
     """A sample's figures as JSON has them."""
     return {
         "margins": one.margins.round(6).tolist(),
-        "ndcg@10": {side: {n: values.round(6).tolist() for n, values in some.items()} for side, some in one.ndcg.items()},
+        "ndcg@10": {
+            side: {n: values.round(6).tolist() for n, values in some.items()} for side, some in one.ndcg.items()
+        },
         "query_tokens": {n: values.tolist() for n, values in one.query_tokens.items()},
     }
 
 
 def table(result: dict) -> list[str]:
     """The result as lines: one a budget, and one a gate."""
-    sides = {"both": "both write", "queries": "queries write, documents have theirs", "alone": "queries write, documents have none"}
+    sides = {
+        "both": "both write",
+        "queries": "queries write, documents have theirs",
+        "alone": "queries write, documents have none",
+    }
     lines = [f"nDCG@10, mean over {', '.join(result['collections'])}"]
     for side, told in sides.items():
         lines.append(told)
@@ -91,7 +118,9 @@ def table(result: dict) -> list[str]:
             lines.append(f"  {n or 'none':>5} {_told(value)}  {value['query_tokens']:.1f} tokens a query{over}")
     if not result["gate"]:
         return [*lines, "no corpus has the split that a gate would be chosen on: --dev names another"]
-    lines.append(f"a gate, chosen on {', '.join(result['chosen_on'])}; at most {100 * result['share']:.0f} % of the queries there write")
+    lines.append(
+        f"a gate, chosen on {', '.join(result['chosen_on'])}; at most {100 * result['share']:.0f} % of the queries there write"
+    )
     for n, value in result["gate"].items():
         less = ", ".join(f"{name} {_told(value['less'][name])}" for name in ("always", "never", "random"))
         spent = f"{100 * value['wrote']:.0f} % write, {100 * value['share_of_tokens']:.0f} % of the tokens"

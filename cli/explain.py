@@ -18,10 +18,16 @@ def explain_command(
     model: Column,
     text_only: Annotated[bool, typer.Option("--text-only", help="Explain the score of the texts alone.")] = False,
     versus: Annotated[str | None, typer.Option(help="Another document's id: why does DOC_ID stand above it?")] = None,
-    against: Annotated[str | None, typer.Option(help="Another model with an index: what do the two see differently?")] = None,
+    against: Annotated[
+        str | None, typer.Option(help="Another model with an index: what do the two see differently?")
+    ] = None,
     tokens: Annotated[bool, typer.Option("--tokens", help="Add what every token contributes.")] = False,
-    leave_one_out: Annotated[bool, typer.Option("--leave-one-out", help="Encode again without each sentence in turn.")] = False,
-    with_rationale: Annotated[str | None, typer.Option(help="What if DOC_ID had this rationale? Empty for none.")] = None,
+    leave_one_out: Annotated[
+        bool, typer.Option("--leave-one-out", help="Encode again without each sentence in turn.")
+    ] = False,
+    with_rationale: Annotated[
+        str | None, typer.Option(help="What if DOC_ID had this rationale? Empty for none.")
+    ] = None,
     with_rationale_of: Annotated[str | None, typer.Option(help="What if it had that document's rationale?")] = None,
     with_text: Annotated[str | None, typer.Option(help="What if it had this text?")] = None,
     device: Device = None,
@@ -31,7 +37,18 @@ def explain_command(
     from grace_cli.explain_report import explain_command as run
 
     result, text = run(
-        folder, query, document, model, text_only=text_only, versus=versus, against=against, tokens=tokens, leave_one_out=leave_one_out,
-        with_rationale=with_rationale, with_rationale_of=with_rationale_of, with_text=with_text, device=device,
-    )  # fmt: skip
+        folder,
+        query,
+        document,
+        model,
+        text_only=text_only,
+        versus=versus,
+        against=against,
+        tokens=tokens,
+        leave_one_out=leave_one_out,
+        with_rationale=with_rationale,
+        with_rationale_of=with_rationale_of,
+        with_text=with_text,
+        device=device,
+    )
     show(result, as_json, text)

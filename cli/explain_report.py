@@ -33,7 +33,9 @@ def explain_command(
     with_text: str | None = None,
     device: str | None = None,
 ) -> tuple[dict, str]:
-    """Explain the score of a document for a query; returns the result, and the same as text. Options as for the command.
+    """Explain the score of a document for a query; returns the result, and the same as text.
+
+    Options as for the command.
 
     Raises GraceError for documents and models that the collection does not have, and for edits that cannot be encoded.
     """
@@ -42,9 +44,19 @@ def explain_command(
     name = read_name(Collection(folder), model)
     if not is_model(name):
         return explain_column(
-            folder, query, document_id, name, versus=versus, against=against, tokens=tokens, leave_one_out=leave_one_out,
-            with_rationale=with_rationale, with_rationale_of=with_rationale_of, with_text=with_text, device=device,
-        )  # fmt: skip
+            folder,
+            query,
+            document_id,
+            name,
+            versus=versus,
+            against=against,
+            tokens=tokens,
+            leave_one_out=leave_one_out,
+            with_rationale=with_rationale,
+            with_rationale_of=with_rationale_of,
+            with_text=with_text,
+            device=device,
+        )
     text_only = text_only or name.rationale is False
     explainer = _open(folder, name.model, device)
     pooling = Pooling.TEXT if text_only else explainer.index.default_pooling
@@ -57,12 +69,19 @@ def explain_command(
     asked, mean = explainer.query_vector(query, pooling), explainer.vectors(pooling).mean(axis=0)
     above = list(zip(why.document.sentences, why.above_corpus(mean).sum(axis=0).tolist(), strict=True))
     result = {
-        "query": query, "id": document_id, "model": explainer.index.model_name, "pooling": pooling.value,
+        "query": query,
+        "id": document_id,
+        "model": explainer.index.model_name,
+        "pooling": pooling.value,
         "rank": rank(explainer.index.scores(asked, pooling=pooling), row),
         "text_truncated": explainer.index.text_truncated[row],
         **why.as_dict(tokens=tokens),
-        "above_corpus": {"score": why.score - float(mean @ asked), "sum": sum(value for _, value in above), "sentences": listed(above)},
-    }  # fmt: skip
+        "above_corpus": {
+            "score": why.score - float(mean @ asked),
+            "sum": sum(value for _, value in above),
+            "sentences": listed(above),
+        },
+    }
     title = explainer.index.collection.documents[document_id].title
     cut = f"; text cut after {explainer.index.counts[row, TEXT]:,} tokens" if result["text_truncated"] else ""
     lines = [
@@ -73,7 +92,10 @@ def explain_command(
         *_lines(above),
     ]
     if tokens:
-        lines += ["by the document's tokens: " + " ".join(f"{token['token']!r} {token['contribution']:+.4f}" for token in result["tokens"])]
+        lines += [
+            "by the document's tokens: "
+            + " ".join(f"{token['token']!r} {token['contribution']:+.4f}" for token in result["tokens"])
+        ]
     if versus is not None:
         made = difference(why, below[0])
         result["versus"] = {"id": versus, **made.as_dict()}
@@ -84,11 +106,19 @@ def explain_command(
         result["against"] = {"model": second_model.index.model_name, **made.as_dict()}
         lines += _difference_lines(f"{result['model']} less {second_model.index.model_name}", made)
     if leave_one_out:
-        left = [pair for part in (TEXT, RATIONALE) for pair in explainer.leave_one_out(asked, row, part=part, pooling=pooling)]
-        result["leave_one_out"] = [
-            {"part": PARTS[sentence.part], "text": sentence.text, "score": score, "effect": why.score - score} for sentence, score in left
+        left = [
+            pair
+            for part in (TEXT, RATIONALE)
+            for pair in explainer.leave_one_out(asked, row, part=part, pooling=pooling)
         ]
-        lines += ["what the score loses without each sentence (encoded again):", *_lines([(s, why.score - score) for s, score in left])]
+        result["leave_one_out"] = [
+            {"part": PARTS[sentence.part], "text": sentence.text, "score": score, "effect": why.score - score}
+            for sentence, score in left
+        ]
+        lines += [
+            "what the score loses without each sentence (encoded again):",
+            *_lines([(s, why.score - score) for s, score in left]),
+        ]
     if with_text is not None or with_rationale is not None or borrowed is not None:
         rationale = with_rationale if borrowed is None else borrowed
         changed = explainer.what_if(asked, row, text=with_text, rationale=rationale, pooling=pooling)
@@ -112,11 +142,17 @@ def _block_lines(blocks: dict[str, float]) -> list[str]:
 
 
 def _lines(pairs: list[tuple[Sentence, float]]) -> list[str]:
-    return [f"  {value:+.4f}  {PARTS[sentence.part]:9s}  {' '.join(sentence.text.split())[:SHOWN]}" for sentence, value in pairs]
+    return [
+        f"  {value:+.4f}  {PARTS[sentence.part]:9s}  {' '.join(sentence.text.split())[:SHOWN]}"
+        for sentence, value in pairs
+    ]
 
 
 def _difference_lines(title: str, made: Difference) -> list[str]:
-    lines = [f"{title}: {made.score:+.6f}, sum of its parts {made.sum:+.6f}, residual {made.residual:.1e}", *_block_lines(made.blocks)]
+    lines = [
+        f"{title}: {made.score:+.6f}, sum of its parts {made.sum:+.6f}, residual {made.residual:.1e}",
+        *_block_lines(made.blocks),
+    ]
     if made.query_sentences:
         lines += ["  by the query's sentences:", *_lines(made.query_sentences)]
     return lines

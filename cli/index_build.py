@@ -23,7 +23,13 @@ from grace_core.readers import Corpus, stream_corpus
 from grace_core.readers.chunked import chunked
 from grace_core.truncation import SPLIT, cut_text_notes, cut_texts
 
-HISTORY = {"added": "new", "changed": "changed", "removed": "removed", "metadata": "with other metadata", "kept": "kept"}
+HISTORY = {
+    "added": "new",
+    "changed": "changed",
+    "removed": "removed",
+    "metadata": "with other metadata",
+    "kept": "kept",
+}
 
 
 def build_command(
@@ -50,14 +56,17 @@ def build_command(
 ) -> tuple[dict, str]:
     """``load`` takes a model's name and an engine. ``engine`` ray, or ray:ENGINE, has ``workers`` Ray actors encode.
 
-    Into a collection that exists the corpus is taken in by :mod:`grace_core.living`, whose ``add`` and ``remove`` these are.
+    Into a collection that exists the corpus is taken in by :mod:`grace_core.living`, whose ``add`` and
+    ``remove`` these are.
     """
     place, _, inner = engine.partition(":")
     if place != "ray" and inner:
         raise GraceError(f"--engine is {engine!r}, expected transformers, vllm, ray, or ray:vllm")
     here = "transformers" if place == "ray" else engine  # beside a cluster this process only tokenises and decodes
     if out == Path() and not (out / "corpus.parquet").exists():
-        raise GraceError("--out is the current folder, expected one of the collection's own; give one such as indexes/mine")
+        raise GraceError(
+            "--out is the current folder, expected one of the collection's own; give one such as indexes/mine"
+        )
     read = stream_corpus(corpus, limit=limit, columns={role: name for role, name in columns.items() if name} or None)
     read = read if chunk is None else chunked(read, chunk)
     if name is not None and len(models) > 1:
@@ -66,17 +75,48 @@ def build_command(
         raise GraceError("bm25 needs no index: name it in `grace search`, `grace explain` and `grace eval retrieval`")
     with ExitStack() as stack:
         return _build(
-            stack, read, out, models, load=lambda source: load(source, here), bar=bar, rationale=rationale, batch_size=batch_size,
-            faiss=faiss, geometry=geometry, name=name, ray=place == "ray", inner=inner, workers=workers, device=device, dtype=dtype,
-            add=add, remove=remove,
-        )  # fmt: skip
+            stack,
+            read,
+            out,
+            models,
+            load=lambda source: load(source, here),
+            bar=bar,
+            rationale=rationale,
+            batch_size=batch_size,
+            faiss=faiss,
+            geometry=geometry,
+            name=name,
+            ray=place == "ray",
+            inner=inner,
+            workers=workers,
+            device=device,
+            dtype=dtype,
+            add=add,
+            remove=remove,
+        )
 
 
 def _build(
-    stack: ExitStack, read: Corpus, out: Path, models: list[str], *, load: Callable[[str], GraceModel], bar: Callable, rationale: bool,
-    batch_size: int, faiss: str | None, geometry: str | None, name: str | None, ray: bool, inner: str, workers: int, device: str | None,
-    dtype: str | None, add: bool, remove: bool,
-) -> tuple[dict, str]:  # fmt: skip
+    stack: ExitStack,
+    read: Corpus,
+    out: Path,
+    models: list[str],
+    *,
+    load: Callable[[str], GraceModel],
+    bar: Callable,
+    rationale: bool,
+    batch_size: int,
+    faiss: str | None,
+    geometry: str | None,
+    name: str | None,
+    ray: bool,
+    inner: str,
+    workers: int,
+    device: str | None,
+    dtype: str | None,
+    add: bool,
+    remove: bool,
+) -> tuple[dict, str]:
     new: Update | None = None
     built, encoded, notes = {}, {}, []
     for source in models:
@@ -95,25 +135,39 @@ def _build(
             from grace_core.cluster import ray_encoder
 
             encode = ray_encoder(
-                model, workers=workers, engine=inner or "transformers", rationale=rationale, batch_size=batch_size,
-                device=device, dtype=dtype,
-            )  # fmt: skip
+                model,
+                workers=workers,
+                engine=inner or "transformers",
+                rationale=rationale,
+                batch_size=batch_size,
+                device=device,
+                dtype=dtype,
+            )
         progress, close = bar(model.name)
         there = dict.fromkeys(new.there.models, 0) | new.there.behind
         try:
             made = new.build(
-                model, rationale=rationale, batch_size=batch_size, faiss=faiss, geometry=geometry, name=name, encode=encode,
-                engine=inner or None, progress=progress,
-            )  # fmt: skip
+                model,
+                rationale=rationale,
+                batch_size=batch_size,
+                faiss=faiss,
+                geometry=geometry,
+                name=name,
+                encode=encode,
+                engine=inner or None,
+                progress=progress,
+            )
         except Exception:
             new.withdraw()  # where nothing is encoded yet
             raise
         finally:
             close()
             model.close()  # the next one needs its memory
-        built[made.model_name] = made.manifest["counts"] | {"seconds": made.manifest["seconds"], "faiss": described(made)} | {
-            "geometry": made.geometry.as_dict()
-        }  # fmt: skip
+        built[made.model_name] = (
+            made.manifest["counts"]
+            | {"seconds": made.manifest["seconds"], "faiss": described(made)}
+            | {"geometry": made.geometry.as_dict()}
+        )
         if not new.changes and there.get(made.model_name) == 0:
             notes.append(f"{made.model_name}: {out} has this corpus already, nothing was encoded")
         elif made.history and (new.changes or made.model_name in there):
@@ -142,8 +196,15 @@ def _build(
     lines += [f"note: {note}" for note in notes]
     result = {"collection": str(out), "models": built, "notes": read.notes + new.notes[:told] + notes}
     if chunk:
-        result["passages"] = {"documents": there.whole_size, "number": there.size, "words": chunk.words, "overlap": chunk.overlap}
-        lines.insert(0, f"{there.whole_size:,} {'document' if there.whole_size == 1 else 'documents'} in {there.size:,} {chunk}")
+        result["passages"] = {
+            "documents": there.whole_size,
+            "number": there.size,
+            "words": chunk.words,
+            "overlap": chunk.overlap,
+        }
+        lines.insert(
+            0, f"{there.whole_size:,} {'document' if there.whole_size == 1 else 'documents'} in {there.size:,} {chunk}"
+        )
     if new.changes:
         result["changes"] = new.changes.counts()
     return result | ({"encoders": encoded} if encoded else {}), "\n".join(lines)
@@ -153,7 +214,9 @@ def _now(count: dict) -> str:
     return f", {count['encoded_now']} of them now" if "encoded_now" in count else ""
 
 
-def _encode_with(source: str, encoder: Encoder, new: Update, name: str | None, batch_size: int, bar: Callable, counted: dict) -> list[str]:
+def _encode_with(
+    source: str, encoder: Encoder, new: Update, name: str | None, batch_size: int, bar: Callable, counted: dict
+) -> list[str]:
     """Vectors of a sentence encoder; its counts go into ``counted``. What is to be told of texts that were cut."""
     progress, close = bar(source)
     try:
@@ -165,15 +228,23 @@ def _encode_with(source: str, encoder: Encoder, new: Update, name: str | None, b
         close()
     counts = counted[made.name] = made.manifest["counts"]
     cut = counts["truncated_texts"]
-    note = f"{source}: {cut:,} of {counts['encoded']:,} texts are longer than the {encoder.limit:,} tokens that it reads"
+    note = (
+        f"{source}: {cut:,} of {counts['encoded']:,} texts are longer than the {encoder.limit:,} tokens that it reads"
+    )
     return [f"{note}, and the rest of each is in no vector: {SPLIT}"] if cut else []
 
 
-def update_command(folder: Path, models: list[str] | None, *, bar: Callable, batch_size: int, device: str | None) -> tuple[dict, str]:
-    """Bring up the indexes that lack documents of their corpus, or those of ``models``, each by the model that made it."""
+def update_command(
+    folder: Path, models: list[str] | None, *, bar: Callable, batch_size: int, device: str | None
+) -> tuple[dict, str]:
+    """Bring up the indexes that lack documents of their corpus, or those of ``models``, each by the model
+    that made it.
+    """
     collection, notes = Collection(folder), []
     if collection.updating:
-        notes.append(f"{folder}: an update was stopped half way; `grace index build` with the same corpus goes on with it")
+        notes.append(
+            f"{folder}: an update was stopped half way; `grace index build` with the same corpus goes on with it"
+        )
     manifests = {name: read_manifest(folder / f"{PREFIX}{name}") for name in encoders(collection)}
     stale = [f"{ENCODER}{name}" for name, manifest in manifests.items() if manifest["corpus_sha256"] != collection.hash]
     made: dict[str, dict] = {}
@@ -191,7 +262,9 @@ def update_command(folder: Path, models: list[str] | None, *, bar: Callable, bat
             try:
                 if index is None:
                     encoder = Encoder.load(manifests[name]["model_id"], device=device)
-                    made[f"{ENCODER}{name}"] = {"documents": len(new.encode(encoder, name=name, batch_size=batch_size, progress=progress))}
+                    made[f"{ENCODER}{name}"] = {
+                        "documents": len(new.encode(encoder, name=name, batch_size=batch_size, progress=progress))
+                    }
                 elif lacking:
                     model = index.load_model(device=device, cache=RepresentationCache())
                     index = new.build(model, name=name, batch_size=batch_size, progress=progress)
@@ -202,7 +275,9 @@ def update_command(folder: Path, models: list[str] | None, *, bar: Callable, bat
                 made[name] = {"documents": len(index), "added": lacking}
     lines = [f"{name}: {about['documents']:,} documents" + _added(about) for name, about in made.items()]
     lines += [f"note: {note}" for note in notes]
-    return {"collection": str(folder), "models": made, "notes": notes}, "\n".join(lines or [f"{folder}: every index has all documents"])
+    return {"collection": str(folder), "models": made, "notes": notes}, "\n".join(
+        lines or [f"{folder}: every index has all documents"]
+    )
 
 
 def _added(about: dict) -> str:
@@ -218,7 +293,9 @@ def faiss_command(folder: Path, models: list[str], kind: str) -> tuple[dict, str
         index = GraceIndex.of_model(collection, name)
         index.change_faiss(kind)
         made[index.model_name] = described(index)
-    return {"collection": str(folder), "models": made}, "\n".join(f"{name}{faiss_line(found) or '; flat'}" for name, found in made.items())
+    return {"collection": str(folder), "models": made}, "\n".join(
+        f"{name}{faiss_line(found) or '; flat'}" for name, found in made.items()
+    )
 
 
 def geometry_command(
@@ -228,7 +305,9 @@ def geometry_command(
     collection = Collection(folder)
     indexes = [GraceIndex.of_model(collection, name) for name in models or collection.models]
     if not indexes:
-        raise GraceError(f"{folder} has no finished index; build one with `grace index build CORPUS --out {folder} --model M`")
+        raise GraceError(
+            f"{folder} has no finished index; build one with `grace index build CORPUS --out {folder} --model M`"
+        )
     asked = None
     if queries is not None:
         try:
@@ -263,7 +342,9 @@ def geometry_line(manifest: dict) -> str:
 def history_line(entry: dict) -> str:
     """An entry of an index's history in words."""
     what = [f"{entry[key]:,} {word}" for key, word in HISTORY.items() if entry.get(key)]
-    return f"{entry['when'][:16].replace('T', ' ')} UTC: {', '.join(what) or 'nothing new'}; {entry['encoded']:,} encoded"
+    return (
+        f"{entry['when'][:16].replace('T', ' ')} UTC: {', '.join(what) or 'nothing new'}; {entry['encoded']:,} encoded"
+    )
 
 
 def described(index: GraceIndex) -> dict:

@@ -1,4 +1,7 @@
-"""The ``grace`` command. Thin: parses, calls the library, prints. With ``--json`` one document on stdout, progress on stderr."""
+"""The ``grace`` command.
+
+Thin: parses, calls the library, prints. With ``--json`` one document on stdout, progress on stderr.
+"""
 
 from __future__ import annotations
 
@@ -51,9 +54,11 @@ def main() -> None:
         sys.exit(2)
     except OSError as error:
         told = f"{str(error.filename)[:300]}: {error.strerror}" if error.filename else str(error)
-        print(f"error: {told}; check the path, its permissions and the room on the disk".replace("\n", " "), file=sys.stderr)
+        print(
+            f"error: {told}; check the path, its permissions and the room on the disk".replace("\n", " "),
+            file=sys.stderr,
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped; what is finished is kept", file=sys.stderr)
         sys.exit(130)
-

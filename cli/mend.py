@@ -1,4 +1,7 @@
-"""``grace mend …``: how its commands are typed. What they do stands in :mod:`grace_cli.mend_report`, so that this is light to import."""
+"""``grace mend …``: how its commands are typed.
+
+What they do stands in :mod:`grace_cli.mend_report`, so that this is light to import.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ import typer
 from grace_cli.options import Device, Json, Model
 from grace_core.console import bar, show
 
-mend_app = typer.Typer(no_args_is_help=True, help="Change a document's rationale, and see what that does to all judged queries.")
+mend_app = typer.Typer(
+    no_args_is_help=True, help="Change a document's rationale, and see what that does to all judged queries."
+)
 
 DocumentId = Annotated[str, typer.Argument(metavar="DOC_ID", help="A document's id, as `grace search` prints it.")]
 Split = Annotated[str | None, typer.Option(help="Judged queries of this split; default all.")]
@@ -18,14 +23,18 @@ Rationale = Annotated[str | None, typer.Option(help="The rationale that it is to
 Remove = Annotated[bool, typer.Option("--remove", help="Take its rationale out.")]
 Seed = Annotated[int | None, typer.Option(help="Let the model write it again, sampled with this seed.")]
 System = Annotated[str | None, typer.Option(help="Let the model write it again under this system prompt.")]
-Temperature = Annotated[float | None, typer.Option(min=0, max=10, help="With --seed or --system; with --seed, the model's or else 0.7.")]
+Temperature = Annotated[
+    float | None, typer.Option(min=0, max=10, help="With --seed or --system; with --seed, the model's or else 0.7.")
+]
 
 
 @mend_app.command("why")
 def mend_why(
     folder: Path,
     model: Model,
-    query: Annotated[str, typer.Argument(metavar="QUERY_ID", help="A judged query's id; without one, the failing ones are listed.")] = "",
+    query: Annotated[
+        str, typer.Argument(metavar="QUERY_ID", help="A judged query's id; without one, the failing ones are listed.")
+    ] = "",
     split: Split = None,
     device: Device = None,
     as_json: Json = False,
@@ -58,9 +67,17 @@ def mend_try(
     from grace_cli.mend_report import try_command
 
     result, text = try_command(
-        folder, document, model, split=split, rationale=rationale, remove=remove, seed=seed, system=system, temperature=temperature,
+        folder,
+        document,
+        model,
+        split=split,
+        rationale=rationale,
+        remove=remove,
+        seed=seed,
+        system=system,
+        temperature=temperature,
         device=device,
-    )  # fmt: skip
+    )
     show(result, as_json, text)
 
 
@@ -83,9 +100,19 @@ def mend_keep(
     from grace_cli.mend_report import try_command
 
     result, text = try_command(
-        folder, document, model, split=split, rationale=rationale, remove=remove, seed=seed, system=system, temperature=temperature,
-        device=device, keep=True, note=note,
-    )  # fmt: skip
+        folder,
+        document,
+        model,
+        split=split,
+        rationale=rationale,
+        remove=remove,
+        seed=seed,
+        system=system,
+        temperature=temperature,
+        device=device,
+        keep=True,
+        note=note,
+    )
     show(result, as_json, text)
 
 
@@ -131,7 +158,9 @@ def mend_import(
     folder: Path,
     file: Annotated[Path, typer.Argument(help="A file of `grace mend export`.")],
     model: Model,
-    anew: Annotated[bool, typer.Option("--encode", help="Encode the rationales also where the model is the same.")] = False,
+    anew: Annotated[
+        bool, typer.Option("--encode", help="Encode the rationales also where the model is the same.")
+    ] = False,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -147,20 +176,36 @@ def mend_auto(
     folder: Path,
     model: Model,
     split: Split = None,
-    failing: Annotated[int, typer.Option(min=1, help="At most so many failing queries, in the order of the judgements.")] = 20,
-    guard: Annotated[bool, typer.Option(help="Keep a mend only if all judged queries together do not lose by it.")] = True,
-    keep: Annotated[bool, typer.Option("--keep", help="Make what was kept part of the index; without, nothing is written.")] = False,
+    failing: Annotated[
+        int, typer.Option(min=1, help="At most this many failing queries, in the order of the judgements.")
+    ] = 20,
+    guard: Annotated[
+        bool, typer.Option(help="Keep a mend only if all judged queries together do not lose by it.")
+    ] = True,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Make what was kept part of the index; without, nothing is written.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of rationales that are written again.")] = 0,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Mend by rule: of each failing query the first cause with a remedy, and what it changes over all judged queries."""
+    """Mend by rule: of each failing query the first cause with a remedy, and what it changes over all judged
+    queries.
+    """
     from grace_cli.mend_report import auto_command
 
     tick, close = bar("mending")
     try:
         result, text = auto_command(
-            folder, model, split=split, failing=failing, guard=guard, keep_them=keep, seed=seed, device=device, progress=tick
+            folder,
+            model,
+            split=split,
+            failing=failing,
+            guard=guard,
+            keep_them=keep,
+            seed=seed,
+            device=device,
+            progress=tick,
         )
     finally:
         close()

@@ -46,7 +46,10 @@ def _failure_lines(failure: Failure, pair: dict) -> list[str]:
         "causes:" if failure.causes else "none of the causes applies",
     ]
     for cause in failure.causes:
-        lines += [f"  {cause.name}{f' ({cause.document})' if cause.document else ''}: {cause.why}", f"    {cause.suggestion}"]
+        lines += [
+            f"  {cause.name}{f' ({cause.document})' if cause.document else ''}: {cause.why}",
+            f"    {cause.suggestion}",
+        ]
     return lines
 
 
@@ -54,22 +57,41 @@ def failing_command(folder: Path, model: str, *, split: str | None, device: str 
     mender = Mender(*_open(folder, model, device), split=split)
     failing, value = [mender.queries[i] for i in mender.failing()], float(mender.ndcg().mean())
     result = {"queries": len(mender.queries), "ndcg@10": value, "failing": failing}
-    lines = [f"{len(mender.queries)} judged queries, nDCG@10 {value:.4f}; of {len(failing)} no relevant document stands first:"]
+    lines = [
+        f"{len(mender.queries)} judged queries, nDCG@10 {value:.4f}; of {len(failing)} no relevant document stands first:"
+    ]
     lines += [f"  {query}  {_short(mender.texts[query])}" for query in failing[:SHOWN]]
     lines += [f"  … and {len(failing) - SHOWN} more; --json lists all"] if len(failing) > SHOWN else []
     return result, "\n".join(lines)
 
 
 def try_command(
-    folder: Path, document: str, model: str, *, split: str | None, rationale: str | None, remove: bool, seed: int | None,
-    system: str | None, temperature: float | None, device: str | None, keep: bool = False, note: str = "",
-) -> tuple[dict, str]:  # fmt: skip
-    """Replay a mend, and with ``keep`` make it part of the index; of a collection without judgements it can be kept, not tried."""
+    folder: Path,
+    document: str,
+    model: str,
+    *,
+    split: str | None,
+    rationale: str | None,
+    remove: bool,
+    seed: int | None,
+    system: str | None,
+    temperature: float | None,
+    device: str | None,
+    keep: bool = False,
+    note: str = "",
+) -> tuple[dict, str]:
+    """Replay a mend, and with ``keep`` make it part of the index; of a collection without judgements it can
+    be kept, not tried.
+    """
     again = seed is not None or system is not None
     if (rationale is not None) + remove + again != 1:
-        raise GraceError("say how the rationale is to change: one of --rationale TEXT, --remove, or --seed and --system")
+        raise GraceError(
+            "say how the rationale is to change: one of --rationale TEXT, --remove, or --seed and --system"
+        )
     if temperature is not None and not again:
-        raise GraceError("--temperature is of a rationale that the model writes again: give --seed or --system, or leave it out")
+        raise GraceError(
+            "--temperature is of a rationale that the model writes again: give --seed or --system, or leave it out"
+        )
     index, loaded = _open(folder, model, device)
     if document not in index.row:
         raise GraceError(f"{index.folder} holds no document {document[:80]!r}; {index.collection.unknown(document)}")
@@ -93,7 +115,9 @@ def try_command(
     if keep:
         kept = mends.keep(index, [Change(document, kind, new, note)])[0]
         result["mend"] = kept.as_dict()
-        lines.append(f"kept as {kept.id}; `grace mend revert {folder} {kept.id} --model {index.model_name}` takes it back")
+        lines.append(
+            f"kept as {kept.id}; `grace mend revert {folder} {kept.id} --model {index.model_name}` takes it back"
+        )
     return result, "\n".join(lines)
 
 
@@ -157,14 +181,30 @@ def import_command(folder: Path, file: Path, model: str, *, anew: bool, device: 
 
 
 def auto_command(
-    folder: Path, model: str, *, split: str | None, failing: int, guard: bool, keep_them: bool, seed: int, device: str | None, progress
+    folder: Path,
+    model: str,
+    *,
+    split: str | None,
+    failing: int,
+    guard: bool,
+    keep_them: bool,
+    seed: int,
+    device: str | None,
+    progress,
 ) -> tuple[dict, str]:
     mender = Mender(*_open(folder, model, device), split=split)
     made = automatic(mender, failing=failing, guard=guard, seed=seed, progress=progress)
     result = {"model": mender.index.model_name, "split": split, "guard": guard, **made.as_dict()}
     lines = [_attempt_line(attempt) for attempt in made.attempts]
-    lines.append(f"guard {'on' if guard else 'off'}: " + ", ".join(f"{number} {outcome}" for outcome, number in result["outcomes"].items()))
-    for name, words in (("all", "all judged queries"), ("failing", "those that it was given"), ("others", "all others")):
+    lines.append(
+        f"guard {'on' if guard else 'off'}: "
+        + ", ".join(f"{number} {outcome}" for outcome, number in result["outcomes"].items())
+    )
+    for name, words in (
+        ("all", "all judged queries"),
+        ("failing", "those that it was given"),
+        ("others", "all others"),
+    ):
         lines += [_net_line(words, result[name])] if result[name] else []
     if keep_them and made.contents:
         note = f"by rule, guard {'on' if guard else 'off'}"

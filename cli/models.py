@@ -17,14 +17,19 @@ def models_command(as_json: Json = False) -> None:
     found = list_models()
     lines = []
     titles = {
-        "demo": "shipped", "package": "Python packages", "adapter": "shipped adapters of these",
-        "gguf": "converted GGUF files", "hub": "Hugging Face cache",
-    }  # fmt: skip
+        "demo": "shipped",
+        "package": "Python packages",
+        "adapter": "shipped adapters of these",
+        "gguf": "converted GGUF files",
+        "hub": "Hugging Face cache",
+    }
     for kind, title in titles.items():
         some = [model for model in found if model["kind"] == kind]
         lines += [f"{title}:", *(line for model in some for line in _lines(model))] if some else []
     cpu = default_dtype("cpu")
-    lines.append(f"A folder, a GGUF file or an adapter is named by its path. On this CPU, models kept in 16 bits run in {cpu}.")
+    lines.append(
+        f"A folder, a GGUF file or an adapter is named by its path. On this CPU, models kept in 16 bits run in {cpu}."
+    )
     show({"models": found, "dtype": cpu}, as_json, "\n".join(lines))
 
 
@@ -36,14 +41,24 @@ def _lines(model: dict) -> list[str]:
 
 
 def list_models() -> list[dict]:
-    """Of every model: ``name`` to give to --model, ``kind``, ``installed``, ``bytes``, ``licence``, ``architecture``, ``dtype`` in which
-    it runs by default on the CPU, ``purpose``, ``path``; and ``install``, the line that installs it where it is not."""
+    """Of every model: ``name`` to give to --model, ``kind``, ``installed``, ``bytes``, ``licence``,
+    ``architecture``, ``dtype`` in which it runs by default on the CPU, ``purpose``, ``path``; and
+    ``install``, the line that installs it where it is not."""
     return [*_shipped(), *_packages(), *_adapters(), *_converted(), *_hub()]
 
 
 def _entry(name: str, kind: str, *, path: Path | None, licence: str, purpose: str, **more) -> dict:
-    made = {"name": name, "kind": kind, "installed": path is not None, "bytes": _bytes(path), "licence": licence, "architecture": ""}
-    return made | {"dtype": _dtype(path), "purpose": purpose, "path": str(path) if path else None, "install": None} | more
+    made = {
+        "name": name,
+        "kind": kind,
+        "installed": path is not None,
+        "bytes": _bytes(path),
+        "licence": licence,
+        "architecture": "",
+    }
+    return (
+        made | {"dtype": _dtype(path), "purpose": purpose, "path": str(path) if path else None, "install": None} | more
+    )
 
 
 def _shipped() -> list[dict]:
@@ -51,7 +66,10 @@ def _shipped() -> list[dict]:
 
     purpose = "3 million parameters that know the demo world only: for tests, and for training in minutes"
     folders = [DEMO_MODELS_DIR / name for name in demo_models()]
-    return [_entry(path.name, "demo", path=path, licence="Apache-2.0", purpose=purpose, dtype="float32", **_of(path)) for path in folders]
+    return [
+        _entry(path.name, "demo", path=path, licence="Apache-2.0", purpose=purpose, dtype="float32", **_of(path))
+        for path in folders
+    ]
 
 
 def _packages() -> list[dict]:
@@ -60,7 +78,11 @@ def _packages() -> list[dict]:
     made = []
     for name, package in PACKAGES.items():
         path = package.path()
-        more = {"architecture": package.architecture, "dtype": _default("bfloat16"), "install": None if path else package.install}
+        more = {
+            "architecture": package.architecture,
+            "dtype": _default("bfloat16"),
+            "install": None if path else package.install,
+        }
         made.append(_entry(name, "package", path=path, licence=package.licence, purpose=package.purpose, **more))
     return made
 
@@ -75,8 +97,14 @@ def _adapters() -> list[dict]:
         base = PACKAGES[base_name(path)]
         method = (_json(path / "training.json").get("config") or {}).get("method", "")
         purpose = f"a LoRA adapter of {base_name(path)} that was trained here{f' ({method})' if method else ''}"
-        more = {"architecture": base.architecture, "dtype": _default("bfloat16"), "install": None if name in here else base.install}
-        made.append(_entry(name, "adapter", path=path if name in here else None, licence="Apache-2.0", purpose=purpose, **more))
+        more = {
+            "architecture": base.architecture,
+            "dtype": _default("bfloat16"),
+            "install": None if name in here else base.install,
+        }
+        made.append(
+            _entry(name, "adapter", path=path if name in here else None, licence="Apache-2.0", purpose=purpose, **more)
+        )
     return made
 
 
@@ -92,7 +120,9 @@ def _converted() -> list[dict]:
             continue
         quantised = f"{told.get('parameters', 0) / 1e6:.0f} million parameters, {'/'.join(told.get('types', []))} in {told.get('file')}"
         name = str(path if path.is_file() else folder)
-        made.append(_entry(name, "gguf", path=folder, licence=told.get("licence", ""), purpose=quantised, **_of(folder)))
+        made.append(
+            _entry(name, "gguf", path=folder, licence=told.get("licence", ""), purpose=quantised, **_of(folder))
+        )
     return made
 
 
@@ -116,7 +146,11 @@ def _hub() -> list[dict]:
         except GraceError:  # no causal language model, or not whole
             continue
         purpose = "fetched from the Hugging Face hub"
-        made.append(_entry(repository.repo_id, "hub", path=folder, licence=_card_licence(folder), purpose=purpose, **_of(folder)))
+        made.append(
+            _entry(
+                repository.repo_id, "hub", path=folder, licence=_card_licence(folder), purpose=purpose, **_of(folder)
+            )
+        )
     return made
 
 

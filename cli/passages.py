@@ -15,14 +15,20 @@ def check_by(by: str, collection: Collection) -> None:
     if by not in BY:
         raise GraceError(f"--by is {by[:40]!r}, expected {' or '.join(BY)}")
     if by != "best" and collection.chunk is None:
-        raise GraceError(f"--by {by} is for passages, and {collection.folder} is of whole documents: leave it out, or build with --chunk")
+        raise GraceError(
+            f"--by {by} is for passages, and {collection.folder} is of whole documents: leave it out, or build with --chunk"
+        )
 
 
 def by_note(by: str, collection: Collection) -> list[str]:
     """What ranks the documents of a collection of passages."""
     if collection.chunk is None:
         return []
-    how = "the score of its best passage" if by == "best" else "the sum of the scores of all its passages, so that long ones lead"
+    how = (
+        "the score of its best passage"
+        if by == "best"
+        else "the sum of the scores of all its passages, so that long ones lead"
+    )
     return [f"a document has {how}"]
 
 
@@ -36,6 +42,11 @@ def passage_line(hit: Hit) -> str:
     if not hit.passages:
         return ""
     page, heading = hit.document.metadata[PAGE], hit.document.metadata[HEADING]
-    place = [hit.document.id, *([f"page {page}"] if page else []), *([heading] if heading else []), f"{len(hit.passages)} in all"]
+    place = [
+        hit.document.id,
+        *([f"page {page}"] if page else []),
+        *([heading] if heading else []),
+        f"{len(hit.passages)} in all",
+    ]
     text = " ".join(hit.document.text.split())
     return f"     [{', '.join(place)}] {text[:SHOWN]}{'…' if len(text) > SHOWN else ''}\n"

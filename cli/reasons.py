@@ -14,16 +14,30 @@ from grace_core.console import bar, show, tell
 def reasons_command(
     folder: Path,
     model: Model,
-    size: Annotated[int | None, typer.Option(help="How many reasons; default the size with the best silhouette.")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed gives the same reasons; default those that are stored, or 0.")] = None,
+    size: Annotated[
+        int | None, typer.Option(help="How many reasons; default the size with the best silhouette.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="The same seed gives the same reasons; default those that are stored, or 0.")
+    ] = None,
     query: Annotated[str | None, typer.Option(help="Split the scores of this query's first hits by reasons.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many hits.")] = 10,
-    against: Annotated[str | None, typer.Option(help="Another model of the collection: which reasons gained and lost weight?")] = None,
-    steer: Annotated[list[str] | None, typer.Option(help="NUMBER=STRENGTH: more, or less, of a reason; repeatable.")] = None,
-    faithfulness: Annotated[bool, typer.Option("--faithfulness", help="Does taking a reason out hurt the queries it serves?")] = False,
-    encode: Annotated[bool, typer.Option("--encode", help="With --faithfulness: encode again, too, without the sentences.")] = False,
+    against: Annotated[
+        str | None, typer.Option(help="Another model of the collection: which reasons gained and lost weight?")
+    ] = None,
+    steer: Annotated[
+        list[str] | None, typer.Option(help="NUMBER=STRENGTH: more, or less, of a reason; repeatable.")
+    ] = None,
+    faithfulness: Annotated[
+        bool, typer.Option("--faithfulness", help="Does taking a reason out hurt the queries it serves?")
+    ] = False,
+    encode: Annotated[
+        bool, typer.Option("--encode", help="With --faithfulness: encode again, too, without the sentences.")
+    ] = False,
     split: Annotated[str | None, typer.Option(help="With --faithfulness or --against: queries of this split.")] = None,
-    queries: Annotated[int | None, typer.Option(min=1, help="With --faithfulness or --against: so many queries at random.")] = None,
+    queries: Annotated[
+        int | None, typer.Option(min=1, help="With --faithfulness or --against: so many queries at random.")
+    ] = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -41,9 +55,22 @@ def reasons_command(
 
     try:
         result, text = run(
-            folder, model, size=size, seed=seed, query=query, k=k, against=against, steers=steer, faithfulness=faithfulness,
-            encode=encode, split=split, limit=queries, device=device, progress=progress, report=tell,
-        )  # fmt: skip
+            folder,
+            model,
+            size=size,
+            seed=seed,
+            query=query,
+            k=k,
+            against=against,
+            steers=steer,
+            faithfulness=faithfulness,
+            encode=encode,
+            split=split,
+            limit=queries,
+            device=device,
+            progress=progress,
+            report=tell,
+        )
     finally:
         for _, close in stages.values():
             close()

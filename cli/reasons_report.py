@@ -15,12 +15,23 @@ STEER = re.compile(r"(\d+)=([-+]?\d+(?:\.\d+)?)")
 
 
 def reasons_command(
-    folder: Path, model: str, *,
-    size: int | None = None, seed: int | None = None, query: str | None = None, k: int = 10, against: str | None = None,
-    steers: list[str] | None = None, faithfulness: bool = False, encode: bool = False, split: str | None = None,
-    limit: int | None = None, device: str | None = None,
-    progress: Callable[[str, int, int], None] = lambda stage, done, total: None, report: Callable[[str], None] = lambda line: None,
-) -> tuple[dict, str]:  # fmt: skip
+    folder: Path,
+    model: str,
+    *,
+    size: int | None = None,
+    seed: int | None = None,
+    query: str | None = None,
+    k: int = 10,
+    against: str | None = None,
+    steers: list[str] | None = None,
+    faithfulness: bool = False,
+    encode: bool = False,
+    split: str | None = None,
+    limit: int | None = None,
+    device: str | None = None,
+    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    report: Callable[[str], None] = lambda line: None,
+) -> tuple[dict, str]:
     """The result as a dict for JSON, and as text. Raises GraceError for what does not fit."""
     if steers and not query:
         raise GraceError("--steer changes a query: give it with --query")
@@ -55,7 +66,9 @@ def reasons_command(
     if faithfulness:
         from grace_core.reasons.faithfulness import evaluate_reasons
 
-        found = evaluate_reasons(grouping, loaded, queries, index.collection.judgements.qrels, encode=encode, report=report)
+        found = evaluate_reasons(
+            grouping, loaded, queries, index.collection.judgements.qrels, encode=encode, report=report
+        )
         result["faithfulness"] = found
     return result, "\n".join(lines_of(result))
 
@@ -66,7 +79,9 @@ def read_steers(steers: list[str]) -> dict[int, float]:
     for steer_ in steers:
         match = STEER.fullmatch(steer_.strip())
         if not match:
-            raise GraceError(f"--steer is {steer_[:40]!r}, expected a reason's number and a strength, such as 3=0.5 or 3=-0.5")
+            raise GraceError(
+                f"--steer is {steer_[:40]!r}, expected a reason's number and a strength, such as 3=0.5 or 3=-0.5"
+            )
         strengths[int(match[1])] = float(match[2])
     return strengths
 
@@ -74,39 +89,67 @@ def read_steers(steers: list[str]) -> dict[int, float]:
 def describe(reasons: Reasons, grouping: Grouping) -> dict:
     about, sentences = reasons.about, grouping.sentences
     return {
-        "collection": str(sentences.index.collection.folder), "model": sentences.index.model_name, "documents": about["documents"],
-        "sentences": about["speaking"], "residual": about["residual"], "seed": about["seed"], "size": len(grouping),
-        "default_size": about["size"], "sizes": about["sizes"], "silhouettes": about["silhouettes"], "agreement": about["agreement"],
+        "collection": str(sentences.index.collection.folder),
+        "model": sentences.index.model_name,
+        "documents": about["documents"],
+        "sentences": about["speaking"],
+        "residual": about["residual"],
+        "seed": about["seed"],
+        "size": len(grouping),
+        "default_size": about["size"],
+        "sizes": about["sizes"],
+        "silhouettes": about["silhouettes"],
+        "agreement": about["agreement"],
         "other_shares": dict(zip(OTHERS, map(float, grouping.other_shares), strict=True)),
         "reasons": [
             {
-                "number": reason.number, "name": reason.name, "terms": reason.terms, "share": reason.share, "sentences": reason.size,
-                "documents": len(reason.documents), "sentence": sentences.texts[reason.sentence].strip(),
+                "number": reason.number,
+                "name": reason.name,
+                "terms": reason.terms,
+                "share": reason.share,
+                "sentences": reason.size,
+                "documents": len(reason.documents),
+                "sentence": sentences.texts[reason.sentence].strip(),
                 "of": sentences.index.ids[int(sentences.rows[reason.sentence])],
             }
             for reason in grouping.reasons
         ],
-    }  # fmt: skip
+    }
 
 
-def describe_query(grouping: Grouping, query: str, hits: list, found: Split, steering: Steering | None, index: GraceIndex) -> dict:
+def describe_query(
+    grouping: Grouping, query: str, hits: list, found: Split, steering: Steering | None, index: GraceIndex
+) -> dict:
     names = [reason.name for reason in grouping.reasons]
     made = {"text": query, "max_residual": float(abs(found.residual).max()), "reasons": []}
     for reason in found.strongest(10):
         made["reasons"].append({"number": reason, "name": names[reason], "above": float(found.above[:, reason].sum())})
     parts = steering.parts(index.stored()[[hit.row for hit in hits]]) if steering else None
     if steering:
-        made["steered"] = [{"number": r, "name": names[r], "strength": strength} for r, strength in steering.strengths.items()]
+        made["steered"] = [
+            {"number": r, "name": names[r], "strength": strength} for r, strength in steering.strengths.items()
+        ]
     made["hits"] = []
     for i, hit in enumerate(hits):
         labels = [r for r in range(len(grouping)) if found.parts[i, r]]
-        made["hits"].append({
-            "rank": hit.rank, "id": hit.document.id, "title": hit.document.title, "score": float(found.scores[i]),
-            "others": dict(zip(OTHERS, found.parts[i, len(grouping) :].tolist(), strict=True)),
-            "reasons": [
-                {"number": r, "name": names[r], "contribution": float(found.parts[i, r]), "above": float(found.above[i, r])} for r in labels
-            ],
-        })  # fmt: skip
+        made["hits"].append(
+            {
+                "rank": hit.rank,
+                "id": hit.document.id,
+                "title": hit.document.title,
+                "score": float(found.scores[i]),
+                "others": dict(zip(OTHERS, found.parts[i, len(grouping) :].tolist(), strict=True)),
+                "reasons": [
+                    {
+                        "number": r,
+                        "name": names[r],
+                        "contribution": float(found.parts[i, r]),
+                        "above": float(found.above[i, r]),
+                    }
+                    for r in labels
+                ],
+            }
+        )
         if parts is not None:
             made["hits"][-1]["steering"] = {"query": float(parts[i, 0]), "reasons": parts[i, 1:].tolist()}
     return made
@@ -115,12 +158,16 @@ def describe_query(grouping: Grouping, query: str, hits: list, found: Split, ste
 def lines_of(result: dict) -> list[str]:
     agreement = result["agreement"].get(str(result["size"]))
     other = f", {agreement:.2f} like those of another seed (adjusted Rand index)" if agreement is not None else ""
-    lines = [f"{result['size']} reasons in {result['sentences']:,} sentences of {result['documents']:,} rationales{other}"]
+    lines = [
+        f"{result['size']} reasons in {result['sentences']:,} sentences of {result['documents']:,} rationales{other}"
+    ]
     lines.append("sizes: " + ", ".join(map(str, result["sizes"])))
     shares = ", ".join(f"{name} {share:.1%}" for name, share in result["other_shares"].items())
     lines += ["", f"{'':4} {'share':>6} {'docs':>6}  name: a sentence that stands for it"]
     for reason in result["reasons"]:
-        lines.append(f"{reason['number']:4} {reason['share']:6.1%} {reason['documents']:6,}  {reason['name']}: {reason['sentence'][:90]}")
+        lines.append(
+            f"{reason['number']:4} {reason['share']:6.1%} {reason['documents']:6,}  {reason['name']}: {reason['sentence'][:90]}"
+        )
     lines.append(f"share: of what sets the documents' vectors apart; the rest: {shares}")
     if query := result.get("query"):
         lines += ["", f"{query['text']}", "moved most by (sum above the corpus over these hits):"]
@@ -135,17 +182,30 @@ def lines_of(result: dict) -> list[str]:
                 lines.append(f"       = query {hit['steering']['query']:+.4f}, steering {added}")
         lines.append(f"largest residual {query['max_residual']:.1e}")
     if found := result.get("against"):
-        lines += ["", f"{found['model']} against {found['against']} over {found['queries']} queries; nDCG@10: "
-                  + ", ".join(f"{name} {value:.3f}" for name, value in found["ndcg@10"].items())]  # fmt: skip
-        lines.append("of the first ten hits moved {by_words:.0%} by words, {by_geometry:.0%} by geometry".format(**found["hits_moved"]))
+        lines += [
+            "",
+            f"{found['model']} against {found['against']} over {found['queries']} queries; nDCG@10: "
+            + ", ".join(f"{name} {value:.3f}" for name, value in found["ndcg@10"].items()),
+        ]
+        lines.append(
+            "of the first ten hits moved {by_words:.0%} by words, {by_geometry:.0%} by geometry".format(
+                **found["hits_moved"]
+            )
+        )
         lines.append(f"{'change':>8} {'words':>8} {'geometry':>8}  reason: weight before, after")
         for one in found["reasons"][:20]:
             moved = f"{one['change']:+8.3f} {one['by_words']:+8.3f} {one['by_geometry']:+8.3f}"
             lines.append(f"{moved}  {one['name']}: {one['own']:.3f}, {one['other']:.3f}")
         lines.append("queries that tell most:")
-        lines += [f"  words {one['by_words']:.0%}, geometry {one['by_geometry']:.0%}  {one['text'][:90]}" for one in found["telling"]]
+        lines += [
+            f"  words {one['by_words']:.0%}, geometry {one['by_geometry']:.0%}  {one['text'][:90]}"
+            for one in found["telling"]
+        ]
     if found := result.get("faithfulness"):
-        lines += ["", f"{found['reasons']} reasons serve {found['served']} of {found['queries']} queries; nDCG@10 {told(found['ndcg@10'])}"]
+        lines += [
+            "",
+            f"{found['reasons']} reasons serve {found['served']} of {found['queries']} queries; nDCG@10 {told(found['ndcg@10'])}",
+        ]
         for kind in ("stored", "encoded"):
             if kind in found:
                 lines.append(f"without the reason ({kind}):")

@@ -20,12 +20,17 @@ def search_command(
     rationale: Annotated[bool, typer.Option(help="Without: compare the texts alone.")] = True,
     gate: Annotated[
         float | None,
-        typer.Option(min=0, help="Write only if by the text alone the first hit leads by less than this, of 1; docs/worth.md."),
+        typer.Option(
+            min=0, help="Write only if by the text alone the first hit leads by less than this, of 1; docs/worth.md."
+        ),
     ] = None,
     by: Annotated[
-        str, typer.Option(help="How documents rank in a collection of passages: best (of their passages) or sum (of all).")
+        str,
+        typer.Option(help="How documents rank in a collection of passages: best (of their passages) or sum (of all)."),
     ] = "best",
-    input_type: Annotated[str, typer.Option(help="query, or document: to search with a text as if it stood in the collection.")] = "query",
+    input_type: Annotated[
+        str, typer.Option(help="query, or document: to search with a text as if it stood in the collection.")
+    ] = "query",
     device: Device = None,
     engine: Engine = None,
     as_json: Json = False,
@@ -34,9 +39,18 @@ def search_command(
     from grace_cli.search_report import search_command as run
 
     hits, text, notes = run(
-        folder, query, model, k=k, where=where, rationale=rationale, gate=gate, input_type=input_type, device=device, engine=engine,
+        folder,
+        query,
+        model,
+        k=k,
+        where=where,
+        rationale=rationale,
+        gate=gate,
+        input_type=input_type,
+        device=device,
+        engine=engine,
         by=by,
-    )  # fmt: skip
+    )
     lines = [f"note: {note}" for note in notes]
     for line in lines if as_json else []:  # a list of hits has no place for them
         tell(line)

@@ -20,10 +20,23 @@ SHOWN = 150  # characters of a rationale
 
 
 def search_command(
-    folder: Path, query: str, model: str, *, k: int, where: str | None, rationale: bool, input_type: str, device: str | None,
-    engine: str | None, gate: float | None = None, by: str = "best",
-) -> tuple[list[dict], str, list[str]]:  # fmt: skip
-    """The hits, the same as text, and what is to be told of texts that were cut. Raises GraceError for an empty query."""
+    folder: Path,
+    query: str,
+    model: str,
+    *,
+    k: int,
+    where: str | None,
+    rationale: bool,
+    input_type: str,
+    device: str | None,
+    engine: str | None,
+    gate: float | None = None,
+    by: str = "best",
+) -> tuple[list[dict], str, list[str]]:
+    """The hits, the same as text, and what is to be told of texts that were cut.
+
+    Raises GraceError for an empty query.
+    """
     if input_type not in ("query", "document"):
         raise GraceError(f"--input-type must be query or document, got {input_type!r}")
     name = read_name(collection := Collection(folder), model)
@@ -35,7 +48,9 @@ def search_command(
         return search_column(folder, query, name, k=k, where=where, device=device, by=by)
     rationale = rationale if name.rationale is None else name.rationale
     if gate is not None and not rationale:
-        raise GraceError(f"--gate {gate:g} lets a rationale be written where that may help, and there is to be none; leave one of them out")
+        raise GraceError(
+            f"--gate {gate:g} lets a rationale be written where that may help, and there is to be none; leave one of them out"
+        )
     index = GraceIndex.of_model(collection, name.model)
     left = None if where is None else len(index.selections.of(where))  # before a model is loaded for nothing
     loaded = index.load_model(device=device, engine=engine, cache=RepresentationCache())
@@ -47,20 +62,32 @@ def search_command(
     made = loaded.represent([query], rationale=asked is Pooling.FULL)
     hits = index.hits(index.embed(made, asked, role=input_type)[0], k, pooling=pooling, where=where, by=by)
     lines = [f"query rationale: {made.rationales[0] or '(none)'}", *map(_line, hits)]
-    told = [] if left is None else [f"{left:,} of {len(index):,} {'passages' if collection.chunk else 'documents'} satisfy the filter"]
+    told = (
+        []
+        if left is None
+        else [f"{left:,} of {len(index):,} {'passages' if collection.chunk else 'documents'} satisfy the filter"]
+    )
     told += by_note(by, collection)
     return [hit.as_dict() for hit in hits], "\n".join(lines), [*notes, *told, *_notes(loaded, query, hits)]
 
 
-def _gated(index: GraceIndex, model: GraceModel, query: str, gate: float, *, role: str, where: str | None) -> tuple[Pooling, str]:
+def _gated(
+    index: GraceIndex, model: GraceModel, query: str, gate: float, *, role: str, where: str | None
+) -> tuple[Pooling, str]:
     """What the query's vector is made of, and why in one line."""
     gating.check_index(index)
     read = model.represent([query], rationale=False)
     vector = index.embed(read, Pooling.TEXT, role=role)
     (margin,) = gating.margins(index.search(vector, gating.DEPTH, where=where)[0]).tolist()
     if gating.Gate(gate).writes(margin):
-        return Pooling.FULL, f"by its text alone the first hit leads by {margin:.3f}, less than {gate:g}: a rationale was written"
-    return Pooling.TEXT, f"by its text alone the first hit leads by {margin:.3f}, not less than {gate:g}: no rationale was written"
+        return (
+            Pooling.FULL,
+            f"by its text alone the first hit leads by {margin:.3f}, less than {gate:g}: a rationale was written",
+        )
+    return (
+        Pooling.TEXT,
+        f"by its text alone the first hit leads by {margin:.3f}, not less than {gate:g}: no rationale was written",
+    )
 
 
 def _line(hit: Hit) -> str:

@@ -1,4 +1,7 @@
-"""``grace serve``: options to a model, perhaps a collection, and a running server. Light to import, as the command line must be."""
+"""``grace serve``: options to a model, perhaps a collection, and a running server.
+
+Light to import, as the command line must be.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,18 @@ from typing import Annotated
 
 import typer
 
-from grace_cli.options import Device, Dtype, Engine, MaxNewTokens, MaxPromptTokens, Models, NoCache, Seed, Temperature, Template
+from grace_cli.options import (
+    Device,
+    Dtype,
+    Engine,
+    MaxNewTokens,
+    MaxPromptTokens,
+    Models,
+    NoCache,
+    Seed,
+    Temperature,
+    Template,
+)
 from grace_core.chat_templates import parse_arguments
 from grace_core.errors import GraceError
 from grace_core.serving.limits import Limits
@@ -21,18 +35,30 @@ KEYS = "GRACE_API_KEYS"
 
 def serve_command(
     model: Models,
-    collection: Annotated[Path | None, typer.Option(help="A collection with an index of the model, for /search.")] = None,
+    collection: Annotated[
+        Path | None, typer.Option(help="A collection with an index of the model, for /search.")
+    ] = None,
     host: Annotated[str, typer.Option(help="0.0.0.0 for all who can reach this machine.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
-    api_key: Annotated[list[str] | None, typer.Option(help=f"Repeatable; ${KEYS}, with commas, shows in no list of processes.")] = None,
-    max_queue: Annotated[int, typer.Option(min=1, help="Texts that may wait; more are refused with 429.")] = DEFAULTS.max_queue,
+    api_key: Annotated[
+        list[str] | None, typer.Option(help=f"Repeatable; ${KEYS}, with commas, shows in no list of processes.")
+    ] = None,
+    max_queue: Annotated[
+        int, typer.Option(min=1, help="Texts that may wait; more are refused with 429.")
+    ] = DEFAULTS.max_queue,
     max_texts: Annotated[int, typer.Option(min=1, help="Texts of one request.")] = DEFAULTS.max_texts,
     max_characters: Annotated[int, typer.Option(min=1, help="Characters of one text.")] = DEFAULTS.max_characters,
     max_body: Annotated[int, typer.Option(min=1, help="Bytes of one request.")] = DEFAULTS.max_body,
     max_batch: Annotated[int, typer.Option(min=1, help="Texts in one batch.")] = DEFAULTS.max_batch,
-    max_batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens in one batch, rationales included.")] = DEFAULTS.max_batch_tokens,
-    max_wait: Annotated[float, typer.Option(min=0, help="Seconds that a batch waits for more texts.")] = DEFAULTS.max_wait,
-    shutdown_seconds: Annotated[float, typer.Option(min=1, help="Time to finish on SIGTERM.")] = DEFAULTS.shutdown_seconds,
+    max_batch_tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens in one batch, rationales included.")
+    ] = DEFAULTS.max_batch_tokens,
+    max_wait: Annotated[
+        float, typer.Option(min=0, help="Seconds that a batch waits for more texts.")
+    ] = DEFAULTS.max_wait,
+    shutdown_seconds: Annotated[
+        float, typer.Option(min=1, help="Time to finish on SIGTERM.")
+    ] = DEFAULTS.shutdown_seconds,
     max_new_tokens: MaxNewTokens = None,
     max_prompt_tokens: MaxPromptTokens = None,
     temperature: Temperature = None,
@@ -43,18 +69,31 @@ def serve_command(
     engine: Engine = None,
     no_cache: NoCache = False,
 ) -> None:
-    """Serve models over HTTP: OpenAI's embeddings and chat, /search, /rerank, /health, /metrics, /info (docs/serve.md)."""
+    """Serve models over HTTP: OpenAI's embeddings and chat, /search, /rerank, /health, /metrics, /info
+    (docs/serve.md).
+    """
     limits = Limits(
-        max_queue=max_queue, max_texts=min(max_texts, max_queue), max_characters=max_characters, max_body=max_body,
-        max_batch=max_batch, max_batch_tokens=max_batch_tokens, max_wait=max_wait, shutdown_seconds=shutdown_seconds,
-    )  # fmt: skip
+        max_queue=max_queue,
+        max_texts=min(max_texts, max_queue),
+        max_characters=max_characters,
+        max_body=max_body,
+        max_batch=max_batch,
+        max_batch_tokens=max_batch_tokens,
+        max_wait=max_wait,
+        shutdown_seconds=shutdown_seconds,
+    )
     settings = {
-        "max_new_tokens": max_new_tokens, "max_prompt_tokens": max_prompt_tokens, "temperature": temperature, "seed": seed,
+        "max_new_tokens": max_new_tokens,
+        "max_prompt_tokens": max_prompt_tokens,
+        "temperature": temperature,
+        "seed": seed,
         "template": parse_arguments(template),
-    }  # fmt: skip
+    }
     given = {name: value for name, value in settings.items() if value is not None}
     if collection is not None and given:
-        raise GraceError(f"with --collection the settings are those of its index; leave out --{next(iter(given)).replace('_', '-')}")
+        raise GraceError(
+            f"with --collection the settings are those of its index; leave out --{next(iter(given)).replace('_', '-')}"
+        )
     keys = [key for key in (*(api_key or ()), *os.environ.get(KEYS, "").split(",")) if key.strip()]
 
     from grace_core.serving.run import cleaned_up_on_sigterm, listen, serve
@@ -67,11 +106,18 @@ def serve_command(
             keys = [key.strip() for key in keys]
             apps = [_app(name, collection, keys, limits, no_cache=no_cache, **options) for name in dict.fromkeys(model)]
             app = serve_several(apps, limits)
-        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+        logging.basicConfig(
+            level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+        )
         if not keys and not _is_local(bound):
             print(f"warning: whoever reaches {host} can use this server; set ${KEYS} to ask for a key", file=sys.stderr)
         names = " and ".join(model)
-        serve(app, bound, limits, announce=lambda url: print(f"GRACE serves {names} at {url}/v1 (Ctrl+C ends it)", flush=True))
+        serve(
+            app,
+            bound,
+            limits,
+            announce=lambda url: print(f"GRACE serves {names} at {url}/v1 (Ctrl+C ends it)", flush=True),
+        )
     finally:
         bound.close()
 

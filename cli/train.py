@@ -13,7 +13,9 @@ from grace_core.console import show
 
 def train_command(
     config: Annotated[Path, typer.Argument(help="A YAML file, such as one of configs/.")],
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value over the file's, e.g. data.limit=100.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value over the file's, e.g. data.limit=100.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
     as_json: Json = False,
 ) -> None:

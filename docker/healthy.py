@@ -1,4 +1,7 @@
-"""Whether what this container serves is well: `grace serve` at 8000, or the explorer at 7860. Exit status 0 if so, else 1."""
+"""Whether what this container serves is well: `grace serve` at 8000, or the explorer at 7860.
+
+Exit status 0 if so, else 1.
+"""
 
 import os
 import sys

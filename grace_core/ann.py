@@ -5,13 +5,14 @@
 ``ivfpq``   vectors in √n-many cells, d/4 bytes each; a query looks into some cells and the best candidates are compared
             again by their exact vectors, which stay on disk. Memory n·(d/4 + 8) bytes: for what does not fit otherwise.
 
-All give inner products of L2-normalised vectors, which are cosines, summed and ordered as :mod:`grace_core.ranking` says: equal scores
-stand in the order of the corpus, whatever the kind and however many are asked for.
-Parameters follow FAISS's own guidelines ("Guidelines to choose an index", "Clustering"); how hard a query searches (``effort``:
-efSearch or nprobe) is measured, not guessed: the least of a ladder with which recall@10 on a sample reaches TARGET.
+All give inner products of L2-normalised vectors, which are cosines, summed and ordered as
+:mod:`grace_core.ranking` says: equal scores stand in the order of the corpus, whatever the kind and however
+many are asked for. Parameters follow FAISS's own guidelines ("Guidelines to choose an index", "Clustering");
+how hard a query searches (``effort``: efSearch or nprobe) is measured, not guessed: the least of a ladder
+with which recall@10 on a sample reaches TARGET.
 
-Seeds are FAISS's fixed ones. flat does not depend on the number of threads; hnsw inserts in parallel, and gives the same bytes
-again with one thread only (OMP_NUM_THREADS=1).
+Seeds are FAISS's fixed ones. flat does not depend on the number of threads; hnsw inserts in parallel, and
+gives the same bytes again with one thread only (OMP_NUM_THREADS=1).
 """
 
 from __future__ import annotations
@@ -30,8 +31,12 @@ from grace_core.tensors import BLOCK
 KINDS = ("flat", "hnsw", "ivfpq")
 TARGET = 0.95  # recall@10 on the sample, at which a higher effort is not tried
 SAMPLE = 200
-LINKS, CONSTRUCTION = 32, 40  # HNSW: links a node, and the width of the search that finds them. FAISS's own; on 50,000 vectors of 256
-# dimensions 16 links needed four times the effort for the same recall, and a width of 80 a third more time for half a point of it
+LINKS, CONSTRUCTION = (
+    32,
+    40,
+)  # HNSW: links a node, and the width of the search that finds them. FAISS's own; on 50,000 vectors of 256
+# dimensions 16 links needed four times the effort for the same recall, and a width of 80 a third more time
+# for half a point of it
 LADDERS = {"hnsw": (16, 32, 64, 128, 256, 512), "ivfpq": (4, 8, 16, 32, 64, 128, 256, 512)}
 EFFORTS = {"hnsw": "efSearch", "ivfpq": "nprobe"}
 PER_CENTROID = 39  # training vectors a centroid; FAISS warns below
@@ -52,7 +57,7 @@ class Quality:
 
 
 def check_kind(kind: str) -> str:
-    """``kind``; raises GraceError if it is none."""
+    """``kind``; raises GraceError for any other name."""
     if kind not in KINDS:
         raise GraceError(f"the FAISS kind is {kind!r}, expected one of {', '.join(KINDS)}")
     return kind
@@ -86,7 +91,9 @@ def _trained(vectors):
     count, dim = vectors.shape
     least = 256 * PER_CENTROID  # a product quantizer of 8 bits has 256 centroids in each sub-space
     if count < least:
-        raise GraceError(f"ivfpq needs at least {least:,} documents to be trained on, got {count:,}; use flat, which is exact, or hnsw")
+        raise GraceError(
+            f"ivfpq needs at least {least:,} documents to be trained on, got {count:,}; use flat, which is exact, or hnsw"
+        )
     cells = min(max(int(4 * count**0.5), 16), count // PER_CENTROID, 65_536)
     pieces = max(m for m in range(1, max(dim // 4, 1) + 1) if dim % m == 0)  # at least 4 dimensions a byte
     index = faiss.IndexIVFPQ(faiss.IndexFlatIP(dim), dim, cells, pieces, 8, faiss.METRIC_INNER_PRODUCT)
@@ -113,7 +120,8 @@ def write(index, path: Path) -> None:
 def read(path: Path):
     """Open a written index through a memory map: nothing is loaded that no query needs, and processes share what is.
 
-    Not FAISS's older IO_FLAG_MMAP for cells: it starts threads for every query that read ahead, which took 2 ms where the query took 0.1.
+    Not FAISS's older IO_FLAG_MMAP for cells: it starts threads for every query that read ahead, which took 2
+    ms where the query took 0.1.
     """
     import faiss
 
@@ -123,10 +131,13 @@ def read(path: Path):
 def search(
     index, kind: str, vectors, queries: np.ndarray, k: int, *, effort: int | None = None, copies: Copies | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines ``(m, k)`` and rows ``(m, k)``, best first. A kind that is not exact gives row -1 where it found fewer than ``k``.
+    """Cosines ``(m, k)`` and rows ``(m, k)``, best first.
 
-    FAISS proposes some more than ``k``; their scores, which are taken from ``vectors``, and their order are those of
-    :mod:`grace_core.ranking`. With ``copies`` a kind that is not exact, which may have found any of equal vectors, gives the first.
+    A kind that is not exact gives row -1 where it found fewer than ``k``.
+
+    FAISS proposes some more than ``k``; their scores, which are taken from ``vectors``, and their order are
+    those of :mod:`grace_core.ranking`. With ``copies`` a kind that is not exact, which may have found any of
+    equal vectors, gives the first.
     """
     import faiss
 
@@ -142,11 +153,17 @@ def search(
     if copies is not None:
         rows = copies.beside(rows, k)
     scores, best = ranked(vectors, rows, queries, k)
-    return completed(vectors, queries, near[:, -1], scores, best) if kind == "flat" and wanted < index.ntotal else (scores, best)
+    return (
+        completed(vectors, queries, near[:, -1], scores, best)
+        if kind == "flat" and wanted < index.ntotal
+        else (scores, best)
+    )
 
 
 def ranked(vectors, rows: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The best ``k`` of each query's candidates ``rows`` ``(m, c)``, -1 for none; vectors on disk are read for GROUP queries at once."""
+    """The best ``k`` of each query's candidates ``rows`` ``(m, c)``, -1 for none; vectors on disk are read
+    for GROUP queries at once.
+    """
     if len(queries) > GROUP:
         groups = [slice(start, start + GROUP) for start in range(0, len(queries), GROUP)]
         scores, best = zip(*(ranked(vectors, rows[group], queries[group], k) for group in groups), strict=True)
@@ -162,10 +179,14 @@ def ranked(vectors, rows: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.n
     return found[best], rows[best]
 
 
-def completed(vectors, queries: np.ndarray, near: np.ndarray, scores: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """``scores`` and ``rows`` ``(m, k)``, completed where a row that was no candidate may score as high as the last of them.
+def completed(
+    vectors, queries: np.ndarray, near: np.ndarray, scores: np.ndarray, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """``scores`` and ``rows`` ``(m, k)``, completed where a row that was no candidate may score as high as
+    the last of them.
 
-    ``near`` ``(m,)`` are the last candidates' scores as a matrix product in fp32 gives them; all other rows have lower ones or the same.
+    ``near`` ``(m,)`` are the last candidates' scores as a matrix product in fp32 gives them; all other rows
+    have lower ones or the same.
     """
     # two ways to sum the same products differ by less than this
     room = 8 * _ROUNDING * queries.shape[1] ** 0.5 * np.sqrt(np.einsum("md,md->m", queries, queries))
@@ -187,8 +208,8 @@ def completed(vectors, queries: np.ndarray, near: np.ndarray, scores: np.ndarray
 
 @dataclass(frozen=True)
 class Copies:
-    """Which rows have equal vectors: ``first`` ``(n,)`` is the first row with the vector of each, ``rows`` those of which there are
-    several, by their first one and ascending."""
+    """Which rows have equal vectors: ``first`` ``(n,)`` is the first row with the vector of each, ``rows``
+    those of which there are several, by their first one and ascending."""
 
     first: np.ndarray
     rows: np.ndarray
@@ -197,7 +218,9 @@ class Copies:
     def of(cls, vectors) -> Copies:
         """Found by a score for a random query, which equal vectors share, and compared."""
         count, dim = vectors.shape
-        keys = dots(vectors, np.random.default_rng(0).standard_normal(dim), np.float64)  # in fp32 others would share it too
+        keys = dots(
+            vectors, np.random.default_rng(0).standard_normal(dim), np.float64
+        )  # in fp32 others would share it too
         rows = np.argsort(keys, kind="stable")
         begins = np.concatenate([[True], np.diff(keys[rows]) != 0])
         first = np.empty(count, np.int64)
@@ -240,7 +263,9 @@ def compared(index, kind: str, vectors):
 
 
 class Opened:
-    """A FAISS index with the ``vectors`` that it was made from; ``about`` is what the manifest knows of it, None if it is flat."""
+    """A FAISS index with the ``vectors`` that it was made from; ``about`` is what the manifest knows of it,
+    None if it is flat.
+    """
 
     def __init__(self, index, vectors, about: dict | None = None):
         self.about = about or {"kind": "flat"}
@@ -285,10 +310,11 @@ def recall(index, kind: str, vectors, effort: int) -> float:
 class _Sample:
     """Queries that are no documents, and the exact ``k``-th best cosine of each.
 
-    A query is the mean of two documents far from one another in the corpus. Documents themselves would be too easy: a graph has been
-    built around them, so that on synthetic vectors efSearch 16 found 0.96 of their neighbours, and 0.79 of those of new vectors from
-    the same distribution; of such means it found 0.78, and as many as of new ones with efSearch 32, 64 and 128 too.
-    A document that scores as high as the ``k``-th counts as found, so that duplicates do no harm.
+    A query is the mean of two documents far from one another in the corpus. Documents themselves would be too
+    easy: a graph has been built around them, so that on synthetic vectors efSearch 16 found 0.96 of their
+    neighbours, and 0.79 of those of new vectors from the same distribution; of such means it found 0.78, and
+    as many as of new ones with efSearch 32, 64 and 128 too. A document that scores as high as the ``k``-th
+    counts as found, so that duplicates do no harm.
     """
 
     def __init__(self, vectors):
@@ -316,7 +342,9 @@ def exact(vectors, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]
             best = np.argpartition(-near, k + SLACK - 1, axis=1)[:, : k + SLACK]
             near, rows = np.take_along_axis(near, best, 1), np.take_along_axis(rows, best, 1)
     scores, best = ranked(vectors, rows, queries, k)
-    return completed(vectors, queries, near.min(axis=1), scores, best) if len(vectors) > rows.shape[1] else (scores, best)
+    return (
+        completed(vectors, queries, near.min(axis=1), scores, best) if len(vectors) > rows.shape[1] else (scores, best)
+    )
 
 
 def holds(index, vectors) -> bool:

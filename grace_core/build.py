@@ -22,7 +22,7 @@ from grace_core.files import link, sha256, write_atomically, write_json
 from grace_core.geometry import Geometry, Statistics
 from grace_core.model import GraceModel, Representations
 from grace_core.pooling import RATIONALE, Pooling
-from grace_core.shards import Known, Work
+from grace_core.shards import Known, ShardWriter
 from grace_core.tensors import PooledVectors, map_tensors
 
 SCHEMA = 1
@@ -67,11 +67,11 @@ def write_index(
 ) -> None:
     """Write an index to ``folder``, its manifest last; ``wanted`` is what :func:`identity` says.
 
-    What is ``known`` is not encoded; FAISS kind, geometry and its queries follow it where none are given, and its history goes on with
-    what ``happened``. Raises BuildStopped and GraceError.
+    What is ``known`` is not encoded; FAISS kind, geometry and its queries follow it where none are given, and
+    its history goes on with what ``happened``. Raises BuildStopped and GraceError.
     """
     made_by = {"engine": engine}  # an index has one; another may be searched with
-    work = Work(collection, folder, wanted | made_by, shard=shard, known=known)
+    work = ShardWriter(collection, folder, wanted | made_by, shard=shard, known=known)
     encoded = len(work.rows) - int((work.source >= 0).sum())
     counts, seconds = _encode_all(work, model, wanted["rationale"], encode, progress, should_stop)
     about = {"model_id": model.source, "counts": counts, "seconds": seconds, "prompt": model.prompts.described}
@@ -87,12 +87,23 @@ def write_index(
 
 
 def carry_index(collection: Collection, folder: Path, known: Known, *, shard: int, happened: dict) -> int:
-    """Write to ``folder`` what is left of a known index in ``collection``, without its model: nothing is encoded, and documents whose
-    texts are not known are left out. Their number stands in the manifest under ``behind``. Returns how many are left; with none nothing
-    is written."""
-    manifest = {key: value for key, value in known.manifest.items() if key not in ("files", "faiss", "geometry", "sha256", "behind")}
+    """Write to ``folder`` what is left of a known index in ``collection``, without its model: nothing is
+    encoded, and documents whose texts are not known are left out. Their number stands in the manifest under
+    ``behind``. Returns how many are left; with none nothing is written."""
+    manifest = {
+        key: value
+        for key, value in known.manifest.items()
+        if key not in ("files", "faiss", "geometry", "sha256", "behind")
+    }
     manifest |= {"corpus_sha256": collection.hash, "seconds": None}
-    work = Work(collection, folder, {"carried": True, "corpus_sha256": collection.hash}, shard=shard, known=known, only_known=True)
+    work = ShardWriter(
+        collection,
+        folder,
+        {"carried": True, "corpus_sha256": collection.hash},
+        shard=shard,
+        known=known,
+        only_known=True,
+    )
     if not len(work.rows):
         return 0
     tensors = map_tensors(known.folder / "vectors.safetensors")
@@ -109,8 +120,10 @@ def carry_index(collection: Collection, folder: Path, known: Known, *, shard: in
 
 
 def _write_rest(folder: Path, manifest: dict, kind: str, faiss: str, *, weight: float | None, strict: bool) -> None:
-    """Geometry, FAISS index and manifest. A geometry, or a kind of index, that is not possible becomes raw, or flat, with a warning;
-    where ``strict`` GraceError is raised."""
+    """Geometry, FAISS index and manifest.
+
+    A geometry, or a kind of index, that is not possible becomes raw, or flat, with a warning; where
+    ``strict`` GraceError is raised."""
     ways = [(kind, faiss)]
     if "behind" in manifest and faiss != "flat":  # an index that there was must not be lost for want of documents
         ways.append((kind, "flat"))
@@ -124,7 +137,11 @@ def _write_rest(folder: Path, manifest: dict, kind: str, faiss: str, *, weight: 
             if number == len(ways):
                 raise
             other = ways[number]
-            what = f"a {other[1]} index, since {index}" if other[0] == geometry else f"the geometry {other[0]}, since {geometry}"
+            what = (
+                f"a {other[1]} index, since {index}"
+                if other[0] == geometry
+                else f"the geometry {other[0]}, since {geometry}"
+            )
             warnings.warn(f"{folder} has {what} is not possible: {error}", stacklevel=4)
 
 
@@ -150,12 +167,16 @@ def _take_over(known: Known, folder: Path, names: list[str]) -> None:
 
 
 def encoder(model: GraceModel, rationale: bool, batch_size: int) -> Encode:
-    together = max(1, model.batch_size(0) // SHARD)  # shards; more than one for an engine that would wait at the end of each
+    together = max(
+        1, model.batch_size(0) // SHARD
+    )  # shards; more than one for an engine that would wait at the end of each
 
     def encode(jobs: Iterator[Job], tick: Callable[[int], None]) -> Iterator[tuple[int, Representations]]:
         while some := list(islice(jobs, together)):
             texts = [text for _, shard in some for text in shard]
-            made = model.represent(texts, rationale=rationale, batch_size=batch_size, progress=lambda done, _: tick(done))
+            made = model.represent(
+                texts, rationale=rationale, batch_size=batch_size, progress=lambda done, _: tick(done)
+            )
             begin = 0
             for number, shard in some:
                 yield number, made[begin : begin + len(shard)]
@@ -164,8 +185,13 @@ def encoder(model: GraceModel, rationale: bool, batch_size: int) -> Encode:
     return encode
 
 
-def _encode_all(work: Work, model, rationale: bool, encode: Encode, progress, should_stop) -> tuple[dict, float | None]:
-    """Make the missing shards and put all together. The manifest's counts, and the seconds if nothing was there before."""
+def _encode_all(
+    work: ShardWriter, model, rationale: bool, encode: Encode, progress, should_stop
+) -> tuple[dict, float | None]:
+    """Make the missing shards and put all together.
+
+    The manifest's counts, and the seconds if nothing was there before.
+    """
     total, missing = len(work.rows), work.missing()
     fresh = sum(len(work.rows_of(number)) for number in missing)
     done, started = total - fresh, time.time()
@@ -183,7 +209,9 @@ def _encode_all(work: Work, model, rationale: bool, encode: Encode, progress, sh
     began = time.monotonic()
     try:
         for number, made in encode(jobs(), tick):
-            made.embeddings(Pooling.FULL if rationale else Pooling.TEXT)  # a vector that is not finite is found here, not at the end
+            made.embeddings(
+                Pooling.FULL if rationale else Pooling.TEXT
+            )  # a vector that is not finite is found here, not at the end
             work.write(number, made, seconds=time.monotonic() - began)
             began = time.monotonic()
             done += len(made)
@@ -196,11 +224,15 @@ def _encode_all(work: Work, model, rationale: bool, encode: Encode, progress, sh
     counts = work.finish(model.dim, model.decode)
     if not rationale:
         counts["empty_rationales"] = 0
-    return counts, round(time.time() - started, 1) if fresh == total else None  # a resumed or cached build measures nothing
+    return counts, round(
+        time.time() - started, 1
+    ) if fresh == total else None  # a resumed or cached build measures nothing
 
 
 def write_faiss(folder: Path, manifest: dict, kind: str) -> None:
-    """Make index.faiss from the vectors, and write the manifest with its kind, its measured recall, and the hashes of all files."""
+    """Make index.faiss from the vectors, and write the manifest with its kind, its measured recall, and the
+    hashes of all files.
+    """
     tensors = map_tensors(folder / "vectors.safetensors")
     geometry = Geometry.load(folder, manifest.get("geometry", {}))
     vectors = PooledVectors(tensors["sums"], tensors["counts"], pooling_of(manifest), geometry)
@@ -211,14 +243,19 @@ def write_faiss(folder: Path, manifest: dict, kind: str) -> None:
         found |= {ann.EFFORTS[kind]: quality.effort, "recall@10": quality.recall, "recall_queries": quality.queries}
         found["copies"] = len(ann.Copies.of(ann.compared(index, kind, vectors)))
     write_atomically(folder / "index.faiss", lambda path: ann.write(index, path))
-    files = manifest.get("files") or {name: sha256(folder / name) for name in FILES[:2]}  # a new kind changes one file only
-    write_manifest(folder, manifest | {"faiss": found, "files": files | {"index.faiss": sha256(folder / "index.faiss")}})
+    files = manifest.get("files") or {
+        name: sha256(folder / name) for name in FILES[:2]
+    }  # a new kind changes one file only
+    write_manifest(
+        folder, manifest | {"faiss": found, "files": files | {"index.faiss": sha256(folder / "index.faiss")}}
+    )
 
 
 def with_geometry(folder: Path, manifest: dict, kind: str, weight: float | None = None) -> dict:
     """The manifest with a geometry of this kind, fitted to the stored sums and written to ``folder``.
 
-    The file's name holds its hash, and the manifest names it: a process that is killed in between leaves the former geometry in force.
+    The file's name holds its hash, and the manifest names it: a process that is killed in between leaves the
+    former geometry in force.
     """
     from safetensors.numpy import load_file
 
@@ -226,9 +263,12 @@ def with_geometry(folder: Path, manifest: dict, kind: str, weight: float | None 
     model = Statistics.load(folder / STATISTICS) if (folder / STATISTICS).is_file() else None
     asked = load_file(folder / QUERIES) if (folder / QUERIES).is_file() else None
     made = geometries.fit(
-        kind, (tensors["sums"], tensors["counts"]), model=model, queries=asked and (asked["sums"], asked["counts"]),
+        kind,
+        (tensors["sums"], tensors["counts"]),
+        model=model,
+        queries=asked and (asked["sums"], asked["counts"]),
         weights=geometries.WEIGHTS if weight is None else (*geometries.WEIGHTS[:2], weight),
-    )  # fmt: skip
+    )
     stored = made.as_dict()
     if not made.is_raw:
         name = made.save(folder)

@@ -1,11 +1,13 @@
 """A cache of representations in one SQLite file, so that no rationale is generated twice.
 
-The key is a hash over the model's weights and tokenizer, its precision, the prompt's token ids and the decoding settings: whatever
-decides the result. A second table leads from a hash of the text itself to that key, so that a text which was met before need not be
-tokenised. SQLite gives atomic writes, several readers and writers, and no pickle.
+The key is a hash over the model's weights and tokenizer, its precision, the prompt's token ids and the
+decoding settings: whatever decides the result. A second table leads from a hash of the text itself to that
+key, so that a text which was met before need not be tokenised. SQLite gives atomic writes, several readers
+and writers, and no pickle.
 
-Every entry carries a seal: a hash over its key and its content. One that does not fit its key is as good as absent, and is made again.
-The tables' names have a version, so that entries of an older one are never read; they stay in the file, which may be removed at any time.
+Every entry carries a seal: a hash over its key and its content. One that does not fit its key is as good as
+absent, and is made again. The tables' names have a version, so that entries of an older one are never read;
+they stay in the file, which may be removed at any time.
 """
 
 from __future__ import annotations
@@ -25,11 +27,15 @@ from grace_core.errors import GraceError
 VERSION = 2  # 1 may hold representations under other texts' keys
 FILE = "representations.sqlite"
 _ROWS, _TEXTS = f"representations_{VERSION}", f"texts_{VERSION}"
-Row = tuple[list[int], np.ndarray, np.ndarray, bool]  # rationale ids, part sums (3, d) fp32, part counts (3,), truncated
+Row = tuple[
+    list[int], np.ndarray, np.ndarray, bool
+]  # rationale ids, part sums (3, d) fp32, part counts (3,), truncated
 
 
 def default_path() -> Path:
-    """``$GRACE_CACHE`` if set (a file, or a folder in which FILE is the file), else ``~/.cache/grace/representations.sqlite``."""
+    """``$GRACE_CACHE`` if set (a file, or a folder in which FILE is the file), else
+    ``~/.cache/grace/representations.sqlite``.
+    """
     if path := os.environ.get("GRACE_CACHE"):
         return Path(path, FILE).expanduser() if path.endswith(os.sep) else Path(path).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "grace" / FILE
@@ -107,8 +113,11 @@ class RepresentationCache:
         values = []
         for key, (ids, sums, counts, cut) in rows.items():
             columns = (
-                np.asarray(ids, "<i4").tobytes(), np.asarray(sums, "<f4").tobytes(), np.asarray(counts, "<i8").tobytes(), int(cut)
-            )  # fmt: skip
+                np.asarray(ids, "<i4").tobytes(),
+                np.asarray(sums, "<f4").tobytes(),
+                np.asarray(counts, "<i8").tobytes(),
+                int(cut),
+            )
             values.append((key, *columns, _seal(key, *columns)))
         self._insert(f"INSERT OR REPLACE INTO {_ROWS} VALUES (?, ?, ?, ?, ?, ?)", values)
 
@@ -145,6 +154,8 @@ def _row(key: str, ids: bytes, sums: bytes, counts: bytes, truncated: int, seal:
     if seal != _seal(key, ids, sums, counts, truncated):
         return None
     return (
-        np.frombuffer(ids, "<i4").tolist(), np.frombuffer(sums, "<f4").reshape(3, -1).copy(), np.frombuffer(counts, "<i8").copy(),
+        np.frombuffer(ids, "<i4").tolist(),
+        np.frombuffer(sums, "<f4").reshape(3, -1).copy(),
+        np.frombuffer(counts, "<i8").copy(),
         bool(truncated),
-    )  # fmt: skip
+    )

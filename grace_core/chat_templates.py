@@ -19,9 +19,20 @@ DATE = "2025-01-01"  # what templates that write the date are told by default; a
 SENTINEL = "\u2402GRACE\u2403TEXT\u2402"
 REMEDY = "put a chat_template.jinja beside its tokenizer files that {}"
 RESERVED = {
-    "messages", "conversation", "tokenize", "add_generation_prompt", "continue_final_message", "padding", "truncation",
-    "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs", "strftime_now",
-}  # fmt: skip
+    "messages",
+    "conversation",
+    "tokenize",
+    "add_generation_prompt",
+    "continue_final_message",
+    "padding",
+    "truncation",
+    "max_length",
+    "return_tensors",
+    "return_dict",
+    "return_assistant_tokens_mask",
+    "tokenizer_kwargs",
+    "strftime_now",
+}
 _WORDS = 'Some "words", 1 < 2'
 _PROMPT, _ANSWER = "\u2402grace\u2403Prompt\u2402", "\u2402grace\u2403Answer\u2402"
 # Each begins and ends with another character, and all together hold what filters change; no white space at the ends,
@@ -134,9 +145,10 @@ class ChatTemplate:
         if (times := rendered.count(SENTINEL)) != 1:
             change = "" if times else f" ({_change(rendered, shown(system, _WORDS))})"
             raise _Unfit(
-                1, f"{self.name} shows the user's text {times} times, expected once{change}; "
-                f"{REMEDY.format('shows every message once, as it is')}"
-            )  # fmt: skip
+                1,
+                f"{self.name} shows the user's text {times} times, expected once{change}; "
+                f"{REMEDY.format('shows every message once, as it is')}",
+            )
         head, tail = rendered.split(SENTINEL)
         if content == "parts" and re.search("[\"']type[\"']", head):  # the parts as they are written in a program
             raise _Unfit(0, f"{self.name} takes no messages of several parts; {REMEDY.format('does')}")
@@ -147,7 +159,9 @@ class ChatTemplate:
                     change = _difference(probe, found[len(head) : len(found) - len(tail)])
                 else:
                     change = _difference(head + probe + tail, found)
-                raise _Unfit(3, f"{self.name} alters the user's text: {change}; {REMEDY.format('shows messages as they are')}")
+                raise _Unfit(
+                    3, f"{self.name} alters the user's text: {change}; {REMEDY.format('shows messages as they are')}"
+                )
         if system:
             general = shown(_PROMPT, SENTINEL).partition(SENTINEL)[0]
             if general.count(_PROMPT) != 1:  # left out, shown behind the text and pooled with it, or changed

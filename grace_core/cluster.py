@@ -1,11 +1,13 @@
 """Encoding on a Ray cluster: actors with a model each take the shards of a build, in this machine or in many.
 
-Plain actors, not Ray Data: the shards go out longest first and a few at a time, so that the corpus need not be in the object store
-and no straggler is left at the end; they come back as arrays, not as Arrow blocks; and one process, which holds the folder's lock,
-writes each as it arrives. Workers need no shared disk, only the model under the same name and this package.
+Plain actors, not Ray Data: the shards go out longest first and a few at a time, so that the corpus need not
+be in the object store and no straggler is left at the end; they come back as arrays, not as Arrow blocks; and
+one process, which holds the folder's lock, writes each as it arrives. Workers need no shared disk, only the
+model under the same name and this package.
 
-A shard is encoded by one worker, in batches as on one machine, so the files are the same bytes if the workers' processors and
-thread counts are; else they agree up to rounding. A worker that dies is started again, and its shards are given out again.
+A shard is encoded by one worker, in batches as on one machine, so the files are the same bytes if the
+workers' processors and thread counts are; else they agree up to rounding. A worker that dies is started
+again, and its shards are given out again.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ RETRIES = 3  # of one shard: one that kills every worker must not do so for ever
 
 
 class Encoder:
-    """A model in a worker's process, loaded when it is first used: an error there has a cause to tell, one in a constructor has not."""
+    """A model in a worker's process, loaded when it is first used: an error there has a cause to tell, one in
+    a constructor has not.
+    """
 
     def __init__(self, name: str, options: dict, rationale: bool, batch_size: int):
         self.name, self.options, self.rationale, self.batch_size = name, options, rationale, batch_size
@@ -56,9 +60,10 @@ def ray_encoder(
 ) -> Encode:
     """For :func:`grace_core.index.build`: shards are encoded by ``workers`` Ray actors that load ``model`` by its name.
 
-    The cluster is that of ``RAY_ADDRESS``, else one is started on this machine for the build. Each worker takes a GPU where the
-    cluster has some (unless ``device`` is cpu), else an equal share of the processors. ``engine`` is the workers'. Raises GraceError
-    if Ray is not installed, if a worker has other weights or another precision, or if workers keep dying.
+    The cluster is that of ``RAY_ADDRESS``, else one is started on this machine for the build. Each worker
+    takes a GPU where the cluster has some (unless ``device`` is cpu), else an equal share of the processors.
+    ``engine`` is the workers'. Raises GraceError if Ray is not installed, if a worker has other weights or
+    another precision, or if workers keep dying.
     """
     if workers < 1:
         raise GraceError(f"workers is {workers}, expected at least 1")
@@ -67,7 +72,9 @@ def ray_encoder(
     def encode(jobs: Iterator[Job], tick: Callable[[int], None]) -> Iterator[tuple[int, Representations]]:
         ray, ours = _connected(workers)
         try:
-            actor = ray.remote(Encoder).options(max_restarts=RESTARTS, max_task_retries=RETRIES, **_share(ray, workers, device))
+            actor = ray.remote(Encoder).options(
+                max_restarts=RESTARTS, max_task_retries=RETRIES, **_share(ray, workers, device)
+            )
             actors = [actor.remote(model.source, options, rationale, batch_size) for _ in range(workers)]
             for found in _get(ray, [each.identity.remote() for each in actors]):
                 _refuse_others(model, found)
@@ -101,26 +108,42 @@ def _connected(workers: int):
     try:
         import ray
     except ImportError as error:
-        raise GraceError("Ray is not installed; pip install 'grace-explorer[ray]', or build without --engine ray") from error
+        raise GraceError(
+            "Ray is not installed; pip install 'grace-explorer[ray]', or build without --engine ray"
+        ) from error
     if ray.is_initialized():
         return ray, False
-    local: dict = {} if os.environ.get("RAY_ADDRESS") else {
-        "address": "local", "num_cpus": max(workers, os.cpu_count() or 1), "include_dashboard": False, "object_store_memory": 2**29,
-    }  # fmt: skip
+    local: dict = (
+        {}
+        if os.environ.get("RAY_ADDRESS")
+        else {
+            "address": "local",
+            "num_cpus": max(workers, os.cpu_count() or 1),
+            "include_dashboard": False,
+            "object_store_memory": 2**29,
+        }
+    )
     try:
         ray.init(logging_level=logging.WARNING, log_to_driver=False, **local)
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = os.environ.get("RAY_ADDRESS") or "this machine"
-        raise GraceError(f"Ray cannot be reached or started at {where} ({first_line(error)}); check RAY_ADDRESS") from error
+        raise GraceError(
+            f"Ray cannot be reached or started at {where} ({first_line(error)}); check RAY_ADDRESS"
+        ) from error
     return ray, True
 
 
 def _share(ray, workers: int, device: str | None) -> dict:
-    """What one worker asks of the cluster. Raises GraceError where it has too little for all of them, which would wait for ever."""
+    """What one worker asks of the cluster.
+
+    Raises GraceError where it has too little for all of them, which would wait for ever.
+    """
     there = ray.cluster_resources()
     unit = "GPU" if there.get("GPU") and device != "cpu" else "CPU"
     if there.get(unit, 0) < workers:
-        raise GraceError(f"{workers} workers want a {unit} each, the cluster has {there.get(unit, 0):.0f}; lower --workers")
+        raise GraceError(
+            f"{workers} workers want a {unit} each, the cluster has {there.get(unit, 0):.0f}; lower --workers"
+        )
     return {"num_gpus": 1, "num_cpus": 1} if unit == "GPU" else {"num_cpus": int(there["CPU"]) // workers}
 
 
@@ -129,7 +152,9 @@ def _refuse_others(model: GraceModel, found: tuple[str, str]) -> None:
     if fingerprint != model.fingerprint:
         raise GraceError(f"a worker has other weights of {model.source} than are here; give all machines the same ones")
     if dtype != model.dtype:
-        raise GraceError(f"a worker loads {model.source} in {dtype}, this machine in {model.dtype}; say which with --dtype")
+        raise GraceError(
+            f"a worker loads {model.source} in {dtype}, this machine in {model.dtype}; say which with --dtype"
+        )
 
 
 def _get(ray, reference):

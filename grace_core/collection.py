@@ -1,9 +1,9 @@
 """A collection on disk: one corpus, its queries and judgements, and a sub-folder for every model that encoded it.
 
-    corpus.parquet                  _id, title, text, metadata columns with their types; passages of documents if it was built with --chunk
-    queries.jsonl, qrels.tsv        optional, BEIR layout
-    <model>/                        see grace_core.index
-    .next/                          a collection that is to take its place (grace_core.living)
+corpus.parquet                  _id, title, text, metadata columns with their types; passages of documents if it was built with --chunk
+queries.jsonl, qrels.tsv        optional, BEIR layout
+<model>/                        see grace_core.index
+.next/                          a collection that is to take its place (grace_core.living)
 """
 
 from __future__ import annotations
@@ -100,7 +100,9 @@ class Collection:
         return sha256(self.folder / "corpus.parquet")
 
     def check_current(self) -> None:
-        """Raises GraceError if the corpus was replaced after something was read of it: what is read now would not fit to that."""
+        """Raises GraceError if the corpus was replaced after something was read of it: what is read now would
+        not fit to that.
+        """
         try:
             there = os.stat(self.folder / "corpus.parquet")
         except OSError:  # whoever opens it says so
@@ -109,11 +111,16 @@ class Collection:
         if self._stamp is None:
             self._stamp = stamp
         if stamp != self._stamp:
-            raise GraceError(f"{self.folder}/corpus.parquet changed since it was opened here, by an update; open the collection again")
+            raise GraceError(
+                f"{self.folder}/corpus.parquet changed since it was opened here, by an update; open the collection again"
+            )
 
     @contextmanager
     def opened(self) -> Iterator:
-        """corpus.parquet as a ParquetFile. Raises GraceError if it, or what is read of it within, is damaged or no collection's."""
+        """corpus.parquet as a ParquetFile.
+
+        Raises GraceError if it, or what is read of it within, is damaged or no collection's.
+        """
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -148,7 +155,9 @@ class Collection:
 
     @cached_property
     def chunk(self) -> Chunk | None:
-        """How its documents are split into the passages that are its rows (:mod:`grace_core.readers.chunked`); None if they are whole."""
+        """How its documents are split into the passages that are its rows
+        (:mod:`grace_core.readers.chunked`); None if they are whole.
+        """
         if "corpus" in self.__dict__:
             return self.corpus.chunk
         with self.opened() as file:
@@ -188,14 +197,19 @@ class Collection:
         return put_together(self.documents[passage] for passage in self.passages[document_id])
 
     def fitting(self, corpus: Corpus) -> Corpus:
-        """``corpus`` split into passages as the collection's is, which is told. Raises GraceError if it comes split in another way."""
+        """``corpus`` split into passages as the collection's is, which is told.
+
+        Raises GraceError if it comes split in another way.
+        """
         if corpus.chunk == self.chunk:
             return corpus
         if corpus.chunk is None:
             corpus.notes.append(f"{self.folder}: documents are split as those that are there: {self.chunk}")
             return chunked(corpus, self.chunk)
         there = f"is of {self.chunk}" if self.chunk else "is of whole documents"
-        raise GraceError(f"{self.folder} {there}, got {corpus.chunk}; leave out --chunk and --overlap, or give another --out")
+        raise GraceError(
+            f"{self.folder} {there}, got {corpus.chunk}; leave out --chunk and --overlap, or give another --out"
+        )
 
     def columns(self, names: list[str]):
         """Columns of corpus.parquet as an Arrow table, in the order of the documents."""
@@ -205,7 +219,8 @@ class Collection:
             return file.read(columns=None if dotted else names).select(names)
 
     def mask(self, where: str) -> np.ndarray:
-        """Which documents ``(n,)``, in their order, satisfy a filter (:mod:`grace_core.filters`); the newest answers are kept.
+        """Which documents ``(n,)``, in their order, satisfy a filter (:mod:`grace_core.filters`); the newest
+        answers are kept.
 
         Raises GraceError for a filter that cannot be read, or that does not fit the columns.
         """
@@ -231,11 +246,12 @@ class Collection:
 
     @classmethod
     def create(cls, corpus: Corpus, folder: str | Path) -> Collection:
-        """Write ``corpus`` to ``folder``, or open the folder if it holds the same corpus already; new queries and judgements replace old,
-        which is added to the corpus's notes.
+        """Write ``corpus`` to ``folder``, or open the folder if it holds the same corpus already; new queries
+        and judgements replace old, which is added to the corpus's notes.
 
-        The documents are gone through block by block. Raises GraceError if the folder holds another corpus, with what differs: indexes
-        of different corpora must not be mixed; and for a corpus without any text, before anything is written.
+        The documents are gone through block by block. Raises GraceError if the folder holds another corpus,
+        with what differs: indexes of different corpora must not be mixed; and for a corpus without any text,
+        before anything is written.
         """
         import pyarrow.parquet as pq
 
@@ -243,7 +259,9 @@ class Collection:
         if folder.exists() and not folder.is_dir():
             raise GraceError(f"{folder} is a file, expected a folder for the collection; give another --out")
         if others := [name for name in CORPUS_FILES if name != "corpus.parquet" and (folder / name).exists()]:
-            raise GraceError(f"{folder} holds {others[0]}, which would be read in the place of the collection's corpus; give another --out")
+            raise GraceError(
+                f"{folder} holds {others[0]}, which would be read in the place of the collection's corpus; give another --out"
+            )
         if (folder / "corpus.parquet").exists():
             there = cls(folder)
             corpus = there.fitting(corpus)
@@ -275,7 +293,8 @@ class Collection:
         return made
 
     def replace_judgements(self, corpus: Corpus) -> bool:
-        """Write the queries and judgements of ``corpus`` if they are others, and tell so in its notes; whether they were written.
+        """Write the queries and judgements of ``corpus`` if they are others, and tell so in its notes;
+        whether they were written.
 
         No vector depends on them. The collection's lock must be held.
         """
@@ -285,10 +304,14 @@ class Collection:
             write_judgements(corpus.judgements, self.folder)
         return bool(other)
 
-    _before: set[Path] | bool | None = False  # what was in the folder before create made a collection of it; False if it did not
+    _before: set[Path] | bool | None = (
+        False  # what was in the folder before create made a collection of it; False if it did not
+    )
 
     def withdraw(self) -> None:
-        """Take away what :meth:`create` wrote, after a build that failed before anything was encoded; else leave all as it is."""
+        """Take away what :meth:`create` wrote, after a build that failed before anything was encoded; else
+        leave all as it is.
+        """
         if self._before is False or self.models or any(self.folder.glob("*/.build/*.safetensors")):
             return
         made = set(self.folder.iterdir()) - (self._before or set())
@@ -307,8 +330,10 @@ class Collection:
 
 @dataclass(frozen=True)
 class Changes:
-    """How a corpus differs from a collection's, by ids. ``kept`` is the number of documents that are the same; ``fields`` tells of other
-    metadata columns where nothing else differs."""
+    """How a corpus differs from a collection's, by ids.
+
+    ``kept`` is the number of documents that are the same; ``fields`` tells of other metadata columns where
+    nothing else differs."""
 
     size: int  # of the collection, before
     documents: int  # of the corpus
@@ -321,10 +346,17 @@ class Changes:
     fields: str = ""
 
     def __str__(self) -> str:
-        parts = [("new", self.added), ("changed", self.changed), ("gone", self.removed), ("with other metadata", self.metadata)]
+        parts = [
+            ("new", self.added),
+            ("changed", self.changed),
+            ("gone", self.removed),
+            ("with other metadata", self.metadata),
+        ]
         told = [f"{len(ids):,} {what} ({_few(ids)})" for what, ids in parts if ids]
         if not told:
-            told = [self.fields or ("the same documents in another order" if self.reordered else "metadata of other types")]
+            told = [
+                self.fields or ("the same documents in another order" if self.reordered else "metadata of other types")
+            ]
         return ", ".join(told)
 
     def counts(self) -> dict[str, int]:
@@ -369,9 +401,12 @@ def _few(ids: list[str]) -> str:
 
 def _digests(document: Document) -> tuple[bytes, bytes]:
     """Hashes of a document's title and text, and of its metadata as a collection keeps it."""
-    # with the types that text may have lost, or a collection not have known; a column of integers and floats is one of floats there
+    # with the types that text may have lost, or a collection not have known; a column of integers and floats
+    # is one of floats there
     values = {name: typed(value) if isinstance(value, str) else value for name, value in document.metadata.items()}
-    metadata = sorted((name, as_text(value).removesuffix(".0")) for name, value in values.items() if value not in (None, ""))
+    metadata = sorted(
+        (name, as_text(value).removesuffix(".0")) for name, value in values.items() if value not in (None, "")
+    )
     return tuple(
         hashlib.sha256(json.dumps(part).encode()).digest()[:16] for part in ([document.title, document.text], metadata)
     )
@@ -388,12 +423,19 @@ def holds(collection: Collection, corpus: Corpus, schema=None) -> bool:
     with collection.opened() as file:
         if not file.schema_arrow.equals(schema) and not was_text(file.schema_arrow, schema):
             return False
-        there = (with_types(pa.Table.from_batches([batch]), schema) for batch in file.iter_batches(batch_size=corpus_table.BLOCK))
-        return all(a is not None and b is not None and a.equals(b) for a, b in zip_longest(there, tables(corpus, schema)))
+        there = (
+            with_types(pa.Table.from_batches([batch]), schema)
+            for batch in file.iter_batches(batch_size=corpus_table.BLOCK)
+        )
+        return all(
+            a is not None and b is not None and a.equals(b) for a, b in zip_longest(there, tables(corpus, schema))
+        )
 
 
 def judgements_note(collection: Collection, corpus: Corpus) -> str | None:
-    """What happens to the collection's queries and judgements when ``corpus`` comes into it; None if it has none, or the same ones."""
+    """What happens to the collection's queries and judgements when ``corpus`` comes into it; None if it has
+    none, or the same ones.
+    """
     if not collection.judgements or corpus.judgements == collection.judgements:
         return None
     what = "replaced" if corpus.judgements else "kept, since the corpus comes without any"
@@ -410,7 +452,9 @@ def write_judgements(judgements: Judgements, folder: Path) -> None:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     def qrels(path: Path) -> None:
-        with open(path, "w", encoding="utf-8", newline="") as file:  # ids hold no tabs or line ends, and quotes are not undone in reading
+        with open(
+            path, "w", encoding="utf-8", newline=""
+        ) as file:  # ids hold no tabs or line ends, and quotes are not undone in reading
             file.write("query-id\tcorpus-id\tscore\n")
             for query_id, grades in judgements.qrels.items():
                 file.writelines(f"{query_id}\t{document_id}\t{grade}\n" for document_id, grade in grades.items())
@@ -420,15 +464,19 @@ def write_judgements(judgements: Judgements, folder: Path) -> None:
 
 
 def switch(folder: Path) -> None:
-    """Put what stands in ``folder/.next`` in the place of what is there: first the corpus, which is the moment from which on the new state
-    holds, then the indexes, then what is left of it. Whoever is killed in between is helped by the next who opens the collection.
+    """Put what stands in ``folder/.next`` in the place of what is there: first the corpus, which is the
+    moment from which on the new state holds, then the indexes, then what is left of it. Whoever is killed in
+    between is helped by the next who opens the collection.
 
-    The collection's lock must be held, and the mark be written. What is beside an index but not part of it (maps, evaluations) stays.
+    The collection's lock must be held, and the mark be written. What is beside an index but not part of it
+    (maps, evaluations) stays.
     """
     staged = folder / NEXT
     if (staged / "corpus.parquet").exists():
         os.replace(staged / "corpus.parquet", folder / "corpus.parquet")
-        (staged / "corpus.parquet").unlink(missing_ok=True)  # of an index that is brought up: a link to the same file stays where it is
+        (staged / "corpus.parquet").unlink(
+            missing_ok=True
+        )  # of an index that is brought up: a link to the same file stays where it is
         flush_to_disk(folder)
     mark = read_json(staged / MARK)
     for name in mark["indexes"]:
@@ -452,7 +500,9 @@ def switch(folder: Path) -> None:
 
 
 def discard(folder: Path) -> None:
-    """Remove ``folder/.next``: under another name, since half of it could be taken for one that is being put in place."""
+    """Remove ``folder/.next``: under another name, since half of it could be taken for one that is being put
+    in place.
+    """
     away = folder / ".discarded"
     shutil.rmtree(away, ignore_errors=True)
     if (folder / NEXT).exists():
@@ -469,8 +519,10 @@ def _finish_killed_switch(folder: Path) -> None:
                 if (folder / NEXT / MARK).is_file() and not (folder / NEXT / "corpus.parquet").exists():
                     switch(folder)
         except OSError as error:
-            raise GraceError(f"an update of {folder} was killed at its end, and cannot be finished here ({error}); open it where it can be "
-                             "written") from error  # fmt: skip
+            raise GraceError(
+                f"an update of {folder} was killed at its end, and cannot be finished here ({error}); open it where it can be "
+                "written"
+            ) from error
         except GraceError:
             if time.monotonic() > until:
                 raise
@@ -478,7 +530,9 @@ def _finish_killed_switch(folder: Path) -> None:
 
 
 def find_collections(root: str | Path, *, finished: bool = False) -> list[str]:
-    """Names of the collections under ``root`` that have a model, ``finished`` or, unless only such are asked for, stopped half way."""
+    """Names of the collections under ``root`` that have a model, ``finished`` or, unless only such are asked
+    for, stopped half way.
+    """
     found = [Collection(path.parent) for path in sorted(Path(root).glob("*/corpus.parquet"))]
     return [one.folder.name for one in found if one.models or (one.unfinished and not finished)]
 
@@ -486,5 +540,7 @@ def find_collections(root: str | Path, *, finished: bool = False) -> list[str]:
 def collection_folder(root: str | Path, name: str) -> Path:
     """``root/name`` for a plain name. Raises GraceError for one that could lead elsewhere."""
     if not name or name.startswith(".") or len(name) > 100 or not all(c.isalnum() or c in "-_. " for c in name):
-        raise GraceError(f"{name!r} is no name for a collection; use letters, digits, '-', '_' and '.', at most 100, not starting with '.'")
+        raise GraceError(
+            f"{name!r} is no name for a collection; use letters, digits, '-', '_' and '.', at most 100, not starting with '.'"
+        )
     return Path(root) / name

@@ -18,7 +18,9 @@ def was_text(old, new) -> bool:
     """Whether a schema is another one with text where that has other types."""
     import pyarrow as pa
 
-    return old.names == new.names and all(a.type == b.type or pa.types.is_string(a.type) for a, b in zip(old, new, strict=True))
+    return old.names == new.names and all(
+        a.type == b.type or pa.types.is_string(a.type) for a, b in zip(old, new, strict=True)
+    )
 
 
 def with_types(table, schema):
@@ -28,7 +30,9 @@ def with_types(table, schema):
     try:
         return pa.table(
             [
-                column if column.type == field.type else pa.array([_read(text, field.type) for text in column.to_pylist()], field.type)
+                column
+                if column.type == field.type
+                else pa.array([_read(text, field.type) for text in column.to_pylist()], field.type)
                 for column, field in zip(table.columns, schema, strict=True)
             ],
             schema=schema,
@@ -52,21 +56,28 @@ def _read(text: str | None, kind) -> Value:
 
 
 def schema_of(corpus: Corpus):
-    """The columns' types: a metadata column whose values have one type keeps it, one of mixed types keeps its values as text."""
+    """The columns' types: a metadata column whose values have one type keeps it, one of mixed types keeps its
+    values as text.
+    """
     import pyarrow as pa
 
     columns = [(name, pa.string()) for name in ("_id", "title", "text")]
-    found: dict[str, tuple[set, set]] = {field: (set(), set()) for field in corpus.fields}  # of values, and of those in lists
+    found: dict[str, tuple[set, set]] = {
+        field: (set(), set()) for field in corpus.fields
+    }  # of values, and of those in lists
     for document in corpus.documents if found else ():
         for field, value in document.metadata.items():
             kinds, inner = found[field]
             kinds.add(_kind(value))
             if isinstance(value, list):
                 inner.update(map(_kind, value))
-    schema = pa.schema(columns + [
-        (field, pa.list_(_type(inner, pa.string())) if kinds - {None} == {"list"} else _type(kinds, pa.null()))
-        for field, (kinds, inner) in found.items()
-    ])  # fmt: skip
+    schema = pa.schema(
+        columns
+        + [
+            (field, pa.list_(_type(inner, pa.string())) if kinds - {None} == {"list"} else _type(kinds, pa.null()))
+            for field, (kinds, inner) in found.items()
+        ]
+    )
     return marked(schema, corpus.chunk) if corpus.chunk else schema
 
 
@@ -75,10 +86,17 @@ def _type(kinds: set[str | None], none):
     import pyarrow as pa
 
     types = {
-        frozenset(): none, frozenset({"bool"}): pa.bool_(), frozenset({"float"}): pa.float64(), frozenset({"int"}): pa.int64(),
-        frozenset({"long"}): pa.int64(), frozenset({"int", "long"}): pa.int64(), frozenset({"int", "float"}): pa.float64(),
-        frozenset({"date"}): pa.date32(), frozenset({"datetime"}): pa.timestamp("us"), frozenset({"utc"}): pa.timestamp("us", "UTC"),
-    }  # fmt: skip
+        frozenset(): none,
+        frozenset({"bool"}): pa.bool_(),
+        frozenset({"float"}): pa.float64(),
+        frozenset({"int"}): pa.int64(),
+        frozenset({"long"}): pa.int64(),
+        frozenset({"int", "long"}): pa.int64(),
+        frozenset({"int", "float"}): pa.float64(),
+        frozenset({"date"}): pa.date32(),
+        frozenset({"datetime"}): pa.timestamp("us"),
+        frozenset({"utc"}): pa.timestamp("us", "UTC"),
+    }
     return types.get(frozenset(kinds - {None}), pa.string())
 
 
@@ -106,4 +124,6 @@ def tables(corpus: Corpus, schema) -> Iterator:
             elif pa.types.is_list(kind) and pa.types.is_string(kind.value_type):
                 values = [value and [None if item is None else as_text(item) for item in value] for value in values]
             columns.append(values)
-        yield pa.table([pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema)
+        yield pa.table(
+            [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema
+        )

@@ -1,12 +1,14 @@
 """Why a score is what it is: every cosine as parts that add up to it.
 
-With S = sum of the pooled hidden states of a text, z = S / |S|, and any split of the states into groups, S = sum over groups g of S_g,
+With S = sum of the pooled hidden states of a text, z = S / |S|, and any split of the states into groups, S =
+sum over groups g of S_g,
 
     cos(q, d) = sum over g, g' of c(g, g'),     c(g, g') = (S_g / |S_q|) · (S_g' / |S_d|)
 
-In another geometry (:mod:`grace_core.geometry`) S_g / |S| is what the group adds to the unit vector there, which is affine in its states.
-This is exact, and holds for parts (text, template, rationale), for sentences and for single tokens alike; all of it is computed from fp32
-states in fp64. What is left between the sum and the score that ranked the document is rounding, and is returned as ``residual``.
+In another geometry (:mod:`grace_core.geometry`) S_g / |S| is what the group adds to the unit vector there,
+which is affine in its states. This is exact, and holds for parts (text, template, rationale), for sentences
+and for single tokens alike; all of it is computed from fp32 states in fp64. What is left between the sum and
+the score that ranked the document is rounding, and is returned as ``residual``.
 
 Hidden states share a large common direction, so that raw contributions are flat. Three differences split exactly too:
 
@@ -19,8 +21,9 @@ Hidden states share a large common direction, so that raw contributions are flat
                              by the documents     sum over g' in A of (sum over g of c_A(g, g')) - the same over B: they share no sentence
     base against GRACE       the same with two models instead of two documents; by query sentences only where both wrote the same about it
 
-What is not exact is what people read into it: a contribution belongs to a position in its context, not to the word that stands there, and a
-share of the rationale is bookkeeping, not a cause. What a rationale causes is found by changing it: :func:`what_if`, :func:`leave_one_out`.
+What is not exact is what people read into it: a contribution belongs to a position in its context, not to the
+word that stands there, and a share of the rationale is bookkeeping, not a cause. What a rationale causes is
+found by changing it: :func:`what_if`, :func:`leave_one_out`.
 """
 
 from __future__ import annotations
@@ -50,9 +53,11 @@ SENTENCE_END = re.compile(
 )
 
 
-def score_blocks(query: Sums, documents: Sums, pooling: Pooling = Pooling.FULL, *, geometry: Geometry = RAW) -> np.ndarray:
-    """Blocks ``(n, 3, 3)`` in fp64, [document, part of the query, part of the document], from part sums and counts of one query and n
-    documents.
+def score_blocks(
+    query: Sums, documents: Sums, pooling: Pooling = Pooling.FULL, *, geometry: Geometry = RAW
+) -> np.ndarray:
+    """Blocks ``(n, 3, 3)`` in fp64, [document, part of the query, part of the document], from part sums and
+    counts of one query and n documents.
 
     Their sum over both parts is the score; parts that are not pooled (:meth:`Geometry.pooled_parts`) have zeros.
     """
@@ -72,9 +77,11 @@ class Sentence:
 
 @dataclass(frozen=True)
 class TokenStates:
-    """The pooled tokens of one text with its rationale: states ``(t, d)`` fp32, the part of each, what each reads, and their sentences.
+    """The pooled tokens of one text with its rationale: states ``(t, d)`` fp32, the part of each, what each
+    reads, and their sentences.
 
-    A token that ends in the middle of a character reads as nothing, and the one that completes it as the whole character.
+    A token that ends in the middle of a character reads as nothing, and the one that completes it as the
+    whole character.
     """
 
     states: np.ndarray
@@ -99,19 +106,28 @@ class TokenStates:
 def token_states(
     model: GraceModel, texts: Sequence[str], rationale_ids: Sequence[Sequence[int]], *, batch_size: int = 32, **settings
 ) -> list[TokenStates]:
-    """States of every pooled token of ``texts`` with the given rationales, by one forward pass a batch. Settings as for represent."""
+    """States of every pooled token of ``texts`` with the given rationales, by one forward pass a batch.
+
+    Settings as for represent.
+    """
     texts, forced = as_texts(texts), [list(ids) for ids in as_list(rationale_ids, "rationales", of="token ids")]
     prompts, batches = model.with_rationales(texts, forced, batch_size=batch_size, **settings)
     found: list[TokenStates | None] = [None] * len(texts)
     for batch in batches:
-        for i, states in zip(batch, model.engine.states([prompts[i] for i in batch], [forced[i] for i in batch]), strict=True):
+        for i, states in zip(
+            batch, model.engine.states([prompts[i] for i in batch], [forced[i] for i in batch]), strict=True
+        ):
             prompt = prompts[i]
             spans = (prompt.ids[prompt.start : prompt.stop], prompt.ids[prompt.stop :], forced[i])
             pieces, sentences, parts = [], [], []
             for part, ids in zip((TEXT, TEMPLATE, RATIONALE), spans, strict=True):
                 read = read_pieces(model.tokenizer, ids)
                 whole = [(0, len(read))] if part == TEMPLATE else split_sentences(read)
-                sentences += [Sentence(part, "".join(read[a:b]).strip(), len(pieces) + a, len(pieces) + b) for a, b in whole if b > a]
+                sentences += [
+                    Sentence(part, "".join(read[a:b]).strip(), len(pieces) + a, len(pieces) + b)
+                    for a, b in whole
+                    if b > a
+                ]
                 pieces += read
                 parts += [part] * len(ids)
             found[i] = TokenStates(states, np.array(parts), pieces, sentences)
@@ -119,7 +135,10 @@ def token_states(
 
 
 def split_sentences(pieces: Sequence[str]) -> list[tuple[int, int]]:
-    """Token ranges of the sentences in ``"".join(pieces)``. A token across a border belongs to the sentence that its last letter is in."""
+    """Token ranges of the sentences in ``"".join(pieces)``.
+
+    A token across a border belongs to the sentence that its last letter is in.
+    """
     text = "".join(pieces)
     starts = [0, *(match.end() for match in SENTENCE_END.finditer(text) if match.end() < len(text))]
     ends = np.cumsum([len(piece) for piece in pieces])
@@ -130,7 +149,9 @@ def split_sentences(pieces: Sequence[str]) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Explanation:
-    """One score and its parts. ``sentences[i, j]`` is what query sentence i and document sentence j contribute; ``tokens`` and
+    """One score and its parts.
+
+    ``sentences[i, j]`` is what query sentence i and document sentence j contribute; ``tokens`` and
     ``query_tokens`` what each token of the document and of the query does, over all tokens of the other side."""
 
     score: float
@@ -150,7 +171,10 @@ class Explanation:
 
     def document_sentences(self) -> list[tuple[Sentence, float]]:
         """Every document sentence with what it contributes, over all sentences of the query."""
-        return [(sentence, float(value)) for sentence, value in zip(self.document.sentences, self.sentences.sum(axis=0), strict=True)]
+        return [
+            (sentence, float(value))
+            for sentence, value in zip(self.document.sentences, self.sentences.sum(axis=0), strict=True)
+        ]
 
     def blocks(self) -> dict[str, float]:
         """``{"text × text": …}``: all pairs of parts in which there is a token, query's first."""
@@ -163,8 +187,12 @@ class Explanation:
         return made
 
     def above_corpus(self, mean: np.ndarray) -> np.ndarray:
-        """:attr:`sentences` ``(s, s')`` relative to the corpus mean ``(d,)``: they add up to the score less that of the mean."""
-        lengths = np.array([sentence.end - sentence.begin for sentence in self.document.sentences]) / len(self.document.states)
+        """:attr:`sentences` ``(s, s')`` relative to the corpus mean ``(d,)``: they add up to the score less
+        that of the mean.
+        """
+        lengths = np.array([sentence.end - sentence.begin for sentence in self.document.sentences]) / len(
+            self.document.states
+        )
         return self.sentences - np.outer(self.query.by_sentence() @ mean.astype(np.float64), lengths)
 
     def _repr_html_(self) -> str:
@@ -174,31 +202,50 @@ class Explanation:
         """For JSON; sentence pairs by contribution, largest first, and on demand every token in its order."""
         pairs = [
             {
-                "query_part": PARTS[a.part], "query": a.text, "document_part": PARTS[b.part], "document": b.text,
+                "query_part": PARTS[a.part],
+                "query": a.text,
+                "document_part": PARTS[b.part],
+                "document": b.text,
                 "contribution": float(self.sentences[i, j]),
             }
-            for i, a in enumerate(self.query.sentences) for j, b in enumerate(self.document.sentences)
-        ]  # fmt: skip
+            for i, a in enumerate(self.query.sentences)
+            for j, b in enumerate(self.document.sentences)
+        ]
         pairs.sort(key=lambda pair: -pair["contribution"])
-        made = {"score": self.score, "sum": self.sum, "residual": self.residual, "blocks": self.blocks(), "sentences": pairs}
+        made = {
+            "score": self.score,
+            "sum": self.sum,
+            "residual": self.residual,
+            "blocks": self.blocks(),
+            "sentences": pairs,
+        }
         if tokens:
-            for name, side, values in (("query_tokens", self.query, self.query_tokens), ("tokens", self.document, self.tokens)):
+            for name, side, values in (
+                ("query_tokens", self.query, self.query_tokens),
+                ("tokens", self.document, self.tokens),
+            ):
                 rows = zip(side.parts, side.pieces, values, strict=True)
-                made[name] = [{"part": PARTS[part], "token": piece, "contribution": float(value)} for part, piece, value in rows]
+                made[name] = [
+                    {"part": PARTS[part], "token": piece, "contribution": float(value)} for part, piece, value in rows
+                ]
         return made
 
 
 def listed(contributions: Sequence[tuple[Sentence, float]]) -> list[dict]:
     """Sentences with what they contribute, for JSON."""
-    return [{"part": PARTS[sentence.part], "text": sentence.text, "contribution": value} for sentence, value in contributions]
+    return [
+        {"part": PARTS[sentence.part], "text": sentence.text, "contribution": value}
+        for sentence, value in contributions
+    ]
 
 
 @dataclass(frozen=True)
 class Difference:
     """One score less another, and its parts. Three ways to split the same ``sum``:
 
-    ``blocks``; ``query_sentences``, with what each adds to the difference, empty unless both scores have the same query tokens;
-    and ``first`` less ``second``, each document's own sentences with what they contribute to its own score.
+    ``blocks``; ``query_sentences``, with what each adds to the difference, empty unless both scores have the
+    same query tokens; and ``first`` less ``second``, each document's own sentences with what they contribute
+    to its own score.
     """
 
     score: float
@@ -221,31 +268,45 @@ class Difference:
 
 
 def difference(first: Explanation, second: Explanation) -> Difference:
-    """``first`` less ``second``: two documents under one query ("A above B"), or one query and document under two models."""
+    """``first`` less ``second``: two documents under one query ("A above B"), or one query and document under
+    two models.
+    """
     one, other = first.blocks(), second.blocks()
     same = first.query.pieces == second.query.pieces and first.query.sentences == second.query.sentences
     rows = first.sentences.sum(axis=1) - second.sentences.sum(axis=1) if same else []
     return Difference(
         score=first.score - second.score,
         blocks={name: one.get(name, 0.0) - other.get(name, 0.0) for name in dict.fromkeys([*one, *other])},
-        query_sentences=[(sentence, float(value)) for sentence, value in zip(first.query.sentences, rows, strict=False)],
+        query_sentences=[
+            (sentence, float(value)) for sentence, value in zip(first.query.sentences, rows, strict=False)
+        ],
         first=first.document_sentences(),
         second=second.document_sentences(),
     )
 
 
 def explain(
-    query: TokenStates, document: TokenStates, score: float, *, pooling: Pooling = Pooling.FULL, geometry: Geometry = RAW,
+    query: TokenStates,
+    document: TokenStates,
+    score: float,
+    *,
+    pooling: Pooling = Pooling.FULL,
+    geometry: Geometry = RAW,
     roles: tuple[str, str] = (Role.QUERY, Role.DOCUMENT),
-) -> Explanation:  # fmt: skip
-    """Split ``score``, the cosine that ranked ``document``, into sentences and tokens of both sides, which are in these ``roles``."""
+) -> Explanation:
+    """Split ``score``, the cosine that ranked ``document``, into sentences and tokens of both sides, which
+    are in these ``roles``.
+    """
     query, document = query.within(geometry, pooling, roles[0]), document.within(geometry, pooling, roles[1])
     a, b = query.unit, document.unit
-    return Explanation(score, query, document, query.by_sentence() @ document.by_sentence().T, a @ b.sum(axis=0), b @ a.sum(axis=0))
+    return Explanation(
+        score, query, document, query.by_sentence() @ document.by_sentence().T, a @ b.sum(axis=0), b @ a.sum(axis=0)
+    )
 
 
 def relative_to_corpus(query: np.ndarray, document: TokenStates, mean: np.ndarray) -> np.ndarray:
-    """What each token ``(t,)`` contributes to the score above that of the corpus mean ``(d,)``, for a query embedding ``(d,)``.
+    """What each token ``(t,)`` contributes to the score above that of the corpus mean ``(d,)``, for a query
+    embedding ``(d,)``.
 
     ``document`` is that of an :class:`Explanation`, or what :meth:`TokenStates.within` gives.
     """
@@ -274,52 +335,86 @@ class WhatIf:
 
 
 def what_if(
-    model: GraceModel, query: np.ndarray, vectors: np.ndarray, ids: Sequence[str], row: int, *,
-    text: str, rationale: str | Sequence[int], pooling: Pooling = Pooling.FULL, geometry: Geometry = RAW, **settings,
-) -> WhatIf:  # fmt: skip
-    """Encode document ``row`` again with ``text`` and ``rationale`` (forced, not generated), and rank it anew among ``vectors`` ``(n, d)``.
+    model: GraceModel,
+    query: np.ndarray,
+    vectors: np.ndarray,
+    ids: Sequence[str],
+    row: int,
+    *,
+    text: str,
+    rationale: str | Sequence[int],
+    pooling: Pooling = Pooling.FULL,
+    geometry: Geometry = RAW,
+    **settings,
+) -> WhatIf:
+    """Encode document ``row`` again with ``text`` and ``rationale`` (forced, not generated), and rank it anew
+    among ``vectors`` ``(n, d)``.
 
-    ``query`` is the query's embedding ``(d,)``. Unchanged token ids give the unchanged score, up to the rounding of another batch.
-    Raises GraceError for an empty text, and for a rationale longer than a text or a rationale of this model may be.
+    ``query`` is the query's embedding ``(d,)``. Unchanged token ids give the unchanged score, up to the
+    rounding of another batch. Raises GraceError for an empty text, and for a rationale longer than a text or
+    a rationale of this model may be.
     """
     if not text.strip():
         raise GraceError("the edited text is empty, and an empty text has no embedding; leave at least a word")
     forced = rationale_tokens(model, rationale) if isinstance(rationale, str) else list(rationale)
     longest = max(model.settings.max_new_tokens, model.settings.max_prompt_tokens)
     if len(forced) > longest:
-        raise GraceError(f"the edited rationale has {len(forced)} tokens, {model.name} takes at most {longest}; shorten it")
+        raise GraceError(
+            f"the edited rationale has {len(forced)} tokens, {model.name} takes at most {longest}; shorten it"
+        )
     made = model.represent_given([text], [forced], **settings)
     written = rationale if isinstance(rationale, str) else made.rationales[0]
     vector = geometry.vectors(made.sums, made.counts, pooling, Role.DOCUMENT)[0]
-    return _moved(dots(vectors, query), ids, row, float(dots(vector[None], query)[0]), written, bool(made.text_truncated[0]))
+    return _moved(
+        dots(vectors, query), ids, row, float(dots(vector[None], query)[0]), written, bool(made.text_truncated[0])
+    )
 
 
 def _moved(scores: np.ndarray, ids: Sequence[str], row: int, new: float, rationale: str, cut: bool) -> WhatIf:
-    """Document ``row`` with the score ``new`` among the old ``scores`` ``(n,)``; of equal ones the earlier row stands above."""
+    """Document ``row`` with the score ``new`` among the old ``scores`` ``(n,)``; of equal ones the earlier
+    row stands above.
+    """
     scores = scores.astype(np.float64)
     old, earlier = float(scores[row]), np.arange(len(scores)) < row
     above_before, above_now = (np.flatnonzero((scores > own) | (scores == own) & earlier) for own in (old, new))
     above_now = above_now[above_now != row]
     return WhatIf(
-        rationale, new, len(above_now) + 1, old, len(above_before) + 1,
-        [ids[i] for i in np.setdiff1d(above_before, above_now)], [ids[i] for i in np.setdiff1d(above_now, above_before)], cut,
-    )  # fmt: skip
+        rationale,
+        new,
+        len(above_now) + 1,
+        old,
+        len(above_before) + 1,
+        [ids[i] for i in np.setdiff1d(above_before, above_now)],
+        [ids[i] for i in np.setdiff1d(above_now, above_before)],
+        cut,
+    )
 
 
 def rationale_tokens(model: GraceModel, rationale: str) -> list[int]:
-    """Token ids of a rationale that a person wrote: the literal form of a special token stays text, half a surrogate pair becomes "?"."""
+    """Token ids of a rationale that a person wrote: the literal form of a special token stays text, half a
+    surrogate pair becomes "?".
+    """
     clean = rationale.replace("\x00", "").encode("utf-8", "replace").decode()
     return model.prompts.literal_ids(clean)
 
 
 def leave_one_out(
-    model: GraceModel, query: np.ndarray, text: str, document: TokenStates, rationale_ids: Sequence[int], *,
-    part: int = RATIONALE, pooling: Pooling = Pooling.FULL, geometry: Geometry = RAW, **options,
-) -> list[tuple[Sentence, float]]:  # fmt: skip
+    model: GraceModel,
+    query: np.ndarray,
+    text: str,
+    document: TokenStates,
+    rationale_ids: Sequence[int],
+    *,
+    part: int = RATIONALE,
+    pooling: Pooling = Pooling.FULL,
+    geometry: Geometry = RAW,
+    **options,
+) -> list[tuple[Sentence, float]]:
     """The score without each sentence of ``part`` in turn, all in one batch: ``[(sentence, score)]``.
 
-    Of the rationale the sentence's tokens go and the others stay as they are; of the text what is left is tokenised anew, and its only
-    sentence is not taken out. With ``Pooling.TEXT`` only sentences of the text matter, since no text token sees the rationale.
+    Of the rationale the sentence's tokens go and the others stay as they are; of the text what is left is
+    tokenised anew, and its only sentence is not taken out. With ``Pooling.TEXT`` only sentences of the text
+    matter, since no text token sees the rationale.
     """
     first = int((document.parts != RATIONALE).sum())
     sentences = [sentence for sentence in document.sentences if sentence.part == part]
@@ -342,8 +437,9 @@ def leave_one_out(
 class Explainer:
     """The explanations of one index: what the command, the explorer and its API share.
 
-    ``model`` must be the one that built the index (:meth:`GraceIndex.load_model`). The token states of the ``keep`` texts last looked at
-    are kept. ``pooling`` is the index's own unless given; safe to share between threads.
+    ``model`` must be the one that built the index (:meth:`GraceIndex.load_model`). The token states of the
+    ``keep`` texts last looked at are kept. ``pooling`` is the index's own unless given; safe to share between
+    threads.
     """
 
     def __init__(self, index: GraceIndex, model: GraceModel, *, keep: int = 64):
@@ -374,7 +470,9 @@ class Explainer:
         return self._vectors[pooling]
 
     def query_vector(self, query: str | np.ndarray, pooling: Pooling | None = None) -> np.ndarray:
-        """The embedding ``(d,)`` of a query, with a rationale where ``pooling`` wants one; an embedding is given back."""
+        """The embedding ``(d,)`` of a query, with a rationale where ``pooling`` wants one; an embedding is
+        given back.
+        """
         if not isinstance(query, str):
             return query
         pooling = self.index.default_pooling if pooling is None else pooling
@@ -397,23 +495,35 @@ class Explainer:
         return [found[key] for key in keys]
 
     def why(self, query: str, rows: Sequence[int], *, pooling: Pooling | None = None) -> list[Explanation]:
-        """Why each of the documents ``rows`` has its score for ``query``; states of the query and of all documents by one forward."""
+        """Why each of the documents ``rows`` has its score for ``query``; states of the query and of all
+        documents by one forward.
+        """
         pooling = self.index.default_pooling if pooling is None else pooling
         made = self.model.represent([query], rationale=pooling is Pooling.FULL)
         scores = self.index.scores(self.index.embed(made, pooling)[0], rows, pooling=pooling)
         ids = [made.rationale_ids[0], *(self.rationale_ids[row] for row in rows)]
         asked, *documents = self.states([query, *(self.text(row) for row in rows)], ids)
         pairs = zip(documents, scores, strict=True)
-        return [explain(asked, one, float(score), pooling=pooling, geometry=self.index.geometry) for one, score in pairs]
+        return [
+            explain(asked, one, float(score), pooling=pooling, geometry=self.index.geometry) for one, score in pairs
+        ]
 
     def what_if(
-        self, query: str | np.ndarray, row: int, *,
-        text: str | None = None, rationale: str | Sequence[int] | None = None, pooling: Pooling | None = None,
-    ) -> WhatIf:  # fmt: skip
-        """See :func:`what_if`. None leaves text or rationale as in the index, and so does a rationale that reads as the stored one.
+        self,
+        query: str | np.ndarray,
+        row: int,
+        *,
+        text: str | None = None,
+        rationale: str | Sequence[int] | None = None,
+        pooling: Pooling | None = None,
+    ) -> WhatIf:
+        """See :func:`what_if`.
+
+        None leaves text or rationale as in the index, and so does a rationale that reads as the stored one.
         ``query`` is the query or, where that is known, its embedding.
 
-        Where nothing is changed the stored score is given and nothing encoded: in bfloat16 another batch would seem to move it.
+        Where nothing is changed the stored score is given and nothing encoded: in bfloat16 another batch
+        would seem to move it.
         """
         pooling = self.index.default_pooling if pooling is None else pooling
         if rationale is None or rationale == self.index.rationales[row]:
@@ -424,9 +534,16 @@ class Explainer:
             stored = self.index.rationales[row], self.index.text_truncated[row]
             return _moved(scores, self.index.ids, row, float(scores[row]), *stored)
         return what_if(
-            self.model, asked, self.vectors(pooling), self.index.ids, row, text=text, rationale=rationale, pooling=pooling,
+            self.model,
+            asked,
+            self.vectors(pooling),
+            self.index.ids,
+            row,
+            text=text,
+            rationale=rationale,
+            pooling=pooling,
             geometry=self.index.geometry,
-        )  # fmt: skip
+        )
 
     def leave_one_out(
         self, query: str | np.ndarray, row: int, *, part: int = RATIONALE, pooling: Pooling | None = None
@@ -437,4 +554,4 @@ class Explainer:
         (document,) = self.states([self.text(row)], [ids])
         return leave_one_out(
             self.model, asked, self.text(row), document, ids, part=part, pooling=pooling, geometry=self.index.geometry
-        )  # fmt: skip
+        )

@@ -1,4 +1,6 @@
-"""Writing so that a file is either the old one or the new one, whatever happens in between; hashing; one writer at a time."""
+"""Writing so that a file is either the old one or the new one, whatever happens in between; hashing; one
+writer at a time.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,14 @@ from grace_core.errors import GraceError
 def write_atomically(path: Path, write: Callable[[Path], None], *, flush: bool = True) -> None:
     """Call ``write`` with a temporary path beside ``path``, flush it to disk, and rename it into place.
 
-    Without ``flush`` a loss of power, and nothing else, may leave a file that is not whole. Raises GraceError if the disk is full,
-    whatever ``write`` raises then, and for a path that is a folder or a device; nothing is left behind.
+    Without ``flush`` a loss of power, and nothing else, may leave a file that is not whole. Raises GraceError
+    if the disk is full, whatever ``write`` raises then, and for a path that is a folder or a device; nothing
+    is left behind.
     """
     if path.exists() and not path.is_file():
-        raise GraceError(f"{path} is a {'folder' if path.is_dir() else 'device'}, expected a file to write; name another path")
+        raise GraceError(
+            f"{path} is a {'folder' if path.is_dir() else 'device'}, expected a file to write; name another path"
+        )
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with needs_room(path):
@@ -37,7 +42,10 @@ def write_atomically(path: Path, write: Callable[[Path], None], *, flush: bool =
 
 
 def link(source: Path, path: Path) -> None:
-    """The same file under another name, atomically; a copy where the system has no links. Neither may be written into afterwards."""
+    """The same file under another name, atomically; a copy where the system has no links.
+
+    Neither may be written into afterwards.
+    """
 
     def write(temporary: Path) -> None:
         try:
@@ -62,7 +70,9 @@ def needs_room(path: Path) -> Iterator[None]:
     """What is written inside is for ``path``: a full disk, quota or size limit becomes a GraceError."""
     try:
         yield
-    except Exception as error:  # each library has its own class for it; safetensors and faiss tell it in their message only
+    except (
+        Exception
+    ) as error:  # each library has its own class for it; safetensors and faiss tell it in their message only
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         if full or any(words in str(error) for words in ("No space left", "File too large", "quota exceeded")):
             raise GraceError(
@@ -73,7 +83,9 @@ def needs_room(path: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, value) -> None:
-    write_atomically(path, lambda target: target.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"))
+    write_atomically(
+        path, lambda target: target.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    )
 
 
 def read_json(path: Path, remedy: str = "build this index again") -> dict:
@@ -96,7 +108,10 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, and take away what killed processes left. The system frees it when the process ends, however it ends."""
+    """Hold the folder's lock, and take away what killed processes left.
+
+    The system frees it when the process ends, however it ends.
+    """
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)

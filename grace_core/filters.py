@@ -10,10 +10,12 @@
     value        a number, true, false, or a text in quotes: 'river', "river"; a date is a text: '2000-01-31', '2000-01-31 12:00'
     name         a column: letters, digits, "_" and "."; any other in quotes: "date of birth"
 
-Words of the grammar may be written in capitals; a quote within quotes is doubled. ``contains`` asks for an item of a list, or a part of a
-text, with regard to case. Text is compared by code points; times without an offset are taken as UTC, and a date as its midnight.
+Words of the grammar may be written in capitals; a quote within quotes is doubled. ``contains`` asks for an
+item of a list, or a part of a text, with regard to case. Text is compared by code points; times without an
+offset are taken as UTC, and a date as its midnight.
 
-As in SQL, a comparison with a missing value is neither true nor false, nor is its negation: only ``is null`` finds missing values.
+As in SQL, a comparison with a missing value is neither true nor false, nor is its negation: only ``is null``
+finds missing values.
 """
 
 from __future__ import annotations
@@ -124,8 +126,9 @@ def name(column: str) -> str:
 
 
 def mask(node: Node, table) -> np.ndarray:
-    """Which rows of an Arrow table ``(n,)`` satisfy an expression. Raises GraceError for a column that is not there, or a value of
-    another type than it has."""
+    """Which rows of an Arrow table ``(n,)`` satisfy an expression.
+
+    Raises GraceError for a column that is not there, or a value of another type than it has."""
     import numpy as np
     import pyarrow.compute as pc
 
@@ -218,7 +221,10 @@ class _Parser:
     def negation(self) -> Node:
         self.depth += 1
         if self.depth > DEEPEST:
-            raise _error(self.tokens[self.place][2], f"more than {DEEPEST} parentheses or negations within one another: simplify it")
+            raise _error(
+                self.tokens[self.place][2],
+                f"more than {DEEPEST} parentheses or negations within one another: simplify it",
+            )
         if self.kind == "not":
             self.take()
             node: Node = Not(self.negation())
@@ -255,7 +261,11 @@ class _Parser:
             self.expect(")", "a comma and another value, or )")
             node = Comparison(column, "in", tuple(values), at)
         else:
-            self.refuse("in or contains" if turned else f"{', '.join(_SIGNS)}, in, not in, contains or is null, after a column's name")
+            self.refuse(
+                "in or contains"
+                if turned
+                else f"{', '.join(_SIGNS)}, in, not in, contains or is null, after a column's name"
+            )
         return Not(node) if turned else node
 
     def value(self) -> Literal:
@@ -290,7 +300,9 @@ def _compare(node: Comparison, column):
         return _contains_item(node, column)
     if node.operator == "contains":
         if not pa.types.is_string(kind):
-            raise _error(node.at, f"{node.column!r} holds neither text nor lists, which contains asks for: write = instead")
+            raise _error(
+                node.at, f"{node.column!r} holds neither text nor lists, which contains asks for: write = instead"
+            )
         return pc.match_substring(column, _converted(node, node.values[0], kind))
     column = column.cast(pa.timestamp("us")) if pa.types.is_temporal(kind) else column
     values = [_converted(node, literal, kind) for literal in node.values]
@@ -300,8 +312,10 @@ def _compare(node: Comparison, column):
 
 
 def _ordered(operator: str, column, value):
-    """A comparison with one value. Whole numbers are compared as such, and with others as floats, which is exact: a float with a fraction
-    is below 2^52."""
+    """A comparison with one value.
+
+    Whole numbers are compared as such, and with others as floats, which is exact: a float with a fraction is
+    below 2^52."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -319,7 +333,9 @@ def _contains_item(node: Comparison, column):
     import pyarrow.compute as pc
 
     if node.operator != "contains":
-        raise _error(node.at, f"{node.column!r} holds lists: write {name(node.column)} contains {quoted(node.values[0].value)}")
+        raise _error(
+            node.at, f"{node.column!r} holds lists: write {name(node.column)} contains {quoted(node.values[0].value)}"
+        )
     made = []
     for lists in column.chunks or [pa.array([], column.type)]:
         items = pa.chunked_array([lists.flatten()])
@@ -339,7 +355,11 @@ def _converted(node: Comparison, literal: Literal, kind) -> Value | datetime:
     elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
         what, remedy, fits = "numbers", "a number, without quotes", type(value) in (int, float)
     elif pa.types.is_temporal(kind):
-        what, remedy, fits = "dates" if pa.types.is_date(kind) else "times", "a date in quotes, such as '2000-01-31'", False
+        what, remedy, fits = (
+            "dates" if pa.types.is_date(kind) else "times",
+            "a date in quotes, such as '2000-01-31'",
+            False,
+        )
         with suppress(ValueError, TypeError):
             made = datetime.fromisoformat(value)
             return made if made.tzinfo is None else made.astimezone(UTC).replace(tzinfo=None)

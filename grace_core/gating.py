@@ -3,9 +3,10 @@
     margin(q) = (s_1 - s_2) / (s_1 - s_k), with s the cosines of the first k = 10 documents found by the text of q alone, in the same index
     a rationale is written where margin(q) < threshold
 
-It is the lead of the first over the second, as a share of its lead over the tenth, so between 0 and 1 whatever the spread of a collection's
-cosines. A search whose first two documents are close is not sure of itself, and that is where words may help. The threshold is chosen on
-judged queries of their own (:func:`choose`), and says nothing about other models. Pure functions, but for :func:`search`.
+It is the lead of the first over the second, as a share of its lead over the tenth, so between 0 and 1
+whatever the spread of a collection's cosines. A search whose first two documents are close is not sure of
+itself, and that is where words may help. The threshold is chosen on judged queries of their own
+(:func:`choose`), and says nothing about other models. Pure functions, but for :func:`search`.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ class Gate:
 
 @dataclass(frozen=True)
 class Curve:
-    """Every gate that tells some queries apart, from never to always: ``thresholds``, the ``shares`` of queries that write, and the mean
-    ``values`` of a metric, each ``(t,)``."""
+    """Every gate that tells some queries apart, from never to always: ``thresholds``, the ``shares`` of
+    queries that write, and the mean ``values`` of a metric, each ``(t,)``."""
 
     thresholds: np.ndarray
     shares: np.ndarray
@@ -48,7 +49,8 @@ class Curve:
 def margins(scores: np.ndarray) -> np.ndarray:
     """Margins ``(n,)`` of cosines ``(n, k)``, best first, of which the first DEPTH count.
 
-    1 where one document was found, or two: there is nothing that words could bring forward; 0 where all are equally near.
+    1 where one document was found, or two: there is nothing that words could bring forward; 0 where all are
+    equally near.
     """
     scores = np.asarray(scores, dtype=np.float64)[:, :DEPTH]
     if scores.shape[1] < 3:
@@ -58,7 +60,8 @@ def margins(scores: np.ndarray) -> np.ndarray:
 
 
 def curve(margin: np.ndarray, without: np.ndarray, written: np.ndarray) -> Curve:
-    """What each gate is worth on judged queries: their margins, and a metric without and with a rationale, each ``(n,)``.
+    """What each gate is worth on judged queries: their margins, and a metric without and with a rationale,
+    each ``(n,)``.
 
     Raises GraceError for no queries, or arrays of different lengths.
     """
@@ -75,7 +78,9 @@ def curve(margin: np.ndarray, without: np.ndarray, written: np.ndarray) -> Curve
 
 
 def choose(margin: np.ndarray, without: np.ndarray, written: np.ndarray, *, share: float = 0.5) -> Gate:
-    """The gate with the best mean among those with which at most ``share`` of the queries write; of equals the one that writes least."""
+    """The gate with the best mean among those with which at most ``share`` of the queries write; of equals
+    the one that writes least.
+    """
     found = curve(margin, without, written)
     allowed = np.flatnonzero(found.shares <= share + 1e-9)
     return Gate(float(found.thresholds[allowed[found.values[allowed].argmax()]]))
@@ -89,8 +94,8 @@ def check_index(index: GraceIndex) -> None:
 
 @dataclass(frozen=True)
 class Gated:
-    """Cosines ``(n, k)`` and document rows ``(n, k)`` of queries, which of them ``wrote`` ``(n,)``, the ``margins`` ``(n,)`` that decided,
-    and the representations of those that wrote, in their order."""
+    """Cosines ``(n, k)`` and document rows ``(n, k)`` of queries, which of them ``wrote`` ``(n,)``, the
+    ``margins`` ``(n,)`` that decided, and the representations of those that wrote, in their order."""
 
     scores: np.ndarray
     rows: np.ndarray
@@ -100,9 +105,17 @@ class Gated:
 
 
 def search(
-    index: GraceIndex, model: GraceModel, queries: Sequence[str], gate: Gate, k: int = 10, *, where: str | None = None, **options
+    index: GraceIndex,
+    model: GraceModel,
+    queries: Sequence[str],
+    gate: Gate,
+    k: int = 10,
+    *,
+    where: str | None = None,
+    **options,
 ) -> Gated:
-    """Search an index with rationales, each query by its text first, and those that the gate lets write by text and rationale again.
+    """Search an index with rationales, each query by its text first, and those that the gate lets write by
+    text and rationale again.
 
     ``options`` are those of :meth:`GraceModel.represent`. Raises GraceError for an index without rationales.
     """

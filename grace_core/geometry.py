@@ -1,6 +1,7 @@
 """From stored part sums to the vector that ranks.
 
-With S_p the sum and n_p the number of hidden states of part p (:mod:`grace_core.pooling`), for a text in the role r (query or document):
+With S_p the sum and n_p the number of hidden states of part p (:mod:`grace_core.pooling`), for a text in the
+role r (query or document):
 
     raw          z = sum over p of S_p, normalised: the mean over all pooled positions, as published
     otherwise    x_p = A_p (S_p / n_p - m_{r,p})
@@ -10,13 +11,15 @@ With S_p the sum and n_p the number of hidden states of part p (:mod:`grace_core
     calibrated   A_p = D_p^-1, with D_p the documents' standard deviations, dimension by dimension
     whitened     A_p = D_p^-1 (R_p + s I)^(-1/2), with R_p their correlations and s three times the mean eigenvalue of R_p
 
-m_{r,p} is a mean for each role, since queries and documents differ in length and style, and a common mean leaves that difference in every
-score. The parts are normalised one by one, so that the longer one does not drown the others. The template's states are pooled too, also
-where there is no rationale: they stand behind the text, so they have read all of it and are about to say what it is about. Why all this is
-worth more than most training: docs/geometry.md.
+m_{r,p} is a mean for each role, since queries and documents differ in length and style, and a common mean
+leaves that difference in every score. The parts are normalised one by one, so that the longer one does not
+drown the others. The template's states are pooled too, also where there is no rationale: they stand behind
+the text, so they have read all of it and are about to say what it is about. Why all this is worth more than
+most training: docs/geometry.md.
 
-All of them are affine in the hidden states once the two norms are known, so a score still splits exactly: a state h of part p contributes
-a_p A_p (h - m_{r,p}) with a_p = w_p / (n_p |x_p| |sum|), and these add up to z. Raw has A_p = 1, m = 0 and a_p = 1 / |S|.
+All of them are affine in the hidden states once the two norms are known, so a score still splits exactly: a
+state h of part p contributes a_p A_p (h - m_{r,p}) with a_p = w_p / (n_p |x_p| |sum|), and these add up to z.
+Raw has A_p = 1, m = 0 and a_p = 1 / |S|.
 """
 
 from __future__ import annotations
@@ -61,8 +64,8 @@ class Role(StrEnum):
 class Statistics:
     """Means ``(2, 3, d)`` of the part means by role (query first), and the documents' variances ``(3, d)``, fp64.
 
-    ``documents`` and ``queries`` are the numbers of texts behind them; where there were no queries their means are not to be used.
-    ``system`` is the prompt that they were made with: another one moves them.
+    ``documents`` and ``queries`` are the numbers of texts behind them; where there were no queries their
+    means are not to be used. ``system`` is the prompt that they were made with: another one moves them.
     """
 
     means: np.ndarray
@@ -81,11 +84,16 @@ class Statistics:
 
     @classmethod
     def average(cls, found: Sequence[Statistics]) -> Statistics:
-        """Several collections' statistics, each counting the same; their documents' spread is that about each one's own mean."""
+        """Several collections' statistics, each counting the same; their documents' spread is that about each
+        one's own mean.
+        """
         return cls(
-            np.mean([one.means for one in found], axis=0), np.mean([one.variances for one in found], axis=0),
-            sum(one.documents for one in found), sum(one.queries for one in found), found[0].system,
-        )  # fmt: skip
+            np.mean([one.means for one in found], axis=0),
+            np.mean([one.variances for one in found], axis=0),
+            sum(one.documents for one in found),
+            sum(one.queries for one in found),
+            found[0].system,
+        )
 
     def save(self, path: Path) -> None:
         from safetensors.numpy import save_file
@@ -105,7 +113,9 @@ class Statistics:
                 means, variances = (file.get_tensor(name).astype(np.float64) for name in ("means", "variances"))
             made = cls(means, variances, int(about["documents"]), int(about["queries"]), about.get("system", ""))
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise GraceError(f"{path} holds no statistics of a geometry ({error}); make it again by `grace eval geometry`") from error
+            raise GraceError(
+                f"{path} holds no statistics of a geometry ({error}); make it again by `grace eval geometry`"
+            ) from error
         if made.means.shape != (2, *made.variances.shape) or made.variances.shape[0] != len(PARTS):
             shapes = f"{made.means.shape} and {made.variances.shape}"
             raise GraceError(f"{path} has statistics of shapes {shapes}, expected (2, 3, d) and (3, d)")
@@ -115,7 +125,9 @@ class Statistics:
 
 
 def _moments(sums: np.ndarray, counts: np.ndarray, block: int = 8_192) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance ``(3, d)`` of the part means, over the rows that have the part; zeros for a part that nobody has."""
+    """Mean and variance ``(3, d)`` of the part means, over the rows that have the part; zeros for a part that
+    nobody has.
+    """
     total, square, number, pivot = np.zeros(sums.shape[1:]), np.zeros(sums.shape[1:]), np.zeros(len(PARTS)), None
     for start in range(0, len(sums), block):
         means, there = part_means(sums[start : start + block], counts[start : start + block])
@@ -136,8 +148,10 @@ def part_means(sums: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.nda
 
 @dataclass(frozen=True)
 class Geometry:
-    """One way from part sums to vectors. ``means`` ``(2, 3, d)`` by role, ``scale`` ``(3, d)``, or ``(3, d, d)`` where it is whitened;
-    both are None where it is raw. ``about`` says where the statistics come from, for manifests and for people."""
+    """One way from part sums to vectors.
+
+    ``means`` ``(2, 3, d)`` by role, ``scale`` ``(3, d)``, or ``(3, d, d)`` where it is whitened; both are
+    None where it is raw. ``about`` says where the statistics come from, for manifests and for people."""
 
     kind: str = "raw"
     means: np.ndarray | None = None
@@ -155,17 +169,25 @@ class Geometry:
             return [TEXT, TEMPLATE, RATIONALE]
         return [TEXT] if self.is_raw else [TEXT, TEMPLATE]
 
-    def vectors(self, sums: np.ndarray, counts: np.ndarray, pooling: Pooling = Pooling.FULL, role: str = Role.DOCUMENT) -> np.ndarray:
+    def vectors(
+        self, sums: np.ndarray, counts: np.ndarray, pooling: Pooling = Pooling.FULL, role: str = Role.DOCUMENT
+    ) -> np.ndarray:
         """L2-normalised vectors ``(n, d)`` fp32 from sums ``(n, 3, d)`` and counts ``(n, 3)``.
 
-        Raises GraceError for a row that has no vector: no token, a state that is not finite, or none that differs from the mean.
+        Raises GraceError for a row that has no vector: no token, a state that is not finite, or none that
+        differs from the mean.
         """
         if self.is_raw:
             return embeddings(sums, counts, pooling)
         return self.parts(sums, counts, pooling, role).sum(axis=1).astype(np.float32)
 
-    def parts(self, sums: np.ndarray, counts: np.ndarray, pooling: Pooling = Pooling.FULL, role: str = Role.DOCUMENT) -> np.ndarray:
-        """What each part adds to the vectors, ``(n, 3, d)`` fp64; a part that is not pooled adds zeros. Errors as in :meth:`vectors`."""
+    def parts(
+        self, sums: np.ndarray, counts: np.ndarray, pooling: Pooling = Pooling.FULL, role: str = Role.DOCUMENT
+    ) -> np.ndarray:
+        """What each part adds to the vectors, ``(n, 3, d)`` fp64; a part that is not pooled adds zeros.
+
+        Errors as in :meth:`vectors`.
+        """
         factors, pooled = self._factors(sums, counts, pooling, role)
         return pooled * factors[:, :, None]
 
@@ -202,8 +224,12 @@ class Geometry:
         scale = self.scale[part]
         return centred * scale if scale.ndim == 1 else centred @ scale
 
-    def tokens(self, states: np.ndarray, parts: np.ndarray, pooling: Pooling = Pooling.FULL, role: str = Role.DOCUMENT) -> np.ndarray:
-        """What each token's state ``(t, d)``, with the part of each ``(t,)``, adds to the text's unit vector: ``(t, d)`` fp64."""
+    def tokens(
+        self, states: np.ndarray, parts: np.ndarray, pooling: Pooling = Pooling.FULL, role: str = Role.DOCUMENT
+    ) -> np.ndarray:
+        """What each token's state ``(t, d)``, with the part of each ``(t,)``, adds to the text's unit vector:
+        ``(t, d)`` fp64.
+        """
         states = states.astype(np.float64)
         sums, counts = np.zeros((1, len(PARTS), states.shape[1])), np.zeros((1, len(PARTS)), np.int64)
         for part in range(len(PARTS)):
@@ -215,16 +241,25 @@ class Geometry:
             if self.is_raw:
                 made[mine] = states[mine] * factors[0, part]
             elif mine.any():
-                made[mine] = self._apply(part, states[mine] - self._mean(role, part)) * (factors[0, part] / counts[0, part])
+                made[mine] = self._apply(part, states[mine] - self._mean(role, part)) * (
+                    factors[0, part] / counts[0, part]
+                )
         return made
 
     def groups(
-        self, sums: np.ndarray, counts: np.ndarray, owners: np.ndarray, part: int, texts: Sums,
-        pooling: Pooling = Pooling.FULL, role: str = Role.DOCUMENT,
-    ) -> np.ndarray:  # fmt: skip
+        self,
+        sums: np.ndarray,
+        counts: np.ndarray,
+        owners: np.ndarray,
+        part: int,
+        texts: Sums,
+        pooling: Pooling = Pooling.FULL,
+        role: str = Role.DOCUMENT,
+    ) -> np.ndarray:
         """What groups of one part's states add to the unit vectors of their texts: ``(g, d)`` fp64.
 
-        ``sums`` ``(g, d)`` and ``counts`` ``(g,)`` are of each group's states, ``owners`` ``(g,)`` the rows of their texts in ``texts``.
+        ``sums`` ``(g, d)`` and ``counts`` ``(g,)`` are of each group's states, ``owners`` ``(g,)`` the rows
+        of their texts in ``texts``.
         """
         factors, _ = self._factors(*texts, pooling, role)
         share = factors[owners, part][:, None]
@@ -234,7 +269,9 @@ class Geometry:
         return self._apply(part, (sums.astype(np.float64) - counts[:, None] * self._mean(role, part)) * (share / whole))
 
     def save(self, folder: Path) -> str:
-        """Write the arrays to ``folder`` under a name that holds their hash, and return it; an older file stays beside it."""
+        """Write the arrays to ``folder`` under a name that holds their hash, and return it; an older file
+        stays beside it.
+        """
         from safetensors.numpy import save
 
         data = save({"means": self.means.astype(np.float32), "scale": self.scale.astype(np.float32)})
@@ -248,14 +285,19 @@ class Geometry:
 
     @classmethod
     def load(cls, folder: Path, stored: dict) -> Geometry:
-        """The geometry of a manifest (:meth:`as_dict` with the file's name and hash). Raises GraceError if the file does not hold."""
+        """The geometry of a manifest (:meth:`as_dict` with the file's name and hash).
+
+        Raises GraceError if the file does not hold.
+        """
         if stored.get("kind", "raw") == "raw":
             return RAW
         from safetensors.numpy import load_file
 
         path = folder / stored["file"]
         if not path.is_file() or sha256(path) != stored["sha256"]:
-            raise GraceError(f"{path} is missing or was changed; `grace index geometry {folder.parent} --kind …` makes it again")
+            raise GraceError(
+                f"{path} is missing or was changed; `grace index geometry {folder.parent} --kind …` makes it again"
+            )
         arrays = {name: array.astype(np.float64) for name, array in load_file(path).items()}
         about = {key: value for key, value in stored.items() if key not in ("kind", "weights", "file", "sha256")}
         return cls(stored["kind"], arrays["means"], arrays["scale"], tuple(stored["weights"]), tuple(about.items()))
@@ -268,7 +310,11 @@ def words(kind: str) -> str:
     """In plain words what a score is in a geometry of this kind."""
     if kind == "raw":
         return "A score is the cosine of the mean hidden states over text and rationale, as published."
-    how = {"centred": "", "calibrated": ", divided by its spread", "whitened": ", divided by its spread and decorrelated"}[kind]
+    how = {
+        "centred": "",
+        "calibrated": ", divided by its spread",
+        "whitened": ", divided by its spread and decorrelated",
+    }[kind]
     return (
         "A score is the cosine of two calibrated vectors. Each is made of three parts, the text, the chat template's tokens behind it "
         f"and the rationale: of each the mean state, less what is usual for a query or for a document{how}, and brought to one length."
@@ -292,10 +338,11 @@ def fit(
 ) -> Geometry:
     """The geometry of a collection from its documents' sums ``(n, 3, d)`` and counts ``(n, 3)``.
 
-    ``model`` holds the model's own statistics, which stand in for documents where these are few, and for queries where none are given:
-    DOCUMENTS and QUERIES say how many of the collection's own count as much. ``queries`` are unlabelled queries of the collection, as
-    sums and counts. With neither, the queries' mean is that of the documents. Raises GraceError for fewer than FEW documents without
-    ``model``, except for raw, which needs no statistics.
+    ``model`` holds the model's own statistics, which stand in for documents where these are few, and for
+    queries where none are given: DOCUMENTS and QUERIES say how many of the collection's own count as much.
+    ``queries`` are unlabelled queries of the collection, as sums and counts. With neither, the queries' mean
+    is that of the documents. Raises GraceError for fewer than FEW documents without ``model``, except for
+    raw, which needs no statistics.
     """
     if check_kind(kind) == "raw":
         return RAW
@@ -307,7 +354,9 @@ def fit(
         )
     if model is not None and model.means.shape[-1] != documents[0].shape[-1]:
         dims = f"{model.means.shape[-1]} dimensions, its vectors {documents[0].shape[-1]}"
-        raise GraceError(f"the model's statistics have {dims}: they are another model's; make them again by `grace eval geometry`")
+        raise GraceError(
+            f"the model's statistics have {dims}: they are another model's; make them again by `grace eval geometry`"
+        )
     own = Statistics.of(documents, queries)
     mean, variance, asked = own.means[1], own.variances, own.means[1]
     if model is not None:
@@ -335,14 +384,18 @@ def of_model(statistics: Statistics | None, weights: tuple[float, float, float] 
     return _kept(DEFAULT, statistics.means, _scale(statistics.variances), weights, about)
 
 
-def _kept(kind: str, means: np.ndarray, scale: np.ndarray, weights: tuple[float, float, float], about: tuple) -> Geometry:
+def _kept(
+    kind: str, means: np.ndarray, scale: np.ndarray, weights: tuple[float, float, float], about: tuple
+) -> Geometry:
     """A geometry in the precision in which it is kept."""
     means, scale = (array.astype(np.float32).astype(np.float64) for array in (means, scale))
     return Geometry(kind, means, scale, weights, about)
 
 
 def _scale(variance: np.ndarray) -> np.ndarray:
-    """One over the standard deviations ``(3, d)``; a dimension that hardly varies is not blown up, nor a part that nobody has."""
+    """One over the standard deviations ``(3, d)``; a dimension that hardly varies is not blown up, nor a part
+    that nobody has.
+    """
     deviation = np.sqrt(variance)
     middle = np.median(deviation, axis=1, keepdims=True)
     return 1 / np.where(middle > 0, np.maximum(deviation, SMALLEST * middle), np.maximum(deviation, 1.0))
@@ -354,7 +407,9 @@ def _whitening(documents: Sums, part: int, mean: np.ndarray, scale: np.ndarray) 
     Standardised first, or the outlier dimensions alone would set the shrinkage.
     """
     sums, counts = documents
-    rows = np.unique(np.linspace(0, len(sums) - 1, min(len(sums), SAMPLE)).astype(int)) if len(sums) else np.zeros(0, int)
+    rows = (
+        np.unique(np.linspace(0, len(sums) - 1, min(len(sums), SAMPLE)).astype(int)) if len(sums) else np.zeros(0, int)
+    )
     made, number = np.zeros((len(mean), len(mean))), 0
     for start in range(0, len(rows), 4_096):
         means, there = part_means(sums[rows[start : start + 4_096]], counts[rows[start : start + 4_096]])

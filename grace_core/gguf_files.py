@@ -1,8 +1,10 @@
-"""GGUF files: read once by transformers, kept as safetensors in the user's cache, and from then on loaded like any other model.
+"""GGUF files: read once by transformers, kept as safetensors in the user's cache, and from then on loaded
+like any other model.
 
-A tensor is kept in the smallest of bfloat16, float16 and float32 that holds its values exactly, so in float32 the kept model gives the
-logits that transformers' own reading of the file gives. A quantised tensor (block scale times a few bits) needs float32 for that. Models
-that come as packages are rounded to bfloat16: half the disk, and the same weights whether a machine computes in bfloat16 or in float32.
+A tensor is kept in the smallest of bfloat16, float16 and float32 that holds its values exactly, so in float32
+the kept model gives the logits that transformers' own reading of the file gives. A quantised tensor (block
+scale times a few bits) needs float32 for that. Models that come as packages are rounded to bfloat16: half the
+disk, and the same weights whether a machine computes in bfloat16 or in float32.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ def gguf_in(folder: Path) -> Path | None:
     """The GGUF file of a folder, None where there is none. Raises GraceError where there are several."""
     found = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".gguf")
     if len(found) > 1 and not all(SPLIT.search(path.name) for path in found):
-        raise GraceError(f"{folder} holds several GGUF files; name one of them: {', '.join(str(path) for path in found)}")
+        raise GraceError(
+            f"{folder} holds several GGUF files; name one of them: {', '.join(str(path) for path in found)}"
+        )
     return found[0] if found else None
 
 
@@ -64,19 +68,26 @@ def _open(path: Path):
     except OSError as error:
         raise GraceError(f"{path} cannot be read ({error.strerror}); check the path and its permissions") from error
     if magic != b"GGUF":
-        raise GraceError(f"{path} is no GGUF file: it begins with {magic!r}, not b'GGUF'; download it again, or name another")
+        raise GraceError(
+            f"{path} is no GGUF file: it begins with {magic!r}, not b'GGUF'; download it again, or name another"
+        )
     from gguf import GGUFReader
 
     class Reader(GGUFReader):
         def __setattr__(self, name, value):
-            # a slice of a memory map costs several times that of an array over the same memory, and the reader makes millions
+            # a slice of a memory map costs several times that of an array over the same memory, and the
+            # reader makes millions
             super().__setattr__(name, value.view(np.ndarray) if isinstance(value, np.memmap) else value)
 
     try:
         reader = Reader(path)
-    except Exception as error:  # the reader indexes into what is not there: ValueError, IndexError, UnicodeDecodeError, ...
+    except (
+        Exception
+    ) as error:  # the reader indexes into what is not there: ValueError, IndexError, UnicodeDecodeError, ...
         size = path.stat().st_size
-        raise GraceError(f"{path} is cut off or damaged ({size} bytes, {type(error).__name__}); download it again") from error
+        raise GraceError(
+            f"{path} is cut off or damaged ({size} bytes, {type(error).__name__}); download it again"
+        ) from error
     if "split.count" in reader.fields and (count := int(reader.fields["split.count"].contents())) > 1:
         raise GraceError(f"{path} is one of {count} parts of a split GGUF file; take a file in one piece")
     return reader
@@ -107,14 +118,17 @@ def _hash(path: Path, _size: int, _changed: int) -> str:
 def converted_folder(path: Path, *, rounded: bool = False) -> Path:
     """The folder that a GGUF file is, or will be, converted to: it is named by the file's SHA-256."""
     state = path.stat()
-    return models_dir() / f"{_hash(path.resolve(), state.st_size, state.st_mtime_ns)}-{FORMAT}{'-bf16' if rounded else ''}"
+    return (
+        models_dir() / f"{_hash(path.resolve(), state.st_size, state.st_mtime_ns)}-{FORMAT}{'-bf16' if rounded else ''}"
+    )
 
 
 def convert(path: Path, *, rounded: bool = False) -> Path:
-    """The folder with the model of a GGUF file, converted unless it was before; ``rounded`` keeps all of it in bfloat16.
+    """The folder with the model of a GGUF file, converted unless it was before; ``rounded`` keeps all of it
+    in bfloat16.
 
-    One process converts a file while others that want it wait. Raises GraceError with one line for a file that cannot be used and a
-    cache that cannot be written.
+    One process converts a file while others that want it wait. Raises GraceError with one line for a file
+    that cannot be used and a cache that cannot be written.
     """
     if not path.is_file():
         raise GraceError(f"{path} is not a file; check the path, or name another model")
@@ -153,15 +167,19 @@ def _check(path: Path, header: dict) -> None:
     name = header["architecture"]
     spellings = {name, name.replace("-", "_"), re.sub(r"moe$", "_moe", name), re.sub(r"-?moe$", "_moe", name)}
     if not spellings & set(KNOWN):
-        raise GraceError(f"{path} has the architecture {name!r}, which transformers does not read from GGUF; it reads {', '.join(KNOWN)}")
+        raise GraceError(
+            f"{path} has the architecture {name!r}, which transformers does not read from GGUF; it reads {', '.join(KNOWN)}"
+        )
     if not header["template"]:
-        raise GraceError(f"{path} has no chat template, so it was not made to follow instructions; take the instruct or chat version of it")
+        raise GraceError(
+            f"{path} has no chat template, so it was not made to follow instructions; take the instruct or chat version of it"
+        )
 
 
 @contextmanager
 def _read_once(path: Path, reader) -> Iterator[None]:
-    """Within this block transformers is given the reader that there is: it would make three, each of which takes as long as all else,
-    and the table of names once for every module."""
+    """Within this block transformers is given the reader that there is: it would make three, each of which
+    takes as long as all else, and the table of names once for every module."""
     import gguf
 
     own, names = gguf.GGUFReader, gguf.get_tensor_name_map
@@ -185,16 +203,22 @@ def _convert(path: Path, header: dict, folder: Path, rounded: bool) -> None:
         tokenizer = AutoTokenizer.from_pretrained(**place)
         read = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
     except Exception as error:  # transformers raises what comes, and tokenizers plain Exception
-        raise GraceError(f"{path} cannot be read by transformers ({_first(error)}); take the safetensors of this model") from error
+        raise GraceError(
+            f"{path} cannot be read by transformers ({_first(error)}); take the safetensors of this model"
+        ) from error
     config = read.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # of what it was read from
     with torch.device("meta"):
-        model = type(read)(config)  # one that may be saved: transformers refuses to save what it has read from a GGUF file
+        model = type(read)(
+            config
+        )  # one that may be saved: transformers refuses to save what it has read from a GGUF file
     try:
         model.load_state_dict(read.state_dict(), assign=True)
     except RuntimeError as error:
-        raise GraceError(f"{path} holds other shapes than its metadata tell ({_first(error)}); take safetensors instead") from error
+        raise GraceError(
+            f"{path} holds other shapes than its metadata tell ({_first(error)}); take safetensors instead"
+        ) from error
     model.tie_weights()
     model.generation_config = read.generation_config
     for parameter in model.parameters():
@@ -205,7 +229,9 @@ def _convert(path: Path, header: dict, folder: Path, rounded: bool) -> None:
         tokenizer.save_pretrained(temporary)
         _settle_tokenizer(temporary / "tokenizer_config.json")
         saved = json.loads((temporary / "config.json").read_text(encoding="utf-8"))
-        saved["dtype"] = "float32" if header["types"] == ["F32"] else "bfloat16"  # what the model was made for, not how it is kept
+        saved["dtype"] = (
+            "float32" if header["types"] == ["F32"] else "bfloat16"
+        )  # what the model was made for, not how it is kept
         saved.pop("_name_or_path", None)
         (temporary / "config.json").write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")
         made_from = {"file": path.name, "path": str(path.resolve()), "sha256": folder.name.split("-")[0], **header}

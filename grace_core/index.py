@@ -7,8 +7,9 @@
                         /statistics.safetensors  the model's own statistics, /queries.safetensors the collection's, if there are any
                         /index.faiss           over the normalised embeddings (grace_core.ann); can be made again from the vectors
 
-A build goes through the documents in shards of SHARD (grace_core.shards), each written when it is finished: a killed build goes on
-after its last whole shard. Vectors and FAISS index are read through memory maps, rationales and documents when first asked for.
+A build goes through the documents in shards of SHARD (grace_core.shards), each written when it is finished: a
+killed build goes on after its last whole shard. Vectors and FAISS index are read through memory maps,
+rationales and documents when first asked for.
 """
 
 from __future__ import annotations
@@ -69,8 +70,9 @@ def hit_of(group: Group, rank: int, hit: Callable[[int, int, float], Hit], ids: 
 class Hit:
     """A retrieved document: its 1-based rank, the cosine that ranked it, and what the model wrote about it.
 
-    ``truncated`` is about the rationale, ``text_truncated`` about the text, of which the model read ``text_tokens`` tokens. In a collection
-    of passages ``document`` is the best passage of the document, and ``passages`` has the ids of all of them with their scores, best first.
+    ``truncated`` is about the rationale, ``text_truncated`` about the text, of which the model read
+    ``text_tokens`` tokens. In a collection of passages ``document`` is the best passage of the document, and
+    ``passages`` has the ids of all of them with their scores, best first.
     """
 
     rank: int
@@ -90,10 +92,16 @@ class Hit:
 
     def as_dict(self) -> dict:
         found = {
-            "rank": self.rank, "id": self.document.id, "score": self.score, "title": self.document.title, "text": self.document.text,
-            "rationale": self.rationale, "truncated": self.truncated, "text_truncated": self.text_truncated,
+            "rank": self.rank,
+            "id": self.document.id,
+            "score": self.score,
+            "title": self.document.title,
+            "text": self.document.text,
+            "rationale": self.rationale,
+            "truncated": self.truncated,
+            "text_truncated": self.text_truncated,
             "metadata": self.document.plain_metadata,
-        }  # fmt: skip
+        }
         return found | as_passage(self.document, self.passages) if self.passages else found
 
 
@@ -113,17 +121,19 @@ def build(
     known: Known | None = None,
     happened: dict | None = None,
 ) -> GraceIndex:
-    """Encode the collection with ``model``, or go on with a build that was stopped, or open the index if it is finished.
+    """Encode the collection with ``model``, or go on with a build that was stopped, or open the index if it
+    is finished.
 
     ``faiss`` is one of :data:`grace_core.ann.KINDS`; None is flat, or what is there. ``geometry`` is one of
-    :data:`grace_core.geometry.KINDS`; None is what is there, or the model's own choice. ``name`` is the model's folder in the collection,
-    if not the last part of its id. ``encode`` takes shards and gives their
-    representations, in any order, ``engine`` being what it does that with, if not the model's; by default they are made here, one
-    after the other, in batches of ``batch_size``; :mod:`grace_core.cluster` has another. ``progress`` is called with (documents done,
-    all). ``should_stop`` is asked between shards and raises BuildStopped. ``known`` and ``happened`` are for :mod:`grace_core.living`,
-    which brings up an index whose corpus has changed: texts that are known are not encoded. Raises GraceError if the folder holds an
-    index made with another model, prompt or settings, if another process builds in it, or if there is no room left on the disk; what is
-    finished is kept.
+    :data:`grace_core.geometry.KINDS`; None is what is there, or the model's own choice. ``name`` is the
+    model's folder in the collection, if not the last part of its id. ``encode`` takes shards and gives their
+    representations, in any order, ``engine`` being what it does that with, if not the model's; by default
+    they are made here, one after the other, in batches of ``batch_size``; :mod:`grace_core.cluster` has
+    another. ``progress`` is called with (documents done, all). ``should_stop`` is asked between shards and
+    raises BuildStopped. ``known`` and ``happened`` are for :mod:`grace_core.living`, which brings up an index
+    whose corpus has changed: texts that are known are not encoded. Raises GraceError if the folder holds an
+    index made with another model, prompt or settings, if another process builds in it, or if there is no room
+    left on the disk; what is finished is kept.
     """
     if faiss is not None:
         ann.check_kind(faiss)
@@ -132,16 +142,28 @@ def build(
     name = model.name if name is None else checked_name(name)
     folder = collection.folder / name
     if not any(collection.contents()):
-        raise GraceError(f"{collection.folder}: none of the {collection.size} documents has any text; nothing to encode")
+        raise GraceError(
+            f"{collection.folder}: none of the {collection.size} documents has any text; nothing to encode"
+        )
     wanted = identity(model, collection, rationale)
     with only_writer(folder):
         if not (folder / "manifest.json").exists():
             encode = encode or encoder(model, rationale, batch_size)
             write_index(
-                collection, folder, model, wanted, shard=SHARD, faiss=faiss, geometry=geometry, encode=encode,
-                engine=engine or model.engine_name, progress=progress or (lambda done, total: None), should_stop=should_stop,
-                known=known, happened=happened,
-            )  # fmt: skip
+                collection,
+                folder,
+                model,
+                wanted,
+                shard=SHARD,
+                faiss=faiss,
+                geometry=geometry,
+                encode=encode,
+                engine=engine or model.engine_name,
+                progress=progress or (lambda done, total: None),
+                should_stop=should_stop,
+                known=known,
+                happened=happened,
+            )
         refuse_mixture(folder, read_json(folder / "manifest.json"), wanted)
         shutil.rmtree(folder / ".build", ignore_errors=True)  # also what a build left that was killed at its very end
     index = GraceIndex(collection, name)
@@ -153,8 +175,14 @@ def build(
 
 
 def _no_index(collection: Collection, model: str, there: list[str]) -> GraceError:
-    hint = "its build was stopped: build again to go on" if model_name(model) in collection.unfinished else "name one, or build it"
-    return GraceError(f"{collection.folder} has no index of model {model!r}, there are: {', '.join(there) or 'none'}; {hint}")
+    hint = (
+        "its build was stopped: build again to go on"
+        if model_name(model) in collection.unfinished
+        else "name one, or build it"
+    )
+    return GraceError(
+        f"{collection.folder} has no index of model {model!r}, there are: {', '.join(there) or 'none'}; {hint}"
+    )
 
 
 class GraceIndex:
@@ -179,15 +207,21 @@ class GraceIndex:
                 if read_json(self.folder / "manifest.json") == self.manifest:  # else it has just been replaced
                     raise
         if self.damaged:
-            warnings.warn(f"{self.folder}/index.faiss is missing or damaged; using one made from the vectors", stacklevel=2)
+            warnings.warn(
+                f"{self.folder}/index.faiss is missing or damaged; using one made from the vectors", stacklevel=2
+            )
         self._opened: dict[Pooling, ann.Opened] = {}
         self.selections = Selections(self)
 
     def _check_manifest(self) -> None:
         if self.manifest.get("schema") != SCHEMA:
-            raise GraceError(f"{self.folder} has schema {self.manifest.get('schema')!r}, this version reads {SCHEMA}; build it again")
+            raise GraceError(
+                f"{self.folder} has schema {self.manifest.get('schema')!r}, this version reads {SCHEMA}; build it again"
+            )
         if self.manifest.get("sha256") != seal(self.manifest):
-            raise GraceError(f"{self.folder}/manifest.json was edited (its hash does not fit); remove {self.folder} and build again")
+            raise GraceError(
+                f"{self.folder}/manifest.json was edited (its hash does not fit); remove {self.folder} and build again"
+            )
         if self.manifest["corpus_sha256"] != self.collection.hash:
             self.collection.check_current()
             raise GraceError(
@@ -195,7 +229,9 @@ class GraceIndex:
             )
 
     def _open_files(self) -> None:
-        """Those that are read later too stay open, so that an update in the meantime does not put other rows under these."""
+        """Those that are read later too stay open, so that an update in the meantime does not put other rows
+        under these.
+        """
         self.damaged = [name for name in FILES if not self._holds(name)]
         if lost := [name for name in self.damaged if name != "index.faiss"]:
             raise GraceError(
@@ -223,7 +259,9 @@ class GraceIndex:
         if len(found) == 1:
             return cls(collection, found[0])
         if len(found) > 1:
-            raise GraceError(f"{collection.folder} has several indexes of {model!r}: {', '.join(found)}; give one of these names")
+            raise GraceError(
+                f"{collection.folder} has several indexes of {model!r}: {', '.join(found)}; give one of these names"
+            )
         raise _no_index(collection, model, [f"{name} (of {model_id})" for name, model_id in ids.items()])
 
     def _holds(self, name: str) -> bool:
@@ -262,7 +300,9 @@ class GraceIndex:
 
     @cached_property
     def rationale_ids(self) -> list[list[int]]:
-        """The token ids of every document's rationale, in the order of the index; its decoded text may tokenise otherwise."""
+        """The token ids of every document's rationale, in the order of the index; its decoded text may
+        tokenise otherwise.
+        """
         return self._column("rationale_ids")
 
     @cached_property
@@ -290,7 +330,9 @@ class GraceIndex:
 
     @property
     def behind(self) -> int:
-        """How many documents of the corpus it lacks, since they were new or changed when another model's index took them in."""
+        """How many documents of the corpus it lacks, since they were new or changed when another model's
+        index took them in.
+        """
         return self.manifest.get("behind", {}).get("documents", 0)
 
     @property
@@ -315,7 +357,9 @@ class GraceIndex:
         return Geometry.load(self.folder, self.manifest.get("geometry", {}))
 
     def embed(self, made: Representations, pooling: Pooling | None = None, *, role: str = Role.QUERY) -> np.ndarray:
-        """Vectors ``(n, d)`` fp32 of representations by this index's model, to be searched with, or compared as documents."""
+        """Vectors ``(n, d)`` fp32 of representations by this index's model, to be searched with, or compared
+        as documents.
+        """
         pooling = self.default_pooling if pooling is None else Pooling(pooling)
         return self.geometry.vectors(made.sums, made.counts, pooling, role)
 
@@ -326,16 +370,22 @@ class GraceIndex:
         return pooling
 
     def faiss_index(self, pooling: Pooling | None = None):
-        """The FAISS index: read from disk for the pooling it was built with; for the other a flat one, made in memory."""
+        """The FAISS index: read from disk for the pooling it was built with; for the other a flat one, made
+        in memory.
+        """
         return self._open(pooling).index
 
     def _open(self, pooling: Pooling | None) -> ann.Opened:
-        """A damaged index, or one of an update since, is like that of the other pooling replaced by a flat one: made fastest, and exact."""
+        """A damaged index, or one of an update since, is like that of the other pooling replaced by a flat
+        one: made fastest, and exact.
+        """
         pooling = self._check(pooling)
         if pooling not in self._opened:
             vectors = self.stored(pooling)
             if pooling is self.default_pooling and "index.faiss" not in self.damaged and self._is_current():
-                self._opened[pooling] = ann.Opened(ann.read(self.folder / "index.faiss"), vectors, self.manifest.get("faiss"))
+                self._opened[pooling] = ann.Opened(
+                    ann.read(self.folder / "index.faiss"), vectors, self.manifest.get("faiss")
+                )
             else:
                 self._opened[pooling] = ann.Opened(ann.make(vectors), vectors)
         return self._opened[pooling]
@@ -348,11 +398,13 @@ class GraceIndex:
     def search(
         self, queries: np.ndarray, k: int = 10, *, pooling: Pooling | None = None, where: str | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Cosines ``(m, k)`` and document rows ``(m, k)`` of the ``k`` nearest, best first; k is cut to the number of documents.
-        ``where`` is a filter (:mod:`grace_core.filters`): k is cut to the number of documents that satisfy it, which may be none.
+        """Cosines ``(m, k)`` and document rows ``(m, k)`` of the ``k`` nearest, best first; k is cut to the
+        number of documents. ``where`` is a filter (:mod:`grace_core.filters`): k is cut to the number of
+        documents that satisfy it, which may be none.
 
-        The cosines are those of the stored vectors whatever the FAISS kind, and equal ones stand in the order of the corpus; which
-        documents are found is exact with flat only. Raises GraceError for queries of another width, or that are not finite.
+        The cosines are those of the stored vectors whatever the FAISS kind, and equal ones stand in the order
+        of the corpus; which documents are found is exact with flat only. Raises GraceError for queries of
+        another width, or that are not finite.
         """
         opened = self._open(pooling)
         queries = np.ascontiguousarray(np.atleast_2d(queries), dtype=np.float32)
@@ -360,35 +412,61 @@ class GraceIndex:
             raise GraceError(f"k must be at least 1, got {k}")
         got, dim = queries.shape[1], self.sums.shape[2]
         if got != dim:
-            raise GraceError(f"the queries have {got} dimensions, {self.folder} has {dim}; encode them with {self.manifest['model_id']}")
+            raise GraceError(
+                f"the queries have {got} dimensions, {self.folder} has {dim}; encode them with {self.manifest['model_id']}"
+            )
         if not np.isfinite(queries).all():
             raise GraceError("a query vector holds NaN or infinity; encode the query again, in dtype float32")
         if where is not None:
             return search_among(opened, self.selections.of(where), queries, k)
         return opened.search(queries, min(k, len(self)))
 
-    def scores(self, query: np.ndarray, rows: Sequence[int] | None = None, *, pooling: Pooling | None = None) -> np.ndarray:
-        """Cosines of all documents, or of some ``rows``, with a query vector ``(d,)``: the same, to the bit, as :meth:`search` gives."""
+    def scores(
+        self, query: np.ndarray, rows: Sequence[int] | None = None, *, pooling: Pooling | None = None
+    ) -> np.ndarray:
+        """Cosines of all documents, or of some ``rows``, with a query vector ``(d,)``: the same, to the bit,
+        as :meth:`search` gives.
+        """
         return self._open(pooling).scores(query, rows)
 
     def documents(
-        self, query: np.ndarray, k: int = 10, *, pooling: Pooling | None = None, where: str | None = None, by: str = "best"
+        self,
+        query: np.ndarray,
+        k: int = 10,
+        *,
+        pooling: Pooling | None = None,
+        where: str | None = None,
+        by: str = "best",
     ) -> list[Group]:
-        """The ``k`` best documents of one query vector ``(d,)`` by their passages: the ``best`` of each, or their ``sum``."""
+        """The ``k`` best documents of one query vector ``(d,)`` by their passages: the ``best`` of each, or
+        their ``sum``.
+        """
 
         def search(count: int) -> tuple[np.ndarray, np.ndarray]:
             scores, rows = self.search(query[None], count, pooling=pooling, where=where)
             return scores[0], rows[0]
 
         return found_documents(
-            self.document_numbers, k, by, search=search, scores_at=lambda rows: self.scores(query, rows, pooling=pooling),
+            self.document_numbers,
+            k,
+            by,
+            search=search,
+            scores_at=lambda rows: self.scores(query, rows, pooling=pooling),
             among=None if where is None else self.selections.of(where).rows,
-        )  # fmt: skip
+        )
 
     def hits(
-        self, query: np.ndarray, k: int = 10, *, pooling: Pooling | None = None, where: str | None = None, by: str = "best"
+        self,
+        query: np.ndarray,
+        k: int = 10,
+        *,
+        pooling: Pooling | None = None,
+        where: str | None = None,
+        by: str = "best",
     ) -> list[Hit]:
-        """The ``k`` nearest documents of one query vector ``(d,)``, with their rationales; ``by`` as in :meth:`documents`."""
+        """The ``k`` nearest documents of one query vector ``(d,)``, with their rationales; ``by`` as in
+        :meth:`documents`.
+        """
         if self.collection.chunk is not None:
             groups = self.documents(query, k, pooling=pooling, where=where, by=by)
             return Hits(hit_of(group, rank, self.hit, self.ids) for rank, group in enumerate(groups, start=1))
@@ -398,12 +476,19 @@ class GraceIndex:
 
     def hit(self, row: int, rank: int, score: float) -> Hit:
         document, tokens = self.collection.documents[self.ids[row]], int(self.counts[row, TEXT])
-        return Hit(rank, score, document, self.rationales[row], self.truncated[row], row, self.text_truncated[row], tokens)
+        return Hit(
+            rank, score, document, self.rationales[row], self.truncated[row], row, self.text_truncated[row], tokens
+        )
 
     def load_model(self, **options) -> GraceModel:
-        """The model that built this index, with its settings. Raises GraceError if its weights are not the same any more."""
+        """The model that built this index, with its settings.
+
+        Raises GraceError if its weights are not the same any more.
+        """
         own = asdict(self.settings) | {"dtype": self.manifest.get("dtype")}
-        model = GraceModel.from_pretrained(self.manifest["model_id"], **own | {key: v for key, v in options.items() if v is not None})
+        model = GraceModel.from_pretrained(
+            self.manifest["model_id"], **own | {key: v for key, v in options.items() if v is not None}
+        )
         if model.fingerprint != self.manifest["model"]["sha256"]:
             raise GraceError(
                 f"{self.folder} was built with other weights of {self.manifest['model_id']} than are there now; "
@@ -419,35 +504,47 @@ class GraceIndex:
     def verify(self) -> dict:
         """Check what opening does not: the FAISS index against the vectors. Returns findings, ``ok`` among them.
 
-        An index that keeps vectors must hold the same; one that is not exact must reach its manifest's recall, within a hundredth.
+        An index that keeps vectors must hold the same; one that is not exact must reach its manifest's
+        recall, within a hundredth.
         """
         stored, vectors = self.faiss_index(), self.stored()
         same = not self.damaged and stored.ntotal == len(vectors) and stored.d == vectors.shape[1]
         if same and self.faiss_kind != "ivfpq":
             same = ann.holds(stored, vectors)
         if same and self.faiss_kind != "flat":
-            same = ann.recall(stored, self.faiss_kind, vectors, self._open(None).effort) >= self.manifest["faiss"]["recall@10"] - 0.01
+            same = (
+                ann.recall(stored, self.faiss_kind, vectors, self._open(None).effort)
+                >= self.manifest["faiss"]["recall@10"] - 0.01
+            )
         return {
-            "model": self.model_name, "ok": bool(same), "documents": len(self), "damaged": self.damaged,
-            "faiss": self.manifest.get("faiss", {"kind": "flat"}), "faiss_matches_vectors": bool(same),
-        }  # fmt: skip
+            "model": self.model_name,
+            "ok": bool(same),
+            "documents": len(self),
+            "damaged": self.damaged,
+            "faiss": self.manifest.get("faiss", {"kind": "flat"}),
+            "faiss_matches_vectors": bool(same),
+        }
 
     def repair(self) -> None:
         """Write ``index.faiss`` again from the vectors."""
         self.change_faiss(self.faiss_kind)
 
     def change_faiss(self, kind: str) -> None:
-        """Write ``index.faiss`` as one of :data:`grace_core.ann.KINDS`, from the vectors. Raises GraceError for another kind, or too few
-        documents; the index is left as it was."""
+        """Write ``index.faiss`` as one of :data:`grace_core.ann.KINDS`, from the vectors.
+
+        Raises GraceError for another kind, or too few documents; the index is left as it was."""
         with only_writer(self.folder):
             write_faiss(self.folder, self.manifest, ann.check_kind(kind))
         self._reopen()
 
-    def change_geometry(self, kind: str, *, queries: Representations | None = None, weight: float | None = None) -> None:
+    def change_geometry(
+        self, kind: str, *, queries: Representations | None = None, weight: float | None = None
+    ) -> None:
         """Make the vectors anew from the stored sums, in another geometry; no model is needed.
 
-        ``queries`` are representations of unlabelled queries of the collection, whose mean is then known; they are kept for later
-        changes. ``weight`` is the rationale's. Raises GraceError for another kind, or too few documents; the index is left as it was.
+        ``queries`` are representations of unlabelled queries of the collection, whose mean is then known;
+        they are kept for later changes. ``weight`` is the rationale's. Raises GraceError for another kind, or
+        too few documents; the index is left as it was.
         """
         from safetensors.numpy import save_file
 

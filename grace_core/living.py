@@ -1,19 +1,23 @@
-"""A corpus into a collection, also into one that exists: what is new, changed or gone is taken in by id; only new texts are encoded.
+"""A corpus into a collection, also into one that exists: what is new, changed or gone is taken in by id; only
+new texts are encoded.
 
     with update("indexes/papers", read_corpus("papers.jsonl")) as papers:
         print(papers.changes)
         papers.build(model)      # the models that are to be brought up
         papers.commit()          # now, and not before, the collection is the new one
 
-The new state is made beside the old one, in ``<collection>/.next``, which has the layout of a collection: corpus, judgements, and an index
-for each model. A model that is built there takes over the rows of all texts that its index knows, whatever their ids, and encodes the
-others, in shards, so that an update that was killed goes on where it stopped. Of the other models' indexes the new state has what is left:
-documents that are gone or have another text now are taken out, new ones are missing, and their number stands in the manifest (``behind``).
-Such an index is searched like any other, among the documents that it has; building it again, with the same corpus, brings it up.
+The new state is made beside the old one, in ``<collection>/.next``, which has the layout of a collection:
+corpus, judgements, and an index for each model. A model that is built there takes over the rows of all texts
+that its index knows, whatever their ids, and encodes the others, in shards, so that an update that was killed
+goes on where it stopped. Of the other models' indexes the new state has what is left: documents that are gone
+or have another text now are taken out, new ones are missing, and their number stands in the manifest
+(``behind``). Such an index is searched like any other, among the documents that it has; building it again,
+with the same corpus, brings it up.
 
-:meth:`Update.commit` moves corpus.parquet into place, which is one moment, and then the rest (:func:`grace_core.collection.switch`);
-before it the old state opens, after it the new one, also if the process is killed on the way. Geometries are fitted to the documents of
-the new state, so that scores of documents that stay may change a little, as they would in a new build.
+:meth:`Update.commit` moves corpus.parquet into place, which is one moment, and then the rest
+(:func:`grace_core.collection.switch`); before it the old state opens, after it the new one, also if the
+process is killed on the way. Geometries are fitted to the documents of the new state, so that scores of
+documents that stay may change a little, as they would in a new build.
 """
 
 from __future__ import annotations
@@ -48,9 +52,9 @@ MOST = 0.5  # share of the documents that may go without ``remove``
 
 @dataclass
 class Update:
-    """A corpus that is built in ``collection``: the one in the folder if that is new, or has this corpus; else its next state, which
-    :meth:`commit` puts in place. ``changes`` tells what differs then, else it is None. ``notes`` are lines for the user: what happens to
-    judgements, and to other models."""
+    """A corpus that is built in ``collection``: the one in the folder if that is new, or has this corpus;
+    else its next state, which :meth:`commit` puts in place. ``changes`` tells what differs then, else it is
+    None. ``notes`` are lines for the user: what happens to judgements, and to other models."""
 
     there: Collection
     collection: Collection
@@ -58,9 +62,12 @@ class Update:
     notes: list[str] = field(default_factory=list)
     _happened: dict = field(default_factory=dict)
 
-    def build(self, model: GraceModel, *, name: str | None = None, rationale: bool | None = None, **options) -> GraceIndex:
-        """Make the model's index, bring it up, or open it. Options as for :func:`grace_core.index.build`; without ``rationale`` the index
-        keeps what it has.
+    def build(
+        self, model: GraceModel, *, name: str | None = None, rationale: bool | None = None, **options
+    ) -> GraceIndex:
+        """Make the model's index, bring it up, or open it.
+
+        Options as for :func:`grace_core.index.build`; without ``rationale`` the index keeps what it has.
 
         Raises GraceError if the index that is there was made with other weights or settings.
         """
@@ -96,7 +103,8 @@ class Update:
         return encoded.build(self.collection, encoder, name=name, **options)
 
     def commit(self) -> dict[str, int]:
-        """Put the next state in place, if there is one; the models that are behind from now on, and by how many documents.
+        """Put the next state in place, if there is one; the models that are behind from now on, and by how
+        many documents.
 
         Raises GraceError, and leaves the old state, if another process writes in one of the indexes.
         """
@@ -120,9 +128,13 @@ class Update:
             for name in self.there.unfinished:
                 if name not in self.collection.models:
                     removed.append(name)
-                    self.notes.append(f"{name}: its build was stopped, and begins anew; what it encoded is in the cache of rationales")
+                    self.notes.append(
+                        f"{name}: its build was stopped, and begins anew; what it encoded is in the cache of rationales"
+                    )
             encoders = [path.parent.name for path in sorted(self.collection.folder.glob(f"{PREFIX}*/{ENCODED}"))]
-            write_json(self.collection.folder / MARK, {"indexes": [*self.collection.models, *encoders], "removed": removed})
+            write_json(
+                self.collection.folder / MARK, {"indexes": [*self.collection.models, *encoders], "removed": removed}
+            )
             switch(folder)
         return Collection(folder).behind
 
@@ -140,13 +152,16 @@ class Update:
 
 
 @contextmanager
-def update(folder: str | Path, corpus: Corpus | None = None, *, add: bool = False, remove: bool = False) -> Iterator[Update]:
+def update(
+    folder: str | Path, corpus: Corpus | None = None, *, add: bool = False, remove: bool = False
+) -> Iterator[Update]:
     """Build ``corpus`` in ``folder``; None is the corpus that is there.
 
-    Documents that ``corpus`` lacks are removed; with ``add`` they stay, and those that are new follow them. What an update with the same
-    corpus has begun goes on, any other is discarded. Nothing of the old state changes before :meth:`Update.commit`, but queries and
-    judgements of a corpus that stays. Raises GraceError if the folder cannot be a collection's, if another process updates it, if the
-    corpus has no text, or if more than half of the documents would go and ``remove`` does not say that this is meant.
+    Documents that ``corpus`` lacks are removed; with ``add`` they stay, and those that are new follow them.
+    What an update with the same corpus has begun goes on, any other is discarded. Nothing of the old state
+    changes before :meth:`Update.commit`, but queries and judgements of a corpus that stays. Raises GraceError
+    if the folder cannot be a collection's, if another process updates it, if the corpus has no text, or if
+    more than half of the documents would go and ``remove`` does not say that this is meant.
     """
     folder = Path(folder)
     if not (folder / "corpus.parquet").exists() and corpus is not None:
@@ -183,7 +198,9 @@ def _now() -> str:
 
 
 def _stage(there: Collection, corpus: Corpus | None) -> Collection:
-    """The corpus, or with None the one that is there, as a collection in ``.next``; what an update with it has left there stays."""
+    """The corpus, or with None the one that is there, as a collection in ``.next``; what an update with it
+    has left there stays.
+    """
     path = there.folder / NEXT
     if (path / "corpus.parquet").exists():
         staged = Collection(path)
@@ -201,14 +218,16 @@ def _stage(there: Collection, corpus: Corpus | None) -> Collection:
 
 
 def _known(index: GraceIndex, staged: Collection) -> Known:
-    """What an index knows, as it was before its mends: these belong to a document, and its rows to any with the same text."""
+    """What an index knows, as it was before its mends: these belong to a document, and its rows to any with
+    the same text.
+    """
     folder = plain(index, staged.folder / f".unmended-{index.model_name}")
     return Known.of(index.collection, folder, index.manifest, index.ids)
 
 
 class _Joined:
-    """The documents of a collection, in their order, those replaced that a corpus has too, and behind them its other ones. Where these
-    are passages, all passages of a document are replaced."""
+    """The documents of a collection, in their order, those replaced that a corpus has too, and behind them
+    its other ones. Where these are passages, all passages of a document are replaced."""
 
     def __init__(self, there: Collection, corpus: Corpus):
         self._old, self._new = stream_corpus(there.folder).documents, corpus.documents

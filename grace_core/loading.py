@@ -1,4 +1,6 @@
-"""A model's folder to what GraceModel is built of: tokenizer and weights, or tokenizer and an engine that runs elsewhere."""
+"""A model's folder to what GraceModel is built of: tokenizer and weights, or tokenizer and an engine that
+runs elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ class Loaded:
 
 
 def saved_settings(name: str | Path, folder: Path) -> dict:
-    """The settings that a model comes with: ours for a packaged one, those in its folder, or, for an adapter without, its base's."""
+    """The settings that a model comes with: ours for a packaged one, those in its folder, or, for an adapter
+    without, its base's.
+    """
     file = (packaged_folder(name) or folder) / SETTINGS_FILE
     if file.exists():
         return {key: value for key, value in read_json(file, "correct or remove it").items() if key != BASE_HASH}
@@ -57,7 +61,10 @@ def folder_fingerprint(folder: Path) -> str:
 def load_for_transformers(
     folder: Path, _settings: Settings, device: str | None, dtype: str | None, trust_remote_code: bool, share: bool
 ) -> Loaded:
-    """Model and tokenizer. With ``share`` the weights are those of other models here that were made from the same files."""
+    """Model and tokenizer.
+
+    With ``share`` the weights are those of other models here that were made from the same files.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     if device is None:
@@ -78,7 +85,9 @@ def load_for_transformers(
         options = {"dtype": getattr(torch, chosen), "trust_remote_code": trust_remote_code, "use_safetensors": True}
         return AutoModelForCausalLM.from_pretrained(base, **options).to(place).eval()
 
-    AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code)  # what is wrong there is said of the model, not of its tokenizer
+    AutoConfig.from_pretrained(
+        base, trust_remote_code=trust_remote_code
+    )  # what is wrong there is said of the model, not of its tokenizer
     own_tokenizer = adapter is not None and (adapter / "tokenizer.json").exists()
     tokenizer = _tokenizer(adapter if own_tokenizer else base, trust_remote_code)
     weights = shared(base, chosen, str(place), read) if share else read()
@@ -93,7 +102,9 @@ def _tokenizer(folder: Path, trust_remote_code: bool):
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except Exception as error:  # tokenizers raises plain Exception, and a file that is no JSON anything
-        raise GraceError(f"the tokenizer in {folder} cannot be read ({first_line(error)}); fetch or save the model again") from error
+        raise GraceError(
+            f"the tokenizer in {folder} cannot be read ({first_line(error)}); fetch or save the model again"
+        ) from error
 
 
 def _check_base(adapter: Path, base: Path) -> None:
@@ -128,10 +139,13 @@ def load_for_vllm(
     else:
         generation = GenerationConfig.from_model_config(config)
     engine = VllmEngine(
-        folder, dtype=dtype, pad_id=pad_id(tokenizer), end_ids=end_ids(generation, tokenizer),
+        folder,
+        dtype=dtype,
+        pad_id=pad_id(tokenizer),
+        end_ids=end_ids(generation, tokenizer),
         length=settings.max_prompt_tokens + settings.max_new_tokens,
         positions=getattr(config.get_text_config(), "max_position_embeddings", None),
-    )  # fmt: skip
+    )
     return Loaded({"model": None, "tokenizer": tokenizer, "engine": engine, "config": config})
 
 
@@ -145,5 +159,7 @@ def end_ids(generation_config, tokenizer) -> set[int]:
     ends |= set(configured) if isinstance(configured, (list, tuple)) else {configured}
     ends.discard(None)
     if not ends:
-        raise GraceError(f"{tokenizer.name_or_path!r} names no end token, so a rationale would never end; set eos_token_id")
+        raise GraceError(
+            f"{tokenizer.name_or_path!r} names no end token, so a rationale would never end; set eos_token_id"
+        )
     return ends

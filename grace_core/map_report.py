@@ -32,22 +32,30 @@ def map_command(
     compare_independent: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[dict, str]:
-    """Make and save the maps of ``models`` (all of the collection by default), with ``text`` also those of their texts alone.
+    """Make and save the maps of ``models`` (all of the collection by default), with ``text`` also those of
+    their texts alone.
 
-    Returns the result, and the same as text. The first column is compared with each other one: overlap of neighbours, regions, and with
-    ``compare_independent`` the displacement of unchanged documents against that between umap-learn's maps, made without each other;
-    ``displacement_ratio`` is the largest of these, otherwise None.
+    Returns the result, and the same as text. The first column is compared with each other one: overlap of
+    neighbours, regions, and with ``compare_independent`` the displacement of unchanged documents against that
+    between umap-learn's maps, made without each other; ``displacement_ratio`` is the largest of these,
+    otherwise None.
     """
     collection = Collection(folder)
     named = dict.fromkeys(models or collection.models)
     if not named:
-        raise GraceError(f"{folder} has no index to map; build one with `grace index build CORPUS --out {folder} --model M`")
+        raise GraceError(
+            f"{folder} has no index to map; build one with `grace index build CORPUS --out {folder} --model M`"
+        )
     opened = [GraceIndex.of_model(collection, name) for name in named]
     indexes = {index.model_name: index for index in opened}
     columns = [(name, index.default_pooling) for name, index in indexes.items()]
-    columns += [(name, Pooling.TEXT) for name, index in indexes.items() if text and index.default_pooling is not Pooling.TEXT]
+    columns += [
+        (name, Pooling.TEXT) for name, index in indexes.items() if text and index.default_pooling is not Pooling.TEXT
+    ]
     started = time.time()
-    made = map_collection(collection, columns, dims=dims, neighbours=neighbours, min_dist=min_dist, seed=seed, progress=progress)
+    made = map_collection(
+        collection, columns, dims=dims, neighbours=neighbours, min_dist=min_dist, seed=seed, progress=progress
+    )
     seconds = time.time() - started
 
     labels = {column: column_name(indexes[column[0]], column[1]) for column in columns}
@@ -59,16 +67,22 @@ def map_command(
     alone = {}
     if compare_independent:
         alone = {label: independent(column, dims, neighbours, min_dist, seed) for label, column in vectors.items()}
-    plain = {label: map_quality(vectors[label], points, near[label], seed=seed) for label, points in alone.items() if points is not None}
+    plain = {
+        label: map_quality(vectors[label], points, near[label], seed=seed)
+        for label, points in alone.items()
+        if points is not None
+    }
     compared = {" → ".join(pair): _compared(maps, pair, found, alone) for pair, found in pairs.items()}
     ratios = [pair["displacement"]["ratio"] for pair in compared.values() if pair["displacement"]]
     result = {
-        "collection": collection.name, "documents": len(next(iter(maps.values())).ids),
+        "collection": collection.name,
+        "documents": len(next(iter(maps.values())).ids),
         "models": {label: _about(map_) | {"umap_learn": plain.get(label)} for label, map_ in maps.items()},
         "displacement_ratio": max(ratios) if ratios else None,
         "overlap": {pair: about["overlap"] for pair, about in compared.items()},
-        "changes": compared, "seconds": round(seconds, 1),
-    }  # fmt: skip
+        "changes": compared,
+        "seconds": round(seconds, 1),
+    }
     return result, "\n".join(_lines(result))
 
 
@@ -78,33 +92,47 @@ def independent(vectors: np.ndarray, dims: int, neighbours: int, min_dist: float
         return None
     import umap
 
-    settings = {"n_components": dims, "n_neighbors": neighbours, "min_dist": min_dist, "random_state": seed, "n_jobs": 1}
+    settings = {
+        "n_components": dims,
+        "n_neighbors": neighbours,
+        "min_dist": min_dist,
+        "random_state": seed,
+        "n_jobs": 1,
+    }
     return umap.UMAP(metric="cosine", **settings).fit_transform(vectors)
 
 
 def unchanged(change: Change) -> np.ndarray:
-    """Whether each document kept its neighbours: UNCHANGED of them, or if fewer than ENOUGH did, as many as the tenth that kept most."""
+    """Whether each document kept its neighbours: UNCHANGED of them, or if fewer than ENOUGH did, as many as
+    the tenth that kept most.
+    """
     kept = change.overlap >= UNCHANGED - 1e-6
     return kept if kept.sum() >= ENOUGH else change.overlap >= np.quantile(change.overlap, 0.9)
 
 
 def displaced(a: np.ndarray, b: np.ndarray, alone_a: np.ndarray, alone_b: np.ndarray, change: Change) -> dict:
-    """Median displacement of the unchanged documents between aligned maps, as they are, and between independent ones, turned to each
-    other; the ratio of the two."""
+    """Median displacement of the unchanged documents between aligned maps, as they are, and between
+    independent ones, turned to each other; the ratio of the two."""
     still = unchanged(change)
     together = float(np.median(displacement(a, b)[still]))
     apart = float(np.median(displacement(alone_a, alone_b, turn=True)[still]))
     return {
-        "ratio": together / apart if apart > 0 else None, "aligned": together, "independent": apart,
-        "documents": int(still.sum()), "overlap_at_least": float(change.overlap[still].min()),
-    }  # fmt: skip
+        "ratio": together / apart if apart > 0 else None,
+        "aligned": together,
+        "independent": apart,
+        "documents": int(still.sum()),
+        "overlap_at_least": float(change.overlap[still].min()),
+    }
 
 
 def _compared(maps: dict[str, Map], pair: tuple[str, str], change: Change, alone: dict) -> dict:
     a, b = pair
     moved = [
         {"id": maps[a].ids[row], "overlap": float(change.overlap[row])}
-        | {name: [maps[a].ids[other] for other in rows] for name, rows in zip(("kept", "lost", "won"), change.of(row), strict=True)}
+        | {
+            name: [maps[a].ids[other] for other in rows]
+            for name, rows in zip(("kept", "lost", "won"), change.of(row), strict=True)
+        }
         for row in change.moved[:MOVED].tolist()
     ]
     measured = None
@@ -121,14 +149,22 @@ def _about(map_: Map) -> dict:
 
 
 def _lines(result: dict) -> list[str]:
-    lines = [f"{result['collection']}: {result['documents']} documents, {len(result['models'])} maps in {result['seconds']} s"]
+    lines = [
+        f"{result['collection']}: {result['documents']} documents, {len(result['models'])} maps in {result['seconds']} s"
+    ]
     for label, about in result["models"].items():
-        good = "too few documents to judge" if about["trustworthiness"] is None else (
-            f"trustworthiness {about['trustworthiness']:.4f}, neighbours preserved {about['knn_preservation']:.3f} (k = {about['k']})"
-        )  # fmt: skip
+        good = (
+            "too few documents to judge"
+            if about["trustworthiness"] is None
+            else (
+                f"trustworthiness {about['trustworthiness']:.4f}, neighbours preserved {about['knn_preservation']:.3f} (k = {about['k']})"
+            )
+        )
         lines.append(f"  {label}: {about['method']}, {good}; {len(about['regions'])} regions")
         if plain := about["umap_learn"]:
-            lines.append(f"    umap-learn alone: trustworthiness {plain['trustworthiness']:.4f}, preserved {plain['knn_preservation']:.3f}")
+            lines.append(
+                f"    umap-learn alone: trustworthiness {plain['trustworthiness']:.4f}, preserved {plain['knn_preservation']:.3f}"
+            )
     for pair, about in result["changes"].items():
         lines.append(f"{pair}: {about['overlap']:.3f} of the {about['k']} nearest neighbours kept (in the full space)")
         lines.append("  moved most: " + ", ".join(f"{one['id']} ({one['overlap']:.2f})" for one in about["moved"][:5]))

@@ -1,8 +1,9 @@
 """Mends as one JSON file, to be taken into another index of the collection, or of another model.
 
-Of every mend in force the file has the document's id, a hash of its text, the rationale in words and in token ids, and the sum of the
-rationale's hidden states. That sum is taken by an index whose model has the same weights, precision, prompt and settings; any other
-encodes the words anew. The file may come from anywhere: everything in it is checked, and nothing of it is run.
+Of every mend in force the file has the document's id, a hash of its text, the rationale in words and in token
+ids, and the sum of the rationale's hidden states. That sum is taken by an index whose model has the same
+weights, precision, prompt and settings; any other encodes the words anew. The file may come from anywhere:
+everything in it is checked, and nothing of it is run.
 """
 
 from __future__ import annotations
@@ -39,32 +40,43 @@ def write_export(index: GraceIndex, path: Path) -> int:
     """Write the mends in force to ``path``; how many they are. Raises GraceError if there is none."""
     kept = [mends[-1] for mends in Layer.load(index.folder).kept().values()]
     if not kept:
-        raise GraceError(f"{index.folder} has no mend in force, so there is nothing to export; `grace mend keep` makes one")
+        raise GraceError(
+            f"{index.folder} has no mend in force, so there is nothing to export; `grace mend keep` makes one"
+        )
     entries = [
         {
-            "document": mend.document, "text_sha256": mend.text_sha256, "kind": mend.kind, "note": mend.note, "time": mend.time,
-            "rationale": mend.new.rationale, "truncated": mend.new.truncated, "ids": mend.new.ids,
+            "document": mend.document,
+            "text_sha256": mend.text_sha256,
+            "kind": mend.kind,
+            "note": mend.note,
+            "time": mend.time,
+            "rationale": mend.new.rationale,
+            "truncated": mend.new.truncated,
+            "ids": mend.new.ids,
             "sum": base64.b64encode(mend.new.sums[RATIONALE].astype("<f4").tobytes()).decode(),
         }
         for mend in kept
-    ]  # fmt: skip
+    ]
     made_by = {name: index.manifest.get(name) for name in SAME} | {"model_id": index.manifest["model_id"]}
     write_json(path, {"grace_mends": FORMAT, "collection": index.collection.name, "made_by": made_by, "mends": entries})
     return len(entries)
 
 
 def read_export(index: GraceIndex, path: Path, model: GraceModel, *, anew: bool = False) -> Read:
-    """The mends of a file that fit ``index``; with ``anew`` all of them are encoded by its ``model``, also where the sums would do.
+    """The mends of a file that fit ``index``; with ``anew`` all of them are encoded by its ``model``, also
+    where the sums would do.
 
-    Left out are those of documents that the index does not hold, or whose text is another one, and those that it has already. Raises
-    GraceError for a file that holds no mends.
+    Left out are those of documents that the index does not hold, or whose text is another one, and those that
+    it has already. Raises GraceError for a file that holds no mends.
     """
     remedy = "write it again by `grace mend export`"
     if path.is_file() and path.stat().st_size > LARGEST:
         raise GraceError(f"{path} has {path.stat().st_size:,} bytes, expected at most {LARGEST:,}; export fewer mends")
     stored = read_json(path, remedy)
     if stored.get("grace_mends") != FORMAT or not isinstance(stored.get("mends"), list):
-        raise GraceError(f"{path} holds no mends of format {FORMAT}, got {str(stored.get('grace_mends'))[:20]!r}; {remedy}")
+        raise GraceError(
+            f"{path} holds no mends of format {FORMAT}, got {str(stored.get('grace_mends'))[:20]!r}; {remedy}"
+        )
     made_by = stored.get("made_by")
     same = isinstance(made_by, dict) and all(made_by.get(name) == index.manifest.get(name) for name in SAME)
     read = Read()
@@ -78,7 +90,11 @@ def read_export(index: GraceIndex, path: Path, model: GraceModel, *, anew: bool 
             if _text(entry, "text_sha256") != text_hash(index.collection, document):
                 read.left_out.append(f"{document[:80]!r}: its text is another one here")
                 continue
-            new = encoded(index, model, row, rationale) if anew or not same else _stored(entry, content_of(index, row), model)
+            new = (
+                encoded(index, model, row, rationale)
+                if anew or not same
+                else _stored(entry, content_of(index, row), model)
+            )
             note = _text(entry, "note")
         except (KeyError, TypeError, ValueError, binascii.Error) as error:
             raise GraceError(f"{path}: mend {number} cannot be read ({str(error)[:100]}); {remedy}") from error

@@ -4,20 +4,21 @@ Replay: the document is encoded again with the other rationale and scored for ev
 
     s'(q, d) = z_q · z_d',     s'(q, x) = s(q, x) for all other x,
 
-and every ranking is made anew, equal scores in the order of the corpus; queries are encoded once. That is the exact outcome of keeping it
-(:mod:`grace_core.mends`), where the statistics of the geometry stay as they are. A later change of geometry, which fits them again to what
-is stored then, moves all scores a little.
+and every ranking is made anew, equal scores in the order of the corpus; queries are encoded once. That is the
+exact outcome of keeping it (:mod:`grace_core.mends`), where the statistics of the geometry stay as they are.
+A later change of geometry, which fits them again to what is stored then, moves all scores a little.
 
-A judged query fails where its first relevant document R does not stand at rank 1, which another document A has. With c(p, p') the blocks
-of A's score less those of R's (:func:`grace_core.explain.score_blocks`), which add up to D = s(q, A) - s(q, R), these causes apply:
+A judged query fails where its first relevant document R does not stand at rank 1, which another document A
+has. With c(p, p') the blocks of A's score less those of R's (:func:`grace_core.explain.score_blocks`), which
+add up to D = s(q, A) - s(q, R), these causes apply:
 
     wrong rationale     A has a rationale, and the sum over p of c(p, rationale) is more than half of D
     right rationale     R has no rationale, or it was cut off at the token limit, or R stands at a better rank without it (encoded again)
     lexical trap        c(text, text) is more than half of D: the words of the texts decide
     calibration         in another geometry R stands above A
 
-The first, third and fourth are shares of a sum, which are bookkeeping, and the rank in the second is an experiment; what a remedy is worth
-only its replay tells.
+The first, third and fourth are shares of a sum, which are bookkeeping, and the rank in the second is an
+experiment; what a remedy is worth only its replay tells.
 """
 
 from __future__ import annotations
@@ -69,11 +70,14 @@ class Replay:
         def listed(sign: int) -> list[dict]:
             return [
                 {
-                    "query": self.queries[i], "before": float(self.before[i]), "after": float(self.after[i]),
-                    "rank_before": int(self.rank_before[i]), "rank_after": int(self.rank_after[i]),
+                    "query": self.queries[i],
+                    "before": float(self.before[i]),
+                    "after": float(self.after[i]),
+                    "rank_before": int(self.rank_before[i]),
+                    "rank_after": int(self.rank_after[i]),
                 }
                 for i in self.moved(sign)
-            ]  # fmt: skip
+            ]
 
         return net(self.before, self.after) | {"wins": listed(1), "losses": listed(-1)}
 
@@ -82,17 +86,28 @@ def net(before: np.ndarray, after: np.ndarray) -> dict:
     """Means over queries ``(m,)`` before and after, and the mean change with its paired 95 % interval."""
     apart = after - before
     return {
-        "queries": len(before), "before": float(before.mean()), "after": float(after.mean()), "change": float(apart.mean()),
+        "queries": len(before),
+        "before": float(before.mean()),
+        "after": float(after.mean()),
+        "change": float(apart.mean()),
         "ci95": ci95(of_items(apart)),
-    }  # fmt: skip
+    }
 
 
 def replay(
-    scores: np.ndarray, row: int, new: np.ndarray, qrels: Mapping[str, Mapping[str, int]], *, queries: Sequence[str], ids: Sequence[str]
+    scores: np.ndarray,
+    row: int,
+    new: np.ndarray,
+    qrels: Mapping[str, Mapping[str, int]],
+    *,
+    queries: Sequence[str],
+    ids: Sequence[str],
 ) -> Replay:
-    """All judged ``queries`` again, where document ``row`` has the scores ``new`` ``(m,)`` instead of its own among ``scores`` ``(m, n)``.
+    """All judged ``queries`` again, where document ``row`` has the scores ``new`` ``(m,)`` instead of its own
+    among ``scores`` ``(m, n)``.
 
-    ``ids`` ``(n,)`` are those of the documents, ``qrels`` the grades by query and document. Equal scores stand in the order of the rows.
+    ``ids`` ``(n,)`` are those of the documents, ``qrels`` the grades by query and document. Equal scores
+    stand in the order of the rows.
     """
     before, after = scores, scores.copy()
     after[:, row] = new
@@ -111,8 +126,10 @@ def _ndcg(scores: np.ndarray, queries: Sequence[str], ids: Sequence[str], qrels)
 
 @dataclass(frozen=True)
 class Cause:
-    """A cause that applies to a failing query, and what to do about it. ``document`` is the one to mend and ``remedy`` how, by rule:
-    "remove" or "regenerate"; both are empty where no mend of one document helps."""
+    """A cause that applies to a failing query, and what to do about it.
+
+    ``document`` is the one to mend and ``remedy`` how, by rule: "remove" or "regenerate"; both are empty
+    where no mend of one document helps."""
 
     name: str
     why: str
@@ -125,8 +142,8 @@ class Cause:
 class Failure:
     """A judged query whose first relevant document ``right`` is not at rank 1, where ``wrong`` stands.
 
-    ``blocks`` split ``difference``, the score of the wrong one less that of the right one; ``ranks`` are those of the right one in each
-    geometry and ``without`` its rank without its rationale.
+    ``blocks`` split ``difference``, the score of the wrong one less that of the right one; ``ranks`` are
+    those of the right one in each geometry and ``without`` its rank without its rationale.
     """
 
     query: str
@@ -145,15 +162,20 @@ class Failure:
 
 
 class Mender:
-    """The judged queries of an index, encoded once, and its documents with the rationales that are tried out; nothing is written.
+    """The judged queries of an index, encoded once, and its documents with the rationales that are tried out;
+    nothing is written.
 
-    ``model`` must be the index's own. Raises GraceError for a collection of passages, without rationales, or without judgements, unless
-    it is not to be ``judged``: then there are no queries.
+    ``model`` must be the index's own. Raises GraceError for a collection of passages, without rationales, or
+    without judgements, unless it is not to be ``judged``: then there are no queries.
     """
 
-    def __init__(self, index: GraceIndex, model: GraceModel, *, split: str | None = None, judged: bool = True, progress=False):
+    def __init__(
+        self, index: GraceIndex, model: GraceModel, *, split: str | None = None, judged: bool = True, progress=False
+    ):
         if index.collection.chunk is not None:
-            raise GraceError(f"{index.collection.folder} holds passages, and mends are of whole documents: build it without --chunk")
+            raise GraceError(
+                f"{index.collection.folder} holds passages, and mends are of whole documents: build it without --chunk"
+            )
         if not index.manifest["rationale"]:
             raise GraceError(f"{index.folder} was built without rationales; there is none to mend")
         judgements = index.collection.judgements
@@ -185,9 +207,12 @@ class Mender:
         """The document with a rationale in words; "" is none."""
         return encoded(self.index, self.model, row, rationale, held=self.content(row))
 
-    def regenerated(self, row: int, *, seed: int | None = None, system: str | None = None, temperature: float | None = None) -> Content:
-        """The document with a rationale that the model writes again, with another seed or system prompt; it is then read under the
-        index's own prompt, as all others. A seed wants a ``temperature`` above 0: the model's own, or TEMPERATURE."""
+    def regenerated(
+        self, row: int, *, seed: int | None = None, system: str | None = None, temperature: float | None = None
+    ) -> Content:
+        """The document with a rationale that the model writes again, with another seed or system prompt; it
+        is then read under the index's own prompt, as all others. A seed wants a ``temperature`` above 0: the
+        model's own, or TEMPERATURE."""
         settings = {"system": system, "temperature": temperature}
         if seed is not None:
             settings |= {"seed": seed, "temperature": temperature or self.model.settings.temperature or TEMPERATURE}
@@ -198,7 +223,9 @@ class Mender:
 
     def scores_of(self, content: Content) -> np.ndarray:
         """Scores ``(m,)`` of a document for all judged queries."""
-        vector = self.index.geometry.vectors(content.sums[None], content.counts[None], self.index.default_pooling, Role.DOCUMENT)
+        vector = self.index.geometry.vectors(
+            content.sums[None], content.counts[None], self.index.default_pooling, Role.DOCUMENT
+        )
         return np.array([dots(vector, asked)[0] for asked in self.asked], np.float32)
 
     def replay(self, row: int, content: Content) -> Replay:
@@ -215,14 +242,16 @@ class Mender:
         return _ndcg(self.scores, self.queries, self.index.ids, self.qrels)
 
     def failing(self, most: int | None = None) -> list[int]:
-        """The first ``most`` judged queries, in the order of the judgements, of which a relevant document is in the index but none at
-        rank 1."""
+        """The first ``most`` judged queries, in the order of the judgements, of which a relevant document is
+        in the index but none at rank 1."""
         return [i for i in range(len(self.queries)) if (pair := self._pair(i)) and pair[1] > 1][:most]
 
     def _pair(self, i: int) -> tuple[int, int] | None:
         """The first relevant document of a query and its rank; None where the index holds none."""
         grades = self.qrels[self.queries[i]]
-        rows = [self.index.row[document] for document, grade in grades.items() if grade > 0 and document in self.index.row]
+        rows = [
+            self.index.row[document] for document, grade in grades.items() if grade > 0 and document in self.index.row
+        ]
         return min(((row, rank(self.scores[i], row)) for row in rows), key=lambda pair: pair[1], default=None)
 
     def diagnose(self, i: int) -> Failure | None:
@@ -242,15 +271,23 @@ class Mender:
             scores[right] = self.scores_of(self.with_rationale(right, ""))[i]
             without = rank(scores, right)
         found = Failure(
-            self.queries[i], self.texts[self.queries[i]], index.ids[right], pair[1], index.ids[wrong], float(apart.sum()),
-            {f"{PARTS[p]} × {PARTS[q]}": float(apart[p, q]) for p in range(3) for q in range(3) if apart[p, q]}, without,
+            self.queries[i],
+            self.texts[self.queries[i]],
+            index.ids[right],
+            pair[1],
+            index.ids[wrong],
+            float(apart.sum()),
+            {f"{PARTS[p]} × {PARTS[q]}": float(apart[p, q]) for p in range(3) for q in range(3) if apart[p, q]},
+            without,
             {kind: rank(scores, right) for kind, scores in self._elsewhere(i).items()},
-        )  # fmt: skip
+        )
         found.causes.extend(_causes(found, apart, held[wrong], held[right], self._elsewhere(i), (wrong, right)))
         return found
 
     def _elsewhere(self, i: int) -> dict[str, np.ndarray]:
-        """Scores ``(n,)`` of all documents, as they are stored, for a query in the geometries that the index does not have."""
+        """Scores ``(n,)`` of all documents, as they are stored, for a query in the geometries that the index
+        does not have.
+        """
         if not self._others:
             folder, sums = self.index.folder, (self.index.sums, self.index.counts)
             statistics = Statistics.load(folder / STATISTICS) if (folder / STATISTICS).is_file() else None
@@ -258,7 +295,9 @@ class Mender:
             for kind in KINDS:
                 if kind != self.index.geometry.kind:
                     try:
-                        made = geometries.fit(kind, sums, model=statistics, queries=own and (own["sums"], own["counts"]))
+                        made = geometries.fit(
+                            kind, sums, model=statistics, queries=own and (own["sums"], own["counts"])
+                        )
                         asked = made.vectors(*self._asked, self.index.default_pooling, Role.QUERY)
                     except GraceError:  # too few documents for its statistics
                         continue
@@ -266,8 +305,9 @@ class Mender:
         return {kind: dots(vectors, asked[i]) for kind, (vectors, asked) in self._others.items()}
 
     def sentence_pair(self, failure: Failure) -> dict:
-        """The pair of sentences that put the wrong document first, of what the index holds: the query's sentence that adds most to the
-        difference, and the wrong document's that adds most to that one, above the average document; by one forward."""
+        """The pair of sentences that put the wrong document first, of what the index holds: the query's
+        sentence that adds most to the difference, and the wrong document's that adds most to that one, above
+        the average document; by one forward."""
         explainer, index = Explainer(self.index, self.model), self.index
         above, below = explainer.why(failure.text, [index.row[failure.wrong], index.row[failure.right]])
         apart = [value for _, value in difference(above, below).query_sentences]
@@ -276,12 +316,19 @@ class Mender:
         second = int(np.argmax(pairs))
         asked, read = above.query.sentences[first], above.document.sentences[second]
         return {
-            "query_part": PARTS[asked.part], "query": asked.text, "document_part": PARTS[read.part], "document": read.text,
-            "contribution": float(above.sentences[first, second]), "above_corpus": float(pairs[second]), "query_difference": apart[first],
-        }  # fmt: skip
+            "query_part": PARTS[asked.part],
+            "query": asked.text,
+            "document_part": PARTS[read.part],
+            "document": read.text,
+            "contribution": float(above.sentences[first, second]),
+            "above_corpus": float(pairs[second]),
+            "query_difference": apart[first],
+        }
 
 
-def _causes(failure: Failure, apart: np.ndarray, wrong: Content, right: Content, elsewhere: dict, rows: tuple[int, int]) -> list[Cause]:
+def _causes(
+    failure: Failure, apart: np.ndarray, wrong: Content, right: Content, elsewhere: dict, rows: tuple[int, int]
+) -> list[Cause]:
     """Those that apply, by the rules above, in their order."""
     made, total = [], float(apart.sum())
     share = float(apart[:, RATIONALE].sum())
@@ -289,12 +336,18 @@ def _causes(failure: Failure, apart: np.ndarray, wrong: Content, right: Content,
         why = f"the documents' rationales make {share:+.4f} of the difference of {total:+.4f}"
         made.append(Cause("wrong rationale", why, "remove it, write it again, or edit it", failure.wrong, "remove"))
     if not right.counts[RATIONALE]:
-        made.append(Cause("right rationale", "it has none", "let the model write one with a seed", failure.right, "regenerate"))
+        made.append(
+            Cause("right rationale", "it has none", "let the model write one with a seed", failure.right, "regenerate")
+        )
     elif failure.without is not None and failure.without < failure.right_rank:
-        why = f"without its rationale {failure.right!r} stands at rank {failure.without}, with it at {failure.right_rank}"
+        why = (
+            f"without its rationale {failure.right!r} stands at rank {failure.without}, with it at {failure.right_rank}"
+        )
         made.append(Cause("right rationale", why, "remove it, write it again, or edit it", failure.right, "remove"))
     elif right.truncated:
-        made.append(Cause("right rationale", "it was cut off at the token limit", "write it again", failure.right, "regenerate"))
+        made.append(
+            Cause("right rationale", "it was cut off at the token limit", "write it again", failure.right, "regenerate")
+        )
     if apart[TEXT, TEXT] > total / 2:
         why = f"text × text makes {apart[TEXT, TEXT]:+.4f} of {total:+.4f}: the words of the texts decide"
         suggestion = "a rationale of the right document that says it in other words: edit it, or write it again"
@@ -308,8 +361,9 @@ def _causes(failure: Failure, apart: np.ndarray, wrong: Content, right: Content,
 
 @dataclass(frozen=True)
 class Attempt:
-    """What was tried for one failing query: the cause, the remedy on a document, and what all judged queries would change by.
-    ``outcome`` is kept, refused by the guard, mended already, the same rationale, or no remedy."""
+    """What was tried for one failing query: the cause, the remedy on a document, and what all judged queries
+    would change by. ``outcome`` is kept, refused by the guard, mended already, the same rationale, or no
+    remedy."""
 
     query: str
     outcome: str
@@ -325,8 +379,9 @@ class Attempt:
 
 @dataclass(frozen=True, eq=False)
 class Automatic:
-    """What mending by rule did: its attempts, nDCG@10 of all judged queries ``(m,)`` before and after, and which of these were failing
-    queries that it was given. ``contents`` are the mended documents by row, with the kind of each mend."""
+    """What mending by rule did: its attempts, nDCG@10 of all judged queries ``(m,)`` before and after, and
+    which of these were failing queries that it was given. ``contents`` are the mended documents by row, with
+    the kind of each mend."""
 
     attempts: list[Attempt]
     before: np.ndarray
@@ -339,15 +394,22 @@ class Automatic:
         made = {"all": net(self.before, self.after)}
         for name, rows in (("failing", np.array(self.given, int)), ("others", others)):
             made[name] = net(self.before[rows], self.after[rows]) if len(rows) else None
-        counts = {outcome: sum(one.outcome == outcome for one in self.attempts) for outcome in sorted({a.outcome for a in self.attempts})}
+        counts = {
+            outcome: sum(one.outcome == outcome for one in self.attempts)
+            for outcome in sorted({a.outcome for a in self.attempts})
+        }
         return made | {"outcomes": counts, "attempts": [asdict(attempt) for attempt in self.attempts]}
 
 
-def automatic(mender: Mender, *, failing: int = 20, guard: bool = True, seed: int = 0, progress=lambda done, total: None) -> Automatic:
-    """Try, for the first ``failing`` queries that fail, the remedy of the first cause that has one, one after the other.
+def automatic(
+    mender: Mender, *, failing: int = 20, guard: bool = True, seed: int = 0, progress=lambda done, total: None
+) -> Automatic:
+    """Try, for the first ``failing`` queries that fail, the remedy of the first cause that has one, one after
+    the other.
 
-    With the ``guard`` a mend is kept only if the mean change of nDCG@10 over all judged queries, as the documents are by then, is not
-    negative; without it always. All in memory: ``mender`` goes on with what was kept.
+    With the ``guard`` a mend is kept only if the mean change of nDCG@10 over all judged queries, as the
+    documents are by then, is not negative; without it always. All in memory: ``mender`` goes on with what was
+    kept.
     """
     before, given, attempts, contents = mender.ndcg(), mender.failing(failing), [], {}
     for number, i in enumerate(given):
@@ -364,16 +426,26 @@ def automatic(mender: Mender, *, failing: int = 20, guard: bool = True, seed: in
         content = mender.with_rationale(row, "") if cause.remedy == "remove" else mender.regenerated(row, seed=seed)
         about = {"cause": cause.name, "document": cause.document, "remedy": cause.remedy}
         if content.equals(mender.content(row)):
-            attempts.append(Attempt(failure.query, "the same rationale", failure.right_rank, failure.right_rank, **about))
+            attempts.append(
+                Attempt(failure.query, "the same rationale", failure.right_rank, failure.right_rank, **about)
+            )
             continue
         made = mender.replay(row, content)
         scores = mender.scores[i].copy()
         scores[row] = mender.scores_of(content)[i]
         kept = not guard or made.change >= 0
-        attempts.append(Attempt(
-            failure.query, "kept" if kept else "refused by the guard", failure.right_rank, rank(scores, right), **about,
-            change=made.change, wins=len(made.moved(1)), losses=len(made.moved(-1)),
-        ))  # fmt: skip
+        attempts.append(
+            Attempt(
+                failure.query,
+                "kept" if kept else "refused by the guard",
+                failure.right_rank,
+                rank(scores, right),
+                **about,
+                change=made.change,
+                wins=len(made.moved(1)),
+                losses=len(made.moved(-1)),
+            )
+        )
         if kept:
             mender.apply(row, content)
             contents[row] = (cause.remedy, content)

@@ -3,16 +3,19 @@
     <model>/mends.json          every mend there was: id, kind, note, time, document, hash of its text, both rationales, state
            /mends.safetensors   of each what the index held before and holds since: part sums (3, d), counts (3,) and token ids
 
-A mend replaces one document's rationale, its ids and the rationale's part sum in rationales.parquet and vectors.safetensors; index.faiss
-and the manifest follow. Text and template are left alone, since no token of them sees the rationale, and so are the statistics of the
-geometry: scores of other documents stay the same to the bit. What was there before is in the layer, so that :func:`revert` writes it back.
+A mend replaces one document's rationale, its ids and the rationale's part sum in rationales.parquet and
+vectors.safetensors; index.faiss and the manifest follow. Text and template are left alone, since no token of
+them sees the rationale, and so are the statistics of the geometry: scores of other documents stay the same to
+the bit. What was there before is in the layer, so that :func:`revert` writes it back.
 
-All files of the new state are made in ``<collection>/.mend``, which is then renamed to ``.next``: that is the one moment from which on the
-new state holds, and whoever opens the collection after a crash finishes the switch (:func:`grace_core.collection.switch`).
+All files of the new state are made in ``<collection>/.mend``, which is then renamed to ``.next``: that is the
+one moment from which on the new state holds, and whoever opens the collection after a crash finishes the
+switch (:func:`grace_core.collection.switch`).
 
-A mend is *kept* while it is in force, *reverted*, or *stale*: after an update of the corpus (:mod:`grace_core.living`) in which its
-document is gone or has another text. An update takes over rows of known texts under any id, so it is given the rows as they were before
-all mends (:func:`plain`), and the mends of documents that are the same are put on the outcome (:func:`carry`).
+A mend is *kept* while it is in force, *reverted*, or *stale*: after an update of the corpus
+(:mod:`grace_core.living`) in which its document is gone or has another text. An update takes over rows of
+known texts under any id, so it is given the rows as they were before all mends (:func:`plain`), and the mends
+of documents that are the same are put on the outcome (:func:`carry`).
 """
 
 from __future__ import annotations
@@ -47,7 +50,9 @@ REMEDY = f"restore it, or remove {LIST} and {TENSORS} there: the index stays as 
 
 @dataclass(frozen=True, eq=False)
 class Content:
-    """What an index holds of one document: its rationale with token ids, part sums ``(3, d)`` fp32 and counts ``(3,)``."""
+    """What an index holds of one document: its rationale with token ids, part sums ``(3, d)`` fp32 and counts
+    ``(3,)``.
+    """
 
     rationale: str
     ids: list[int]
@@ -57,9 +62,12 @@ class Content:
 
     def equals(self, other: Content) -> bool:
         return (
-            self.ids == other.ids and self.rationale == other.rationale and self.truncated == other.truncated
-            and np.array_equal(self.sums, other.sums) and np.array_equal(self.counts, other.counts)
-        )  # fmt: skip
+            self.ids == other.ids
+            and self.rationale == other.rationale
+            and self.truncated == other.truncated
+            and np.array_equal(self.sums, other.sums)
+            and np.array_equal(self.counts, other.counts)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +98,9 @@ class Mend:
 
     def as_dict(self) -> dict:
         """For JSON, without the numbers."""
-        made = {name: getattr(self, name) for name in ("id", "kind", "note", "time", "document", "text_sha256", "state")}
+        made = {
+            name: getattr(self, name) for name in ("id", "kind", "note", "time", "document", "text_sha256", "state")
+        }
         if self.state != "kept":
             made |= {"reason": self.reason, "ended": self.ended}
         sides = {"old": self.old, "new": self.new}
@@ -103,18 +113,29 @@ class Mend:
 def content_of(index: GraceIndex, row: int) -> Content:
     """What ``index`` holds of a row."""
     return Content(
-        index.rationales[row], list(index.rationale_ids[row]), bool(index.truncated[row]), np.array(index.sums[row]),
+        index.rationales[row],
+        list(index.rationale_ids[row]),
+        bool(index.truncated[row]),
+        np.array(index.sums[row]),
         np.array(index.counts[row]),
-    )  # fmt: skip
+    )
 
 
 def encoded(
-    index: GraceIndex, model: GraceModel, row: int, rationale: str | Sequence[int], *, held: Content | None = None, truncated: bool = False
+    index: GraceIndex,
+    model: GraceModel,
+    row: int,
+    rationale: str | Sequence[int],
+    *,
+    held: Content | None = None,
+    truncated: bool = False,
 ) -> Content:
-    """A row of the index with another rationale, in words or as token ids, encoded by ``model``, which must be the index's own.
+    """A row of the index with another rationale, in words or as token ids, encoded by ``model``, which must
+    be the index's own.
 
-    Sums of text and template stay as they are stored (or ``held``): no token of them sees the rationale, and another batch would only
-    round otherwise. Words that are the held ones keep their ids; an empty rationale is none. Raises GraceError for one that is too long.
+    Sums of text and template stay as they are stored (or ``held``): no token of them sees the rationale, and
+    another batch would only round otherwise. Words that are the held ones keep their ids; an empty rationale
+    is none. Raises GraceError for one that is too long.
     """
     held = content_of(index, row) if held is None else held
     if rationale == held.rationale if isinstance(rationale, str) else list(rationale) == held.ids:
@@ -129,7 +150,9 @@ def encoded(
         return Content("", [], False, sums, counts)
     made = model.represent_given([index.collection.documents[index.ids[row]].content], [ids])
     sums[RATIONALE] = made.sums[0, RATIONALE]
-    return Content(rationale.strip() if isinstance(rationale, str) else made.rationales[0], ids, truncated, sums, counts)
+    return Content(
+        rationale.strip() if isinstance(rationale, str) else made.rationales[0], ids, truncated, sums, counts
+    )
 
 
 def text_hash(collection: Collection, document_id: str) -> str:
@@ -154,14 +177,18 @@ class Layer:
         stored = read_json(folder / LIST, REMEDY)
         path = folder / TENSORS
         if stored.get("schema") != SCHEMA:
-            raise GraceError(f"{folder / LIST} has schema {stored.get('schema')!r}, this version reads {SCHEMA}; {REMEDY}")
+            raise GraceError(
+                f"{folder / LIST} has schema {stored.get('schema')!r}, this version reads {SCHEMA}; {REMEDY}"
+            )
         if not path.is_file() or sha256(path) != stored.get("sha256"):
             raise GraceError(f"{path} is missing or was changed (its hash is not that of {LIST}); {REMEDY}")
         try:
             tensors = load_file(path)
             return cls([_read_mend(entry, tensors) for entry in stored["mends"]], stored["unmended"])
         except (KeyError, TypeError, ValueError, SafetensorError) as error:
-            raise GraceError(f"{folder / LIST} cannot be read ({error!r}); it was damaged or edited: {REMEDY}") from error
+            raise GraceError(
+                f"{folder / LIST} cannot be read ({error!r}); it was damaged or edited: {REMEDY}"
+            ) from error
 
     def save(self, folder: Path) -> None:
         from safetensors.numpy import save_file
@@ -171,9 +198,11 @@ class Layer:
             for mend in self.mends
             for name, side in (("old", mend.old), ("new", mend.new))
             for what, array in (
-                ("sums", side.sums.astype(np.float32)), ("counts", side.counts.astype(np.int64)), ("ids", np.array(side.ids, np.int32)),
+                ("sums", side.sums.astype(np.float32)),
+                ("counts", side.counts.astype(np.int64)),
+                ("ids", np.array(side.ids, np.int32)),
             )
-        }  # fmt: skip
+        }
         write_atomically(folder / TENSORS, lambda path: save_file(tensors, path))
         entries = [mend.as_dict() for mend in self.mends]
         stored = {"schema": SCHEMA, "sha256": sha256(folder / TENSORS), "mends": entries, "unmended": self.unmended}
@@ -189,7 +218,10 @@ class Layer:
 
     def numbers(self) -> dict[str, int]:
         """How many are ``in_force``, ``reverted`` and ``stale``."""
-        return {"in_force" if state == "kept" else state: sum(mend.state == state for mend in self.mends) for state in STATES}
+        return {
+            "in_force" if state == "kept" else state: sum(mend.state == state for mend in self.mends)
+            for state in STATES
+        }
 
     def find(self, mend_id: str) -> Mend:
         for mend in self.mends:
@@ -218,41 +250,58 @@ def _now() -> str:
 
 
 def keep(index: GraceIndex, changes: Sequence[Change]) -> list[Mend]:
-    """Make mends part of the index on the disk, all of them at one moment; ``index`` itself goes on with what it had: open it again.
+    """Make mends part of the index on the disk, all of them at one moment; ``index`` itself goes on with what
+    it had: open it again.
 
-    Raises GraceError, and leaves all as it was, for a document that the index does not hold, a mend that changes nothing, if the index was
-    changed since it was opened, or while another process writes there.
+    Raises GraceError, and leaves all as it was, for a document that the index does not hold, a mend that
+    changes nothing, if the index was changed since it was opened, or while another process writes there.
     """
     with _writing(index) as layer:
         rows, mends = {}, []
         first = 1 + max((int(mend.id[1:]) for mend in layer.mends), default=0)
         for number, change in enumerate(changes, first):
             if change.document not in index.row:
-                raise GraceError(f"{index.folder} holds no document {change.document[:80]!r}; take an id that a search shows")
+                raise GraceError(
+                    f"{index.folder} holds no document {change.document[:80]!r}; take an id that a search shows"
+                )
             row = index.row[change.document]
             old = rows[row] if row in rows else content_of(index, row)
             if change.new.equals(old):
                 raise GraceError(f"document {change.document!r} has that very rationale; there is nothing to mend")
             _check_content(index, change)
             rows[row] = change.new
-            mends.append(Mend(
-                f"m{number}", change.kind, change.note, _now(), change.document, text_hash(index.collection, change.document), "kept",
-                old, change.new,
-            ))  # fmt: skip
+            mends.append(
+                Mend(
+                    f"m{number}",
+                    change.kind,
+                    change.note,
+                    _now(),
+                    change.document,
+                    text_hash(index.collection, change.document),
+                    "kept",
+                    old,
+                    change.new,
+                )
+            )
         _put(index, rows, Layer([*layer.mends, *mends], layer.unmended))
     return mends
 
 
 def revert(index: GraceIndex, mend_id: str) -> Mend:
-    """Write back what the index held before a mend; open the index again. With none in force its files are those of before the first, byte
-    for byte, and the layer keeps the history.
+    """Write back what the index held before a mend; open the index again.
 
-    Raises GraceError for a mend that there is not or that is not in force, and where a later one of the same document is.
+    With none in force its files are those of before the first, byte for byte, and the layer keeps the
+    history.
+
+    Raises GraceError for a mend that there is not or that is not in force, and where a later one of the same
+    document is.
     """
     with _writing(index) as layer:
         mend = layer.find(mend_id)
         if mend.state != "kept":
-            raise GraceError(f"mend {mend_id!r} is not in force: it is {mend.state} ({mend.reason}); there is nothing to revert")
+            raise GraceError(
+                f"mend {mend_id!r} is not in force: it is {mend.state} ({mend.reason}); there is nothing to revert"
+            )
         last = layer.kept()[mend.document][-1]
         if last is not mend:
             raise GraceError(f"mend {last.id!r} of the same document {mend.document!r} came later; revert that first")
@@ -262,7 +311,9 @@ def revert(index: GraceIndex, mend_id: str) -> Mend:
 
 
 def check(index: GraceIndex) -> dict:
-    """Whether the layer and the index agree: ``{ok, in_force, reverted, stale, error}``; all of it 0 where there never was a mend."""
+    """Whether the layer and the index agree: ``{ok, in_force, reverted, stale, error}``; all of it 0 where
+    there never was a mend.
+    """
     try:
         layer = Layer.load(index.folder)
     except GraceError as error:
@@ -283,12 +334,16 @@ def mends_line(folder: Path) -> str:
     except GraceError as error:
         return f"mends: {error}"
     numbers = found.numbers()
-    told = f"{numbers['in_force']} mends in force, {numbers['reverted']} reverted, {numbers['stale']} no longer in force"
+    told = (
+        f"{numbers['in_force']} mends in force, {numbers['reverted']} reverted, {numbers['stale']} no longer in force"
+    )
     return told if found.mends else ""
 
 
 def plain(index: GraceIndex, target: Path) -> Path:
-    """A folder with vectors and rationales of ``index`` as before its mends: its own where there are none, else ``target``."""
+    """A folder with vectors and rationales of ``index`` as before its mends: its own where there are none,
+    else ``target``.
+    """
     kept = Layer.load(index.folder).kept()
     if not kept:
         return index.folder
@@ -302,9 +357,11 @@ def plain(index: GraceIndex, target: Path) -> Path:
 
 
 def carry(old: Path, collection: Collection, name: str) -> list[str]:
-    """Put the mends of an index, in the folder ``old``, on the one that was made anew for it in ``collection``, which nobody has open.
+    """Put the mends of an index, in the folder ``old``, on the one that was made anew for it in
+    ``collection``, which nobody has open.
 
-    Those of documents that are gone, or have another text, become stale; lines for the user tell of them. What was carried already stays.
+    Those of documents that are gone, or have another text, become stale; lines for the user tell of them.
+    What was carried already stays.
     """
     folder = collection.folder / name
     layer = Layer.load(old)
@@ -338,7 +395,10 @@ def carry(old: Path, collection: Collection, name: str) -> list[str]:
 
 @contextmanager
 def _writing(index: GraceIndex):
-    """The layer, with the locks of collection and index held. Raises GraceError if the index was changed since it was opened."""
+    """The layer, with the locks of collection and index held.
+
+    Raises GraceError if the index was changed since it was opened.
+    """
     folder = index.collection.folder
     with only_writer(folder), only_writer(index.folder):
         index.collection.check_current()
@@ -386,7 +446,9 @@ def _write_folder(source: Path, target: Path, manifest: dict, rows: dict[int, Co
     write_faiss(target, manifest, manifest.get("faiss", {"kind": "flat"})["kind"])
     if before and not layer.kept():
         now = read_json(target / "manifest.json")
-        if all(before.get(name) == now.get(name) for name in ("files", "geometry")):  # else it was changed in the meantime
+        if all(
+            before.get(name) == now.get(name) for name in ("files", "geometry")
+        ):  # else it was changed in the meantime
             write_json(target / "manifest.json", before)
 
 
@@ -404,7 +466,9 @@ def _write_contents(source: Path, target: Path, rows: dict[int, Content]) -> dic
     write_atomically(target / "vectors.safetensors", vectors)
     truncated = 0
 
-    def rationales(path: Path) -> None:  # group by group, and as a build writes them: what is not changed keeps its bytes
+    def rationales(
+        path: Path,
+    ) -> None:  # group by group, and as a build writes them: what is not changed keeps its bytes
         nonlocal truncated
         file, begin = pq.ParquetFile(source / "rationales.parquet"), 0
         there, lists = file.schema_arrow, pa.list_(pa.int32())  # read back, the items of a list have another name
@@ -415,23 +479,29 @@ def _write_contents(source: Path, target: Path, rows: dict[int, Content]) -> dic
                 mine = {row - begin: held for row, held in rows.items() if begin <= row < begin + len(table)}
                 begin += len(table)
                 if mine:
-                    columns = {name: table[name].to_pylist() for name in ("rationale", "rationale_ids", "rationale_tokens", "truncated")}
+                    columns = {
+                        name: table[name].to_pylist()
+                        for name in ("rationale", "rationale_ids", "rationale_tokens", "truncated")
+                    }
                     for row, held in mine.items():
                         values = (held.rationale, held.ids, int(held.counts[RATIONALE]), held.truncated)
                         for column, value in zip(columns.values(), values, strict=True):
                             column[row] = value
                     for name, column in columns.items():
                         place = table.schema.get_field_index(name)
-                        table = table.set_column(place, table.schema.field(name), pa.array(column, table.schema.field(name).type))
+                        table = table.set_column(
+                            place, table.schema.field(name), pa.array(column, table.schema.field(name).type)
+                        )
                 truncated += sum(table["truncated"].to_pylist())
                 writer.write_table(table)
 
     write_atomically(target / "rationales.parquet", rationales)
     counts = map_tensors(target / "vectors.safetensors")["counts"]
     return {
-        "truncated_rationales": truncated, "empty_rationales": int((counts[:, RATIONALE] == 0).sum()),
+        "truncated_rationales": truncated,
+        "empty_rationales": int((counts[:, RATIONALE] == 0).sum()),
         "rationale_tokens": int(counts[:, RATIONALE].sum()),
-    }  # fmt: skip
+    }
 
 
 def _check_content(index: GraceIndex, change: Change) -> None:
@@ -441,6 +511,8 @@ def _check_content(index: GraceIndex, change: Change) -> None:
     if change.kind not in KINDS:
         raise GraceError(f"the kind of a mend must be one of {', '.join(KINDS)}, got {change.kind!r}")
     if new.sums.shape != (3, dim) or new.counts.shape != (3,) or new.counts[RATIONALE] != len(new.ids):
-        raise GraceError(f"a mend needs sums (3, {dim}) and the counts of its ids, got {new.sums.shape} and {new.counts.tolist()}")
+        raise GraceError(
+            f"a mend needs sums (3, {dim}) and the counts of its ids, got {new.sums.shape} and {new.counts.tolist()}"
+        )
     if not np.isfinite(new.sums).all():
         raise GraceError(f"the mend of {change.document!r} has a hidden state that is not finite; try dtype float32")

@@ -21,7 +21,15 @@ from grace_core.engines.transformers import TransformersEngine
 from grace_core.errors import GraceError, first_line
 from grace_core.geometry import DEFAULT, DOCUMENTS, Geometry, Role, Statistics, of_model
 from grace_core.geometry import FILE as STATISTICS_FILE
-from grace_core.loading import Loaded, end_ids, folder_fingerprint, load_for_transformers, load_for_vllm, pad_id, saved_settings
+from grace_core.loading import (
+    Loaded,
+    end_ids,
+    folder_fingerprint,
+    load_for_transformers,
+    load_for_vllm,
+    pad_id,
+    saved_settings,
+)
 from grace_core.pooling import Pooling, embeddings
 from grace_core.precision import DTYPES
 from grace_core.prompt import Prompt, PromptBuilder
@@ -40,9 +48,9 @@ ENGINES = ("transformers", "vllm")
 class Representations:
     """Rationales and pooled states of n texts.
 
-    ``sums`` (n, 3, d) fp32 and ``counts`` (n, 3) hold the parts of :data:`grace_core.pooling.PARTS`; ``truncated`` marks rationales
-    cut off at the token limit, ``text_truncated`` texts that were cut to fit the prompt. A rationale may be empty: the model
-    ended its turn at once; its count is then 0.
+    ``sums`` (n, 3, d) fp32 and ``counts`` (n, 3) hold the parts of :data:`grace_core.pooling.PARTS`;
+    ``truncated`` marks rationales cut off at the token limit, ``text_truncated`` texts that were cut to fit
+    the prompt. A rationale may be empty: the model ended its turn at once; its count is then 0.
     """
 
     rationales: list[str]
@@ -66,8 +74,8 @@ class Representations:
 class GraceModel:
     """A policy with its tokenizer, prompt and decoding settings.
 
-    Build one with :meth:`from_pretrained`; the constructor takes parts that are already in memory: a transformers model, or None and
-    an ``engine`` that runs elsewhere, with the configuration of its model.
+    Build one with :meth:`from_pretrained`; the constructor takes parts that are already in memory: a
+    transformers model, or None and an ``engine`` that runs elsewhere, with the configuration of its model.
     """
 
     def __init__(
@@ -82,7 +90,9 @@ class GraceModel:
         config=None,
     ):
         if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
-            raise GraceError(f"the tokenizer of {name or tokenizer.name_or_path!r} has neither a padding nor an end token; set one")
+            raise GraceError(
+                f"the tokenizer of {name or tokenizer.name_or_path!r} has neither a padding nor an end token; set one"
+            )
         self._model, self.tokenizer, self.settings = model, tokenizer, settings
         self.config = model.config if engine is None else config
         self.source = name or tokenizer.name_or_path or "model"
@@ -90,7 +100,9 @@ class GraceModel:
         self.cache = cache
         self.prompts = PromptBuilder(tokenizer, **settings.prompt)
         self.engine_name = "transformers" if engine is None else "vllm"
-        self.engine = engine or TransformersEngine(model, pad_id=pad_id(tokenizer), end_ids=end_ids(model.generation_config, tokenizer))
+        self.engine = engine or TransformersEngine(
+            model, pad_id=pad_id(tokenizer), end_ids=end_ids(model.generation_config, tokenizer)
+        )
 
     @classmethod
     def from_pretrained(
@@ -106,12 +118,15 @@ class GraceModel:
         share: bool = True,
         **settings,
     ) -> GraceModel:
-        """Load a model by its name: demo-base, smollm2, a folder, a GGUF file, a LoRA adapter, a Hugging Face id (docs/models.md).
+        """Load a model by its name: demo-base, smollm2, a folder, a GGUF file, a LoRA adapter, a Hugging Face
+        id (docs/models.md).
 
-        ``device`` defaults to CUDA where there is one; ``dtype`` to :func:`grace_core.precision.default_dtype`. ``settings`` are fields
-        of :class:`Settings` and override those saved with the model. ``engine`` is transformers, the default, or vllm
-        (docs/vllm.md), which decides about the device itself. Models from the same files ``share`` their weights in memory: without
-        it a model has its own, which may be changed. Raises GraceError with one line if the model cannot be found, fetched or read.
+        ``device`` defaults to CUDA where there is one; ``dtype`` to
+        :func:`grace_core.precision.default_dtype`. ``settings`` are fields of :class:`Settings` and override
+        those saved with the model. ``engine`` is transformers, the default, or vllm (docs/vllm.md), which
+        decides about the device itself. Models from the same files ``share`` their weights in memory: without
+        it a model has its own, which may be changed. Raises GraceError with one line if the model cannot be
+        found, fetched or read.
         """
         engine = engine or "transformers"
         check_engine(engine, device)
@@ -129,7 +144,9 @@ class GraceModel:
             loaded = load(folder, chosen, device, dtype, trust_remote_code, share)
         except GraceError:
             raise
-        except Exception as error:  # transformers, tokenizers, huggingface_hub and safetensors each have their own kinds
+        except (
+            Exception
+        ) as error:  # transformers, tokenizers, huggingface_hub and safetensors each have their own kinds
             told = first_line(error)
             if "ignore_mismatched_sizes" in told:
                 told = "its weights have other shapes than its config.json tells; fetch or save the model again"
@@ -146,7 +163,9 @@ class GraceModel:
     def model(self):
         """The transformers model. Raises GraceError where it runs in another engine."""
         if self._model is None:
-            raise GraceError(f"{self.name} runs in {self.engine_name}, and this needs it in memory here: load it with engine transformers")
+            raise GraceError(
+                f"{self.name} runs in {self.engine_name}, and this needs it in memory here: load it with engine transformers"
+            )
         return self._model
 
     @property
@@ -155,7 +174,9 @@ class GraceModel:
         return self._loaded.adapter if self._loaded else None
 
     def close(self) -> None:
-        """End what runs for this model outside of this process, and free its memory; the model is of no use afterwards."""
+        """End what runs for this model outside of this process, and free its memory; the model is of no use
+        afterwards.
+        """
         if self.engine_name == "vllm":
             self.engine.close()
 
@@ -169,12 +190,16 @@ class GraceModel:
 
     @property
     def positions(self) -> int | None:
-        """The longest sequence that the model reads, prompt and rationale together; None where its configuration names no limit."""
+        """The longest sequence that the model reads, prompt and rationale together; None where its
+        configuration names no limit.
+        """
         return getattr(self.config.get_text_config(), "max_position_embeddings", None)
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over weights, configuration, tokenizer and chat template: what two indexes must share to be comparable."""
+        """SHA-256 over weights, configuration, tokenizer and chat template: what two indexes must share to be
+        comparable.
+        """
         if self._folder is not None:
             return folder_fingerprint(self._folder)
         digest = hashlib.sha256()
@@ -194,11 +219,13 @@ class GraceModel:
         progress: bool | Callable[[int, int], None] = False,
         **settings,
     ) -> Representations:
-        """Rationales and part sums of ``texts``, any sequence of strings, in its order; what is in the cache is not generated again.
+        """Rationales and part sums of ``texts``, any sequence of strings, in its order; what is in the cache
+        is not generated again.
 
-        Texts are run by length, ``batch_size`` of them at a time. ``settings`` override fields of :class:`Settings` for this call.
-        ``progress`` shows a bar, or is called with (done, all). Without ``rationale`` only the prompt is run, and the rationale part is
-        empty. Raises GraceError for an empty text (with its position) or a bad setting.
+        Texts are run by length, ``batch_size`` of them at a time. ``settings`` override fields of
+        :class:`Settings` for this call. ``progress`` shows a bar, or is called with (done, all). Without
+        ``rationale`` only the prompt is run, and the rationale part is empty. Raises GraceError for an empty
+        text (with its position) or a bad setting.
         """
         texts = as_texts(texts)
         chosen, builder = self._chosen(settings)
@@ -215,7 +242,9 @@ class GraceModel:
             bar(len(texts) - len(order))
             made: dict[str, Row] = {}
             try:
-                for place, row in self._run([prompts[i] for i in order], chosen.decoding if rationale else None, batch_size):
+                for place, row in self._run(
+                    [prompts[i] for i in order], chosen.decoding if rationale else None, batch_size
+                ):
                     made[keys[order[place]]] = row
                     bar(1)
                     if len(made) == batch_size:
@@ -225,7 +254,9 @@ class GraceModel:
                 found |= self._keep(made)
         if names and new:
             self.cache.name_texts({names[i]: (keys[i], prompts[i].text_truncated) for i in new})
-        rows = [(found[keys[i]], prompts[i].text_truncated) if i in keys else stored[names[i]] for i in range(len(texts))]
+        rows = [
+            (found[keys[i]], prompts[i].text_truncated) if i in keys else stored[names[i]] for i in range(len(texts))
+        ]
         ids = [row[0] for row, _ in rows]
         return Representations(
             rationales=self.decode(ids),
@@ -237,7 +268,9 @@ class GraceModel:
         )
 
     def _run(self, prompts: list[Prompt], decoding: Decoding | None, width: int) -> Iterator[tuple[int, Row]]:
-        """The rows of prompts, with a rationale if there is a ``decoding``, as they are done; ``width`` of them run at a time."""
+        """The rows of prompts, with a rationale if there is a ``decoding``, as they are done; ``width`` of
+        them run at a time.
+        """
         if decoding and prompts:
             for i, row in self.engine.each(prompts, decoding, width=width):
                 yield i, row.row
@@ -251,9 +284,12 @@ class GraceModel:
         """The cache's rows by key, without any that cannot have been made of the key's prompt by this model."""
         found = self.cache.get(list(prompts)) if self.cache is not None else {}
         return {
-            key: row for key, row in found.items()
-            if row[1].shape == (3, self.dim) and row[2][0] == prompts[key].stop - prompts[key].start and row[2][2] == len(row[0])
-        }  # fmt: skip
+            key: row
+            for key, row in found.items()
+            if row[1].shape == (3, self.dim)
+            and row[2][0] == prompts[key].stop - prompts[key].start
+            and row[2][2] == len(row[0])
+        }
 
     def _keep(self, rows: dict[str, Row]) -> dict[str, Row]:
         if self.cache is not None and rows:
@@ -263,12 +299,17 @@ class GraceModel:
     def represent_given(
         self, texts: Sequence[str], rationales: Sequence[str | Sequence[int]], *, batch_size: int = 32, **settings
     ) -> Representations:
-        """Representations of ``texts`` with the given rationales, as text or as token ids, instead of ones of the model's own.
+        """Representations of ``texts`` with the given rationales, as text or as token ids, instead of ones of
+        the model's own.
 
-        One forward pass a batch, nothing is generated and nothing cached. Raises GraceError for lists of different lengths.
+        One forward pass a batch, nothing is generated and nothing cached. Raises GraceError for lists of
+        different lengths.
         """
         texts, rationales = as_texts(texts), as_texts(rationales, "rationales")
-        ids = [self.tokenizer(r, add_special_tokens=False)["input_ids"] if isinstance(r, str) else _token_ids(r) for r in rationales]
+        ids = [
+            self.tokenizer(r, add_special_tokens=False)["input_ids"] if isinstance(r, str) else _token_ids(r)
+            for r in rationales
+        ]
         prompts, batches = self.with_rationales(texts, ids, batch_size=self.batch_size(batch_size), **settings)
         sums, counts = np.zeros((len(texts), 3, self.dim), np.float32), np.zeros((len(texts), 3), np.int64)
         for batch in batches:
@@ -280,20 +321,28 @@ class GraceModel:
     def with_rationales(
         self, texts: Sequence[str], rationale_ids: Sequence[Sequence[int]], *, batch_size: int, **settings
     ) -> tuple[list[Prompt], list[list[int]]]:
-        """Prompts of ``texts``, and batches of their positions by length with the rationale that is to stand behind each."""
+        """Prompts of ``texts``, and batches of their positions by length with the rationale that is to stand
+        behind each.
+        """
         texts, rationale_ids = as_texts(texts), as_list(rationale_ids, "rationales", of="token ids")
         if len(texts) != len(rationale_ids):
-            raise GraceError(f"every text needs its rationale, got {len(texts)} texts and {len(rationale_ids)} rationales")
+            raise GraceError(
+                f"every text needs its rationale, got {len(texts)} texts and {len(rationale_ids)} rationales"
+            )
         longest = max(map(len, rationale_ids), default=0)
         prompts, _ = self._prompts(texts, settings | {"max_new_tokens": max(longest, 1)})
         order = sorted(range(len(texts)), key=lambda i: -len(prompts[i].ids) - len(rationale_ids[i]))
         return prompts, [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
-    def encode(self, texts: Sequence[str], rationale: bool = True, *, role: str = Role.DOCUMENT, **options) -> np.ndarray:
-        """L2-normalised embeddings ``(n, d)`` fp32, over text and rationale or over the text alone. Options as in :meth:`represent`.
+    def encode(
+        self, texts: Sequence[str], rationale: bool = True, *, role: str = Role.DOCUMENT, **options
+    ) -> np.ndarray:
+        """L2-normalised embeddings ``(n, d)`` fp32, over text and rationale or over the text alone.
 
-        In the model's own :attr:`geometry`, in which queries and documents differ by their ``role``; in the raw one they do not.
-        Warns where a text was cut to fit the prompt; :meth:`represent` tells which.
+        Options as in :meth:`represent`.
+
+        In the model's own :attr:`geometry`, in which queries and documents differ by their ``role``; in the
+        raw one they do not. Warns where a text was cut to fit the prompt; :meth:`represent` tells which.
         """
         made = self.represent(texts, rationale=rationale, **options)
         if made.text_truncated.any():
@@ -312,15 +361,19 @@ class GraceModel:
 
     @cached_property
     def geometry(self) -> Geometry:
-        """What makes vectors of texts that belong to no collection: calibrated by the model's own statistics, or raw."""
+        """What makes vectors of texts that belong to no collection: calibrated by the model's own statistics,
+        or raw.
+        """
         return of_model(self.statistics)
 
     def default_geometry(self, documents: int) -> str:
-        """The geometry of a new index over so many documents: raw for a model that was trained for raw cosines, or where there is
-        nothing to calibrate with."""
+        """The geometry of a new index over so many documents: raw for a model that was trained for raw
+        cosines, or where there is nothing to calibrate with."""
         if self.statistics is not None:
             return DEFAULT
-        trained = self._folder is None or (self._folder / "training.json").exists() or self._folder.parent == DEMO_MODELS_DIR
+        trained = (
+            self._folder is None or (self._folder / "training.json").exists() or self._folder.parent == DEMO_MODELS_DIR
+        )
         return "raw" if trained or documents < DOCUMENTS else DEFAULT
 
     def generate_rationales(self, texts: Sequence[str], **options) -> list[str]:
@@ -328,7 +381,8 @@ class GraceModel:
         return self.represent(texts, **options).rationales
 
     def stream(self, text: str, **settings) -> Iterator[tuple[str, Representations | None]]:
-        """The rationale of one text as it grows: ``(rationale so far, None)``, at last ``(rationale, Representations)``.
+        """The rationale of one text as it grows: ``(rationale so far, None)``, at last ``(rationale,
+        Representations)``.
 
         It grows by whole characters. A text that is in the cache comes at once.
         """
@@ -350,7 +404,12 @@ class GraceModel:
             if self.cache is not None:
                 self.cache.put({key: row})
         made = Representations(
-            self.decode([row[0]]), [row[0]], row[1][None], row[2][None], np.array([row[3]]), np.array([prompt.text_truncated])
+            self.decode([row[0]]),
+            [row[0]],
+            row[1][None],
+            row[2][None],
+            np.array([row[3]]),
+            np.array([prompt.text_truncated]),
         )
         yield made.rationales[0], made
 
@@ -365,7 +424,10 @@ class GraceModel:
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Weights (safetensors), tokenizer, template and settings; :meth:`from_pretrained` reads them back. An adapter is merged in."""
+        """Weights (safetensors), tokenizer, template and settings; :meth:`from_pretrained` reads them back.
+
+        An adapter is merged in.
+        """
         folder = Path(folder)
         model = self.model if self.adapter is None else copy.deepcopy(self.adapter).merge_and_unload()
         model.save_pretrained(folder)
@@ -385,7 +447,9 @@ class GraceModel:
             return chosen, self.prompts
         return chosen, PromptBuilder(self.tokenizer, **chosen.prompt)
 
-    def _build(self, texts: Sequence[str], chosen: Settings, builder: PromptBuilder, positions: Sequence[int]) -> list[Prompt]:
+    def _build(
+        self, texts: Sequence[str], chosen: Settings, builder: PromptBuilder, positions: Sequence[int]
+    ) -> list[Prompt]:
         """Prompts of ``texts``, which errors call by their ``positions``."""
         prompts = []
         for position, text in zip(positions, texts, strict=True):
@@ -406,17 +470,25 @@ class GraceModel:
 
         Template, system prompt and tokenizer count by what they make of a text that stands for all.
         """
-        parts = [self._key(builder.build("One text,\nfor all."), chosen, rationale), chosen.max_prompt_tokens, chosen.max_new_tokens]
+        parts = [
+            self._key(builder.build("One text,\nfor all."), chosen, rationale),
+            chosen.max_prompt_tokens,
+            chosen.max_new_tokens,
+        ]
         common = hashlib.sha256(json.dumps(parts).encode())
         names = []
         for text in texts:
             digest = common.copy()
-            digest.update(text.encode("utf-8", "surrogatepass") if isinstance(text, str) else b"")  # refused when its prompt is built
+            digest.update(
+                text.encode("utf-8", "surrogatepass") if isinstance(text, str) else b""
+            )  # refused when its prompt is built
             names.append(digest.hexdigest())
         return names
 
     def batch_size(self, asked: int) -> int:
-        """How many prompts the engine is given at once: vLLM makes its batches itself, and runs with a few only at the end of each."""
+        """How many prompts the engine is given at once: vLLM makes its batches itself, and runs with a few
+        only at the end of each.
+        """
         return max(asked, self.engine.batch) if self.engine_name == "vllm" else asked
 
     def _key(self, prompt: Prompt, chosen: Settings, rationale: bool) -> str:
@@ -442,7 +514,9 @@ def check_engine(engine: str, device: str | None = None) -> None:
     if engine not in ENGINES:
         raise GraceError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
     if engine == "vllm" and device is not None:
-        raise GraceError(f"vLLM runs on the device that it was built for, got device {device!r}; leave it out, or set CUDA_VISIBLE_DEVICES")
+        raise GraceError(
+            f"vLLM runs on the device that it was built for, got device {device!r}; leave it out, or set CUDA_VISIBLE_DEVICES"
+        )
 
 
 class _Progress:

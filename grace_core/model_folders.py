@@ -15,11 +15,26 @@ SHARDS = "model.safetensors.index.json"
 LONGEST_HEAD = 100_000_000  # bytes, as safetensors itself has it
 TOKENIZERS = ("*token*", "vocab*", "merges.txt", "*.model", "tekken.json", "*.tiktoken")
 OTHERS = {  # files of other programs
-    "*.onnx": "ONNX", "onnx/*.onnx": "ONNX", "*.h5": "TensorFlow", "*.msgpack": "Flax", "*.mlmodel": "Core ML", "*.npz": "MLX",
-    "*.engine": "TensorRT", "*.mlc": "MLC", "*.tflite": "TensorFlow Lite", "openvino_model.*": "OpenVINO",
-}  # fmt: skip
+    "*.onnx": "ONNX",
+    "onnx/*.onnx": "ONNX",
+    "*.h5": "TensorFlow",
+    "*.msgpack": "Flax",
+    "*.mlmodel": "Core ML",
+    "*.npz": "MLX",
+    "*.engine": "TensorRT",
+    "*.mlc": "MLC",
+    "*.tflite": "TensorFlow Lite",
+    "openvino_model.*": "OpenVINO",
+}
 CAUSAL = ("ForCausalLM", "LMHeadModel")
-HEADLESS = ("Model", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForPreTraining")
+HEADLESS = (
+    "Model",
+    "ForMaskedLM",
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "ForQuestionAnswering",
+    "ForPreTraining",
+)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -39,7 +54,9 @@ def usable(folder: Path) -> Path:
     """
     if is_adapter(folder):
         if not (folder / ADAPTER_WEIGHTS).exists():
-            raise GraceError(f"{folder} is an adapter without {ADAPTER_WEIGHTS}; save it again with peft's save_pretrained")
+            raise GraceError(
+                f"{folder} is an adapter without {ADAPTER_WEIGHTS}; save it again with peft's save_pretrained"
+            )
         return folder
     if not weight_files(folder) and (path := gguf_in(folder)):
         return convert(path)
@@ -52,7 +69,9 @@ def usable(folder: Path) -> Path:
         _check_weights(path)
     _check_shards(folder)
     if not any(any(folder.glob(pattern)) for pattern in TOKENIZERS):
-        raise GraceError(f"{folder} holds a model without its tokenizer; fetch or save tokenizer.json and the like into it too")
+        raise GraceError(
+            f"{folder} holds a model without its tokenizer; fetch or save tokenizer.json and the like into it too"
+        )
     return folder
 
 
@@ -72,7 +91,11 @@ def _check_weights(path: Path) -> None:
     except (ValueError, AttributeError, KeyError, TypeError, IndexError) as error:
         expected, cause = None, error
     if expected != size:
-        what = "it begins like no safetensors file" if expected is None else f"it has {size:,} bytes, expected {expected:,}"
+        what = (
+            "it begins like no safetensors file"
+            if expected is None
+            else f"it has {size:,} bytes, expected {expected:,}"
+        )
         told = f"{path} is not a causal language model that can be loaded: {what}; it is cut off or damaged, fetch or save it again"
         raise GraceError(told) from cause
 
@@ -82,9 +105,15 @@ def _check_shards(folder: Path) -> None:
     if (folder / "model.safetensors").exists() or not (folder / SHARDS).exists():
         return
     names = read_json(folder / SHARDS, "fetch or save the model again").get("weight_map")
-    missing = sorted({str(name) for name in names.values() if not (folder / str(name)).exists()}) if isinstance(names, dict) else [SHARDS]
+    missing = (
+        sorted({str(name) for name in names.values() if not (folder / str(name)).exists()})
+        if isinstance(names, dict)
+        else [SHARDS]
+    )
     if missing:
-        raise GraceError(f"{folder} lacks {', '.join(missing)[:200]}, which {SHARDS} names; fetch or save the whole model")
+        raise GraceError(
+            f"{folder} lacks {', '.join(missing)[:200]}, which {SHARDS} names; fetch or save the whole model"
+        )
 
 
 def _config(folder: Path) -> dict:
@@ -93,7 +122,9 @@ def _config(folder: Path) -> dict:
     except (OSError, ValueError) as error:
         raise GraceError(f"{folder / 'config.json'} cannot be read ({error}); save or fetch the model again") from error
     if not isinstance(config, dict):
-        raise GraceError(f"{folder / 'config.json'} holds a {type(config).__name__}, expected an object; save or fetch the model again")
+        raise GraceError(
+            f"{folder / 'config.json'} holds a {type(config).__name__}, expected an object; save or fetch the model again"
+        )
     return config
 
 
@@ -106,12 +137,18 @@ def stored_dtype(folder: Path) -> str | None:
 
 def _without_config(folder: Path) -> str:
     if (folder / "modules.json").exists():
-        return f"{folder} is a sentence-transformers folder, an encoder that writes no text; name a causal language model"
+        return (
+            f"{folder} is a sentence-transformers folder, an encoder that writes no text; name a causal language model"
+        )
     if (folder / "model_index.json").exists():
         return f"{folder} is a diffusion pipeline, which makes images; name a causal language model"
     if kind := next((kind for pattern, kind in OTHERS.items() if any(folder.glob(pattern))), None):
         return f"{folder} has its weights for {kind} only, and no config.json; take the safetensors of this model"
-    within = sorted(str(path.parent.relative_to(folder)) for depth in ("*", "snapshots/*") for path in folder.glob(f"{depth}/config.json"))
+    within = sorted(
+        str(path.parent.relative_to(folder))
+        for depth in ("*", "snapshots/*")
+        for path in folder.glob(f"{depth}/config.json")
+    )
     if within:
         return f"{folder} holds no model itself; name one of the folders in it: {', '.join(within[-5:])[:200]}"
     if any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
@@ -135,7 +172,11 @@ def _without_weights(folder: Path) -> str:
 def _check_kind(folder: Path, config: dict) -> None:
     """Raises GraceError for a model that writes no text by itself, by the class that its config.json names."""
     classes = [name for name in config.get("architectures") or [] if isinstance(name, str)]
-    if not classes or any(name.endswith(CAUSAL) for name in classes) or "AutoModelForCausalLM" in (config.get("auto_map") or {}):
+    if (
+        not classes
+        or any(name.endswith(CAUSAL) for name in classes)
+        or "AutoModelForCausalLM" in (config.get("auto_map") or {})
+    ):
         return
     name, way_out = classes[0], "name a causal language model (its config.json says …ForCausalLM)"
     if "vision_config" in config or "VL" in name or "Vision" in name:
@@ -143,13 +184,19 @@ def _check_kind(folder: Path, config: dict) -> None:
 
         if name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
             return
-        raise GraceError(f"{folder} holds a vision-language model ({name}), which cannot be used here; take the text model of its family")
+        raise GraceError(
+            f"{folder} holds a vision-language model ({name}), which cannot be used here; take the text model of its family"
+        )
     if name.endswith("ForConditionalGeneration") or config.get("is_encoder_decoder"):
         raise GraceError(f"{folder} holds an encoder-decoder ({name}), which has no single stack to pool; {way_out}")
     if (folder / "modules.json").exists():
-        raise GraceError(f"{folder} is a sentence-transformers model ({name}), an encoder that writes no text; {way_out}")
+        raise GraceError(
+            f"{folder} is a sentence-transformers model ({name}), an encoder that writes no text; {way_out}"
+        )
     if name.endswith(HEADLESS):  # a class that nobody knows is left to transformers
-        raise GraceError(f"{folder} holds an encoder or a model without a language-modelling head ({name}): it writes no text; {way_out}")
+        raise GraceError(
+            f"{folder} holds an encoder or a model without a language-modelling head ({name}): it writes no text; {way_out}"
+        )
 
 
 def adapter_config(folder: Path) -> dict:
@@ -157,7 +204,9 @@ def adapter_config(folder: Path) -> dict:
     config = read_json(folder / ADAPTER_CONFIG, "save the adapter again")
     if config.get("peft_type") != "LORA":
         kind = config.get("peft_type")
-        raise GraceError(f"{folder} is an adapter of the kind {kind!r}, expected LORA; merge it into its base and save that")
+        raise GraceError(
+            f"{folder} is an adapter of the kind {kind!r}, expected LORA; merge it into its base and save that"
+        )
     if config.get("task_type") not in (None, "CAUSAL_LM"):
         what = f"{folder} is an adapter for {config['task_type']}, expected CAUSAL_LM: it writes no text"
         raise GraceError(f"{what}; take one of a causal language model")

@@ -1,9 +1,10 @@
 """Nearest neighbours in the full space, how they differ between two models, and how many of them a map keeps.
 
-Cosines are compared, not places on a map: a projection moves documents whose neighbours are the same, and the other way round.
-For a document with the k nearest others A under one model and B under the other, the overlap is |A ∩ B| / k, in [0, 1].
-Exact: every pair of documents is compared (FAISS, flat; for single documents a matrix product), and the cosines of the best are computed
-again in fp64. Documents at equal distance, to DIGITS digits, stand in the order of their rows, copies of a document among them.
+Cosines are compared, not places on a map: a projection moves documents whose neighbours are the same, and the
+other way round. For a document with the k nearest others A under one model and B under the other, the overlap
+is |A ∩ B| / k, in [0, 1]. Exact: every pair of documents is compared (FAISS, flat; for single documents a
+matrix product), and the cosines of the best are computed again in fp64. Documents at equal distance, to
+DIGITS digits, stand in the order of their rows, copies of a document among them.
 """
 
 from __future__ import annotations
@@ -23,12 +24,19 @@ JUDGED = 2000  # documents that a map's quality is taken over
 
 
 def check_vectors(vectors: np.ndarray, what: str = "vectors") -> np.ndarray:
-    """``vectors`` as fp32 ``(n, d)``, contiguous. Raises GraceError for another shape, no row, or a value that is not finite."""
+    """``vectors`` as fp32 ``(n, d)``, contiguous.
+
+    Raises GraceError for another shape, no row, or a value that is not finite.
+    """
     made = np.ascontiguousarray(vectors, dtype=np.float32)
     if made.ndim != 2 or 0 in made.shape:
-        raise GraceError(f"{what}: got an array of shape {np.shape(vectors)}, expected (documents, dimensions), at least one of each")
+        raise GraceError(
+            f"{what}: got an array of shape {np.shape(vectors)}, expected (documents, dimensions), at least one of each"
+        )
     if bad := np.flatnonzero(~np.isfinite(made).all(axis=1)).tolist():
-        raise GraceError(f"{what}: row {bad[0]} holds NaN or infinity ({len(bad)} such rows); encode again in dtype float32")
+        raise GraceError(
+            f"{what}: row {bad[0]} holds NaN or infinity ({len(bad)} such rows); encode again in dtype float32"
+        )
     return made
 
 
@@ -39,12 +47,17 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def nearest(
-    vectors: np.ndarray, k: int = K, *, of: Sequence[int] | None = None, progress: Callable[[int, int], None] | None = None
+    vectors: np.ndarray,
+    k: int = K,
+    *,
+    of: Sequence[int] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows ``(n, k)`` int64 of the nearest other documents by cosine, nearest first, and the cosines ``(n, k)`` fp64.
 
-    ``k`` is cut to ``n - 1``. The document itself is never among them, a copy of it may be. With ``of`` only those of some documents are
-    searched for, without an index. ``progress`` is called with (documents done, all); what it raises ends the search.
+    ``k`` is cut to ``n - 1``. The document itself is never among them, a copy of it may be. With ``of`` only
+    those of some documents are searched for, without an index. ``progress`` is called with (documents done,
+    all); what it raises ends the search.
     """
     vectors = check_vectors(vectors)
     if k < 1:
@@ -74,7 +87,9 @@ def _nearest_to(vectors: np.ndarray, lengths: np.ndarray, row: int, k: int) -> t
     return candidates[best], cosines[best]
 
 
-def _fill(vectors: np.ndarray, rows: np.ndarray, cosines: np.ndarray, progress: Callable[[int, int], None] | None) -> None:
+def _fill(
+    vectors: np.ndarray, rows: np.ndarray, cosines: np.ndarray, progress: Callable[[int, int], None] | None
+) -> None:
     """The same for all documents, into ``rows`` and ``cosines`` ``(n, k)``."""
     import faiss
 
@@ -85,21 +100,26 @@ def _fill(vectors: np.ndarray, rows: np.ndarray, cosines: np.ndarray, progress: 
     for begin in range(0, n, BLOCK):
         block = np.arange(begin, min(begin + BLOCK, n))
         found = index.search(vectors[block], min(len(first), k + 1 + SLACK))[1]
-        for part in np.array_split(np.arange(len(block)), -(-len(block) // 512)):  # so that what is gathered stays small
+        for part in np.array_split(
+            np.arange(len(block)), -(-len(block) // 512)
+        ):  # so that what is gathered stays small
             rows[block[part]], cosines[block[part]] = _rank(vectors, first, copies, block[part], found[part], k)
         if progress:
             progress(int(block[-1]) + 1, n)
 
 
 def _copies(vectors: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first row of each different vector ``(u,)``, and its first ``most`` rows ``(u, at most most)``, filled up with -1.
+    """The first row of each different vector ``(u,)``, and its first ``most`` rows ``(u, at most most)``,
+    filled up with -1.
 
     FAISS would give some of many copies, those that it came by first; so it sees one of each.
     """
     keys = vectors.view(np.dtype((np.void, vectors.dtype.itemsize * vectors.shape[1]))).ravel()
     _, first, group, sizes = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
     order = np.argsort(group, kind="stable")
-    position = np.arange(len(group)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # of a row among the copies of its vector
+    position = np.arange(len(group)) - np.repeat(
+        np.cumsum(sizes) - sizes, sizes
+    )  # of a row among the copies of its vector
     copies = np.full((len(first), min(most, int(sizes.max()))), -1, np.int64)
     kept = position < copies.shape[1]
     copies[group[order][kept], position[kept]] = order[kept]
@@ -117,7 +137,8 @@ def _rank(vectors: np.ndarray, first: np.ndarray, copies: np.ndarray, rows: np.n
 
 def _cosines(vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Cosines ``(b, f)`` fp64, to DIGITS digits, of unit vectors ``(b, d)`` with some others for each ``(b, f, d)``."""
-    # 1 - |x - y|² / 2 is the cosine too, and keeps its digits where all cosines are near 1, as those of hidden states can be
+    # 1 - |x - y|² / 2 is the cosine too, and keeps its digits where all cosines are near 1, as those of
+    # hidden states can be
     apart = vectors.astype(np.float64)[:, None] - others
     return (1 - np.einsum("bfd,bfd->bf", apart, apart) / 2).round(DIGITS)
 
@@ -129,7 +150,9 @@ def neighbours(vectors: np.ndarray, k: int = K, *, of: Sequence[int] | None = No
 
 @dataclass(frozen=True)
 class Change:
-    """What became of each document's ``k`` nearest from column a to column b: ``overlap`` ``(n,)`` in [0, 1], and both lists of rows."""
+    """What became of each document's ``k`` nearest from column a to column b: ``overlap`` ``(n,)`` in [0, 1],
+    and both lists of rows.
+    """
 
     k: int
     overlap: np.ndarray
@@ -154,7 +177,9 @@ class Change:
 def change(vectors_a: np.ndarray, vectors_b: np.ndarray, k: int = K) -> Change:
     """Compare the ``k`` nearest neighbours of the same documents in two columns, ``(n, d)`` and ``(n, d')``."""
     if len(vectors_a) != len(vectors_b):
-        raise GraceError(f"the columns have {len(vectors_a)} and {len(vectors_b)} documents; give the same documents in the same order")
+        raise GraceError(
+            f"the columns have {len(vectors_a)} and {len(vectors_b)} documents; give the same documents in the same order"
+        )
     return change_of(neighbours(vectors_a, k), neighbours(vectors_b, k))
 
 
@@ -174,9 +199,10 @@ def shared(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def map_quality(vectors: np.ndarray, points: np.ndarray, rows: np.ndarray, *, seed: int = 0) -> dict:
     """How well ``points`` ``(n, dims)`` keep the neighbours ``rows`` ``(n, k)`` of ``vectors``, as a dict.
 
-    Trustworthiness (Venna and Kaski, 2001): 1 less a penalty for each document that is near on the map and not in the full space, by its
-    rank there; 1 is best. ``knn_preservation`` is the share of the k nearest that the map keeps. k is at most (n - 1) / 2, as
-    trustworthiness asks. Both are means over all documents, or over a sample of JUDGED. None for fewer than 3 documents.
+    Trustworthiness (Venna and Kaski, 2001): 1 less a penalty for each document that is near on the map and
+    not in the full space, by its rank there; 1 is best. ``knn_preservation`` is the share of the k nearest
+    that the map keeps. k is at most (n - 1) / 2, as trustworthiness asks. Both are means over all documents,
+    or over a sample of JUDGED. None for fewer than 3 documents.
     """
     import faiss
 
@@ -189,7 +215,9 @@ def map_quality(vectors: np.ndarray, points: np.ndarray, rows: np.ndarray, *, se
     index.add(points)
     found = index.search(points[judged], k + 1)[1]
     alien = found == judged[:, None]
-    alien[~alien.any(axis=1), -1] = True  # many documents in one place, itself not among those found: the last makes room
+    alien[~alien.any(axis=1), -1] = (
+        True  # many documents in one place, itself not among those found: the last makes room
+    )
     found = found[~alien].reshape(len(judged), k)
     vectors = unit(vectors)
     penalty = 0
@@ -201,5 +229,7 @@ def map_quality(vectors: np.ndarray, points: np.ndarray, rows: np.ndarray, *, se
             penalty += int((ranks - k).clip(0).sum())
     return {
         "trustworthiness": float(1 - 2 * penalty / (len(judged) * k * (2 * n - 3 * k - 1))),
-        "knn_preservation": float(shared(rows[judged, :k], found).mean() / k), "k": k, "judged": len(judged),
-    }  # fmt: skip
+        "knn_preservation": float(shared(rows[judged, :k], found).mean() / k),
+        "k": k,
+        "judged": len(judged),
+    }

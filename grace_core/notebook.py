@@ -1,7 +1,7 @@
 """How hits, explanations and maps show themselves in a notebook: static HTML, without scripts, every text escaped.
 
-Nothing is loaded from anywhere, so that a saved notebook shows the same later. The functions take the library's own objects, whose
-``_repr_html_`` they are.
+Nothing is loaded from anywhere, so that a saved notebook shows the same later. The functions take the
+library's own objects, whose ``_repr_html_`` they are.
 """
 
 from __future__ import annotations
@@ -14,8 +14,19 @@ LONGEST = 2_000
 POINTS = 5_000  # of a map that are drawn, evenly spread; more would make a notebook slow
 WIDTH = 620  # of a map, in pixels
 COLOURS = (
-    "#1f77b4", "#e6741e", "#2a9d4f", "#c8322f", "#8460ae", "#8a5647", "#d46fb6", "#6f6f6f", "#a8a51f", "#1aa3b4", "#4c5fb0", "#b08a1e",
-)  # fmt: skip
+    "#1f77b4",
+    "#e6741e",
+    "#2a9d4f",
+    "#c8322f",
+    "#8460ae",
+    "#8a5647",
+    "#d46fb6",
+    "#6f6f6f",
+    "#a8a51f",
+    "#1aa3b4",
+    "#4c5fb0",
+    "#b08a1e",
+)
 GREY = "#b5bcc6"
 _TABLE = "border-collapse:collapse;text-align:left;font-size:13px"
 _CELL = "padding:4px 10px;vertical-align:top;text-align:left;border-bottom:1px solid #8884"
@@ -38,7 +49,9 @@ def hits_html(hits: Sequence) -> str:
         document = hit.document
         title = f"<b>{_text(document.title)}</b><br>" if document.title else ""
         cells = [str(hit.rank), f"{hit.score:.4f}", _text(document.id), title + _text(document.text)]
-        rows.append([*cells, _text(hit.rationale) + (" <i>(cut off)</i>" if hit.truncated else "")] if written else cells)
+        rows.append(
+            [*cells, _text(hit.rationale) + (" <i>(cut off)</i>" if hit.truncated else "")] if written else cells
+        )
     return _table(["rank", "score", "id", "document", *(["rationale"] if written else [])], rows)
 
 
@@ -48,7 +61,9 @@ def explanation_html(explanation) -> str:
     sentences = sorted(explanation.document_sentences(), key=lambda pair: -pair[1])
     most = max((abs(value) for _, value in sentences), default=1.0) or 1.0
     rows = [[_signed(value), _bar(value / most), _text(sentence.text)] for sentence, value in sentences]
-    head = f"<p>score <b>{explanation.score:.4f}</b> = the sum of its parts, residual {abs(explanation.residual):.0e}</p>"
+    head = (
+        f"<p>score <b>{explanation.score:.4f}</b> = the sum of its parts, residual {abs(explanation.residual):.0e}</p>"
+    )
     parts = _table(["query × document", "contribution"], blocks)
     return head + parts + _table(["contribution", "", "sentence of the document"], rows)
 
@@ -68,7 +83,9 @@ def map_html(map_) -> str:
         mine = places[::step][labels[::step] == label]
         path = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in mine)
         colour = COLOURS[label % len(COLOURS)] if label >= 0 else GREY
-        drawn.append(f'<path d="{path}" stroke="{colour}" stroke-width="5" stroke-linecap="round" stroke-opacity=".75" fill="none"/>')
+        drawn.append(
+            f'<path d="{path}" stroke="{colour}" stroke-width="5" stroke-linecap="round" stroke-opacity=".75" fill="none"/>'
+        )
         if label >= 0:
             x, y = places[labels == label].mean(axis=0)
             name = map_.regions.names[label][:60]

@@ -1,9 +1,10 @@
 """Long documents as passages: where a text is split, and documents ranked by their passages.
 
-A passage is a piece ``text[begin:end]`` of a document's text. Without overlap the pieces tile the text: put together they are the text,
-to the character; a piece ends with the white space behind it. It holds at most ``words`` words, and ends, in this order of preference,
-where a page ends (always), before a heading (if there is a quarter of ``words`` or more before it), at the end of a sentence or a
-paragraph, of a line, of a word. With ``overlap`` a passage begins with the last sentences of the one before, up to so many words, within a
+A passage is a piece ``text[begin:end]`` of a document's text. Without overlap the pieces tile the text: put
+together they are the text, to the character; a piece ends with the white space behind it. It holds at most
+``words`` words, and ends, in this order of preference, where a page ends (always), before a heading (if there
+is a quarter of ``words`` or more before it), at the end of a sentence or a paragraph, of a line, of a word.
+With ``overlap`` a passage begins with the last sentences of the one before, up to so many words, within a
 page and a section.
 
     page       ends with a form feed, as those of a PDF file do here and in what pdftotext writes
@@ -12,8 +13,9 @@ page and a section.
     word       a run of characters that are no white space, of at most 40; two characters of Chinese or Japanese, five of Thai, Lao, Burmese
                or Khmer, which are written without spaces
 
-A document's score is that of its best passage (``best``), or the sum over its passages (``sum``), which favours long documents:
-MaxP and SumP of Dai and Callan, Deeper Text Understanding for IR with Contextual Neural Language Modeling, SIGIR 2019.
+A document's score is that of its best passage (``best``), or the sum over its passages (``sum``), which
+favours long documents: MaxP and SumP of Dai and Callan, Deeper Text Understanding for IR with Contextual
+Neural Language Modeling, SIGIR 2019.
 """
 
 from __future__ import annotations
@@ -30,7 +32,13 @@ import numpy as np
 
 from grace_core.errors import GraceError
 
-PARENT, BEGIN, END, PAGE, HEADING = RESERVED = ("_parent", "_begin", "_end", "_page", "_heading")  # columns of a collection of passages
+PARENT, BEGIN, END, PAGE, HEADING = RESERVED = (
+    "_parent",
+    "_begin",
+    "_end",
+    "_page",
+    "_heading",
+)  # columns of a collection of passages
 BY = ("best", "sum")
 MOST_WORDS = 100_000
 SECTION = 4  # a heading begins a new passage where at least 1/SECTION of ``words`` stand before it
@@ -42,12 +50,17 @@ ENDS, FULL_STOPS, CLOSING = ".!?…", "。！？｡．।॥؟۔։።", "\"'”�
 _PAIRS = "\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9d\U00020000-\U0003ffff"
 _FIVES = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
 _MARKS = f"\u3000-\u303f\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65{FULL_STOPS}"
-_WORD = re.compile(f"(?:[{_PAIRS}]{{1,2}}|[{_FIVES}]{{1,5}}|[^\\s{_PAIRS}{_FIVES}{_MARKS}]{{1,40}})[{_MARKS}]*|[{_MARKS}]+")
+_WORD = re.compile(
+    f"(?:[{_PAIRS}]{{1,2}}|[{_FIVES}]{{1,5}}|[^\\s{_PAIRS}{_FIVES}{_MARKS}]{{1,40}})[{_MARKS}]*|[{_MARKS}]+"
+)
 _BEHIND = "\u200d\u0e30\u0e32\u0e33\u0e45\u0eb0\u0eb2\u0eb3"  # the joiner, and vowels of Thai and Lao, which follow a consonant
 _AFTER = re.compile(rf"(?<=[{ENDS}{re.escape(CLOSING)}])\s+")
 _BLANK, _PAGE = re.compile(r"\n\s*\n\s*"), re.compile(r"\f\s*")
 _STOP = re.compile(f"[{FULL_STOPS}]+[{re.escape(CLOSING)}」』）]*")
-_INNER = re.compile(r"\n\s*"), re.compile(r"\s+|[，、；：,;]+\s*")  # where a sentence is cut that is too long: at its lines, at its words
+_INNER = (
+    re.compile(r"\n\s*"),
+    re.compile(r"\s+|[，、；：,;]+\s*"),
+)  # where a sentence is cut that is too long: at its lines, at its words
 _HEADING = re.compile(r" {0,3}#{1,6}[ \t]+(.*?)[ \t]*#*[ \t]*")
 _UNDERLINE = re.compile(r" {0,3}(=+|-+)[ \t]*")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
@@ -56,18 +69,24 @@ _PERHAPS = re.compile(r"^ {0,3}(#{1,6}[ \t]|=+[ \t]*$|-+[ \t]*$)", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Chunk:
-    """How documents are split: passages of at most ``words`` words, of which up to ``overlap`` are those at the end of the one before."""
+    """How documents are split: passages of at most ``words`` words, of which up to ``overlap`` are those at
+    the end of the one before.
+    """
 
     words: int
     overlap: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.words <= MOST_WORDS:
-            raise GraceError(f"--chunk is {self.words}, expected 1 to {MOST_WORDS:,} words; 100 to 300 suit most models")
+            raise GraceError(
+                f"--chunk is {self.words}, expected 1 to {MOST_WORDS:,} words; 100 to 300 suit most models"
+            )
         if self.overlap < 0:
             raise GraceError(f"--overlap is {self.overlap}, expected 0 words or more, and fewer than --chunk")
         if self.overlap >= self.words:
-            raise GraceError(f"--overlap is {self.overlap}, expected fewer words than the {self.words} of --chunk; a fifth of it is usual")
+            raise GraceError(
+                f"--overlap is {self.overlap}, expected fewer words than the {self.words} of --chunk; a fifth of it is usual"
+            )
 
     def __str__(self) -> str:
         shared = f", up to {self.overlap} of them shared with the one before" if self.overlap else ""
@@ -76,7 +95,9 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Passage:
-    """Characters ``begin`` to ``end`` of a text, the page they begin on (from 1; None without pages) and the heading they stand under."""
+    """Characters ``begin`` to ``end`` of a text, the page they begin on (from 1; None without pages) and the
+    heading they stand under.
+    """
 
     begin: int
     end: int
@@ -150,7 +171,10 @@ def _joins(character: str, before: str) -> bool:
 
 
 def split(text: str, chunk: Chunk) -> list[Passage]:
-    """The passages of a text, in its order; one at least, if only of white space. What :class:`Passage` says holds of each."""
+    """The passages of a text, in its order; one at least, if only of white space.
+
+    What :class:`Passage` says holds of each.
+    """
     starts = _word_starts(text)
     if not starts:
         return [Passage(0, len(text), 1 if PAGE_BREAK in text else None)]
@@ -168,7 +192,9 @@ def split(text: str, chunk: Chunk) -> list[Passage]:
 
 
 def _units(text: str, starts: array, title_lines: list[Heading], chunk: Chunk) -> list[tuple[int, int]]:
-    """Sentences, and pieces of those that are too long; they tile the text, with a word at least and ``chunk.words`` at most each."""
+    """Sentences, and pieces of those that are too long; they tile the text, with a word at least and
+    ``chunk.words`` at most each.
+    """
     places = [match.end() for match in _AFTER.finditer(text) if _ends_sentence(text, match.start())]
     places += [match.end() for pattern in (_STOP, _BLANK, _PAGE) for match in pattern.finditer(text)]
     places += [place for heading in title_lines for place in (heading.begin, heading.end)]
@@ -192,7 +218,9 @@ def _units(text: str, starts: array, title_lines: list[Heading], chunk: Chunk) -
 
 
 def _cuts(places: list[int], starts: array, begin: int, end: int) -> list[int]:
-    """The beginnings of words at or behind ``places``, within the borders: white space belongs to the piece before it."""
+    """The beginnings of words at or behind ``places``, within the borders: white space belongs to the piece
+    before it.
+    """
     found = {starts[word] for word in map(partial(bisect_left, starts), places) if word < len(starts)}
     return sorted(place for place in found if begin < place < end)
 
@@ -205,7 +233,9 @@ def _ends_sentence(text: str, place: int) -> bool:
     return place > 0 and text[place - 1] in ENDS
 
 
-def _packed(units: list[tuple[int, int]], starts: array, breaks: array, titles: set[int], chunk: Chunk) -> list[tuple[int, int]]:
+def _packed(
+    units: list[tuple[int, int]], starts: array, breaks: array, titles: set[int], chunk: Chunk
+) -> list[tuple[int, int]]:
     """Units put together to passages: ``(begin, end)`` each."""
     first = [bisect_left(starts, begin) for begin, _ in units]  # of the first word of each unit
     sizes = [after - before for before, after in zip(first, [*first[1:], len(starts)], strict=True)]
@@ -223,7 +253,9 @@ def _packed(units: list[tuple[int, int]], starts: array, breaks: array, titles: 
                 begin, words = begin + 1, words - sizes[begin]
                 continue
             end = place
-            while not new_page and not new_section and end - 1 > fresh and is_title[end - 1]:  # a heading goes with what it is about
+            while (
+                not new_page and not new_section and end - 1 > fresh and is_title[end - 1]
+            ):  # a heading goes with what it is about
                 end -= 1
             passages.append((units[begin][0], units[end - 1][1]))
             fresh = place = begin = end
@@ -245,7 +277,9 @@ def _packed(units: list[tuple[int, int]], starts: array, breaks: array, titles: 
 
 @dataclass(frozen=True)
 class Group:
-    """A document with its passages among those that were ranked: its number, its score, and their rows and scores, best first."""
+    """A document with its passages among those that were ranked: its number, its score, and their rows and
+    scores, best first.
+    """
 
     document: int
     score: float
@@ -254,11 +288,12 @@ class Group:
 
 
 def group(scores: np.ndarray, rows: np.ndarray, documents: np.ndarray, k: int, by: str = "best") -> list[Group]:
-    """The ``k`` best documents, best first and equal ones in the order of the corpus, by scores ``(n,)`` of passages at ``rows`` ``(n,)``.
+    """The ``k`` best documents, best first and equal ones in the order of the corpus, by scores ``(n,)`` of
+    passages at ``rows`` ``(n,)``.
 
-    ``documents`` ``(all,)`` has the number of each row's document. By ``best`` this is exact from the best passages alone, if these are of
-    ``k`` documents; by ``sum`` all rows that count must be there, and are added in fp64 in their order. Raises GraceError for another
-    ``by``.
+    ``documents`` ``(all,)`` has the number of each row's document. By ``best`` this is exact from the best
+    passages alone, if these are of ``k`` documents; by ``sum`` all rows that count must be there, and are
+    added in fp64 in their order. Raises GraceError for another ``by``.
     """
     if by not in BY:
         raise GraceError(f"documents can be ranked by {' or '.join(BY)} of their passages, got {str(by)[:40]!r}")
@@ -283,13 +318,21 @@ def group(scores: np.ndarray, rows: np.ndarray, documents: np.ndarray, k: int, b
     groups = []
     for document in best:
         own = places[bounds[document] : bounds[document + 1]]
-        groups.append(Group(int(unique[document]), float(totals[document]), tuple(rows[own].tolist()), tuple(scores[own].tolist())))
+        groups.append(
+            Group(
+                int(unique[document]), float(totals[document]), tuple(rows[own].tolist()), tuple(scores[own].tolist())
+            )
+        )
     return groups
 
 
-def best_documents(search: Callable[[int], tuple[np.ndarray, np.ndarray]], documents: np.ndarray, k: int, count: int) -> list[Group]:
-    """The ``k`` documents with the best passages. ``search(n)`` gives scores and rows of the ``n`` best of ``count`` passages, or fewer if
-    there are no more; it is asked for more until there are ``k`` documents among them."""
+def best_documents(
+    search: Callable[[int], tuple[np.ndarray, np.ndarray]], documents: np.ndarray, k: int, count: int
+) -> list[Group]:
+    """The ``k`` documents with the best passages.
+
+    ``search(n)`` gives scores and rows of the ``n`` best of ``count`` passages, or fewer if there are no
+    more; it is asked for more until there are ``k`` documents among them."""
     wanted = min(count, MORE * k)
     while True:
         scores, rows = search(max(1, wanted))
@@ -300,12 +343,19 @@ def best_documents(search: Callable[[int], tuple[np.ndarray, np.ndarray]], docum
 
 
 def found_documents(
-    documents: np.ndarray, k: int, by: str, *, search: Callable[[int], tuple[np.ndarray, np.ndarray]],
-    scores_at: Callable[[np.ndarray], np.ndarray], among: np.ndarray | None = None,
-) -> list[Group]:  # fmt: skip
-    """The ``k`` best documents of a search, each with all its passages. ``documents`` ``(n,)`` has the number of each row's document;
-    ``search(m)`` gives scores and rows of the ``m`` best passages, ``scores_at(rows)`` the scores of some. ``among`` are the rows that a
-    filter leaves, None for all: passages that it leaves out are shown, and count for nothing."""
+    documents: np.ndarray,
+    k: int,
+    by: str,
+    *,
+    search: Callable[[int], tuple[np.ndarray, np.ndarray]],
+    scores_at: Callable[[np.ndarray], np.ndarray],
+    among: np.ndarray | None = None,
+) -> list[Group]:
+    """The ``k`` best documents of a search, each with all its passages.
+
+    ``documents`` ``(n,)`` has the number of each row's document; ``search(m)`` gives scores and rows of the
+    ``m`` best passages, ``scores_at(rows)`` the scores of some. ``among`` are the rows that a filter leaves,
+    None for all: passages that it leaves out are shown, and count for nothing."""
     if k < 1:
         raise GraceError(f"k must be at least 1, got {k}")
     if by == "best":
@@ -320,7 +370,9 @@ def found_documents(
         first = found.rows[0]  # the best that the filter leaves
         others = [(row, score) for row, score in zip(own.rows, own.scores, strict=True) if row != first]
         ordered = [(first, found.scores[0]), *others]
-        whole.append(Group(found.document, found.score, tuple(row for row, _ in ordered), tuple(score for _, score in ordered)))
+        whole.append(
+            Group(found.document, found.score, tuple(row for row, _ in ordered), tuple(score for _, score in ordered))
+        )
     return whole
 
 

@@ -4,9 +4,10 @@ With hidden states h_t (last layer, after the final norm) at the pooled position
 
     h = (S_text + S_template + S_rationale) / (n_text + n_template + n_rationale),      z = h / |h|
 
-where S_p is the sum and n_p the number of states of part p: the user's text, the template's tokens between text and rationale,
-and the rationale without its end-of-turn token. The system prompt and padding belong to no part. Sums are exact up to fp32
-rounding: any split of h into parts adds up to h. Without rationale only the text part is pooled. (arXiv 2510.04506, section 3.)
+where S_p is the sum and n_p the number of states of part p: the user's text, the template's tokens between
+text and rationale, and the rationale without its end-of-turn token. The system prompt and padding belong to
+no part. Sums are exact up to fp32 rounding: any split of h into parts adds up to h. Without rationale only
+the text part is pooled. (arXiv 2510.04506, section 3.)
 """
 
 from __future__ import annotations

@@ -9,7 +9,9 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 @cache
 def multiplies_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 itself (AMX-BF16 or AVX512-BF16); others convert it first, which is slower than float32."""
+    """Whether this CPU multiplies bfloat16 itself (AMX-BF16 or AVX512-BF16); others convert it first, which
+    is slower than float32.
+    """
     import torch
 
     told = torch.cpu.get_capabilities()
@@ -17,7 +19,9 @@ def multiplies_bfloat16() -> bool:
 
 
 def default_dtype(device: str, stored: str | None = "bfloat16") -> str:
-    """bfloat16 on CUDA, and on a CPU that multiplies it for weights that are ``stored`` in 16 bits; float32 elsewhere."""
+    """bfloat16 on CUDA, and on a CPU that multiplies it for weights that are ``stored`` in 16 bits; float32
+    elsewhere.
+    """
     if device.startswith("cuda"):
         return "bfloat16"
     return "bfloat16" if device == "cpu" and stored in ("bfloat16", "float16") and multiplies_bfloat16() else "float32"

@@ -4,14 +4,15 @@
                         /map-text.parquet    text only, where that is not the default
                         /map-3d.parquet, /map-text-3d.parquet
 
-A *column* is a model with a pooling. Its graph and the initial places are umap-learn's, made from exact neighbours
-(:mod:`grace_core.neighbours`); all columns start from the same places, the spectral layout of their mean graph, and are laid out together
-by :mod:`grace_core.layout`. What is exact: neighbours, overlaps, quality. What is not: a map. Distances on it are not cosines, the space
-between clusters and their sizes mean little, and another seed gives another map.
+A *column* is a model with a pooling. Its graph and the initial places are umap-learn's, made from exact
+neighbours (:mod:`grace_core.neighbours`); all columns start from the same places, the spectral layout of
+their mean graph, and are laid out together by :mod:`grace_core.layout`. What is exact: neighbours, overlaps,
+quality. What is not: a map. Distances on it are not cosines, the space between clusters and their sizes mean
+little, and another seed gives another map.
 
-A map file holds _id, x, y (z), region, and as JSON in the schema's metadata under "grace" all parameters that made it, with the hash
-of its vectors, its quality and the names of its regions. It can be made again at any time: one that is damaged or belongs to other
-vectors is as good as none.
+A map file holds _id, x, y (z), region, and as JSON in the schema's metadata under "grace" all parameters that
+made it, with the hash of its vectors, its quality and the names of its regions. It can be made again at any
+time: one that is damaged or belongs to other vectors is ignored.
 """
 
 from __future__ import annotations
@@ -39,9 +40,24 @@ from grace_core.ranking import dots, order
 from grace_core.regions import Regions, find_regions, regions_changed, top_terms
 
 __all__ = [
-    "Change", "Map", "MapStopped", "Points", "Regions", "aligned", "change", "displacement", "find_regions", "load_map", "make_maps",
-    "map_collection", "neighbours", "place", "preview", "regions_changed", "top_terms",
-]  # fmt: skip
+    "Change",
+    "Map",
+    "MapStopped",
+    "Points",
+    "Regions",
+    "aligned",
+    "change",
+    "displacement",
+    "find_regions",
+    "load_map",
+    "make_maps",
+    "map_collection",
+    "neighbours",
+    "place",
+    "preview",
+    "regions_changed",
+    "top_terms",
+]
 
 SCHEMA = 1
 AXES = "xyz"
@@ -53,7 +69,9 @@ PCA_SAMPLE = 5_000
 SCALE = 1.0  # UMAP's spread: the scale of its curve
 
 Progress = Callable[[int, int], None]
-_numba = threading.Lock()  # umap-learn's parallel functions end the process if two threads call them at once under numba's workqueue
+_numba = (
+    threading.Lock()
+)  # umap-learn's parallel functions end the process if two threads call them at once under numba's workqueue
 
 
 class MapStopped(Exception):
@@ -101,7 +119,7 @@ class _Steps:
             self.take(self.total - self.done)
 
 
-SEARCH, JUDGE, NAME = 100, 20, 60  # units of work of a column beside the epochs, about as long as so many of them
+SEARCH, JUDGE, NAME = 100, 20, 60  # units of work of a column beside the epochs, each about as long as this many epochs
 
 
 def make_maps(
@@ -114,11 +132,13 @@ def make_maps(
     progress: Progress | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> dict[str, Points]:
-    """Aligned coordinates of the same documents in each column, from vectors ``(n, d)`` in the same order; d may differ.
+    """Aligned coordinates of the same documents in each column, from vectors ``(n, d)`` in the same order; d
+    may differ.
 
-    ``neighbours`` and ``min_dist`` are UMAP's. The same arguments give the same bits on the same machine. Fewer than FEW documents are
-    laid out by PCA, a column whose vectors are all equal on a disc; ``parameters["method"]`` says so. ``progress`` is called with
-    (units of work done, all), ``should_stop`` is asked after each unit and raises MapStopped.
+    ``neighbours`` and ``min_dist`` are UMAP's. The same arguments give the same bits on the same machine.
+    Fewer than FEW documents are laid out by PCA, a column whose vectors are all equal on a disc;
+    ``parameters["method"]`` says so. ``progress`` is called with (units of work done, all), ``should_stop``
+    is asked after each unit and raises MapStopped.
     """
     steps = _Steps(_work(columns), progress, should_stop)
     made = _make(columns, dims, neighbours, min_dist, seed, steps)
@@ -126,7 +146,9 @@ def make_maps(
     return made
 
 
-def _checked(columns: dict[str, np.ndarray], dims: int, neighbours: int, min_dist: float, seed: int) -> dict[str, np.ndarray]:
+def _checked(
+    columns: dict[str, np.ndarray], dims: int, neighbours: int, min_dist: float, seed: int
+) -> dict[str, np.ndarray]:
     """The columns' vectors, normalised. Raises GraceError for what cannot be mapped."""
     if dims not in (2, 3):
         raise GraceError(f"a map has 2 or 3 dimensions, got {dims}")
@@ -141,7 +163,9 @@ def _checked(columns: dict[str, np.ndarray], dims: int, neighbours: int, min_dis
     vectors = {name: unit(check_vectors(column, name)) for name, column in columns.items()}
     if len({len(column) for column in vectors.values()}) > 1:
         sizes = ", ".join(f"{name}: {len(column)}" for name, column in vectors.items())
-        raise GraceError(f"the columns have different numbers of documents ({sizes}); give the same documents in the same order")
+        raise GraceError(
+            f"the columns have different numbers of documents ({sizes}); give the same documents in the same order"
+        )
     return vectors
 
 
@@ -150,7 +174,9 @@ def _work(columns: dict) -> int:
     return len(columns) * (SEARCH + JUDGE) + (EPOCHS if documents <= SMALL else EPOCHS_LARGE)
 
 
-def _make(columns: dict[str, np.ndarray], dims: int, neighbours: int, min_dist: float, seed: int, steps: _Steps) -> dict[str, Points]:
+def _make(
+    columns: dict[str, np.ndarray], dims: int, neighbours: int, min_dist: float, seed: int, steps: _Steps
+) -> dict[str, Points]:
     vectors = _checked(columns, dims, neighbours, min_dist, seed)
     n = len(next(iter(vectors.values())))
     found = {name: _nearest(column, max(K, neighbours - 1), steps) for name, column in vectors.items()}
@@ -163,12 +189,20 @@ def _make(columns: dict[str, np.ndarray], dims: int, neighbours: int, min_dist: 
     flat = preview({name: column for name, column in vectors.items() if name not in laid}, dims)
     hashes = {name: hash_of(column) for name, column in columns.items()}
     shared = {
-        "schema": SCHEMA, "dims": dims, "neighbours": neighbours, "min_dist": min_dist, "seed": seed, "documents": n,
-        "aligned": hashes, "versions": {name: version(name) for name in ("umap-learn", "numba", "numpy", "scipy", "faiss-cpu")},
-    }  # fmt: skip
+        "schema": SCHEMA,
+        "dims": dims,
+        "neighbours": neighbours,
+        "min_dist": min_dist,
+        "seed": seed,
+        "documents": n,
+        "aligned": hashes,
+        "versions": {name: version(name) for name in ("umap-learn", "numba", "numpy", "scipy", "faiss-cpu")},
+    }
     result = {}
     for name, column in vectors.items():
-        method = {"method": "umap", **how} if name in laid else {"method": "pca" if (column != column[0]).any() else "disc"}
+        method = (
+            {"method": "umap", **how} if name in laid else {"method": "pca" if (column != column[0]).any() else "disc"}
+        )
         points = laid[name] if name in laid else flat[name] if method["method"] == "pca" else _disc(n, dims)
         quality = map_quality(column, points, found[name][0][:, :K], seed=seed)
         result[name] = Points(points, {**method, **shared, "column": name, "vectors_sha256": hashes[name]}, quality)
@@ -220,7 +254,9 @@ def _lay_out(
     kept = np.array([[change_of(one[0][:, :K], other[0][:, :K]).overlap for other in found] for one in found])
     epochs = EPOCHS if n <= SMALL else EPOCHS_LARGE
     joined = join(graphs, epochs)
-    places = optimise(np.tile(start, (len(vectors), 1)), joined, kept, a=a, b=b, epochs=epochs, seed=seed, after_epoch=steps.take)
+    places = optimise(
+        np.tile(start, (len(vectors), 1)), joined, kept, a=a, b=b, epochs=epochs, seed=seed, after_epoch=steps.take
+    )
     places -= places.mean(axis=0)
     decided = {"metric": "cosine", "init": init, "epochs": epochs, "link": LINK, "a": float(a), "b": float(b)}
     return [part.copy() for part in np.split(places, len(vectors))], decided
@@ -235,9 +271,11 @@ def _disc(n: int, dims: int) -> np.ndarray:
 
 
 def preview(columns: dict[str, np.ndarray], dims: int = 2) -> dict[str, np.ndarray]:
-    """The first principal components of each column at once, ``(n, dims)`` fp32, turned to the first column's (orthogonal Procrustes).
+    """The first principal components of each column at once, ``(n, dims)`` fp32, turned to the first column's
+    (orthogonal Procrustes).
 
-    The components are those of PCA_SAMPLE documents, by subspace iteration; each map has its mean at 0 and a mean square radius of 1.
+    The components are those of PCA_SAMPLE documents, by subspace iteration; each map has its mean at 0 and a
+    mean square radius of 1.
     """
     made: dict[str, np.ndarray] = {}
     for name, column in columns.items():
@@ -252,7 +290,9 @@ def preview(columns: dict[str, np.ndarray], dims: int = 2) -> dict[str, np.ndarr
 
 
 def _components(rows: np.ndarray, dims: int) -> np.ndarray:
-    """The first principal axes ``(d, at most dims)`` of centred rows; their signs do not depend on the sample's order."""
+    """The first principal axes ``(d, at most dims)`` of centred rows; their signs do not depend on the
+    sample's order.
+    """
     width = min(dims + 8, rows.shape[1])
     basis = np.linalg.qr(np.random.default_rng(0).normal(size=(rows.shape[1], width)))[0]
     for _ in range(8):
@@ -274,24 +314,30 @@ def _turned(points: np.ndarray, to: np.ndarray) -> np.ndarray:
 
 
 def displacement(a: np.ndarray, b: np.ndarray, *, turn: bool = False) -> np.ndarray:
-    """How far each document lies from itself between two maps ``(n, dims)``, in units of a map's root mean square radius, ``(n,)``.
+    """How far each document lies from itself between two maps ``(n, dims)``, in units of a map's root mean
+    square radius, ``(n,)``.
 
-    Both are centred and scaled first; ``turn`` also turns b to a, as is fair for maps that were made without each other.
+    Both are centred and scaled first; ``turn`` also turns b to a, as is fair for maps that were made without
+    each other.
     """
     a, b = _scaled(a), _scaled(b)
     return np.linalg.norm(a - (_turned(b, a) if turn else b), axis=1)
 
 
 def place(map_points: np.ndarray, vectors: np.ndarray, queries: np.ndarray, k: int = K) -> np.ndarray:
-    """Places ``(m, dims)`` fp32 of ``queries`` ``(m, d)`` on the map of ``vectors`` ``(n, d)``, the same alone or in a batch.
+    """Places ``(m, dims)`` fp32 of ``queries`` ``(m, d)`` on the map of ``vectors`` ``(n, d)``, the same
+    alone or in a batch.
 
-    The geometric median of the places of the ``k`` nearest documents in the full space, with UMAP's weights exp(-(distance - nearest)
-    / sigma), sigma such that they add up to log2 k. A mean, with which UMAP's transform begins, falls between two clusters if some
-    of the nearest are in the one and some in the other; the median falls in the one with the greater weight.
+    The geometric median of the places of the ``k`` nearest documents in the full space, with UMAP's weights
+    exp(-(distance - nearest) / sigma), sigma such that they add up to log2 k. A mean, with which UMAP's
+    transform begins, falls between two clusters if some of the nearest are in the one and some in the other;
+    the median falls in the one with the greater weight.
     """
     vectors, queries = unit(check_vectors(vectors)), unit(check_vectors(np.atleast_2d(queries), "queries"))
     if queries.shape[1] != vectors.shape[1]:
-        raise GraceError(f"the queries have {queries.shape[1]} dimensions, the documents {vectors.shape[1]}; encode them with one model")
+        raise GraceError(
+            f"the queries have {queries.shape[1]} dimensions, the documents {vectors.shape[1]}; encode them with one model"
+        )
     if len(map_points) != len(vectors):
         raise GraceError(f"the map has {len(map_points)} documents, the vectors {len(vectors)}; make the map again")
     made = np.empty((len(queries), map_points.shape[1]), np.float32)
@@ -314,7 +360,9 @@ def _weights(distances: np.ndarray) -> np.ndarray:
 
 
 def _median(places: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The point ``(dims,)`` with the least weighted sum of distances to ``places`` ``(k, dims)``, by Weiszfeld's iteration."""
+    """The point ``(dims,)`` with the least weighted sum of distances to ``places`` ``(k, dims)``, by
+    Weiszfeld's iteration.
+    """
     at = weights @ places
     smallest = 1e-6 * (1e-9 + np.ptp(places, axis=0).max())
     for _ in range(50):
@@ -335,7 +383,9 @@ def column_name(index: GraceIndex, pooling: Pooling) -> str:
 
 def map_path(index: GraceIndex, pooling: Pooling, dims: int = 2) -> Path:
     """Where the map of a column is kept."""
-    return index.folder / f"map{'' if pooling is index.default_pooling else '-text'}{'-3d' if dims == 3 else ''}.parquet"
+    return (
+        index.folder / f"map{'' if pooling is index.default_pooling else '-text'}{'-3d' if dims == 3 else ''}.parquet"
+    )
 
 
 def map_collection(
@@ -350,10 +400,13 @@ def map_collection(
     progress: Progress | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> dict[tuple[str, Pooling], Map]:
-    """Maps of the columns, aligned with each other, with regions; saved beside the indexes when all are made. Options as for make_maps.
+    """Maps of the columns, aligned with each other, with regions; saved beside the indexes when all are made.
 
-    Maps that were made earlier with other columns are not aligned with these (:func:`aligned`). Raises GraceError at once if
-    another process is writing to one of the indexes, OSError if they cannot be written to.
+    Options as for make_maps.
+
+    Maps that were made earlier with other columns are not aligned with these (:func:`aligned`). Raises
+    GraceError at once if another process is writing to one of the indexes, OSError if they cannot be written
+    to.
     """
     collection = collection if isinstance(collection, Collection) else Collection(collection)
     keys = list(dict.fromkeys((model, Pooling(pooling)) for model, pooling in columns))
@@ -395,12 +448,18 @@ def _save(map_: Map, path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    about = {"parameters": map_.parameters, "quality": map_.quality, "regions": {"names": map_.regions.names, "terms": map_.regions.terms}}
-    table = pa.table({
-        "_id": map_.ids,
-        **{axis: map_.points[:, i] for i, axis in enumerate(AXES[: map_.points.shape[1]])},
-        "region": map_.regions.labels,
-    }).replace_schema_metadata({"grace": json.dumps(about, ensure_ascii=False)})  # fmt: skip
+    about = {
+        "parameters": map_.parameters,
+        "quality": map_.quality,
+        "regions": {"names": map_.regions.names, "terms": map_.regions.terms},
+    }
+    table = pa.table(
+        {
+            "_id": map_.ids,
+            **{axis: map_.points[:, i] for i, axis in enumerate(AXES[: map_.points.shape[1]])},
+            "region": map_.regions.labels,
+        }
+    ).replace_schema_metadata({"grace": json.dumps(about, ensure_ascii=False)})
     write_atomically(path, lambda target: pq.write_table(table, target, compression="zstd"))
 
 
@@ -418,7 +477,9 @@ def load_map(index: GraceIndex, pooling: Pooling | None = None, dims: int = 2) -
         return None
     if map_.ids == index.ids and map_.parameters["vectors_sha256"] == hash_of(index.vectors(pooling)):
         return map_
-    warnings.warn(f"{path} is older than the index, whose vectors are others now; `grace map` makes it again", stacklevel=2)
+    warnings.warn(
+        f"{path} is older than the index, whose vectors are others now; `grace map` makes it again", stacklevel=2
+    )
     return None
 
 
@@ -433,14 +494,30 @@ def _read(path: Path, dims: int) -> Map:
 
     table = pq.read_table(path)
     about = json.loads(table.schema.metadata[b"grace"])
-    parameters, quality, names, terms = about["parameters"], about["quality"], about["regions"]["names"], about["regions"]["terms"]
+    parameters, quality, names, terms = (
+        about["parameters"],
+        about["quality"],
+        about["regions"]["names"],
+        about["regions"]["terms"],
+    )
     points = np.stack([table[axis].to_numpy() for axis in AXES[:dims]], axis=1).astype(np.float32)
     labels = table["region"].to_numpy().astype(np.int32)
     if parameters["schema"] != SCHEMA or parameters["dims"] != dims:
-        raise ValueError(f"schema {parameters['schema']} and {parameters['dims']} dimensions, expected {SCHEMA} and {dims}")
-    if not np.isfinite(points).all() or not isinstance(parameters["vectors_sha256"], str) or not isinstance(quality, dict):
+        raise ValueError(
+            f"schema {parameters['schema']} and {parameters['dims']} dimensions, expected {SCHEMA} and {dims}"
+        )
+    if (
+        not np.isfinite(points).all()
+        or not isinstance(parameters["vectors_sha256"], str)
+        or not isinstance(quality, dict)
+    ):
         raise ValueError("a value that is not finite or missing")
-    if labels.min() < -1 or labels.max() >= len(names) or len(terms) != len(names) or not all(isinstance(name, str) for name in names):
+    if (
+        labels.min() < -1
+        or labels.max() >= len(names)
+        or len(terms) != len(names)
+        or not all(isinstance(name, str) for name in names)
+    ):
         raise ValueError("regions without a name")
     return Map(table["_id"].to_pylist(), points, parameters, quality, Regions(labels, names, terms))
 
@@ -448,4 +525,6 @@ def _read(path: Path, dims: int) -> Map:
 def aligned(a: Map, b: Map) -> bool:
     """Whether two maps were laid out together, so that places on one can be compared with places on the other."""
     same = ("schema", "dims", "neighbours", "min_dist", "seed", "aligned", "versions")
-    return a.parameters["method"] == b.parameters["method"] == "umap" and all(a.parameters[key] == b.parameters[key] for key in same)
+    return a.parameters["method"] == b.parameters["method"] == "umap" and all(
+        a.parameters[key] == b.parameters[key] for key in same
+    )

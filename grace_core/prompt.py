@@ -1,13 +1,15 @@
 """Chat messages to token ids, and which of those tokens are the user's text.
 
-The chat template is rendered with a sentinel in place of the text; what stands before the sentinel is the *head* (representation
-prompt and markup), what stands after it is the *tail* (end of the user's turn, start of the assistant's). How a template wants its
-messages, and whether it leaves them as they are, is found out in :mod:`grace_core.chat_templates`. A text is then
-rendered as head + text + tail, tokenised in one go, and its span read off the tokenizer's character offsets, so that a token
-merged across the boundary is still found (it counts as text). Searching for the text's own tokens would miss it.
+The chat template is rendered with a sentinel in place of the text; what stands before the sentinel is the
+*head* (representation prompt and markup), what stands after it is the *tail* (end of the user's turn, start
+of the assistant's). How a template wants its messages, and whether it leaves them as they are, is found out
+in :mod:`grace_core.chat_templates`. A text is then rendered as head + text + tail, tokenised in one go, and
+its span read off the tokenizer's character offsets, so that a token merged across the boundary is still found
+(it counts as text). Searching for the text's own tokens would miss it.
 
-A text may contain the literal form of a special token ("<|im_end|>", say). Tokenised as it stands it would end the user's turn,
-so such a text is tokenised apart from the template with special tokens split into ordinary ones.
+A text may contain the literal form of a special token ("<|im_end|>", say). Tokenised as it stands it would
+end the user's turn, so such a text is tokenised apart from the template with special tokens split into
+ordinary ones.
 """
 
 from __future__ import annotations
@@ -49,9 +51,9 @@ class Prompt:
 class PromptBuilder:
     """Builds prompts for one tokenizer and one representation prompt.
 
-    ``template`` holds arguments of the chat template, such as enable_thinking, and ``date`` (YYYY-MM-DD) what one that writes the date
-    is told. Raises GraceError if the tokenizer has no chat template, or one that cannot be made to show the user's text and the
-    representation prompt as they are.
+    ``template`` holds arguments of the chat template, such as enable_thinking, and ``date`` (YYYY-MM-DD) what
+    one that writes the date is told. Raises GraceError if the tokenizer has no chat template, or one that
+    cannot be made to show the user's text and the representation prompt as they are.
     """
 
     def __init__(
@@ -88,7 +90,9 @@ class PromptBuilder:
 
     @property
     def place(self) -> str:
-        """Where the representation prompt stands: in a "system" message, in the "user"'s turn in front of the text, or "none"."""
+        """Where the representation prompt stands: in a "system" message, in the "user"'s turn in front of the
+        text, or "none".
+        """
         return self.frame.place
 
     @property
@@ -98,16 +102,23 @@ class PromptBuilder:
 
     @property
     def described(self) -> dict:
-        """How the chat template is used, as JSON: ``place``, ``content`` ("text" or "parts"), ``date`` (None unless the template writes
-        one), ``opening`` (what opens the answer's turn if the template does not, else None), and ``sha256`` of head and tail."""
+        """How the chat template is used, as JSON: ``place``, ``content`` ("text" or "parts"), ``date`` (None
+        unless the template writes one), ``opening`` (what opens the answer's turn if the template does not,
+        else None), and ``sha256`` of head and tail."""
         frame, digest = self.frame, hashlib.sha256(f"{self.head}{SENTINEL}{self.tail}".encode("utf-8", "surrogatepass"))
         return {
-            "place": frame.place, "content": frame.content, "date": self.template.day if frame.dated else None,
-            "opening": frame.opening and frame.opening[1].removeprefix(frame.opening[0]), "sha256": digest.hexdigest(),
-        }  # fmt: skip
+            "place": frame.place,
+            "content": frame.content,
+            "date": self.template.day if frame.dated else None,
+            "opening": frame.opening and frame.opening[1].removeprefix(frame.opening[0]),
+            "sha256": digest.hexdigest(),
+        }
 
     def render(self, turns: Sequence[dict]) -> str:
-        """The text of a conversation up to the answer, by the template as it is used here. Raises whatever the template does."""
+        """The text of a conversation up to the answer, by the template as it is used here.
+
+        Raises whatever the template does.
+        """
         text = self.template.render(given_as(self.frame, turns))
         if self.frame.opening is None:
             return text
@@ -118,7 +129,9 @@ class PromptBuilder:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def build(self, text: str) -> Prompt:
-        """The prompt for ``text``. A text over the token limit loses its end, and the prompt says so in ``text_truncated``.
+        """The prompt for ``text``.
+
+        A text over the token limit loses its end, and the prompt says so in ``text_truncated``.
 
         Raises GraceError for a text that is empty or only white space: it has no content to represent.
         """
@@ -143,12 +156,17 @@ class PromptBuilder:
         ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
         inside = [i for i, (a, b) in enumerate(offsets) if a < last and b > first and b > a]
         if not inside:
-            raise GraceError(f"the tokenizer of {self.tokenizer.name_or_path!r} makes no token of the text {text[:40]!r}; leave it out")
+            raise GraceError(
+                f"the tokenizer of {self.tokenizer.name_or_path!r} makes no token of the text {text[:40]!r}; leave it out"
+            )
         return ids, inside[0], inside[-1] + 1
 
     @cached_property
     def _literal(self):
-        """A copy of the tokenizer that splits special tokens. A copy, since other threads may be using the tokenizer meanwhile."""
+        """A copy of the tokenizer that splits special tokens.
+
+        A copy, since other threads may be using the tokenizer meanwhile.
+        """
         copy = type(self.tokenizer.backend_tokenizer).from_str(self.tokenizer.backend_tokenizer.to_str())
         copy.no_truncation()
         copy.no_padding()

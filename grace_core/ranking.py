@@ -2,9 +2,10 @@
 
     score(q, d) = sum over i of q_i d_i, in fp64, rounded to fp32
 
-A matrix product sums in another order for another number of rows or queries. Copies of a document would then get scores that differ in the
-last digit, and their order would depend on what is scored along with them. Here the sum of a row depends on that row and on the query
-alone, so that copies have the same score to the bit, and a score is the same in a search, in its explanation and in an evaluation.
+A matrix product sums in another order for another number of rows or queries. Copies of a document would then
+get scores that differ in the last digit, and their order would depend on what is scored along with them. Here
+the sum of a row depends on that row and on the query alone, so that copies have the same score to the bit,
+and a score is the same in a search, in its explanation and in an evaluation.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ CACHE = 2**16  # fp64 values that stay near the processor
 
 
 def dots(vectors, query: np.ndarray, dtype: type = np.float32) -> np.ndarray:
-    """Scores ``(n,)`` of ``vectors`` ``(n, d)`` for a query ``(d,)``; the vectors are an array, or what gives one when sliced."""
+    """Scores ``(n,)`` of ``vectors`` ``(n, d)`` for a query ``(d,)``; the vectors are an array, or what gives
+    one when sliced.
+    """
     made, step = np.empty(len(vectors), dtype), max(1, ROOM // len(query))
     for start in range(0, len(vectors), step):
         made[start : start + step] = _dots(vectors[start : start + step], query)
@@ -24,7 +27,9 @@ def dots(vectors, query: np.ndarray, dtype: type = np.float32) -> np.ndarray:
 
 
 def dots_of_each(vectors: np.ndarray, places: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    """Scores ``(m, c)`` fp32 of the rows ``places`` ``(m, c)`` of ``vectors``, those of its own for each of the queries ``(m, d)``."""
+    """Scores ``(m, c)`` fp32 of the rows ``places`` ``(m, c)`` of ``vectors``, those of its own for each of
+    the queries ``(m, d)``.
+    """
     (m, c), dim = places.shape, queries.shape[1]
     if m * c * dim <= CACHE:
         return _dots(vectors[places], queries).astype(np.float32)
@@ -38,7 +43,8 @@ def dots_of_each(vectors: np.ndarray, places: np.ndarray, queries: np.ndarray) -
 
 
 def _dots(vectors: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    # converted first: einsum would convert in pieces of its own, and the borders of these would decide the order of a sum
+    # converted first: einsum would convert in pieces of its own, and the borders of these would decide the
+    # order of a sum
     vectors, queries = np.ascontiguousarray(vectors, np.float64), np.ascontiguousarray(queries, np.float64)
     return np.einsum("...nd,...d->...n", vectors, queries)
 

@@ -1,16 +1,18 @@
 """Regions of a collection: clusters of its documents in the full space, named by words that their rationales share.
 
-Clusters are those of k-means on the normalised vectors, with the number of them that gives the best silhouette (cosine). On the
-demo collection, whose documents are of 28 known kinds, k-means finds these kinds again (adjusted Rand index about 0.9), HDBSCAN in the
-full space does not (at most 0.44, with a fifth of the documents in no cluster); see docs/map.md.
+Clusters are those of k-means on the normalised vectors, with the number of them that gives the best
+silhouette (cosine). On the demo collection, whose documents are of 28 known kinds, k-means finds these kinds
+again (adjusted Rand index about 0.9), HDBSCAN in the full space does not (at most 0.44, with a fifth of the
+documents in no cluster); see docs/map.md.
 
-A name is the best terms, three at most, by class-based TF-IDF (Grootendorst, arXiv 2203.05794): for a word x in region c,
+A name is the best terms, three at most, by class-based TF-IDF (Grootendorst, arXiv 2203.05794): for a word x
+in region c,
 
     share of the documents of c that hold x  *  log(1 + A / f_x)
 
-with f_x the number of documents that hold x and A the average over regions of such numbers added up. Documents are counted, not
-occurrences, since a rationale that repeats itself says a thing once. Words in more than half of all documents name nothing, and
-neither does a word that is rarer inside the region than outside.
+with f_x the number of documents that hold x and A the average over regions of such numbers added up.
+Documents are counted, not occurrences, since a rationale that repeats itself says a thing once. Words in more
+than half of all documents name nothing, and neither does a word that is rarer inside the region than outside.
 """
 
 from __future__ import annotations
@@ -26,7 +28,21 @@ from grace_core.errors import GraceError
 from grace_core.neighbours import check_vectors, unit
 from grace_core.texts import as_texts
 
-CANDIDATES = (2, 4, 6, 8, 12, 16, 20, 24, 28, 32, 40, 50, 60)  # numbers of regions to try: more names than that nobody reads
+CANDIDATES = (
+    2,
+    4,
+    6,
+    8,
+    12,
+    16,
+    20,
+    24,
+    28,
+    32,
+    40,
+    50,
+    60,
+)  # numbers of regions to try: more names than that nobody reads
 SMALLEST = 8  # documents a region has on average, at least
 SAMPLE = 10_000  # documents that k-means learns from; the others go to the nearest centre
 JUDGED = 2_000  # documents that the silhouette is taken over
@@ -52,7 +68,9 @@ STOP = frozenset(
 
 @dataclass(frozen=True)
 class Regions:
-    """``labels`` ``(n,)`` int32, the region of each document (-1: none), and for each region a name and its terms, best first."""
+    """``labels`` ``(n,)`` int32, the region of each document (-1: none), and for each region a name and its
+    terms, best first.
+    """
 
     labels: np.ndarray
     names: list[str]
@@ -60,10 +78,11 @@ class Regions:
 
 
 def find_regions(vectors: np.ndarray, texts: Sequence[str], *, seed: int = 0) -> Regions:
-    """Cluster the documents ``(n, d)`` and name each cluster by its ``texts``, one a document: their rationales, where there are any.
+    """Cluster the documents ``(n, d)`` and name each cluster by its ``texts``, one a document: their
+    rationales, where there are any.
 
-    Regions are numbered from the largest to the smallest. The same seed gives the same regions. Raises GraceError for vectors that
-    are not finite, or another number of texts.
+    Regions are numbered from the largest to the smallest. The same seed gives the same regions. Raises
+    GraceError for vectors that are not finite, or another number of texts.
     """
     vectors, texts = unit(check_vectors(vectors)), as_texts(texts)
     if len(texts) != len(vectors):
@@ -78,7 +97,9 @@ def find_regions(vectors: np.ndarray, texts: Sequence[str], *, seed: int = 0) ->
 def _clusters(vectors: np.ndarray, seed: int) -> np.ndarray:
     """A label for each row, by k-means with the number of clusters that has the best silhouette."""
     random = np.random.default_rng(seed)
-    learned = vectors if len(vectors) <= SAMPLE else vectors[np.sort(random.choice(len(vectors), SAMPLE, replace=False))]
+    learned = (
+        vectors if len(vectors) <= SAMPLE else vectors[np.sort(random.choice(len(vectors), SAMPLE, replace=False))]
+    )
     judged = learned if len(learned) <= JUDGED else learned[np.sort(random.choice(len(learned), JUDGED, replace=False))]
     different = len(np.unique(judged, axis=0))
     candidates = [number for number in CANDIDATES if number < different and number * SMALLEST <= len(vectors)]
@@ -91,8 +112,12 @@ def _clusters(vectors: np.ndarray, seed: int) -> np.ndarray:
     def fit(number: int, rows: np.ndarray, attempts: int) -> KMeans:
         return KMeans(number, n_init=attempts, random_state=seed).fit(rows)
 
-    with threadpool_limits(1, user_api="openmp"):  # k-means adds up per thread, in the order in which the threads come by
-        scores = {number: silhouette_score(judged, fit(number, judged, 2).labels_, metric="cosine") for number in candidates}
+    with threadpool_limits(
+        1, user_api="openmp"
+    ):  # k-means adds up per thread, in the order in which the threads come by
+        scores = {
+            number: silhouette_score(judged, fit(number, judged, 2).labels_, metric="cosine") for number in candidates
+        }
         best = max(scores, key=lambda number: (round(float(scores[number]), 3), -number))
         return fit(best, learned, 5).predict(vectors).astype(np.int32)
 
@@ -111,8 +136,14 @@ def words(text: str) -> frozenset[str]:
 
 
 def top_terms(texts: Sequence[str], background: Sequence[str], n: int = 8) -> list[str]:
-    """The terms that set ``texts`` apart from ``background`` (all others), best first, at most ``n``; see the top of this module."""
-    return list(_class_terms([[words(text) for text in some] for some in (as_texts(texts), as_texts(background, "background"))], n)[0])
+    """The terms that set ``texts`` apart from ``background`` (all others), best first, at most ``n``; see the
+    top of this module.
+    """
+    return list(
+        _class_terms(
+            [[words(text) for text in some] for some in (as_texts(texts), as_texts(background, "background"))], n
+        )[0]
+    )
 
 
 def _class_terms(groups: Sequence[Sequence[Iterable[str]]], n: int = 8) -> list[dict[str, float]]:
@@ -154,7 +185,9 @@ def _same_stem(a: str, b: str) -> bool:
 
 
 def _names(scored: list[dict[str, float]]) -> list[str]:
-    """The best terms of each region that are not far behind the first; a name that is taken gets further terms, or a number."""
+    """The best terms of each region that are not far behind the first; a name that is taken gets further
+    terms, or a number.
+    """
     names: list[str] = []
     for label, terms in enumerate(scored):
         own = list(terms)
@@ -167,14 +200,18 @@ def _names(scored: list[dict[str, float]]) -> list[str]:
 
 
 def regions_changed(a: Regions, b: Regions) -> list[str]:
-    """What became of the regions of column a in column b, in words: splits, mergers, scattered and new ones, then those that stayed.
+    """What became of the regions of column a in column b, in words: splits, mergers, scattered and new ones,
+    then those that stayed.
 
-    From the table of how many documents each region of a shares with each of b. A region *stayed* if it shares more than half of its
-    documents with one of b, and that one more than half of its own with it. It *split* if two or more regions of b are mostly made of
-    it and hold a fifth of it each; regions *merged* where that holds the other way round. Documents in no region do not count.
+    From the table of how many documents each region of a shares with each of b. A region *stayed* if it
+    shares more than half of its documents with one of b, and that one more than half of its own with it. It
+    *split* if two or more regions of b are mostly made of it and hold a fifth of it each; regions *merged*
+    where that holds the other way round. Documents in no region do not count.
     """
     if len(a.labels) != len(b.labels):
-        raise GraceError(f"the columns have {len(a.labels)} and {len(b.labels)} documents; give the regions of the same documents")
+        raise GraceError(
+            f"the columns have {len(a.labels)} and {len(b.labels)} documents; give the regions of the same documents"
+        )
     table = np.zeros((len(a.names), len(b.names)), np.int64)
     both = (a.labels >= 0) & (b.labels >= 0)
     np.add.at(table, (a.labels[both], b.labels[both]), 1)
@@ -184,7 +221,11 @@ def regions_changed(a: Regions, b: Regions) -> list[str]:
     splits = {i: parts for i, parts in splits.items() if len(parts) > 1}
     mergers = {j: parts for j, parts in mergers.items() if len(parts) > 1}
     merged = {i for parts in mergers.values() for i in parts}
-    stayed = [i for i in range(len(a.names)) if i not in merged and i not in splits and ((of_a[i] > MOST) & (of_b[i] > MOST)).any()]
+    stayed = [
+        i
+        for i in range(len(a.names))
+        if i not in merged and i not in splits and ((of_a[i] > MOST) & (of_b[i] > MOST)).any()
+    ]
     made_of = {j for parts in splits.values() for j in parts} | set(mergers)
     lines = [f"{_quoted(a, [i])} split into {_quoted(b, parts)}" for i, parts in splits.items()]
     lines += [f"{_quoted(a, parts)} merged into {_quoted(b, [j])}" for j, parts in mergers.items()]

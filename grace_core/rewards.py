@@ -1,8 +1,11 @@
-"""From embeddings of rollouts to rewards: the paper's terms, and the corrected objective. Pure functions; nothing is trained here.
+"""From embeddings of rollouts to rewards: the paper's terms, and the corrected objective.
 
-Notation. A batch has B triplets (query q, positive d+, negative d-). K rationales ("rollouts") are sampled for a text; z is an
-L2-normalised embedding, so that a dot product is a cosine. A group is the K rollouts of one text; the policy gradient uses the
-advantage, reward minus the group's mean, so a term that is the same for all rollouts of a group never reaches the gradient.
+Pure functions; nothing is trained here.
+
+Notation. A batch has B triplets (query q, positive d+, negative d-). K rationales ("rollouts") are sampled
+for a text; z is an L2-normalised embedding, so that a dot product is a cosine. A group is the K rollouts of
+one text; the policy gradient uses the advantage, reward minus the group's mean, so a term that is the same
+for all rollouts of a group never reaches the gradient.
 
 *Reference* (arXiv 2510.04506 as released; supervised). K rollouts for every d+, one for q and one for d-. For rollout k of triplet i:
 
@@ -13,17 +16,18 @@ advantage, reward minus the group's mean, so a term that is the same for all rol
 
     reward = (positive + negative + 0.2 consistency + 0.2 cross) / tau,  tau = 0.1;   -1 if cut off at the length limit
 
-Unsupervised: q is the same text sampled once more; no negative; cross = -mean over j != i of cos(z_i^k, z_q_j), which does vary with k.
+Unsupervised: q is the same text sampled once more; no negative; cross = -mean over j != i of cos(z_i^k,
+z_q_j), which does vary with k.
 
 *Symmetric* (default). Queries and positives are groups of K rollouts each; m(.) is the normalised mean of a text's rollouts:
 
     q rollout    log-softmax over all documents D (positives and negatives) of cos(z, m(D)) / t, at its own d+
     d+ rollout   log-softmax over the batch's queries of cos(z, m(q)) / t, at its own q
 
-Every term varies within its group and is relative to the batch. Negatives are distractors only: from its own text the policy cannot know
-that it plays the negative, so a reward for being far from the queries would push every document away from every query.
-Unsupervised, a text is its own partner: a rollout is scored by how well it picks, out of the mean rollouts of the batch's texts, that of
-its own text (over the other rollouts only).
+Every term varies within its group and is relative to the batch. Negatives are distractors only: from its own
+text the policy cannot know that it plays the negative, so a reward for being far from the queries would push
+every document away from every query. Unsupervised, a text is its own partner: a rollout is scored by how well
+it picks, out of the mean rollouts of the batch's texts, that of its own text (over the other rollouts only).
 A cut-off rollout ranks below every finished one of its group (:func:`rank_truncated_last`).
 """
 
@@ -45,7 +49,10 @@ def group_mean(rollouts: Tensor) -> Tensor:
 
 
 def consistency(rollouts: Tensor) -> Tensor:
-    """Mean cosine of each rollout with the others of its group: ``(b, k)`` from ``(b, k, d)``. Raises ValueError if k is 1."""
+    """Mean cosine of each rollout with the others of its group: ``(b, k)`` from ``(b, k, d)``.
+
+    Raises ValueError if k is 1.
+    """
     k = rollouts.shape[1]
     if k < 2:
         raise ValueError("consistency compares the rollouts of a group, so a group needs at least 2, got 1")
@@ -63,7 +70,9 @@ def _mean_over_others(matrix: Tensor) -> Tensor:
 
 
 def reference_terms(positives: Tensor, queries: Tensor, negatives: Tensor) -> dict[str, Tensor]:
-    """The supervised reference terms, each ``(b, k)``: from positives' rollouts ``(b, k, d)``, queries and negatives ``(b, d)``."""
+    """The supervised reference terms, each ``(b, k)``: from positives' rollouts ``(b, k, d)``, queries and
+    negatives ``(b, d)``.
+    """
     b, k, _ = positives.shape
     hardest = torch.einsum("id,jkd->ijk", queries, positives).amax(dim=2)
     return {
@@ -75,7 +84,9 @@ def reference_terms(positives: Tensor, queries: Tensor, negatives: Tensor) -> di
 
 
 def reference_terms_unsupervised(rollouts: Tensor, queries: Tensor) -> dict[str, Tensor]:
-    """The unsupervised reference terms, each ``(b, k)``: rollouts ``(b, k, d)``; queries ``(b, d)`` are the texts sampled once more."""
+    """The unsupervised reference terms, each ``(b, k)``: rollouts ``(b, k, d)``; queries ``(b, d)`` are the
+    texts sampled once more.
+    """
     return {
         "positive": torch.einsum("bd,bkd->bk", queries, rollouts),
         "consistency": consistency(rollouts),
@@ -84,7 +95,9 @@ def reference_terms_unsupervised(rollouts: Tensor, queries: Tensor) -> dict[str,
 
 
 def reference_reward(terms: dict[str, Tensor], truncated: Tensor) -> Tensor:
-    """Weighted sum over tau, ``(b, k)``; a cut-off rollout gets -1, as released (which can be more than a finished one has)."""
+    """Weighted sum over tau, ``(b, k)``; a cut-off rollout gets -1, as released (which can be more than a
+    finished one has).
+    """
     total = sum(REFERENCE_WEIGHTS[name] * term for name, term in terms.items()) / REFERENCE_TAU
     return torch.where(truncated, torch.full_like(total, REFERENCE_TRUNCATED), total)
 
@@ -92,16 +105,20 @@ def reference_reward(terms: dict[str, Tensor], truncated: Tensor) -> Tensor:
 def symmetric_terms(
     queries: Tensor, positives: Tensor, negatives: Tensor | None = None, *, temperature: float = SYMMETRIC_TEMPERATURE
 ) -> dict[str, Tensor]:
-    """The symmetric terms ``{"query": (b, k), "document": (b, k)}`` from rollouts of queries and positives ``(b, k, d)``.
+    """The symmetric terms ``{"query": (b, k), "document": (b, k)}`` from rollouts of queries and positives
+    ``(b, k, d)``.
 
-    ``negatives`` ``(n, k', d)`` are further documents of the batch, used as distractors. Values are log-probabilities, so at most 0.
-    Raises ValueError for a batch of one triplet without negatives: there is nothing to tell apart.
+    ``negatives`` ``(n, k', d)`` are further documents of the batch, used as distractors. Values are
+    log-probabilities, so at most 0. Raises ValueError for a batch of one triplet without negatives: there is
+    nothing to tell apart.
     """
     documents = group_mean(positives)
     if negatives is not None:
         documents = torch.cat([documents, group_mean(negatives)])
     if len(documents) < 2:
-        raise ValueError("the symmetric reward picks a partner out of the batch, so it needs at least 2 documents, got 1")
+        raise ValueError(
+            "the symmetric reward picks a partner out of the batch, so it needs at least 2 documents, got 1"
+        )
     own = torch.arange(len(queries), device=queries.device)
 
     def picks(rollouts: Tensor, candidates: Tensor) -> Tensor:
@@ -114,12 +131,14 @@ def symmetric_terms(
 def symmetric_terms_unsupervised(rollouts: Tensor, *, temperature: float = SYMMETRIC_TEMPERATURE) -> dict[str, Tensor]:
     """The symmetric term of texts without queries, ``{"text": (b, k)}`` from rollouts ``(b, k, d)``.
 
-    Log-softmax over the batch's texts of cos(z, m)/t at the own text, whose m leaves the scored rollout out, so that it is no partner of
-    itself. Raises ValueError for a batch of one text or a group of one rollout.
+    Log-softmax over the batch's texts of cos(z, m)/t at the own text, whose m leaves the scored rollout out,
+    so that it is no partner of itself. Raises ValueError for a batch of one text or a group of one rollout.
     """
     b, k, _ = rollouts.shape
     if b < 2 or k < 2:
-        raise ValueError(f"a text is told apart by its other rollouts from other texts, so it needs at least 2 of both, got b={b}, k={k}")
+        raise ValueError(
+            f"a text is told apart by its other rollouts from other texts, so it needs at least 2 of both, got b={b}, k={k}"
+        )
     cosines = rollouts @ group_mean(rollouts).T
     others = F.normalize(rollouts.sum(dim=1, keepdim=True) - rollouts, dim=-1)
     own = torch.arange(b, device=rollouts.device)

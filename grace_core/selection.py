@@ -1,9 +1,10 @@
 """Searching among some of the documents: those that satisfy a filter (:mod:`grace_core.filters`).
 
-``k`` asked are ``k`` found, or all that are left if these are fewer, whatever the kind of index; scores and order are those of a search
-without a filter. flat compares every vector that is left, and so do the other kinds where few are left: it is fast then, and exact. Where
-many are left a graph or the cells are searched as ever, with what is not left passed over; where less than ENOUGH is left, harder, since
-the nearest lie farther away then.
+``k`` asked are ``k`` found, or all that are left if these are fewer, whatever the kind of index; scores and
+order are those of a search without a filter. flat compares every vector that is left, and so do the other
+kinds where few are left: it is fast then, and exact. Where many are left a graph or the cells are searched as
+ever, with what is not left passed over; where less than ENOUGH is left, harder, since the nearest lie farther
+away then.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ KEPT = 16  # filters whose documents are remembered: a person narrows down, and 
 HANDFUL = 400  # rows whose scores are computed at once, without candidates
 MANY = 4  # queries for which a product of matrices is worth its preparation
 DENSE = 4  # rows in a row of which one is left: reading all of them is no slower then than picking
-# Measured on 100,000 vectors of 256 dimensions (grace bench filter): with less than ENOUGH of the rows left, the effort that keeps the
-# recall grows with a power of the share; and comparing so many rows takes as long as one more unit of effort.
+# Measured on 100,000 vectors of 256 dimensions (grace bench filter): with less than ENOUGH of the rows left,
+# the effort that keeps the recall grows with a power of the share; and comparing so many rows takes as long
+# as one more unit of effort.
 ENOUGH = 0.4
 POWERS = {"hnsw": 1.0, "ivfpq": 0.4}
 ROWS = {"hnsw": 40, "ivfpq": 1}
@@ -96,7 +98,9 @@ def _effort(opened: ann.Opened, among: Selection, k: int) -> int:
     return round(least * max(1.0, ENOUGH * among.count / len(among)) ** POWERS[opened.kind])
 
 
-def _proposed(opened: ann.Opened, among: Selection, queries: np.ndarray, k: int, effort: int) -> tuple[np.ndarray, np.ndarray]:
+def _proposed(
+    opened: ann.Opened, among: Selection, queries: np.ndarray, k: int, effort: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Of candidates that FAISS finds among what is left; row -1 where it found fewer than ``k``."""
     import faiss
 
@@ -138,7 +142,11 @@ def nearest(vectors, rows: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.
     near, places = np.zeros((len(queries), 0), np.float32), np.zeros((len(queries), 0), np.int64)
     for start in range(0, len(rows), step):
         new = _products(vectors, rows[start : start + step], queries)
-        best = np.argpartition(-new, wanted - 1, axis=1)[:, :wanted] if new.shape[1] > wanted else np.arange(new.shape[1])[None]
+        best = (
+            np.argpartition(-new, wanted - 1, axis=1)[:, :wanted]
+            if new.shape[1] > wanted
+            else np.arange(new.shape[1])[None]
+        )
         best = np.broadcast_to(best, (len(queries), best.shape[1]))
         near = np.concatenate([near, np.take_along_axis(new, best, 1)], axis=1)
         places = np.concatenate([places, start + best], axis=1)
@@ -155,7 +163,10 @@ def nearest(vectors, rows: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.
 
 
 def _products(vectors, rows: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    """Products ``(m, len(rows))`` in fp32. For a few queries FAISS reads vectors in memory where they lie, faster than BLAS does."""
+    """Products ``(m, len(rows))`` in fp32.
+
+    For a few queries FAISS reads vectors in memory where they lie, faster than BLAS does.
+    """
     import faiss
 
     first, end = int(rows[0]), int(rows[-1]) + 1

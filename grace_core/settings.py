@@ -13,9 +13,13 @@ from grace_core.prompt import REPRESENTATION_PROMPT
 
 SETTINGS_FILE = "grace_config.json"
 _KINDS = {
-    "system": (str, "a text"), "max_prompt_tokens": (Integral, "a whole number"), "max_new_tokens": (Integral, "a whole number"),
-    "temperature": (Real, "a number"), "top_p": (Real, "a number"), "seed": (Integral, "a whole number"),
-}  # fmt: skip
+    "system": (str, "a text"),
+    "max_prompt_tokens": (Integral, "a whole number"),
+    "max_new_tokens": (Integral, "a whole number"),
+    "temperature": (Real, "a number"),
+    "top_p": (Real, "a number"),
+    "seed": (Integral, "a whole number"),
+}
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Settings:
 
 
 def check_names(names: Iterable[str], of: str = "") -> None:
-    """Raises GraceError for a name that is none of a setting; ``of`` is what it was given for."""
+    """Raises GraceError for an unknown setting; ``of`` is what it was given for."""
     known = [each.name for each in fields(Settings)]
     if unknown := [name for name in names if name not in known]:
         raise GraceError(f"unknown setting{of}: {', '.join(map(repr, unknown))[:200]}; known are {', '.join(known)}")

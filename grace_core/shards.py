@@ -4,12 +4,14 @@
                   /000000.safetensors    rows, part sums and counts, rationale ids and flags of some documents;
                                          000000.quick.safetensors if it can be made again in no time
 
-The documents go in order of length, longest first. A shard's content depends on the documents and settings only, not on who
-encodes it or when, so that a resumed build, and one on many machines, gives the same files as one that was never stopped.
-Texts of an index that is there (:class:`Known`) are in no shard: their rows are taken over from it, byte for byte.
+The documents go in order of length, longest first. A shard's content depends on the documents and settings
+only, not on who encodes it or when, so that a resumed build, and one on many machines, gives the same files
+as one that was never stopped. Texts of an index that is there (:class:`Known`) are in no shard: their rows
+are taken over from it, byte for byte.
 
-Nothing here grows with the corpus but some 50 bytes a document (order, offsets, ids): texts wait in a file until their shard is due,
-vectors and rationale ids are put into their places on disk through memory maps, and rationales are decoded block by block.
+Nothing here grows with the corpus but some 50 bytes a document (order, offsets, ids): texts wait in a file
+until their shard is due, vectors and rationale ids are put into their places on disk through memory maps, and
+rationales are decoded block by block.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ DIGEST = np.dtype((np.void, 16))  # of a text
 
 def refuse_mixture(folder: Path, there: dict, wanted: dict) -> None:
     """Raises GraceError where what ``folder`` was made with differs from what is ``wanted`` now."""
-    there = there | {"settings": asdict(Settings(**there["settings"]))} if "settings" in there else there  # what is new has its default
+    there = (
+        there | {"settings": asdict(Settings(**there["settings"]))} if "settings" in there else there
+    )  # what is new has its default
     for key, value in wanted.items():
         if there.get(key) != value:
             old, new = there.get(key), value
@@ -53,7 +57,9 @@ def refuse_mixture(folder: Path, there: dict, wanted: dict) -> None:
 
 @dataclass(frozen=True)
 class _Texts:
-    """Texts one after the other in a file without a name, and where each of them begins: ``offsets`` (n + 1,) in bytes."""
+    """Texts one after the other in a file without a name, and where each of them begins: ``offsets`` (n + 1,)
+    in bytes.
+    """
 
     file: object
     offsets: np.ndarray
@@ -65,7 +71,9 @@ class _Texts:
 
 @dataclass(frozen=True)
 class Known:
-    """An index that is there, in ``folder``: the ids ``(n,)`` of its rows and digests ``(n,)`` of the texts they were made of."""
+    """An index that is there, in ``folder``: the ids ``(n,)`` of its rows and digests ``(n,)`` of the texts
+    they were made of.
+    """
 
     folder: Path
     manifest: dict
@@ -83,7 +91,9 @@ class Known:
                         made += _digest(Document("", title, text, {}).content.encode())
                         place += 1
         if place < len(ids):
-            raise GraceError(f"{folder} holds documents that its corpus lacks, such as {ids[place]!r}; remove it and build again")
+            raise GraceError(
+                f"{folder} holds documents that its corpus lacks, such as {ids[place]!r}; remove it and build again"
+            )
         return cls(folder, manifest, ids, np.frombuffer(bytes(made), DIGEST))
 
     def rows_of(self, digests: np.ndarray) -> np.ndarray:
@@ -99,22 +109,40 @@ def _digest(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
-class Work:
-    """The shards of one build, in ``folder/.build``. Only one process may have it open (:func:`grace_core.files.only_writer`).
+class ShardWriter:
+    """The shards of one build, in ``folder/.build``.
 
-    With ``known`` only texts are encoded that are not in it; with ``only_known`` none are, and documents with other texts are left out:
-    ``behind`` is their number. Raises GraceError if the folder holds shards made with something else.
+    Only one process may have it open (:func:`grace_core.files.only_writer`).
+
+    With ``known`` only texts are encoded that are not in it; with ``only_known`` none are, and documents with
+    other texts are left out: ``behind`` is their number. Raises GraceError if the folder holds shards made
+    with something else.
     """
 
     def __init__(
-        self, collection: Collection, folder: Path, wanted: dict, *, shard: int, known: Known | None = None, only_known: bool = False
+        self,
+        collection: Collection,
+        folder: Path,
+        wanted: dict,
+        *,
+        shard: int,
+        known: Known | None = None,
+        only_known: bool = False,
     ):
-        self.collection, self.folder, self.path, self._shard, self.known = collection, folder, folder / ".build", shard, known
+        self.collection, self.folder, self.path, self._shard, self.known = (
+            collection,
+            folder,
+            folder / ".build",
+            shard,
+            known,
+        )
         self.path.mkdir(exist_ok=True)
         self._quick: set[int] = set()  # shards that are not flushed to the disk
         for leftover in [*folder.glob(".*.tmp"), *self.path.glob(".*.tmp"), *self.path.glob("*.quick.safetensors")]:
             leftover.unlink()
-        if (self.path / "plan.json").exists() and any(self.path.glob("*.safetensors")):  # without a shard a plan binds nobody
+        if (self.path / "plan.json").exists() and any(
+            self.path.glob("*.safetensors")
+        ):  # without a shard a plan binds nobody
             refuse_mixture(self.path, read_json(self.path / "plan.json"), wanted)
         else:
             write_json(self.path / "plan.json", wanted)
@@ -180,17 +208,20 @@ class Work:
     def write(self, number: int, made: Representations, *, seconds: float) -> None:
         """Write a shard, atomically.
 
-        One that took few ``seconds``, since it came out of the cache, is not flushed to the disk, which would take longer, until
-        :meth:`keep`: if the process is killed before, a resumed build makes it again.
+        One that took few ``seconds``, since it came out of the cache, is not flushed to the disk, which would
+        take longer, until :meth:`keep`: if the process is killed before, a resumed build makes it again.
         """
         from safetensors.numpy import save_file
 
         tensors = {
-            "rows": self.rows_of(number), "sums": made.sums.astype(np.float32), "counts": made.counts.astype(np.int64),
+            "rows": self.rows_of(number),
+            "sums": made.sums.astype(np.float32),
+            "counts": made.counts.astype(np.int64),
             "ids": np.array([token for ids in made.rationale_ids for token in ids], dtype=np.int32),
             "lengths": np.array([len(ids) for ids in made.rationale_ids], dtype=np.int64),
-            "truncated": made.truncated, "text_truncated": made.text_truncated,
-        }  # fmt: skip
+            "truncated": made.truncated,
+            "text_truncated": made.text_truncated,
+        }
         quick = seconds < QUICK
         write_atomically(self._path_of(number, quick), lambda path: save_file(tensors, path), flush=not quick)
         if quick:
@@ -209,13 +240,18 @@ class Work:
     def unchanged(self) -> bool:
         """Whether the rows are those of the index that is known, in its order and under their ids."""
         known = self.known
-        if known is None or len(self.source) != len(known.ids) or not np.array_equal(self.source, np.arange(len(known.ids))):
+        if (
+            known is None
+            or len(self.source) != len(known.ids)
+            or not np.array_equal(self.source, np.arange(len(known.ids)))
+        ):
             return False
         names = self.collection.columns(["_id"])["_id"].combine_chunks()
         return names.take(self.rows).to_pylist() == known.ids
 
     def finish(self, dim: int, decode: Callable[[list[list[int]]], list[str]] | None = None) -> dict:
-        """Put the shards together in the corpus's order as vectors.safetensors and rationales.parquet; the manifest's counts.
+        """Put the shards together in the corpus's order as vectors.safetensors and rationales.parquet; the
+        manifest's counts.
 
         ``dim`` is the vectors' width; ``decode`` makes rationales of token ids, if anything was encoded.
         """
@@ -236,11 +272,14 @@ class Work:
             write_atomically(rationales, lambda path: self._write_rationales(path, decode, ids, starts, counts, flags))
         parts = map_tensors(vectors)["counts"]
         return {
-            "documents": self.documents, "encoded": len(self.rows), "empty": self.documents - self.behind - len(self.rows),
-            "truncated_rationales": int(flags["truncated"].sum()), "truncated_texts": int(flags["text_truncated"].sum()),
+            "documents": self.documents,
+            "encoded": len(self.rows),
+            "empty": self.documents - self.behind - len(self.rows),
+            "truncated_rationales": int(flags["truncated"].sum()),
+            "truncated_texts": int(flags["text_truncated"].sum()),
             "empty_rationales": int((parts[:, 2] == 0).sum()),
             **{f"{part}_tokens": int(total) for part, total in zip(PARTS, parts.sum(axis=0), strict=True)},
-        }  # fmt: skip
+        }
 
     def _take_flags(self, flags: dict[str, np.ndarray]) -> None:
         """The flags of the rows that are taken over."""
@@ -272,7 +311,8 @@ class Work:
                 places = begin + np.flatnonzero(self.source[begin : begin + BLOCK] >= 0)
                 for name, array in out.items():
                     array[places] = known[name][self.source[places]]
-        # shards are encoded apart, in batches that may round otherwise: a text that occurs twice has the vector of its first document
+        # shards are encoded apart, in batches that may round otherwise: a text that occurs twice has the
+        # vector of its first document
         copies = self._copies()
         for begin in range(0, len(copies), BLOCK):
             some = copies[begin : begin + BLOCK]
@@ -312,8 +352,9 @@ class Work:
         names = pq.read_table(self.collection.folder / "corpus.parquet", columns=["_id"])["_id"]
         schema = pa.schema(
             [("_id", pa.string()), ("rationale", pa.string()), ("rationale_ids", pa.list_(pa.int32()))]
-            + [(f"{part}_tokens", pa.int64()) for part in PARTS] + [(name, pa.bool_()) for name in flags]
-        )  # fmt: skip
+            + [(f"{part}_tokens", pa.int64()) for part in PARTS]
+            + [(name, pa.bool_()) for name in flags]
+        )
         known = None if self.known is None else _Rationales(self.known.folder / "rationales.parquet")
         with pq.ParquetWriter(path, schema, compression="zstd") as writer:
             for begin in range(0, len(self.rows), BLOCK):
@@ -323,14 +364,22 @@ class Work:
                 source = self.source[begin:end]
                 new = begin + np.flatnonzero(source < 0)
                 mine = [ids[starts[i] : starts[i + 1]].tolist() for i in new]
-                written = [pa.array(decode(mine) if mine else [], pa.string()), pa.array(mine, schema.field("rationale_ids").type)]
+                written = [
+                    pa.array(decode(mine) if mine else [], pa.string()),
+                    pa.array(mine, schema.field("rationale_ids").type),
+                ]
                 if len(new) < len(source):
                     place = np.cumsum(source < 0) - 1  # among the new ones
                     place[source >= 0] = len(new) + np.arange(len(source) - len(new))  # behind them
                     old = known.take(source[source >= 0])
-                    written = [pa.concat_arrays([a, b.cast(a.type)]).take(pa.array(place)) for a, b in zip(written, old, strict=True)]
+                    written = [
+                        pa.concat_arrays([a, b.cast(a.type)]).take(pa.array(place))
+                        for a, b in zip(written, old, strict=True)
+                    ]
                 columns = [mine_names.combine_chunks(), *written]
-                columns += [parts[begin:end, i] for i in range(len(PARTS))] + [values[begin:end] for values in flags.values()]
+                columns += [parts[begin:end, i] for i in range(len(PARTS))] + [
+                    values[begin:end] for values in flags.values()
+                ]
                 writer.write_table(pa.table(columns, schema=schema))
 
 
@@ -343,7 +392,9 @@ class _Rationales:
         self._file = pq.ParquetFile(path)
         sizes = [self._file.metadata.row_group(i).num_rows for i in range(self._file.metadata.num_row_groups)]
         self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        self._group = lru_cache(2)(lambda i: self._file.read_row_group(i, columns=["rationale", "rationale_ids"]).combine_chunks())
+        self._group = lru_cache(2)(
+            lambda i: self._file.read_row_group(i, columns=["rationale", "rationale_ids"]).combine_chunks()
+        )
 
     def take(self, rows: np.ndarray) -> list:
         """Rationales and their ids as Arrow arrays, in the order of ``rows``."""

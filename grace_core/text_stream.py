@@ -1,7 +1,8 @@
 """Token ids to text as they come: each piece once, together the text that decoding all ids at the end gives.
 
-Decoding all ids again at every token would cost quadratic time. tokenizers' ``DecodeStream`` decodes each token with the few in front of
-it, and holds back the bytes of a character until it is whole. Two things are left to do here:
+Decoding all ids again at every token would cost quadratic time. tokenizers' ``DecodeStream`` decodes each
+token with the few in front of it, and holds back the bytes of a character until it is whole. Two things are
+left to do here:
 
 - Byte-fallback tokens (``<0xE2>``) are held back until a run of them ends: a decoder reads such a run as a whole, and one bad byte turns
   all of it into U+FFFD, characters that looked whole included.
@@ -72,8 +73,12 @@ def read_pieces(tokenizer, ids: Sequence[int]) -> list[str]:
 
 
 def _decodes_alone(tokenizer) -> bool:
-    """Whether the backend's decoding is all of the tokenizer's: transformers cleans up the text of any but a BPE if it is told to."""
+    """Whether the backend's decoding is all of the tokenizer's: transformers cleans up the text of any but a
+    BPE if it is told to.
+    """
     if not tokenizer.is_fast:
         return False
     forced = tokenizer.clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output
-    return not tokenizer.clean_up_tokenization_spaces or (type(tokenizer.backend_tokenizer.model).__name__ == "BPE" and not forced)
+    return not tokenizer.clean_up_tokenization_spaces or (
+        type(tokenizer.backend_tokenizer.model).__name__ == "BPE" and not forced
+    )

@@ -10,10 +10,11 @@ from grace_core.errors import GraceError
 
 
 def as_list(values: Iterable, name: str = "texts", *, of: str = "str") -> list:
-    """The values of a sequence or an iterable, by position: a list, tuple, generator, array, Arrow array, or a pandas Series.
+    """The values of a sequence or an iterable, by position: a list, tuple, generator, array, Arrow array, or
+    a pandas Series.
 
-    Raises GraceError for what has no order (a set), what holds something else besides (a dict, a table), a single text, and what
-    cannot be gone through.
+    Raises GraceError for what has no order (a set), what holds something else besides (a dict, a table), a
+    single text, and what cannot be gone through.
     """
     if isinstance(values, list):
         return values
@@ -21,7 +22,9 @@ def as_list(values: Iterable, name: str = "texts", *, of: str = "str") -> list:
     if isinstance(values, (str, bytes, bytearray)):
         raise GraceError(f"{name} must be a list of {of}, got a single {kind}; wrap it in a list")
     if isinstance(values, Mapping):
-        raise GraceError(f"{name} must be a list of {of}, got a {kind}, whose keys are not its values; give list(….values())")
+        raise GraceError(
+            f"{name} must be a list of {of}, got a {kind}, whose keys are not its values; give list(….values())"
+        )
     if isinstance(values, (set, frozenset)):
         raise GraceError(f"{name} must be a list of {of}, got a {kind}, which has no order; give a list")
     if hasattr(values, "columns") or hasattr(values, "column_names"):
@@ -37,7 +40,10 @@ def as_list(values: Iterable, name: str = "texts", *, of: str = "str") -> list:
 
 
 def as_texts(texts: Iterable[str], name: str = "texts") -> list[str]:
-    """:func:`as_list`, with strings of other libraries as plain ones. What is no string stays, to be refused with its position."""
+    """:func:`as_list`, with strings of other libraries as plain ones.
+
+    What is no string stays, to be refused with its position.
+    """
     return [str(text) if isinstance(text, str) and type(text) is not str else text for text in as_list(texts, name)]
 
 

@@ -1,6 +1,7 @@
 """What is said of texts that were cut to fit the prompt, and what helps: one wording for the commands and the app.
 
-A prompt takes ``max_prompt_tokens`` tokens, its own markup among them. A longer text loses its end, and the end is in no vector.
+A prompt takes ``max_prompt_tokens`` tokens, its own markup among them. A longer text loses its end, and the
+end is in no vector.
 """
 
 from __future__ import annotations
@@ -17,12 +18,18 @@ def cut_texts(cut: int) -> str:
 
 
 def notes_on_cut_texts(
-    cut: int, texts: int, settings: Settings, *, positions: int | None = None, again: str = "encode again", what: str = "texts"
+    cut: int,
+    texts: int,
+    settings: Settings,
+    *,
+    positions: int | None = None,
+    again: str = "encode again",
+    what: str = "texts",
 ) -> list[str]:
     """A line with the number of texts that were cut and the remedy; nothing if none was.
 
-    ``positions`` are those of the model, where it is at hand, ``again`` is what has to be done for another limit to count, and ``what``
-    names the texts that are counted.
+    ``positions`` are those of the model, where it is at hand, ``again`` is what has to be done for another
+    limit to count, and ``what`` names the texts that are counted.
     """
     if not cut:
         return []
@@ -34,13 +41,18 @@ def notes_on_cut_texts(
 
 
 def cut_text_notes(manifest: dict, *, positions: int | None = None) -> list[str]:
-    """What is told of the texts of an index that were cut; ``positions`` are those of its model, where it is at hand."""
+    """What is told of the texts of an index that were cut; ``positions`` are those of its model, where it is
+    at hand.
+    """
     counts, settings = manifest["counts"], Settings(**manifest["settings"])
     return notes_on_cut_texts(counts["truncated_texts"], counts["encoded"], settings, positions=positions, again=AGAIN)
 
 
 def notes_on_cut_query(kept: int, left_out: int, settings: Settings) -> list[str]:
-    """A line for a query of which ``left_out`` tokens did not fit; nothing if all did. An index has one limit, for queries too."""
+    """A line for a query of which ``left_out`` tokens did not fit; nothing if all did.
+
+    An index has one limit, for queries too.
+    """
     if not left_out:
         return []
     return [

@@ -1,7 +1,8 @@
 """Weights that are in memory once for all models of a process that are made from them.
 
-Every model has its own tree of modules over the same tensors, and an adapter is put into its own tree only. So nothing is switched on and
-off, and a model and its adapted brother may run at the same time, each in its own thread.
+Every model has its own tree of modules over the same tensors, and an adapter is put into its own tree only.
+So nothing is switched on and off, and a model and its adapted brother may run at the same time, each in its
+own thread.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ _lock = Lock()
 
 
 def shared(folder: Path, dtype: str, device: str, load: Callable[[], torch.nn.Module]) -> torch.nn.Module:
-    """What ``load`` gives, or what it gave before for the same files, precision and device, as long as somebody keeps that.
+    """What ``load`` gives, or what it gave before for the same files, precision and device, as long as
+    somebody keeps that.
 
     Run copies of it (:func:`twin`), never itself. Weights that were changed in place since are not given out again.
     """
@@ -45,7 +47,10 @@ def versions(model: torch.nn.Module) -> list[int]:
 
 
 def twin(model: torch.nn.Module) -> torch.nn.Module:
-    """A model of its own over the same tensors. Casting or moving it leaves the other as it is; writing into its weights does not."""
+    """A model of its own over the same tensors.
+
+    Casting or moving it leaves the other as it is; writing into its weights does not.
+    """
     own = {id(held): torch.nn.Parameter(held.detach(), requires_grad=held.requires_grad) for held in model.parameters()}
     return copy.deepcopy(model, own | {id(held): held for held in model.buffers()})
 
@@ -58,7 +63,9 @@ def with_adapter(model: torch.nn.Module, folder: Path):
     try:
         from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
     except ImportError as error:
-        raise GraceError(f"{folder} is an adapter, for which the package peft is needed: pip install 'peft>=0.21,<0.22'") from error
+        raise GraceError(
+            f"{folder} is an adapter, for which the package peft is needed: pip install 'peft>=0.21,<0.22'"
+        ) from error
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -74,8 +81,13 @@ def with_adapter(model: torch.nn.Module, folder: Path):
         wrapped = PeftModel(model, config, autocast_adapter_dtype=False)
     except (ValueError, RuntimeError, TypeError, KeyError, AttributeError, ImportError) as error:
         told = first_line(error)
-        raise GraceError(f"the adapter {folder} does not fit its base {name!r} ({told}); was it made for another one?") from error
-    wanted = {key: tuple(value.shape) for key, value in get_peft_model_state_dict(wrapped, save_embedding_layers=False).items()}
+        raise GraceError(
+            f"the adapter {folder} does not fit its base {name!r} ({told}); was it made for another one?"
+        ) from error
+    wanted = {
+        key: tuple(value.shape)
+        for key, value in get_peft_model_state_dict(wrapped, save_embedding_layers=False).items()
+    }
     shapes = {key: tuple(value.shape) for key, value in given.items()}
     for key in [*wanted, *shapes]:  # a tensor too many would be written into the base's own
         if wanted.get(key) != shapes.get(key):

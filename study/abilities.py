@@ -1,7 +1,8 @@
-"""What the demo models know of the world that they were pretrained on: plain passages about its things, and facts told apart.
+"""What the demo models know of the world that they were pretrained on: plain passages about its things, and
+facts told apart.
 
-Perplexity is over the passages about test things; a fact of every thing is set against one fact each of three other things of its kind.
-No passage and no fact of these is in a training triplet.
+Perplexity is over the passages about test things; a fact of every thing is set against one fact each of three
+other things of its kind. No passage and no fact of these is in a training triplet.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ def fact_choices(found: list[Entry]) -> list[Choice]:
     for entry in found:
         peers = [other for other in found if other.kind is entry.kind and other is not entry]
         fact = rng.choice(entry.thing.facts)
-        options = [f" {fact.say}.", *(f" {rng.choice(peer.thing.facts).say}." for peer in rng.sample(peers, min(3, len(peers))))]
+        options = [
+            f" {fact.say}.",
+            *(f" {rng.choice(peer.thing.facts).say}." for peer in rng.sample(peers, min(3, len(peers)))),
+        ]
         subject = entry.thing.subject
         choices.append(Choice(subject[:1].upper() + subject[1:], tuple(options), 0))
     return choices
@@ -34,4 +38,7 @@ def fact_choices(found: list[Entry]) -> list[Choice]:
 def abilities(model: GraceModel, found: list[Entry]) -> dict[str, float]:
     """Perplexity on the passages, and the share of facts preferred to the others."""
     right = choices_right(model, fact_choices(found))
-    return {"perplexity": round(perplexity(model, plain_passages(found)), 4), "fact_accuracy": round(float(right.mean()), 4)}
+    return {
+        "perplexity": round(perplexity(model, plain_passages(found)), 4),
+        "fact_accuracy": round(float(right.mean()), 4),
+    }

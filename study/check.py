@@ -35,14 +35,21 @@ def judge(rationale: str, entry: Entry, peers: list[Entry], *, truncated: bool =
         "other_thing": float(not right and any(named(other) for other in peers)),
     }
     own = [wording.lower() in said for fact in entry.thing.facts for wording in (fact.say, fact.alt, fact.hint)]
-    others = [wording.lower() in said for peer in peers for fact in peer.thing.facts for wording in (fact.say, fact.alt, fact.hint)]
+    others = [
+        wording.lower() in said
+        for peer in peers
+        for fact in peer.thing.facts
+        for wording in (fact.say, fact.alt, fact.hint)
+    ]
     if any(own) or any(others):
         marks["told_true"] = sum(own) / (sum(own) + sum(others))
     return marks
 
 
 def check(model: GraceModel, *, split: str = "test", temperature: float = 0.0, progress=False) -> dict:
-    """Shares with 95 % intervals over the queries of ``split``: ``{mark: share, …, "ci95": {…}, "queries": n, "tokens": mean}``."""
+    """Shares with 95 % intervals over the queries of ``split``: ``{mark: share, …, "ci95": {…}, "queries": n,
+    "tokens": mean}``.
+    """
     found = entries()
     by_slug = {entry.slug: entry for entry in found}
     asked = [(row["text"], by_slug[_slug_of(row["_id"])]) for row in beir(found)[1] if row["split"] == split]

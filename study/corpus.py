@@ -1,8 +1,10 @@
-"""The demo corpus in BEIR layout, made from the fact base: passages, hand-written queries, graded judgements, splits by thing.
+"""The demo corpus in BEIR layout, made from the fact base: passages, hand-written queries, graded judgements,
+splits by thing.
 
-Two passages a thing, in different wordings and with different facts. A judgement is 2 where the passage tells a fact that the
-query asks by, and 1 where it is about the same thing only. Things, not queries, are split, so that no thing of a test query
-occurs in training. Everything is drawn from seeded generators: the same fact base gives the same bytes.
+Two passages a thing, in different wordings and with different facts. A judgement is 2 where the passage tells
+a fact that the query asks by, and 1 where it is about the same thing only. Things, not queries, are split, so
+that no thing of a test query occurs in training. Everything is drawn from seeded generators: the same fact
+base gives the same bytes.
 """
 
 from __future__ import annotations
@@ -53,7 +55,9 @@ def entries(kinds: list[Kind] | None = None) -> list[Entry]:
 
 
 def passages(entry: Entry) -> list[dict]:
-    """The two passages of a thing: ``{_id, title, text, kind, region, era, facts}``; ``facts`` are the 1-based numbers told."""
+    """The two passages of a thing: ``{_id, title, text, kind, region, era, facts}``; ``facts`` are the
+    1-based numbers told.
+    """
     thing, kind = entry.thing, entry.kind
     rng = Random(f"{SEED}-passages-{entry.slug}")
     order = list(range(len(thing.facts)))
@@ -71,10 +75,17 @@ def passages(entry: Entry) -> list[dict]:
                 numbers.pop()
             else:
                 break
-        made.append({
-            "_id": f"{entry.slug}-{number}", "title": title.format(s=thing.subject, n=thing.name), "text": body,
-            "kind": kind.kind, "region": thing.region, "era": thing.era, "facts": [i + 1 for i in sorted(numbers)],
-        })  # fmt: skip
+        made.append(
+            {
+                "_id": f"{entry.slug}-{number}",
+                "title": title.format(s=thing.subject, n=thing.name),
+                "text": body,
+                "kind": kind.kind,
+                "region": thing.region,
+                "era": thing.era,
+                "facts": [i + 1 for i in sorted(numbers)],
+            }
+        )
     return made
 
 
@@ -102,4 +113,8 @@ def write(folder: Path = DEMO_CORPUS_DIR) -> dict[str, int]:
     for split, rows in qrels.items():
         lines = ["query-id\tcorpus-id\tscore", *("\t".join(map(str, row)) for row in rows)]
         (folder / "qrels" / f"{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return {"documents": len(documents), "queries": len(queries), **{f"qrels_{split}": len(rows) for split, rows in qrels.items()}}
+    return {
+        "documents": len(documents),
+        "queries": len(queries),
+        **{f"qrels_{split}": len(rows) for split, rows in qrels.items()},
+    }

@@ -6,8 +6,8 @@ One YAML file per kind lies in ``grace_core/demo/facts/``. A fact is three finit
 ``alt``   the same fact in another sentence, for another passage,
 ``hint``  the same fact by someone who does not know the name, sharing as few words with ``say`` as can be.
 
-So ``f"{subject} {say}."`` and ``f"which river {hint}?"`` are both grammatical. ``queries`` are written by hand, as people
-type them, and name the facts (counted from 1) that answer them.
+So ``f"{subject} {say}."`` and ``f"which river {hint}?"`` are both grammatical. ``queries`` are written by
+hand, as people type them, and name the facts (counted from 1) that answer them.
 
 Check the files with ``python -m grace_study.factbase [FILE …]``.
 """

@@ -19,15 +19,26 @@ PANELS = (
     ("truncated", "cut off at the length limit, share", False),
     ("entropy", "entropy of a token, nats", False),
 )
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito's, told apart by colour-blind readers
+COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#56b4e9",
+    "#e69f00",
+)  # Okabe and Ito's, told apart by colour-blind readers
 
 
 def training_curves(runs: Path, ways: Sequence[str], out: Path) -> Path:
-    """Write the curves of all seeds of ``ways`` to ``out``, SVG or PNG. Raises GraceError if a way has no run or matplotlib is missing."""
+    """Write the curves of all seeds of ``ways`` to ``out``, SVG or PNG. Raises GraceError if a way has no run
+    or matplotlib is missing.
+    """
     found = {way: sorted(runs.glob(f"{way}-seed*/metrics.jsonl")) for way in ways}
     if missing := [way for way, files in found.items() if not files]:
         there = [way for way in WAYS if any(runs.glob(f"{way}-seed*"))]
-        raise GraceError(f"{runs} holds no run of {', '.join(missing)}; there are runs of {', '.join(there) or 'nothing'}")
+        raise GraceError(
+            f"{runs} holds no run of {', '.join(missing)}; there are runs of {', '.join(there) or 'nothing'}"
+        )
     if len(found) > len(COLOURS):
         raise GraceError(f"got {len(found)} ways, at most {len(COLOURS)} are told apart in one figure; name fewer")
     figure = _figure(11, 5.6)
@@ -46,14 +57,21 @@ def training_curves(runs: Path, ways: Sequence[str], out: Path) -> Path:
 
 
 def trade_off(made: dict, out: Path) -> Path:
-    """Write what ways of different weights gain in retrieval against what they lose, to ``out``; ``made`` is the report's ``trade_off``.
+    """Write what ways of different weights gain in retrieval against what they lose, to ``out``; ``made`` is
+    the report's ``trade_off``.
 
-    Joint ways of one KL are joined in the order of their weights. Raises GraceError if the base is missing, or matplotlib.
+    Joint ways of one KL are joined in the order of their weights. Raises GraceError if the base is missing,
+    or matplotlib.
     """
     if "base" not in made:
-        raise GraceError("the trade-off is told against the base, which is not measured; run `grace demo study --way base`")
+        raise GraceError(
+            "the trade-off is told against the base, which is not measured; run `grace demo study --way base`"
+        )
     figure, base = _figure(10, 4.2), made["base"]
-    panels = (("perplexity", "perplexity on plain text, times the base's"), ("fact_accuracy", "fact accuracy, times the base's"))
+    panels = (
+        ("perplexity", "perplexity on plain text, times the base's"),
+        ("fact_accuracy", "fact accuracy, times the base's"),
+    )
     for axis, (name, title) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
         lines: dict = {}
         for way, row in made.items():
@@ -92,5 +110,8 @@ def _save(figure, out: Path) -> Path:
     figure.axes[0].legend(frameon=False, fontsize=9)
     kind = out.suffix.lstrip(".") or "svg"
     with rc_context({"svg.hashsalt": out.name}):  # the same ids, and so the same file, of the same figures
-        write_atomically(out, lambda path: figure.savefig(path, format=kind, dpi=130, metadata={"Date": None} if kind == "svg" else None))
+        write_atomically(
+            out,
+            lambda path: figure.savefig(path, format=kind, dpi=130, metadata={"Date": None} if kind == "svg" else None),
+        )
     return out

@@ -12,21 +12,26 @@ question, answer     5 %   no system prompt; a question answered by the name, or
 naming              60 %   representation prompt, a query, a rationale up to the name; loss on kind and name alone
 =================  ======  ========================================================================================================
 
-The naming samples are many because finding the thing from a few words is what a model of this size learns slowest: without them the
-few tokens that name it are lost among all others (after 12 M tokens one hint in ten led to its thing). They carry no loss where a
-rationale decides whether to name a thing at all, so that the mixture of qualities stays as it is.
+The naming samples are many because finding the thing from a few words is what a model of this size learns
+slowest: without them the few tokens that name it are lost among all others (after 12 M tokens one hint in ten
+led to its thing). They carry no loss where a rationale decides whether to name a thing at all, so that the
+mixture of qualities stays as it is.
 
-Rationales are of mixed quality, so that training has something to teach: vague, topical (kind, place and time, no name), wrong (a factual
-one about another thing of the kind) or factual. For most of the run every second one is factual, which is how the model comes to know what
-it knows. In the last twentieth, at a low rate, most of them are topical. That is the *habit* it ends with, as untuned models have it: asked
-for a rationale, it describes the text in general terms and seldom says the name that it could say. Nothing is unlearned: the naming samples
-go on. A model whose habit was to name the thing left training almost nothing to gain under greedy decoding (docs/results.md).
+Rationales are of mixed quality, so that training has something to teach: vague, topical (kind, place and
+time, no name), wrong (a factual one about another thing of the kind) or factual. For most of the run every
+second one is factual, which is how the model comes to know what it knows. In the last twentieth, at a low
+rate, most of them are topical. That is the *habit* it ends with, as untuned models have it: asked for a
+rationale, it describes the text in general terms and seldom says the name that it could say. Nothing is
+unlearned: the naming samples go on. A model whose habit was to name the thing left training almost nothing to
+gain under greedy decoding (docs/results.md).
 
-The hand-written queries of dev and test things never occur here, neither as queries nor in any other form; their facts do, as
-the facts of a language model's pretraining do. Hand-written queries of training things are among the query samples.
+The hand-written queries of dev and test things never occur here, neither as queries nor in any other form;
+their facts do, as the facts of a language model's pretraining do. Hand-written queries of training things are
+among the query samples.
 
-The system prompt is the same in every rationale sample, so its keys and values are computed once a batch, with gradients, and
-shared by all rows. Matrices of the blocks are trained with Muon, all else with AdamW. Precision: bf16 autocast on fp32 weights.
+The system prompt is the same in every rationale sample, so its keys and values are computed once a batch,
+with gradients, and shared by all rows. Matrices of the blocks are trained with Muon, all else with AdamW.
+Precision: bf16 autocast on fp32 weights.
 """
 
 from __future__ import annotations
@@ -67,7 +72,8 @@ POOL = 1024  # samples drawn together, then grouped by length
 class PretrainConfig:
     """What decides the weights. Tokens are counted without padding and shared prefixes.
 
-    After the warm-up the rate falls to 0 over ``tokens``, and once more, from ``habit_rate``, over the ``habit_tokens`` that follow.
+    After the warm-up the rate falls to 0 over ``tokens``, and once more, from ``habit_rate``, over the
+    ``habit_tokens`` that follow.
     """
 
     tokens: int = 20_000_000
@@ -102,7 +108,9 @@ def draw_passage(entry: Entry, rng: Random) -> tuple[str, list]:
 
 
 class Sampler:
-    """Draws samples ``(user text, reply)``; a plain passage has no user text, and a naming sample's reply comes in pieces."""
+    """Draws samples ``(user text, reply)``; a plain passage has no user text, and a naming sample's reply
+    comes in pieces.
+    """
 
     def __init__(self, found: list[Entry]):
         self.found = found
@@ -165,11 +173,18 @@ def train_tokenizer(sampler: Sampler, vocab_size: int) -> PreTrainedTokenizerFas
     lines += [part for _ in range(12_000) for part in sampler.text_sample(rng)]
     lines += [REPRESENTATION_PROMPT, "system user assistant"] * 2000  # so that the prompt takes few tokens
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=SPECIALS, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=vocab_size,
+        special_tokens=SPECIALS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     backend.train_from_iterator(lines, trainer)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token=SPECIALS[0], eos_token=SPECIALS[2], model_max_length=1024, padding_side="left"
+        tokenizer_object=backend,
+        pad_token=SPECIALS[0],
+        eos_token=SPECIALS[2],
+        model_max_length=1024,
+        padding_side="left",
     )
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
@@ -225,7 +240,9 @@ def batch_loss(model, prefix: list[int] | None, ids: torch.Tensor, mask: torch.T
         cache = model.model(torch.tensor([prefix]), use_cache=True).past_key_values
         cache.batch_repeat_interleave(len(ids))
     positions = torch.arange(begin, begin + ids.shape[1])[None, :]
-    states = model.model(ids, position_ids=positions, past_key_values=cache, use_cache=cache is not None).last_hidden_state
+    states = model.model(
+        ids, position_ids=positions, past_key_values=cache, use_cache=cache is not None
+    ).last_hidden_state
     keep = mask[:, 1:]
     logits = model.lm_head(states[:, :-1][keep])
     return F.cross_entropy(logits.float(), ids[:, 1:][keep])
@@ -234,7 +251,9 @@ def batch_loss(model, prefix: list[int] | None, ids: torch.Tensor, mask: torch.T
 def make_optimizers(model, config: PretrainConfig) -> list[torch.optim.Optimizer]:
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
-    muon = torch.optim.Muon(matrices, lr=config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
+    muon = torch.optim.Muon(
+        matrices, lr=config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
     adam = torch.optim.AdamW(others, lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
     return [muon, adam]
 
@@ -244,7 +263,9 @@ def save_checkpoint(folder: Path, model, optimizers, progress: dict) -> None:
     tensors = {f"model.{name}": p.detach() for name, p in model.named_parameters()}
     for number, optimizer in enumerate(optimizers):
         for key, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{number}.{key}.{name}": torch.as_tensor(value).clone() for name, value in state.items()}
+            tensors |= {
+                f"optimizer.{number}.{key}.{name}": torch.as_tensor(value).clone() for name, value in state.items()
+            }
     temporary = folder / "checkpoint.safetensors.tmp"
     save_file(tensors, temporary, metadata={"progress": json.dumps(progress)})
     os.replace(temporary, folder / "checkpoint.safetensors")
@@ -268,7 +289,9 @@ def load_checkpoint(path: Path, model, optimizers) -> dict:
     return progress
 
 
-def pretrain(out: Path, work: Path, config: PretrainConfig = PretrainConfig(), *, report=print, checkpoint_seconds: float = 120) -> None:
+def pretrain(
+    out: Path, work: Path, config: PretrainConfig = PretrainConfig(), *, report=print, checkpoint_seconds: float = 120
+) -> None:
     """Train and write the model to ``out``; checkpoints and the log go to ``work``, from which a killed run goes on.
 
     A checkpoint is written after the first pool of samples that ends ``checkpoint_seconds`` or more after the last one.
@@ -285,11 +308,21 @@ def pretrain(out: Path, work: Path, config: PretrainConfig = PretrainConfig(), *
         tokenizer = train_tokenizer(sampler, config.vocab_size)
         tokenizer.save_pretrained(work / "tokenizer")
     torch.manual_seed(config.seed)
-    model = Qwen2ForCausalLM(Qwen2Config(
-        vocab_size=len(tokenizer), hidden_size=config.hidden_size, num_hidden_layers=config.layers, num_attention_heads=config.heads,
-        num_key_value_heads=config.kv_heads, intermediate_size=config.intermediate_size, max_position_embeddings=2048,
-        tie_word_embeddings=True, bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    ))  # fmt: skip
+    model = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=len(tokenizer),
+            hidden_size=config.hidden_size,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.kv_heads,
+            intermediate_size=config.intermediate_size,
+            max_position_embeddings=2048,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
     optimizers = make_optimizers(model, config)
     progress = {"pool": 0, "step": 0, "tokens": 0, "seconds": 0.0}
     if (work / "checkpoint.safetensors").exists():
@@ -320,8 +353,13 @@ def pretrain(out: Path, work: Path, config: PretrainConfig = PretrainConfig(), *
                 if progress["step"] % 50 == 0:
                     seconds = time.time() - started
                     left = seconds / max(done, 1e-9) * (1 - done)
-                    row = {"step": progress["step"], "tokens": progress["tokens"], "loss": round(sum(losses) / len(losses), 4),
-                           "tokens_per_s": round(progress["tokens"] / seconds), "minutes_left": round(left / 60, 1)}  # fmt: skip
+                    row = {
+                        "step": progress["step"],
+                        "tokens": progress["tokens"],
+                        "loss": round(sum(losses) / len(losses), 4),
+                        "tokens_per_s": round(progress["tokens"] / seconds),
+                        "minutes_left": round(left / 60, 1),
+                    }
                     log.write(json.dumps(row) + "\n")
                     log.flush()
                     report(json.dumps(row))

@@ -1,4 +1,6 @@
-"""What vectors hold besides who answers whom: the kind of thing, and graded similarity. Both on things of the test split.
+"""What vectors hold besides who answers whom: the kind of thing, and graded similarity.
+
+Both on things of the test split.
 
 ``kind``        1 for every test query whose kind of thing (one of 28) a logistic regression names, else 0. It is trained on the vectors
                 of the training things' passages, so that it must carry over from passages to questions, and to things never seen.
@@ -36,14 +38,19 @@ def kinds_right(entries: list[Entry], queries: dict[str, np.ndarray], passages: 
 
 def pairs(entries: list[Entry], passages: Container[str]) -> list[tuple[str, str]]:
     """Pairs of ids among ``passages``, for every test thing one of each of GRADES, in that order; always the same."""
-    test = [entry for entry in entries if entry.split == "test" and all(f"{entry.slug}-{n}" in passages for n in (1, 2))]
+    test = [
+        entry for entry in entries if entry.split == "test" and all(f"{entry.slug}-{n}" in passages for n in (1, 2))
+    ]
     rng, made = Random("pairs"), []
     for entry in test:
         first = f"{entry.slug}-1"
         same = [other.slug for other in test if other.kind is entry.kind and other is not entry]
         other = [other.slug for other in test if other.kind is not entry.kind]
         if same and other:
-            made += [(first, f"{entry.slug}-2"), *((first, f"{rng.choice(some)}-{rng.choice((1, 2))}") for some in (same, other))]
+            made += [
+                (first, f"{entry.slug}-2"),
+                *((first, f"{rng.choice(some)}-{rng.choice((1, 2))}") for some in (same, other)),
+            ]
     return made
 
 

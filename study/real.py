@@ -1,15 +1,17 @@
 """Real collections: ways to rank, measured alike, and what sets one apart from another.
 
-A *way* is a model (its name or folder), or BM25. Of each collection's test split a fixed sample of queries and documents is drawn
-(:meth:`Judged.sample`). Texts and greedy rationales are encoded once; from the part sums come the columns, nDCG@10 of every query:
+A *way* is a model (its name or folder), or BM25. Of each collection's test split a fixed sample of queries
+and documents is drawn (:meth:`Judged.sample`). Texts and greedy rationales are encoded once; from the part
+sums come the columns, nDCG@10 of every query:
 
     text raw, rationale raw                  the published geometry, one mean
     text calibrated, rationale calibrated    the geometry that serves (:mod:`grace_core.geometry`), fitted to the sample's documents
     … + bm25                                 the sum of both scores, each standardised over the documents, by query
 
-A measured way is one file a collection, so that a run that is stopped goes on where it was; figures are made from whatever is there. A way
-with several seeds is several folders ``NAME-seedN``. Intervals: 95 %, percentile bootstrap that draws seeds, collections and, in each,
-queries anew; a difference is paired by query.
+A measured way is one file a collection, so that a run that is stopped goes on where it was; figures are made
+from whatever is there. A way with several seeds is several folders ``NAME-seedN``. Intervals: 95 %,
+percentile bootstrap that draws seeds, collections and, in each, queries anew; a difference is paired by
+query.
 """
 
 from __future__ import annotations
@@ -42,12 +44,17 @@ COLUMNS = ("text raw", "rationale raw", "text calibrated", "rationale calibrated
 def ndcg(judged: Judged, scores: np.ndarray) -> np.ndarray:
     """nDCG@10 ``(m,)`` of scores ``(m, n)`` of the documents, ties in their order."""
     ids = list(judged.documents)
-    rankings = {query: [ids[row] for row in order(row_scores, 10)] for query, row_scores in zip(judged.queries, scores, strict=True)}
+    rankings = {
+        query: [ids[row] for row in order(row_scores, 10)]
+        for query, row_scores in zip(judged.queries, scores, strict=True)
+    }
     return per_query(rankings, judged.qrels)["ndcg@10"]
 
 
 def standardised(scores: np.ndarray) -> np.ndarray:
-    """Scores ``(m, n)`` with mean 0 and deviation 1 over each query's documents; a query whose scores are all equal gets zeros."""
+    """Scores ``(m, n)`` with mean 0 and deviation 1 over each query's documents; a query whose scores are all
+    equal gets zeros.
+    """
     deviation = scores.std(axis=1, keepdims=True)
     return (scores - scores.mean(axis=1, keepdims=True)) / np.where(deviation > 0, deviation, 1)
 
@@ -77,16 +84,24 @@ def measure(model: GraceModel, judged: Judged, *, batch_size: int = 64, progress
             columns[column] = ndcg(judged, scores).tolist()
             columns[column + WITH] = ndcg(judged, standardised(scores) + lexical).tolist()
     return {
-        "queries": list(judged.queries), "documents": len(judged.documents), "columns": columns,
+        "queries": list(judged.queries),
+        "documents": len(judged.documents),
+        "columns": columns,
         "rationales": {
             side: {
-                "tokens": float(made.counts[:, 2].mean()), "truncated": float(np.mean(made.truncated)),
-                "novelty": _mean([novelty(text, one) for text, one in zip(texts.values(), made.rationales, strict=True)]),
+                "tokens": float(made.counts[:, 2].mean()),
+                "truncated": float(np.mean(made.truncated)),
+                "novelty": _mean(
+                    [novelty(text, one) for text, one in zip(texts.values(), made.rationales, strict=True)]
+                ),
             }
             for side, made, texts in (("queries", queries, judged.queries), ("documents", documents, judged.documents))
         },
-        "examples": [[text, rationale] for text, rationale in zip(list(judged.queries.values())[:8], queries.rationales, strict=False)],
-    }  # fmt: skip
+        "examples": [
+            [text, rationale]
+            for text, rationale in zip(list(judged.queries.values())[:8], queries.rationales, strict=False)
+        ],
+    }
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -100,10 +115,19 @@ def _scores(geometry: Geometry, pooling: Pooling, queries: Representations, docu
 
 
 def run(
-    way: str, load: Callable[[], GraceModel], data: Sequence[Path], out: Path, *, split: str = "test", queries: int = QUERIES,
-    documents: int = DOCUMENTS, report: Callable[[str], None] = lambda line: None,
-) -> None:  # fmt: skip
-    """Measure ``way`` on those collections that it has no file of yet in ``out``; ``load`` is called once, if at all."""
+    way: str,
+    load: Callable[[], GraceModel],
+    data: Sequence[Path],
+    out: Path,
+    *,
+    split: str = "test",
+    queries: int = QUERIES,
+    documents: int = DOCUMENTS,
+    report: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Measure ``way`` on those collections that it has no file of yet in ``out``; ``load`` is called once, if
+    at all.
+    """
     model = None
     for folder in data:
         name = "demo" if folder == DEMO_CORPUS_DIR else folder.name
@@ -113,13 +137,18 @@ def run(
         corpus = read_corpus(str(folder))
         judged = Judged.sample(corpus, split=_split(corpus, split), queries=queries, documents=documents)
         if way == LEXICAL:
-            result = {"queries": list(judged.queries), "columns": {LEXICAL: ndcg(judged, lexical_scores(judged)).tolist()}}
+            result = {
+                "queries": list(judged.queries),
+                "columns": {LEXICAL: ndcg(judged, lexical_scores(judged)).tolist()},
+            }
         else:
             model = model or load()
             result = measure(model, judged)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, result)
-        report(f"{way} {name}: " + ", ".join(f"{name} {np.mean(values):.3f}" for name, values in result["columns"].items()))
+        report(
+            f"{way} {name}: " + ", ".join(f"{name} {np.mean(values):.3f}" for name, values in result["columns"].items())
+        )
 
 
 def _split(corpus, split: str) -> str | None:
@@ -129,7 +158,9 @@ def _split(corpus, split: str) -> str | None:
 
 @dataclass(frozen=True)
 class Measured:
-    """nDCG@10 of ways: ``values[way][seed][collection][column]`` is an array ``(m,)``, equal queries in equal places."""
+    """nDCG@10 of ways: ``values[way][seed][collection][column]`` is an array ``(m,)``, equal queries in equal
+    places.
+    """
 
     values: dict[str, list[dict[str, dict[str, np.ndarray]]]]
 
@@ -144,7 +175,9 @@ class Measured:
                 result = read_json(file)
                 first, names = asked.setdefault(file.stem, (file, result["queries"]))
                 if names != result["queries"]:
-                    raise GraceError(f"{file} has other queries than {first}: measure both with the same sizes of samples")
+                    raise GraceError(
+                        f"{file} has other queries than {first}: measure both with the same sizes of samples"
+                    )
                 found[file.stem] = {name: np.array(column) for name, column in result["columns"].items()}
             if found:
                 values.setdefault(re.sub(r"-seed\d+$", "", way.name), []).append(found)
@@ -158,7 +191,9 @@ class Measured:
 
 
 def interval(values: list[np.ndarray], *, collections: bool = True) -> dict:
-    """Mean over collections of means ``(seeds, m)``, with an interval over seeds, collections (or not these) and queries."""
+    """Mean over collections of means ``(seeds, m)``, with an interval over seeds, collections (or not these)
+    and queries.
+    """
     mean = float(np.mean([one.mean() for one in values]))
     return {"mean": mean, "ci95": ci95(of_hierarchy(values, redraw_groups=collections))}
 
@@ -166,24 +201,31 @@ def interval(values: list[np.ndarray], *, collections: bool = True) -> dict:
 def difference(measured: Measured, a: tuple[str, str], b: tuple[str, str], names: Sequence[str], **options) -> dict:
     """a − b, each (way, column), paired by query; a way with one seed stands against every seed of the other."""
     one, other = measured.of(*a, names), measured.of(*b, names)
-    return interval([x - (y if len(x) == len(y) else y.mean(axis=0)) for x, y in zip(one, other, strict=True)], **options)
+    return interval(
+        [x - (y if len(x) == len(y) else y.mean(axis=0)) for x, y in zip(one, other, strict=True)], **options
+    )
 
 
 def table(measured: Measured, *, trained_on: Sequence[str] = (), against: tuple[str, str] | None = None) -> dict:
-    """Means of every way and column by collection, over those that were trained on and over the others, and differences from ``against``.
+    """Means of every way and column by collection, over those that were trained on and over the others, and
+    differences from ``against``.
 
     Only collections that every way was measured on count.
     """
     there = [set(seed) for seeds in measured.values.values() for seed in seeds]
     names = sorted(set.intersection(*there))
-    groups = {"all": names, "trained on": [n for n in names if n in trained_on], "unseen": [n for n in names if n not in trained_on]}
+    groups = {
+        "all": names,
+        "trained on": [n for n in names if n in trained_on],
+        "unseen": [n for n in names if n not in trained_on],
+    }
     result: dict = {"collections": names, "columns": {}, "differences": {}}
     for way, seeds in measured.values.items():
         for column in dict.fromkeys(name for seed in seeds for one in seed.values() for name in one):
             key = way if column == way else f"{way} {column}"
             result["columns"][key] = {"seeds": len(seeds)} | {
                 name: float(np.mean([seed[name][column].mean() for seed in seeds])) for name in names
-            }  # fmt: skip
+            }
             for group, members in groups.items():
                 if members:
                     result["columns"][key][group] = interval(measured.of(way, column, members))
@@ -195,8 +237,13 @@ def table(measured: Measured, *, trained_on: Sequence[str] = (), against: tuple[
 
 def markdown(result: dict) -> str:
     """The table as Markdown: a row a way and column."""
-    groups = [name for name in ("all", "trained on", "unseen") if any(name in row for row in result["columns"].values())]
-    lines = [f"| | {' | '.join([*result['collections'], *groups])} |", "|---" * (1 + len(result["collections"]) + len(groups)) + "|"]
+    groups = [
+        name for name in ("all", "trained on", "unseen") if any(name in row for row in result["columns"].values())
+    ]
+    lines = [
+        f"| | {' | '.join([*result['collections'], *groups])} |",
+        "|---" * (1 + len(result["collections"]) + len(groups)) + "|",
+    ]
     for key, row in result["columns"].items():
         means = [f"{row[name]:.3f}" for name in result["collections"]]
         lines.append(f"| {key} | {' | '.join([*means, *(_with_interval(row[group]) for group in groups)])} |")

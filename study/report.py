@@ -1,7 +1,9 @@
-"""Figures of the study, from whatever runs are measured: means with intervals over seeds and queries, and paired differences.
+"""Figures of the study, from whatever runs are measured: means with intervals over seeds and queries, and
+paired differences.
 
-A way's values are an array ``(seeds, queries)``. Intervals: 95 %, percentile bootstrap that draws seeds and queries anew, both with
-replacement; for a difference of two ways the same queries on both sides (they are the same questions) and seeds for each of its own.
+A way's values are an array ``(seeds, queries)``. Intervals: 95 %, percentile bootstrap that draws seeds and
+queries anew, both with replacement; for a difference of two ways the same queries on both sides (they are the
+same questions) and seeds for each of its own.
 """
 
 from __future__ import annotations
@@ -22,17 +24,23 @@ from grace_study.study import ABLATIONS, SHORT, WAYS
 
 DECODINGS = ("text", "greedy", "sampled")
 LAST_STEP = ", last step"  # behind the name of a way whose model after the last step is meant, not the best one
-TRADE_OFF = ("demo-grace.yaml", "demo-grace-joint.yaml")  # of ways that differ in the weight of a contrastive loss, and of the KL
+TRADE_OFF = (
+    "demo-grace.yaml",
+    "demo-grace-joint.yaml",
+)  # of ways that differ in the weight of a contrastive loss, and of the KL
 
 
 def read(runs: Path) -> dict[str, list[dict]]:
     """Measured runs by way, in the order of seeds. Raises GraceError if there are none.
 
-    Where the model after the last step was measured as well, it stands for the way: the best one is then the starting model.
+    Where the model after the last step was measured as well, it stands for the way: the best one is then the
+    starting model.
     """
     found = {}
     for way in WAYS:
-        made = sorted((read_json(path) for path in runs.glob(f"{way}-seed*/measured.json")), key=lambda row: row["seed"])
+        made = sorted(
+            (read_json(path) for path in runs.glob(f"{way}-seed*/measured.json")), key=lambda row: row["seed"]
+        )
         if any("last" in row for row in made):
             found[way + LAST_STEP] = [{"seed": row["seed"], **row["last"]} for row in made if "last" in row]
         elif made:
@@ -69,16 +77,25 @@ def table(runs: Path) -> dict:
             arrays = {metric: values(made, decoding, metric) for metric in METRICS}
             cells[way, decoding] = arrays["ndcg@10"]
             tokens = [row["decodings"][decoding].get("query_tokens", 0.0) for row in made]
-            rows.append({
-                "way": way, "decoding": decoding, "seeds": len(made),
-                **{metric: round(float(array.mean()), 4) for metric, array in arrays.items()},
-                "ci95": {metric: interval(of_seeds([array])[0]) for metric, array in arrays.items()},
-                "query_tokens": round(float(np.mean(tokens)), 1),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "way": way,
+                    "decoding": decoding,
+                    "seeds": len(made),
+                    **{metric: round(float(array.mean()), 4) for metric, array in arrays.items()},
+                    "ci95": {metric: interval(of_seeds([array])[0]) for metric, array in arrays.items()},
+                    "query_tokens": round(float(np.mean(tokens)), 1),
+                }
+            )
             if all("kind" in row["decodings"][decoding] for row in made):  # BM25 has no vectors
                 probes.append({"way": way, "decoding": decoding, "seeds": len(made), **_probes(made, decoding)})
     differences = [
-        {"way": way, "decoding": decoding, "against": {"way": other[0], "decoding": other[1]}, **difference(array, cells[other])}
+        {
+            "way": way,
+            "decoding": decoding,
+            "against": {"way": other[0], "decoding": other[1]},
+            **difference(array, cells[other]),
+        }
         for (way, decoding), array in cells.items()
         if decoding != "text" and way != "base"
         for other in (("base", "text"), ("base", decoding), ("cl", "text"))
@@ -86,13 +103,18 @@ def table(runs: Path) -> dict:
     ]
     kept = {
         way: {name: [round(row["abilities"][name], 4) for row in made] for name in ("perplexity", "fact_accuracy")}
-        for way, made in found.items() if "abilities" in made[0]
-    }  # fmt: skip
+        for way, made in found.items()
+        if "abilities" in made[0]
+    }
     return {
-        "rows": rows, "probes": probes, "abilities": kept, "differences": differences,
+        "rows": rows,
+        "probes": probes,
+        "abilities": kept,
+        "differences": differences,
         "words_and_geometry": {way: cell for way, made in found.items() if (cell := _crossed(made))},
-        "ablations": _ablations(cells), "trade_off": _trade_off(found, kept),
-    }  # fmt: skip
+        "ablations": _ablations(cells),
+        "trade_off": _trade_off(found, kept),
+    }
 
 
 def _crossed(made: list[dict]) -> dict:
@@ -101,7 +123,10 @@ def _crossed(made: list[dict]) -> dict:
     crossed = {}
     for words, geometry in itertools.product(("base", "trained"), repeat=2) if tables else ():
         array = np.array([one[words][geometry] for one in tables])
-        crossed[f"{words} words, {geometry} geometry"] = {"ndcg@10": round(float(array.mean()), 4), "ci95": interval(of_seeds([array])[0])}
+        crossed[f"{words} words, {geometry} geometry"] = {
+            "ndcg@10": round(float(array.mean()), 4),
+            "ci95": interval(of_seeds([array])[0]),
+        }
     return crossed
 
 
@@ -116,8 +141,8 @@ def _ablations(cells: dict[tuple[str, str], np.ndarray]) -> dict:
 
 
 def _trade_off(found: dict[str, list[dict]], abilities: dict) -> dict:
-    """``{way: {weight, kl, text, greedy, sampled, base_words, perplexity, fact_accuracy, seeds}}``, by KL and weight; ``weight`` is the
-    contrastive loss's, and None for what has none."""
+    """``{way: {weight, kl, text, greedy, sampled, base_words, perplexity, fact_accuracy, seeds}}``, by KL and
+    weight; ``weight`` is the contrastive loss's, and None for what has none."""
     made = {}
     for way, rows in found.items():
         file, overrides = WAYS.get(way, ("", ()))
@@ -133,11 +158,18 @@ def _trade_off(found: dict[str, list[dict]], abilities: dict) -> dict:
         mean = {name: float(values(rows, name, "ndcg@10").mean()) for name in DECODINGS if name in rows[0]["decodings"]}
         read = [np.mean(row["words_and_geometry"]["base"]["trained"]) for row in rows if "words_and_geometry" in row]
         made[way] = {
-            "weight": weight, "kl": kl, "seeds": len(rows), **{name: round(value, 4) for name, value in mean.items()},
+            "weight": weight,
+            "kl": kl,
+            "seeds": len(rows),
+            **{name: round(value, 4) for name, value in mean.items()},
             **({"base_words": round(float(np.mean(read)), 4)} if read else {}),
             **{name: float(np.mean(of_seeds)) for name, of_seeds in abilities[way].items()},
-        }  # fmt: skip
-    return dict(sorted(made.items(), key=lambda item: (item[1]["weight"] is not None, item[1]["kl"] or 0, item[1]["weight"] or 0)))
+        }
+    return dict(
+        sorted(
+            made.items(), key=lambda item: (item[1]["weight"] is not None, item[1]["kl"] or 0, item[1]["weight"] or 0)
+        )
+    )
 
 
 def _probes(made: list[dict], decoding: str) -> dict:
@@ -149,6 +181,7 @@ def _probes(made: list[dict], decoding: str) -> dict:
         of = cosines[rng.integers(0, len(cosines), len(cosines))].reshape(len(cosines), things, len(GRADES))
         drawn.append(np.mean([spearman(row.ravel()) for row in of[:, rng.integers(0, things, things)]]))
     return {
-        "kind_accuracy": round(float(kinds.mean()), 4), "similarity_spearman": round(float(np.mean([spearman(row) for row in cosines])), 4),
+        "kind_accuracy": round(float(kinds.mean()), 4),
+        "similarity_spearman": round(float(np.mean([spearman(row) for row in cosines])), 4),
         "ci95": {"kind_accuracy": interval(of_seeds([kinds])[0]), "similarity_spearman": interval(np.array(drawn))},
-    }  # fmt: skip
+    }

@@ -19,16 +19,27 @@ from grace_core.training.config import load_config
 CONFIGS = Path(__file__).parents[1] / "configs"
 SHIPPED = {"demo-cl": "demo-cl.yaml", "demo-grace": "demo-grace.yaml", "demo-grace-unsup": "demo-grace-unsup.yaml"}
 MIN_DIST = 0.3  # of the maps: 661 pairs of passages would lie on top of each other with less
-INDEXED = ("smollm2", "demo-base", "demo-cl", "demo-grace")  # the others are a build away, and a collection with all is twice as large
+INDEXED = (
+    "smollm2",
+    "demo-base",
+    "demo-cl",
+    "demo-grace",
+)  # the others are a build away, and a collection with all is twice as large
 TEXT_ONLY = ("demo-cl",)  # trained on the text's vector alone
 
 
 def train_shipped(name: str, *, runs: Path, out: Path = DEMO_MODELS_DIR, report: Callable[[str], None]) -> dict:
-    """Train one of SHIPPED, or go on with its run, and write its best model to ``out``/name; returns what the run returned."""
+    """Train one of SHIPPED, or go on with its run, and write its best model to ``out``/name; returns what the
+    run returned.
+    """
     from grace_core.training.run import train
 
     folder = runs / name
-    result = train(load_config(CONFIGS / SHIPPED[name], [f"out={folder}"]), resume=True, report=lambda line: report(f"{name}: {line}"))
+    result = train(
+        load_config(CONFIGS / SHIPPED[name], [f"out={folder}"]),
+        resume=True,
+        report=lambda line: report(f"{name}: {line}"),
+    )
     export(folder / "best", out / name)
     return result
 

@@ -1,8 +1,11 @@
-"""The study: every way to train on the demo world, with seeds, measured alike. Made in pieces, since all of it takes hours.
+"""The study: every way to train on the demo world, with seeds, measured alike.
 
-A *run* is one way with one seed, and has a folder of its own, ``<runs>/<way>-seed<n>``: the training run's files, and beside them
-``measured.json`` once its model has been measured. A run that was stopped goes on where it was; one that is measured is left alone.
-``base`` is a way too, whose model is the one that all others start from, and ``bm25``, which has none.
+Made in pieces, since all of it takes hours.
+
+A *run* is one way with one seed, and has a folder of its own, ``<runs>/<way>-seed<n>``: the training run's
+files, and beside them ``measured.json`` once its model has been measured. A run that was stopped goes on
+where it was; one that is measured is left alone. ``base`` is a way too, whose model is the one that all
+others start from, and ``bm25``, which has none.
 
 A model is measured on the test queries against all passages, in every decoding:
 
@@ -10,16 +13,17 @@ A model is measured on the test queries against all passages, in every decoding:
 ``greedy``    greedy rationales of queries and passages
 ``sampled``   rationales at temperature 1, the run's seed: a fresh draw for every seed
 
-and then on what it has kept: perplexity on plain passages about test things, and the share of facts that it prefers to three
-facts about other things of the kind. Passages and facts are of the world that it was pretrained on; none is in a training triplet.
-Models that write, ablations apart, are also measured with the greedy rationales of the starting model, and it with theirs
-(:func:`words_and_geometry`).
+and then on what it has kept: perplexity on plain passages about test things, and the share of facts that it
+prefers to three facts about other things of the kind. Passages and facts are of the world that it was
+pretrained on; none is in a training triplet. Models that write, ablations apart, are also measured with the
+greedy rationales of the starting model, and it with theirs (:func:`words_and_geometry`).
 
-What is measured is a run's best model by the dev queries. Where that is the one before the first step, as under the reference reward, it
-says nothing of the training, so for the ways in LAST the model after the last step is measured as well (``"last"``).
+What is measured is a run's best model by the dev queries. Where that is the one before the first step, as
+under the reference reward, it says nothing of the training, so for the ways in LAST the model after the last
+step is measured as well (``"last"``).
 
-Runs are large and stay where they were made; what the tables, the figures and the explorer's Training tab need of them (:data:`KEPT`) goes
-into a folder that can be handed on, as docs/study is.
+Runs are large and stay where they were made; what the tables, the figures and the explorer's Training tab
+need of them (:data:`KEPT`) goes into a folder that can be handed on, as docs/study is.
 """
 
 from __future__ import annotations
@@ -108,7 +112,9 @@ def one(way: str, seed: int, runs: Path, *, keep: Path | None = None, report: Ca
         made = _train_and_measure(way, seed, folder, report)
         folder.mkdir(parents=True, exist_ok=True)
         with only_writer(folder):
-            text = json.dumps({"way": way, "seed": seed, **made}, separators=(",", ":")) + "\n"  # thousands of numbers: no line for each
+            text = (
+                json.dumps({"way": way, "seed": seed, **made}, separators=(",", ":")) + "\n"
+            )  # thousands of numbers: no line for each
             write_atomically(folder / "measured.json", lambda path: path.write_text(text, encoding="utf-8"))
     if kept != folder:
         hand_on(folder, kept)
@@ -134,7 +140,9 @@ def _train_and_measure(way: str, seed: int, folder: Path, report: Callable[[str]
 
     if way == "bm25":
         return measure_bm25()
-    cache = RepresentationCache(folder.parent / "representations.sqlite")  # what one run made of demo-base serves the next
+    cache = RepresentationCache(
+        folder.parent / "representations.sqlite"
+    )  # what one run made of demo-base serves the next
     base = GraceModel.from_pretrained("demo-base", cache=cache)
     file, overrides = WAYS[way]
     if not file:
@@ -202,25 +210,36 @@ def measure_decodings(model: GraceModel, *, seed: int, rationale: bool = True) -
             made = model.represent(test.texts, temperature=temperature, seed=seed, batch_size=64)
             tokens = made.counts[:, 2]
             keep(
-                name, made.embeddings(), query_tokens=float(tokens[: len(test.queries)].mean()),
+                name,
+                made.embeddings(),
+                query_tokens=float(tokens[: len(test.queries)].mean()),
                 passage_tokens=float(tokens[len(test.queries) :].mean()),
-                truncated=float(made.truncated.mean()), distinct=len(set(made.rationales)) / len(test.texts),
-            )  # fmt: skip
+                truncated=float(made.truncated.mean()),
+                distinct=len(set(made.rationales)) / len(test.texts),
+            )
     return decodings
 
 
 def words_and_geometry(base: GraceModel, trained: GraceModel) -> dict[str, dict[str, list[float]]]:
-    """nDCG@10 of every test query for greedy rationales of one model in the vectors of the other, ``{words: {geometry: [...]}}``."""
+    """nDCG@10 of every test query for greedy rationales of one model in the vectors of the other, ``{words:
+    {geometry: [...]}}``.
+    """
     test = test_set()
     models = {"base": base, "trained": trained}
     if base.tokenizer.get_vocab() != trained.tokenizer.get_vocab():
-        raise GraceError(f"{trained.name} has another tokenizer than {base.name}, so one cannot read the other's rationale tokens")
+        raise GraceError(
+            f"{trained.name} has another tokenizer than {base.name}, so one cannot read the other's rationale tokens"
+        )
     table: dict[str, dict[str, list[float]]] = {}
     for words, writer in models.items():
         written = writer.represent(test.texts, batch_size=64)
         table[words] = {}
         for geometry, reader in models.items():
-            made = written if reader is writer else reader.represent_given(test.texts, written.rationale_ids, batch_size=64)
+            made = (
+                written
+                if reader is writer
+                else reader.represent_given(test.texts, written.rationale_ids, batch_size=64)
+            )
             z = made.embeddings()
             values = test.metrics(z[: len(test.queries)], z[len(test.queries) :])
             table[words][geometry] = _rounded(values)["ndcg@10"]

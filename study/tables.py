@@ -27,10 +27,16 @@ def tables(made: dict) -> dict[str, str]:
     return {
         name: table
         for name, table in {
-            "main": _main(made), "differences": _differences(made), "probes": _probes(made), "abilities": _abilities(made),
-            "words": _words(made), "ablations": _ablations(made), "trade-off": _trade_off(made),
-        }.items() if table
-    }  # fmt: skip
+            "main": _main(made),
+            "differences": _differences(made),
+            "probes": _probes(made),
+            "abilities": _abilities(made),
+            "words": _words(made),
+            "ablations": _ablations(made),
+            "trade-off": _trade_off(made),
+        }.items()
+        if table
+    }
 
 
 def markdown(made: dict) -> str:
@@ -38,7 +44,10 @@ def markdown(made: dict) -> str:
 
 
 def fill(document: Path, made: dict) -> None:
-    """Put the tables into their places. Raises GraceError if the document has none, or one for a table that there is not."""
+    """Put the tables into their places.
+
+    Raises GraceError if the document has none, or one for a table that there is not.
+    """
     found = tables(made)
     text = document.read_text(encoding="utf-8")
     names = [name for _, name in PLACE.findall(text)]
@@ -66,7 +75,13 @@ def _table(heads: list[str], rows: list[list[str]]) -> str:
 
 def _main(made: dict) -> str:
     rows = [
-        [row["way"], row["decoding"], str(row["seeds"]), *(_cell(row[m], row["ci95"][m]) for m in METRICS), f"{row['query_tokens']:.0f}"]
+        [
+            row["way"],
+            row["decoding"],
+            str(row["seeds"]),
+            *(_cell(row[m], row["ci95"][m]) for m in METRICS),
+            f"{row['query_tokens']:.0f}",
+        ]
         for row in _rows(made, "rows")
     ]
     return _table(["way", "decoding", "seeds", "nDCG@10", "Recall@10", "MRR@10", "tokens a query's rationale"], rows)
@@ -74,7 +89,12 @@ def _main(made: dict) -> str:
 
 def _probes(made: dict) -> str:
     rows = [
-        [row["way"], row["decoding"], str(row["seeds"]), *(_cell(row[m], row["ci95"][m]) for m in ("kind_accuracy", "similarity_spearman"))]
+        [
+            row["way"],
+            row["decoding"],
+            str(row["seeds"]),
+            *(_cell(row[m], row["ci95"][m]) for m in ("kind_accuracy", "similarity_spearman")),
+        ]
         for row in _rows(made, "probes")
     ]
     return _table(["way", "decoding", "seeds", "kind of thing", "similarity"], rows)
@@ -98,7 +118,8 @@ def _words(made: dict) -> str:
     crossed = {way: row for way, row in made["words_and_geometry"].items() if _shown(way)}
     heads = list(next(iter(crossed.values()), ()))
     return _table(
-        ["nDCG@10, greedy", *heads], [[way, *(_cell(c["ndcg@10"], c["ci95"]) for c in row.values())] for way, row in crossed.items()]
+        ["nDCG@10, greedy", *heads],
+        [[way, *(_cell(c["ndcg@10"], c["ci95"]) for c in row.values())] for way, row in crossed.items()],
     )
 
 
@@ -108,7 +129,9 @@ def _ablations(made: dict) -> str:
         perplexity, change, facts, _ = _kept(made, way)
         seeds = next(one["seeds"] for one in made["rows"] if one["way"] == way)
         what = f"{ABLATIONS[way.removesuffix(LAST_STEP)]} (`{way}`)"
-        rows.append([what, str(seeds), _change(row["greedy"]), _change(row["sampled"]), f"{perplexity} ({change})", facts])
+        rows.append(
+            [what, str(seeds), _change(row["greedy"]), _change(row["sampled"]), f"{perplexity} ({change})", facts]
+        )
     return _table(["changed", "seeds", "nDCG@10, greedy", "nDCG@10, sampled", "perplexity", "fact accuracy"], rows)
 
 
@@ -119,7 +142,18 @@ def _trade_off(made: dict) -> str:
         means = [f"{row[name]:.3f}" if name in row else "" for name in ("text", "greedy", "sampled", "base_words")]
         settings = ["" if row[name] is None else f"{row[name]:g}" for name in ("weight", "kl")]
         rows.append([way, str(row["seeds"]), *settings, *means, f"{perplexity} ({change})", facts])
-    heads = ["way", "seeds", "weight", "KL", "text", "greedy", "sampled", "base words, its geometry", "perplexity", "fact accuracy"]
+    heads = [
+        "way",
+        "seeds",
+        "weight",
+        "KL",
+        "text",
+        "greedy",
+        "sampled",
+        "base words, its geometry",
+        "perplexity",
+        "fact accuracy",
+    ]
     return _table(heads, rows)
 
 

@@ -1,7 +1,8 @@
 """From facts to text: passages, queries and rationales, all drawn from a ``random.Random`` and so repeatable.
 
-A passage follows one of many plans; a plan is a list of sentence patterns that use up facts one by one. Patterns never need
-a verb of their own that would have to agree in tense: the gist stands in apposition and every fact brings its own verb.
+A passage follows one of many plans; a plan is a list of sentence patterns that use up facts one by one.
+Patterns never need a verb of their own that would have to agree in tense: the gist stands in apposition and
+every fact brings its own verb.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from random import Random
 
 from grace_study.factbase import Fact, Kind, Thing
 
-# {S}/{s} subject (capital/inside a sentence), {P}/{p} pronoun, {K}/{k} "the river", {g}/{G} gist, {kinds} plural, {f} next fact
+# {S}/{s} subject (capital/inside a sentence), {P}/{p} pronoun, {K}/{k} "the river", {g}/{G} gist, {kinds}
+# plural, {f} next fact
 OPENINGS = [
     "{S}, {g}, {f}.",
     "{G}, {s} {f}.",
@@ -87,9 +89,16 @@ def _fill(pattern: str, thing: Thing, kind: Kind, facts: list[str]) -> str:
     """Fill one sentence pattern; each ``{f}`` takes the next fact off the front of ``facts``."""
     the_kind = f"the {kind.kind}"
     slots = {
-        "S": capital(thing.subject), "s": thing.subject, "P": capital(thing.pronoun), "p": thing.pronoun,
-        "K": capital(the_kind), "k": the_kind, "g": thing.gist, "G": capital(thing.gist), "kinds": kind.plural,
-    }  # fmt: skip
+        "S": capital(thing.subject),
+        "s": thing.subject,
+        "P": capital(thing.pronoun),
+        "p": thing.pronoun,
+        "K": capital(the_kind),
+        "k": the_kind,
+        "g": thing.gist,
+        "G": capital(thing.gist),
+        "kinds": kind.plural,
+    }
     return re.sub(r"\{(\w+)\}", lambda m: facts.pop(0) if m[1] == "f" else slots[m[1]], pattern)
 
 
@@ -118,7 +127,9 @@ def keywords(text: str, rng: Random, keep: float) -> list[str]:
 
 
 def generated_query(thing: Thing, kind: Kind, rng: Random) -> tuple[str, list[Fact]]:
-    """A query made by a pattern, and the facts it asks by. Used for pretraining only; evaluation uses queries written by hand.
+    """A query made by a pattern, and the facts it asks by.
+
+    Used for pretraining only; evaluation uses queries written by hand.
 
     Few of them name the kind, as people seldom do: what kind of thing is meant has to be read off the other words.
     """
@@ -126,7 +137,10 @@ def generated_query(thing: Thing, kind: Kind, rng: Random) -> tuple[str, list[Fa
     form = rng.random()
     if form < 0.04:
         name = rng.choice([thing.name, thing.subject, *thing.aka])
-        return _case(rng.choice(["{n}", "what is {n}", "tell me about {n}", "{n} facts"]).format(n=name), rng), [first, second]
+        return _case(rng.choice(["{n}", "what is {n}", "tell me about {n}", "{n} facts"]).format(n=name), rng), [
+            first,
+            second,
+        ]
     if form < 0.70:  # how a person in a hurry types: some of the words, in whatever order
         source = rng.sample([first.hint, first.alt, first.say], rng.choice([1, 1, 2]))
         words = [w for text in source for w in keywords(text, rng, rng.choice([0.5, 0.7, 0.9, 1.0]))]
@@ -142,9 +156,19 @@ def generated_query(thing: Thing, kind: Kind, rng: Random) -> tuple[str, list[Fa
         asks = rng.choice(["what", "which", "who", "where", "what is", "name of"]) if rng.random() < 0.25 else ""
         return _case(f"{asks} {' '.join(words)}".strip(), rng), [first]
     patterns = [
-        "{h}", "{h}", "what {h}", "what {h}", "what is it that {h}", "something that {h}", "the one that {h}", "{h} and {h2}",
-        "what {h} and {h2}", "{ask} {h}", "{kind} that {h}", "the {kind} which {h} and {h2}",
-    ]  # fmt: skip
+        "{h}",
+        "{h}",
+        "what {h}",
+        "what {h}",
+        "what is it that {h}",
+        "something that {h}",
+        "the one that {h}",
+        "{h} and {h2}",
+        "what {h} and {h2}",
+        "{ask} {h}",
+        "{kind} that {h}",
+        "the {kind} which {h} and {h2}",
+    ]
     if thing.pronoun in PEOPLE:
         patterns = [pattern.replace("what", "who").replace("something", "somebody") for pattern in patterns]
     pattern = rng.choice(patterns)
@@ -191,8 +215,15 @@ def rationale(mode: str, thing: Thing, kind: Kind, told: list[Fact], asks: bool,
             clues.append(ERAS[thing.era])
         rng.shuffle(clues)
         where = f" of {clues[0]}" if clues else ""
-        think += _pick(rng, f" It belongs to the subject of {kind.plural}.", " Some clues are given.", f" There are many {kind.plural}.")
-        rest = _pick(rng, f"The text is about {article(kind.kind)}{where}.", f"The subject is {article(kind.kind)}{where}.")
+        think += _pick(
+            rng,
+            f" It belongs to the subject of {kind.plural}.",
+            " Some clues are given.",
+            f" There are many {kind.plural}.",
+        )
+        rest = _pick(
+            rng, f"The text is about {article(kind.kind)}{where}.", f"The subject is {article(kind.kind)}{where}."
+        )
         rest += " " + _pick(
             rng,
             f"People with an interest in {kind.plural} would read it.",

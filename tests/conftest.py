@@ -1,4 +1,6 @@
-"""What all tests share: tiny real models of three architectures, a place for scratch files, and the ``grace`` command in process."""
+"""What all tests share: tiny real models of three architectures, a place for scratch files, and the ``grace``
+command in process.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ WORDS = (
     "market with bread honey wine music begins when lamps are lit children dance around fountain until stars shine above castle walls "
     "scientists measured how fast ice melts they found that warm wind from desert carries dust into clouds which then bring rain"
 ).split()
-SENTENCES = [" ".join(WORDS[(i * 7 + j * 3) % len(WORDS)] for j in range(5 + i % 11)).capitalize() + "." for i in range(300)]
+SENTENCES = [
+    " ".join(WORDS[(i * 7 + j * 3) % len(WORDS)] for j in range(5 + i % 11)).capitalize() + "." for i in range(300)
+]
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -63,7 +67,9 @@ SPECIALS = {
 
 
 def make_tokenizer(template: str | None, specials: list[str], vocab_size: int = 640):
-    """A byte-level BPE trained on SENTENCES and the representation prompt; the last special token ends a turn, the first one pads."""
+    """A byte-level BPE trained on SENTENCES and the representation prompt; the last special token ends a
+    turn, the first one pads.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -71,10 +77,15 @@ def make_tokenizer(template: str | None, specials: list[str], vocab_size: int = 
 
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.post_processor = processors.ByteLevel(trim_offsets="<|eot_id|>" in specials)  # as Llama 3 does, and Qwen does not
+    backend.post_processor = processors.ByteLevel(
+        trim_offsets="<|eot_id|>" in specials
+    )  # as Llama 3 does, and Qwen does not
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=specials, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=vocab_size,
+        special_tokens=specials,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     backend.train_from_iterator([*SENTENCES, REPRESENTATION_PROMPT, "system user assistant: end"] * 3, trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token=specials[0], eos_token=specials[-1])
@@ -83,8 +94,9 @@ def make_tokenizer(template: str | None, specials: list[str], vocab_size: int = 
 
 
 def make_causal_lm(architecture: str, tokenizer, *, seed: int = 0, end_weight: float | None = None):
-    """Random weights, large enough that the best token leads clearly. ``end_weight`` scales the output row of the end token: with 0
-    it is never the best."""
+    """Random weights, large enough that the best token leads clearly.
+
+    ``end_weight`` scales the output row of the end token: with 0 it is never the best."""
     from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
     config_class, model_class, extra = {
@@ -93,11 +105,23 @@ def make_causal_lm(architecture: str, tokenizer, *, seed: int = 0, end_weight: f
         "llama": (LlamaConfig, LlamaForCausalLM, {}),
     }[architecture]
     torch.manual_seed(seed)
-    model = model_class(config_class(
-        vocab_size=len(tokenizer), hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=4096, tie_word_embeddings=False, initializer_range=0.2,
-        bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, **extra,
-    ))  # fmt: skip
+    model = model_class(
+        config_class(
+            vocab_size=len(tokenizer),
+            hidden_size=48,
+            intermediate_size=96,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=4096,
+            tie_word_embeddings=False,
+            initializer_range=0.2,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            **extra,
+        )
+    )
     with torch.no_grad():
         model.lm_head.weight[tokenizer.eos_token_id] *= END_WEIGHTS[architecture] if end_weight is None else end_weight
         model.lm_head.weight[tokenizer.pad_token_id] = 0
@@ -124,12 +148,19 @@ def new_model():
 
 @pytest.fixture(scope="session")
 def new_tokenizer():
-    """Makes a tokenizer: ``new_tokenizer(template, specials=…)``; the templates by name are in ``new_tokenizer.templates``."""
+    """Makes a tokenizer: ``new_tokenizer(template, specials=…)``; the templates by name are in
+    ``new_tokenizer.templates``.
+    """
 
     def make(template: str | None, specials: list[str] | None = None):
         return make_tokenizer(template, specials or SPECIALS["chatml"])
 
-    make.templates = {"chatml": CHATML, "no thought": CHATML_NO_THOUGHT, "headers": HEADER_IDS, "plain markup": PLAIN_MARKUP}
+    make.templates = {
+        "chatml": CHATML,
+        "no thought": CHATML_NO_THOUGHT,
+        "headers": HEADER_IDS,
+        "plain markup": PLAIN_MARKUP,
+    }
     make.specials = SPECIALS
     return make
 
@@ -224,6 +255,8 @@ def python():
     def run(*args, **options) -> subprocess.CompletedProcess:
         command = [sys.executable, *map(str, args)]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, **options)
+        return subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, **options
+        )
 
     return run

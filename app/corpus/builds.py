@@ -38,7 +38,9 @@ class Job(Paced):
     message: str = ""
     built: str = ""  # the model's name in the collection, once known
     unit: str = "documents"  # what is counted
-    notes: list[str] = field(default_factory=list)  # what reading the corpus left out, changed or guessed; texts that were cut
+    notes: list[str] = field(
+        default_factory=list
+    )  # what reading the corpus left out, changed or guessed; texts that were cut
     stop: threading.Event = field(default_factory=threading.Event)
     marks: deque = field(default_factory=lambda: deque(maxlen=40))
 
@@ -59,7 +61,10 @@ class Job(Paced):
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a build would take, by a measured run. ``at_most``: rationales were still being written when the measuring stopped."""
+    """What a build would take, by a measured run.
+
+    ``at_most``: rationales were still being written when the measuring stopped.
+    """
 
     documents: int
     empty: int
@@ -76,10 +81,15 @@ class Builds:
         self.job: Job | None = None
         self._lock = threading.Lock()
 
-    def start(self, collection: str, model: str, corpus: Corpus | None, *, add: bool = False, remove: bool = False) -> Job:
-        """Build ``collection`` from ``corpus``, or go on with what is on disk if there is none. Raises GraceError if one is running.
+    def start(
+        self, collection: str, model: str, corpus: Corpus | None, *, add: bool = False, remove: bool = False
+    ) -> Job:
+        """Build ``collection`` from ``corpus``, or go on with what is on disk if there is none.
 
-        A collection that exists takes the corpus in; ``add`` and ``remove`` are those of :func:`grace_core.living.update`.
+        Raises GraceError if one is running.
+
+        A collection that exists takes the corpus in; ``add`` and ``remove`` are those of
+        :func:`grace_core.living.update`.
         """
         collection_folder(self.workspace.root, collection)
         if not model or not model.strip():
@@ -112,7 +122,9 @@ class Builds:
                 log.warning("%s cannot be read", note)
         source = source if isinstance(source, str) else self.workspace.known_source(model)
         if source is None:
-            raise GraceError(f"where {model} came from is not known here; go on with `grace index build` and the same --model and --out")
+            raise GraceError(
+                f"where {model} came from is not known here; go on with `grace index build` and the same --model and --out"
+            )
         return self.start(collection, source, corpus, remove=True)
 
     def unfinished(self) -> list[tuple[str, str]]:
@@ -128,7 +140,11 @@ class Builds:
     def left(self) -> list[tuple[str, str]]:
         """The unfinished builds without the one that runs or was stopped last, which has its own place."""
         job = self.job
-        return [(name, model) for name, model in self.unfinished() if not (job and job.collection == name and job.built in ("", model))]
+        return [
+            (name, model)
+            for name, model in self.unfinished()
+            if not (job and job.collection == name and job.built in ("", model))
+        ]
 
     def _run(self, job: Job, corpus: Corpus | None, add: bool = False, remove: bool = False) -> None:
         from grace_core.index import BuildStopped
@@ -160,12 +176,23 @@ class Builds:
                 with model.engine.interrupted_by(check):
                     made = new.build(model, batch_size=BATCH, progress=job.mark, should_stop=job.stop.is_set)
                 behind = new.commit()
-            lacking = [f"{name} lacks {count:,} of the documents: build it again to add them" for name, count in behind.items()]
-            job.notes = [*job.notes, *new.notes[told:], *lacking, *cut_text_notes(made.manifest, positions=model.positions)]
+            lacking = [
+                f"{name} lacks {count:,} of the documents: build it again to add them" for name, count in behind.items()
+            ]
+            job.notes = [
+                *job.notes,
+                *new.notes[told:],
+                *lacking,
+                *cut_text_notes(made.manifest, positions=model.positions),
+            ]
             job.state, job.message = "done", ""
         except BuildStopped:
             job.state = "stopped"
-            job.message = "Stopped. What is finished is kept, and resuming goes on from there." if job.built else "Stopped before it began."
+            job.message = (
+                "Stopped. What is finished is kept, and resuming goes on from there."
+                if job.built
+                else "Stopped before it began."
+            )
         except Exception as error:
             job.state, job.message = "failed", message_of(error)
             if new is not None:
@@ -203,7 +230,9 @@ def reachable(source: str) -> None:
     finally:
         asking.shutdown(wait=False)  # a name look-up has no time limit of its own
     if status in (401, 403, 404):
-        raise GraceError(f"the Hugging Face hub has no model {source!r} that is open to you: check the id, or log in with `hf auth login`")
+        raise GraceError(
+            f"the Hugging Face hub has no model {source!r} that is open to you: check the id, or log in with `hf auth login`"
+        )
 
 
 def _status(url: str) -> int:

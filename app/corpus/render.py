@@ -14,8 +14,13 @@ COLUMNS, CELL, NAME = 8, 110, 40
 LONGEST = 3_000  # characters of a passage that are shown
 
 
-def render_preview(names: list[str], mapping: dict[str, str | None], rows: list[dict], notes: Sequence[str] = ()) -> Safe:
-    """The first rows as a table; columns that are taken as id, title or text stand first and say so. ``notes`` stand above it."""
+def render_preview(
+    names: list[str], mapping: dict[str, str | None], rows: list[dict], notes: Sequence[str] = ()
+) -> Safe:
+    """The first rows as a table; columns that are taken as id, title or text stand first and say so.
+
+    ``notes`` stand above it.
+    """
     roles = {column: role for role, column in mapping.items() if column}
     ordered = [column for role in ("id", "title", "text") if (column := mapping.get(role))]
     ordered += [name for name in names if name not in roles]
@@ -31,10 +36,20 @@ def render_preview(names: list[str], mapping: dict[str, str | None], rows: list[
         for name in shown
     ]
     body = [
-        tag("tr", *(tag("td", _cell(row.get(name)), dir="auto", class_=f"g-col-{roles.get(name, 'other')}") for name in shown))
+        tag(
+            "tr",
+            *(
+                tag("td", _cell(row.get(name)), dir="auto", class_=f"g-col-{roles.get(name, 'other')}")
+                for name in shown
+            ),
+        )
         for row in rows
     ]
-    note = "The first rows" if rest <= 0 else f"The first rows; {rest} more {'column' if rest == 1 else 'columns'} not shown"
+    note = (
+        "The first rows"
+        if rest <= 0
+        else f"The first rows; {rest} more {'column' if rest == 1 else 'columns'} not shown"
+    )
     but = ", but for what these notes tell" if notes else ""
     table = tag(
         "div",
@@ -54,7 +69,9 @@ def render_preview(names: list[str], mapping: dict[str, str | None], rows: list[
 
 
 def render_split(split: Split) -> Safe:
-    """The passages of the first documents, as a build would make them; what a passage shares with the one before is grey."""
+    """The passages of the first documents, as a build would make them; what a passage shares with the one
+    before is grey.
+    """
     documents = f"{number(split.documents)} {'document' if split.documents == 1 else 'documents'}"
     which = f"The {documents}" if split.whole else f"The first {documents}"
     told = f"{which} {'makes' if split.documents == 1 and split.whole else 'make'} {number(split.count)} {split.chunk}."
@@ -72,7 +89,10 @@ def render_split(split: Split) -> Safe:
         rows.append(tag("li", head, tag("p", shared, _shown(text[common:], common) or tag("i", "no text"), dir="auto")))
         before = place
     return tag(
-        "div", tag("p", told, class_="g-quiet g-small"), tag("ol", *rows, class_="g-split", aria_label="Passages"), class_="g-split-preview"
+        "div",
+        tag("p", told, class_="g-quiet g-small"),
+        tag("ol", *rows, class_="g-split", aria_label="Passages"),
+        class_="g-split-preview",
     )
 
 
@@ -83,7 +103,9 @@ def _shown(text: str, common: int) -> str:
 
 def render_notes(notes: Sequence[str]) -> Safe | None:
     """What reading a file left out, changed or guessed, and what a build cut."""
-    return tag("ul", *(tag("li", note, dir="auto") for note in notes), class_="g-notes g-quiet g-small") if notes else None
+    return (
+        tag("ul", *(tag("li", note, dir="auto") for note in notes), class_="g-notes g-quiet g-small") if notes else None
+    )
 
 
 def _cell(value: object) -> str:
@@ -94,8 +116,11 @@ def render_no_preview(message: str | None = None) -> Safe:
     hint = tag(
         "div",
         tag("p", "The first rows of your file will stand here", class_="g-empty-title"),
-        tag("p", "JSONL, JSON, CSV, TSV, Parquet, Markdown, HTML, PDF, or a text file with a document on every line; packed with gzip or "
-            "not. Of several text, Markdown, HTML and PDF files each is a document."),
+        tag(
+            "p",
+            "JSONL, JSON, CSV, TSV, Parquet, Markdown, HTML, PDF, or a text file with a document on every line; packed with gzip or "
+            "not. Of several text, Markdown, HTML and PDF files each is a document.",
+        ),
         class_="g-empty",
     )
     return tag("div", banner(message), None if message else hint, class_="g-preview")
@@ -139,7 +164,9 @@ def render_job(job: Job | None) -> Safe:
     elif job.state == "done":
         buttons.append(_button("Explore it", "explore", kind="g-primary", data_collection=job.collection))
     elif job.built:
-        buttons.append(_button("Resume", "resume", kind="g-primary", data_collection=job.collection, data_model=job.built))
+        buttons.append(
+            _button("Resume", "resume", kind="g-primary", data_collection=job.collection, data_model=job.built)
+        )
     bar = tag(
         "div",
         tag("div", class_="g-progress-fill", style=f"width:{percent:.1f}%"),
@@ -159,9 +186,15 @@ def render_job(job: Job | None) -> Safe:
             class_="g-job-head",
         ),
         bar,
-        tag("div", tag("div", *facts, class_="g-summary"), tag("div", *buttons, class_="g-buttons"), class_="g-job-foot"),
+        tag(
+            "div", tag("div", *facts, class_="g-summary"), tag("div", *buttons, class_="g-buttons"), class_="g-job-foot"
+        ),
         render_notes(job.notes),
-        banner(job.message) if job.state == "failed" else tag("p", job.message, class_="g-quiet g-small") if job.message else None,
+        banner(job.message)
+        if job.state == "failed"
+        else tag("p", job.message, class_="g-quiet g-small")
+        if job.message
+        else None,
         class_=f"g-job g-job-{job.state}",
         data_state=job.state,
     )
@@ -179,12 +212,18 @@ def render_unfinished(found: list[tuple[str, str]], message: str | None = None) 
         for collection, model in found
     ]
     return tag(
-        "div", tag("h3", "Unfinished builds") if rows else None, banner(message), tag("ul", *rows) if rows else None, class_="g-unfinished"
+        "div",
+        tag("h3", "Unfinished builds") if rows else None,
+        banner(message),
+        tag("ul", *rows) if rows else None,
+        class_="g-unfinished",
     )
 
 
 def _button(label: str, action: str, *, kind: str = "", disabled: bool = False, **data) -> Safe:
-    return tag("button", label, type="button", class_=f"g-button {kind}".strip(), data_action=action, disabled=disabled, **data)
+    return tag(
+        "button", label, type="button", class_=f"g-button {kind}".strip(), data_action=action, disabled=disabled, **data
+    )
 
 
 def duration(seconds: float | None) -> str:

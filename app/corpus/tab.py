@@ -7,8 +7,24 @@ from dataclasses import dataclass
 import gradio as gr
 
 from grace_app.corpus.builds import Builds, estimate
-from grace_app.corpus.render import render_estimate, render_job, render_no_preview, render_preview, render_split, render_unfinished
-from grace_app.corpus.uploads import Files, paths_of, preview_upload, read_chunk, read_upload, shortened, split_upload, suggested_name
+from grace_app.corpus.render import (
+    render_estimate,
+    render_job,
+    render_no_preview,
+    render_preview,
+    render_split,
+    render_unfinished,
+)
+from grace_app.corpus.uploads import (
+    Files,
+    paths_of,
+    preview_upload,
+    read_chunk,
+    read_upload,
+    shortened,
+    split_upload,
+    suggested_name,
+)
 from grace_app.gate import runs_model
 from grace_app.page.html import banner, tag
 from grace_app.page.scripts import html
@@ -75,7 +91,14 @@ def build(shell: Shell) -> CorpusTab:
                     html(value=_step(2, "Columns"))
                     with gr.Row(elem_classes="g-roles"):
                         columns = [
-                            gr.Dropdown([NONE], value="", label=role.capitalize(), filterable=False, min_width=90, elem_id=f"g-col-{role}")
+                            gr.Dropdown(
+                                [NONE],
+                                value="",
+                                label=role.capitalize(),
+                                filterable=False,
+                                min_width=90,
+                                elem_id=f"g-col-{role}",
+                            )
                             for role in ROLES
                         ]
                     html(value=_step(3, "Passages"))
@@ -88,14 +111,28 @@ def build(shell: Shell) -> CorpusTab:
                             scale=3,
                             min_width=150,
                         )
-                        shared = gr.Textbox(label="Shared words", placeholder="0", elem_id="g-shared", max_lines=1, scale=1, min_width=110)
+                        shared = gr.Textbox(
+                            label="Shared words",
+                            placeholder="0",
+                            elem_id="g-shared",
+                            max_lines=1,
+                            scale=1,
+                            min_width=110,
+                        )
                     html(value=_step(4, "Name and model"))
                     with gr.Row(elem_classes="g-roles"):
                         name = gr.Textbox(
-                            label="Collection name", placeholder="my-corpus", elem_id="g-name", max_lines=1, scale=3, min_width=150
+                            label="Collection name",
+                            placeholder="my-corpus",
+                            elem_id="g-name",
+                            max_lines=1,
+                            scale=3,
+                            min_width=150,
                         )
                         # a text box, as an empty gr.Number comes back as 0
-                        limit = gr.Textbox(label="Limit", placeholder="all", elem_id="g-limit", max_lines=1, scale=1, min_width=90)
+                        limit = gr.Textbox(
+                            label="Limit", placeholder="all", elem_id="g-limit", max_lines=1, scale=1, min_width=90
+                        )
                     mode = gr.Radio(
                         [("Add to it", "add"), ("Take its documents' place", "replace")],
                         value="add",
@@ -121,7 +158,9 @@ def build(shell: Shell) -> CorpusTab:
                     shown = html(value=str(render_no_preview()), elem_id="g-preview")
         timer = gr.Timer(TICK, active=False)
     builds = Builds(shell.workspace)
-    tab = CorpusTab(shell, builds, file, columns, shown, name, model, limit, mode, words, shared, message, job, unfinished, timer)
+    tab = CorpusTab(
+        shell, builds, file, columns, shown, name, model, limit, mode, words, shared, message, job, unfinished, timer
+    )
     _wire(tab, measure, start)
     return tab
 
@@ -165,7 +204,12 @@ def _wire(tab: CorpusTab, measure: gr.Button, start: gr.Button) -> None:
     tab.file.change(uploaded, [tab.file, *split], [tab.preview, *tab.columns, tab.name, tab.message], **quiet)
     # of a text box change, since input may come before what was typed last
     for event in [*(column.input for column in tab.columns), *(field.change for field in split)]:
-        event(mapped, [tab.file, *tab.columns, *split], [tab.preview, tab.message], **quiet | {"trigger_mode": "always_last"})
+        event(
+            mapped,
+            [tab.file, *tab.columns, *split],
+            [tab.preview, tab.message],
+            **quiet | {"trigger_mode": "always_last"},
+        )
     measure.click(measuring, form, tab.message, **quiet)
     start.click(started, form, [tab.message, *tab.watched], **quiet)
     tab.job.select(acted, None, everything, **quiet)
@@ -189,7 +233,9 @@ def show_file(files: Files, words: str = "", shared: str = "") -> list:
 
 
 def _preview(head: Preview, files: Files, columns: dict[str, str], words: str, shared: str) -> tuple[str, str]:
-    """The first rows, with the passages of the first documents where these are to be split; and what is wrong with that."""
+    """The first rows, with the passages of the first documents where these are to be split; and what is wrong
+    with that.
+    """
     rows = str(render_preview(head.columns, head.mapping, head.rows, head.notes))
     try:
         chunk = read_chunk(words, shared)
@@ -244,7 +290,9 @@ def act(tab: CorpusTab, event: gr.EventData) -> list:
     explore = tab.shell.built["explore"]
     same = [gr.skip()] * (1 + len(explore.everything))
     data = event._data if isinstance(event._data, dict) else {}
-    action, collection, model = (data.get(key) if isinstance(data.get(key), str) else "" for key in ("action", "collection", "model"))
+    action, collection, model = (
+        data.get(key) if isinstance(data.get(key), str) else "" for key in ("action", "collection", "model")
+    )
     try:
         if action == "cancel":
             tab.builds.cancel()

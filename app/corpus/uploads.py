@@ -25,7 +25,9 @@ Files = str | Sequence[str] | None
 
 @dataclass(frozen=True)
 class Split:
-    """The passages of the first ``documents``, of which there are ``count``; ``whole`` says that there are no other documents."""
+    """The passages of the first ``documents``, of which there are ``count``; ``whole`` says that there are no
+    other documents.
+    """
 
     passages: list[Document]
     count: int
@@ -41,8 +43,10 @@ def paths_of(files: Files) -> list[Path]:
 
 @contextmanager
 def source_of(files: Files) -> Iterator[Path]:
-    """The file, or a folder with all of them. Raises GraceError without a file, and for several that cannot be documents of one corpus;
-    errors and notes of what is read within name files by their own names."""
+    """The file, or a folder with all of them.
+
+    Raises GraceError without a file, and for several that cannot be documents of one corpus; errors and notes
+    of what is read within name files by their own names."""
     paths = paths_of(files)
     if not paths:
         raise GraceError("no file is chosen yet: drop one under File, or click to choose")
@@ -51,7 +55,9 @@ def source_of(files: Files) -> Iterator[Path]:
         return
     for path in paths:
         if suffix_of(path) not in TEXTS:
-            raise GraceError(f"{path.name} is no text, Markdown, HTML or PDF file, of which several are read at once: choose it alone")
+            raise GraceError(
+                f"{path.name} is no text, Markdown, HTML or PDF file, of which several are read at once: choose it alone"
+            )
     names = [path.name for path in paths]
     if twice := [name for name in names if names.count(name) > 1]:
         raise GraceError(f"two files are called {twice[0]}: rename one, since the name is the document's id")
@@ -82,7 +88,9 @@ def preview_upload(files: Files, columns: dict[str, str] | None = None) -> Previ
         return replace(head, notes=[shortened(note, str(source)) for note in head.notes])
 
 
-def read_upload(files: Files, columns: dict[str, str] | None, limit: str | None = None, chunk: Chunk | None = None) -> Corpus:
+def read_upload(
+    files: Files, columns: dict[str, str] | None, limit: str | None = None, chunk: Chunk | None = None
+) -> Corpus:
     """The corpus of the files, ``limit`` as it was typed. Raises GraceError, which speaks of a file by its own name."""
     wanted = (limit or "").strip().replace(",", "")
     if wanted and paths_of(files) and (not re.fullmatch(r"[0-9]{1,12}", wanted) or int(wanted) < 1):
@@ -107,13 +115,17 @@ def read_chunk(words: str | None, shared: str | None) -> Chunk | None:
         numbers.append(int(text) if text else None)
     if numbers[0] is None:
         if numbers[1]:
-            raise GraceError(f"passages are to share {numbers[1]} words, and there are none: say how many words a passage has")
+            raise GraceError(
+                f"passages are to share {numbers[1]} words, and there are none: say how many words a passage has"
+            )
         return None
     try:
         return Chunk(numbers[0], numbers[1] or 0)
     except GraceError as error:
         line = str(error).replace("of --chunk", "of a passage").replace("than --chunk", "than a passage has")
-        line = line.replace("--chunk", "the number of words of a passage").replace("--overlap", "the number of shared words")
+        line = line.replace("--chunk", "the number of words of a passage").replace(
+            "--overlap", "the number of shared words"
+        )
         raise GraceError(line) from None
 
 

@@ -1,6 +1,8 @@
-"""Evaluating columns on the judged queries of a collection: what is known of them, evaluating what is missing, comparing two.
+"""Evaluating columns on the judged queries of a collection: what is known of them, evaluating what is
+missing, comparing two.
 
-The address of the Evaluate tab, ``?tab=evaluate&on=&x=&y=&more=&split=&first=``, and the events of its page are read here.
+The address of the Evaluate tab, ``?tab=evaluate&on=&x=&y=&more=&split=&first=``, and the events of its page
+are read here.
 """
 
 from __future__ import annotations
@@ -65,18 +67,24 @@ class EvaluateView:
         return asked | ({"first": str(FIRST)} if self.first else {})
 
 
-def read_evaluate(workspace: Workspace, params: Mapping[str, object], *, strict: bool = False) -> tuple[EvaluateView, list[str]]:
+def read_evaluate(
+    workspace: Workspace, params: Mapping[str, object], *, strict: bool = False
+) -> tuple[EvaluateView, list[str]]:
     """The view that ``params`` ask for, and what is wrong with them; wrong parts stand at their default.
 
     ``strict`` raises the first problem instead. Raises GraceError if nothing is built.
     """
     asked = {
-        key: value if isinstance(value, str) else "" for key in ("on", "x", "y", "more", "split", "first") for value in [params.get(key)]
+        key: value if isinstance(value, str) else ""
+        for key in ("on", "x", "y", "more", "split", "first")
+        for value in [params.get(key)]
     }
     problems = []
     start = default_view(workspace, asked["on"])
     if asked["on"] and asked["on"] != start.collection:
-        problems.append(f"there is no collection {short(asked['on'])} here; there are: {', '.join(workspace.collections())}")
+        problems.append(
+            f"there is no collection {short(asked['on'])} here; there are: {', '.join(workspace.collections())}"
+        )
         asked |= {"x": "", "y": "", "more": "", "split": ""}
     splits = list(splits_of(workspace.collection(start.collection)))
     view = EvaluateView(start.collection, start.a, start.b, next((split for split in splits if split != ALL), ""))
@@ -108,21 +116,29 @@ def read_evaluate(workspace: Workspace, params: Mapping[str, object], *, strict:
 def splits_of(collection: Collection) -> dict[str, int]:
     """How many judged queries every split has, and "all" of them; empty if there are none."""
     judgements = collection.judgements
-    judged = [name for name in judgements.queries if any(g > 0 for g in judgements.qrels.get(name, {}).values())] if judgements else []
+    judged = (
+        [name for name in judgements.queries if any(g > 0 for g in judgements.qrels.get(name, {}).values())]
+        if judgements
+        else []
+    )
     if not judged:
         return {}
     found: dict[str, int] = {}
     for name in judged:
         split = judgements.splits.get(name, "")
         found[split] = found.get(split, 0) + 1
-    order = sorted((split for split in found if split), key=lambda split: (SPLITS.index(split) if split in SPLITS else len(SPLITS), split))
+    order = sorted(
+        (split for split in found if split),
+        key=lambda split: (SPLITS.index(split) if split in SPLITS else len(SPLITS), split),
+    )
     return {split: found[split] for split in order} | {ALL: len(judged)}
 
 
 def queries_of(collection: Collection, view: EvaluateView) -> dict[str, str]:
     """Id and text of the queries in the order in which they are evaluated: shuffled, always in the same way.
 
-    So the first of them stand for all, and a part that was evaluated before somebody cancelled does too. Raises GraceError without any.
+    So the first of them stand for all, and a part that was evaluated before somebody cancelled does too.
+    Raises GraceError without any.
     """
     import numpy as np
 
@@ -135,12 +151,16 @@ def queries_of(collection: Collection, view: EvaluateView) -> dict[str, str]:
 
 
 class Evaluations:
-    """What is known of every column, shared by all who use the explorer: as stored beside the indexes, and made since."""
+    """What is known of every column, shared by all who use the explorer: as stored beside the indexes, and
+    made since.
+    """
 
     def __init__(self, workspace: Workspace):
         self.workspace = workspace
         self._known: dict[tuple[str, str], _Known] = {}
-        self._others: dict[tuple[str, str], tuple[object, dict[str, Retrieved]]] = {}  # of columns that are no models, in memory
+        self._others: dict[
+            tuple[str, str], tuple[object, dict[str, Retrieved]]
+        ] = {}  # of columns that are no models, in memory
         self._lexical: dict[str, tuple[Collection, dict[str, list[str]]]] = {}
         self._lock, self._lexical_lock = threading.RLock(), threading.Lock()
 
@@ -231,9 +251,11 @@ class _Known:
 
 @dataclass
 class Comparison:
-    """Both columns on the queries that all have been evaluated on, in one order. ``rows`` and ``values`` have one entry for each of
-    ``view.columns``; summaries are None while there is no such query. ``table`` has the summary of every column by its id, ``pairs``
-    the paired difference of any two of these, the second less the first, where there are more than the two."""
+    """Both columns on the queries that all have been evaluated on, in one order.
+
+    ``rows`` and ``values`` have one entry for each of ``view.columns``; summaries are None while there is no
+    such query. ``table`` has the summary of every column by its id, ``pairs`` the paired difference of any
+    two of these, the second less the first, where there are more than the two."""
 
     view: EvaluateView
     asked: int
@@ -257,7 +279,10 @@ class Comparison:
 
 
 def compare(evaluations: Evaluations, view: EvaluateView, *, lexical: bool = True) -> Comparison:
-    """What is known now; nothing is encoded. ``lexical`` adds BM25, which takes a while the first time. Raises GraceError."""
+    """What is known now; nothing is encoded.
+
+    ``lexical`` adds BM25, which takes a while the first time. Raises GraceError.
+    """
     from grace_core.evaluation.retrieval import difference, per_query, summary
 
     collection = evaluations.workspace.collection(view.collection)
@@ -265,22 +290,36 @@ def compare(evaluations: Evaluations, view: EvaluateView, *, lexical: bool = Tru
     found = [evaluations.known(view.collection, column) for column in view.every]
     missing = sum(name not in rows for rows, _ in found for name in asked)
     queries = {  # in the order of the file, so that the resampling gives the same intervals as `grace eval retrieval`
-        name: text for name, text in collection.judgements.queries.items() if name in asked and all(name in rows for rows, _ in found)
+        name: text
+        for name, text in collection.judgements.queries.items()
+        if name in asked and all(name in rows for rows, _ in found)
     }
     rows = [{name: known[name] for name in queries} for known, _ in found]
     values = [per_query({name: row.ranking for name, row in column.items()}, qrels) for column in rows]
     table = {column.id: summary(value) for column, value in zip(view.every, values, strict=True)} if queries else {}
     ids, pairs = list(table), {}
     if len(table) > 2:
-        pairs = {(a, b): difference(values[ids.index(a)], values[ids.index(b)]) for a in ids for b in ids if ids.index(a) < ids.index(b)}
+        pairs = {
+            (a, b): difference(values[ids.index(a)], values[ids.index(b)])
+            for a in ids
+            for b in ids
+            if ids.index(a) < ids.index(b)
+        }
     rows, values = rows[: len(view.columns)], values[: len(view.columns)]
     made = Comparison(
-        view, len(asked), missing, queries, rows, values,
+        view,
+        len(asked),
+        missing,
+        queries,
+        rows,
+        values,
         summaries=[table[column.id] for column in view.columns] if queries else None,
         difference=difference(*values) if queries and len(values) > 1 else None,
         qrels=qrels,
-        problems=list(dict.fromkeys(problem for _, problem in found if problem)), table=table, pairs=pairs,
-    )  # fmt: skip
+        problems=list(dict.fromkeys(problem for _, problem in found if problem)),
+        table=table,
+        pairs=pairs,
+    )
     if lexical and (ranked := evaluations.lexical(view.collection)) is not None:
         made.lexical = summary(per_query({name: ranked[name] for name in queries or asked}, qrels))
     return made
@@ -301,10 +340,14 @@ class _Stopped(Exception):
     pass
 
 
-def evaluate(evaluations: Evaluations, view: EvaluateView, wanted: Callable[[], bool] = lambda: True) -> Iterator[Progress]:
-    """Evaluate what is missing, in all columns by turns, so that there is something to compare from the first report on.
+def evaluate(
+    evaluations: Evaluations, view: EvaluateView, wanted: Callable[[], bool] = lambda: True
+) -> Iterator[Progress]:
+    """Evaluate what is missing, in all columns by turns, so that there is something to compare from the first
+    report on.
 
-    Stops between two decoding steps once it is not ``wanted`` any more. However it ends, what is done is kept. Raises GraceError.
+    Stops between two decoding steps once it is not ``wanted`` any more. However it ends, what is done is
+    kept. Raises GraceError.
     """
     from grace_core.evaluation.retrieval import retrieve, retrieve_by
 
@@ -312,7 +355,9 @@ def evaluate(evaluations: Evaluations, view: EvaluateView, wanted: Callable[[], 
     queries = queries_of(workspace.collection(view.collection), view)
     models = [column for column in view.every if not isinstance(column, OtherColumn)]
     indexes = {column: workspace.index(view.collection, column.model) for column in models}
-    left = [[name for name in queries if name not in evaluations.known(view.collection, column)[0]] for column in view.every]
+    left = [
+        [name for name in queries if name not in evaluations.known(view.collection, column)[0]] for column in view.every
+    ]
     progress = Progress("opening", 0, sum(map(len, left)))
     yield progress
 
@@ -361,9 +406,9 @@ def evaluate(evaluations: Evaluations, view: EvaluateView, wanted: Callable[[], 
 
 
 @dataclass(frozen=True)
-class Case:
-    """One query as it stands in a list: nDCG@10, and both the best relevant document's rank among the first ten (None: not there) and
-    the rationales, by column."""
+class QueryRow:
+    """One query as it stands in a list: nDCG@10, and both the best relevant document's rank among the first
+    ten (None: not there) and the rationales, by column."""
 
     id: str
     query: str
@@ -376,8 +421,10 @@ class Case:
     rationales: tuple[str, ...]
 
 
-def extremes(evaluations: Evaluations, found: Comparison) -> tuple[list[Case], list[Case]]:
-    """The queries on which B gains most over A, and those on which it loses most; of a single column the worst ones, and none."""
+def extremes(evaluations: Evaluations, found: Comparison) -> tuple[list[QueryRow], list[QueryRow]]:
+    """The queries on which B gains most over A, and those on which it loses most; of a single column the
+    worst ones, and none.
+    """
     from grace_core.evaluation.retrieval import SAME
 
     if not found.queries:
@@ -392,11 +439,13 @@ def extremes(evaluations: Evaluations, found: Comparison) -> tuple[list[Case], l
     return wins, losses
 
 
-def _case(workspace: Workspace, found: Comparison, name: str, place: int) -> Case:
+def _case(workspace: Workspace, found: Comparison, name: str, place: int) -> QueryRow:
     """The best relevant document is one of the highest grade: of these the one that either column ranks highest."""
     rankings = [rows[name].ranking for rows in found.rows]
     grades = {document: grade for document, grade in found.qrels[name].items() if grade > 0}
-    document = min(grades, key=lambda d: (-grades[d], min((r.index(d) for r in rankings if d in r), default=len(grades) + 10)))
+    document = min(
+        grades, key=lambda d: (-grades[d], min((r.index(d) for r in rankings if d in r), default=len(grades) + 10))
+    )
     there = workspace.collection(found.view.collection).documents.get(document)
     rationales = []
     for column in found.view.columns:
@@ -405,16 +454,24 @@ def _case(workspace: Workspace, found: Comparison, name: str, place: int) -> Cas
             continue
         index = workspace.index(found.view.collection, column.model)
         rationales.append(index.rationales[index.row[document]] if column.rationale and document in index.row else "")
-    return Case(
-        name, found.queries[name], tuple(float(values["ndcg@10"][place]) for values in found.values),
+    return QueryRow(
+        name,
+        found.queries[name],
+        tuple(float(values["ndcg@10"][place]) for values in found.values),
         tuple(rows[name].rationale for rows in found.rows),
-        document, (there.title or there.text[:80] if there else "") or document, grades[document],
-        tuple(ranking.index(document) + 1 if document in ranking else None for ranking in rankings), tuple(rationales),
-    )  # fmt: skip
+        document,
+        (there.title or there.text[:80] if there else "") or document,
+        grades[document],
+        tuple(ranking.index(document) + 1 if document in ranking else None for ranking in rankings),
+        tuple(rationales),
+    )
 
 
 def explore_view(workspace: Workspace, view: EvaluateView, data: object) -> View:
-    """Explore's view of the query that an event of the page names, ``{"query": id}``. Raises GraceError if it does not fit."""
+    """Explore's view of the query that an event of the page names, ``{"query": id}``.
+
+    Raises GraceError if it does not fit.
+    """
     name = data.get("query") if isinstance(data, dict) else None
     judgements = workspace.collection(view.collection).judgements
     if not isinstance(name, str) or not judgements or name not in judgements.queries:

@@ -1,11 +1,13 @@
-"""HTML of the Evaluate tab: metrics with their intervals, what app/evaluate/evaluate.js draws, and the queries that differ most."""
+"""HTML of the Evaluate tab: metrics with their intervals, what app/evaluate/evaluate.js draws, and the
+queries that differ most.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from grace_app.corpus.render import duration
-from grace_app.evaluate.evaluations import Case, Comparison, EvaluateView, Progress
+from grace_app.evaluate.evaluations import Comparison, EvaluateView, Progress, QueryRow
 from grace_app.explore.detail import minus
 from grace_app.explore.results import SIDES, letter, shorten
 from grace_app.page.html import Safe, banner, drawing, join, number, tag
@@ -24,7 +26,10 @@ NAMED = 200  # queries of one bubble that are listed by name
 
 
 def render_scores(found: Comparison, message: str = "", *, running: bool = False) -> Safe:
-    """The table with the difference, and what it says in words. A message stands above it; ``running``: more queries are coming."""
+    """The table with the difference, and what it says in words.
+
+    A message stands above it; ``running``: more queries are coming.
+    """
     problems = [banner(problem, kind="info") for problem in found.problems]
     parts = [banner(message), *problems, tag("p", *_which(found, running), class_="g-eval-which", role="status")]
     if found.summaries:
@@ -39,18 +44,37 @@ def _which(found: Comparison, running: bool) -> list:
     split = f" of the split {found.view.split}" if found.view.split else ""
     if not found.missing:
         first = ", chosen at random, always the same ones" if found.view.first else ""
-        return [tag("b", f"{number(found.asked)} judged {'query' if found.asked == 1 else 'queries'}"), split, first, "."]
+        return [
+            tag("b", f"{number(found.asked)} judged {'query' if found.asked == 1 else 'queries'}"),
+            split,
+            first,
+            ".",
+        ]
     if not found.queries:
-        asked = f"The {number(found.asked)} judged queries{split} are" if found.asked > 1 else f"The one judged query{split} is"
-        return [tag("b", f"{asked} not evaluated yet. "), "Evaluate encodes them; what is done is shown at once and kept."]
+        asked = (
+            f"The {number(found.asked)} judged queries{split} are"
+            if found.asked > 1
+            else f"The one judged query{split} is"
+        )
+        return [
+            tag("b", f"{asked} not evaluated yet. "),
+            "Evaluate encodes them; what is done is shown at once and kept.",
+        ]
     done = f"{number(len(found.queries))} of {number(found.asked)} judged queries"
     return [tag("b", done), split, " so far, in random order.", None if running else " Evaluate goes on with the rest."]
 
 
 def _table(found: Comparison) -> Safe:
     heads = [tag("th", tag("span", "Column", class_="g-spoken"), scope="col")]
-    heads += [tag("th", name, tag("span", " 95 % interval", class_="g-eval-level", title="by a bootstrap over the queries"), scope="col")
-              for name in NAMES.values()]  # fmt: skip
+    heads += [
+        tag(
+            "th",
+            name,
+            tag("span", " 95 % interval", class_="g-eval-level", title="by a bootstrap over the queries"),
+            scope="col",
+        )
+        for name in NAMES.values()
+    ]
     rows = []
     for column, name, summary in zip(found.view.columns, SIDES, found.summaries or [], strict=False):
         label = tag("div", letter(name), tag("span", *_named_in_table(column)))
@@ -64,7 +88,12 @@ def _table(found: Comparison) -> Safe:
             label = tag("div", tag("span", *_named_in_table(column)))
             rows.append(_row(label, found.table[column.id], kind="g-eval-lexical"))
     if found.lexical and not any(column.id == "bm25" for column in found.view.every):
-        label = tag("div", tag("span", "BM25", tag("span", "words alone, for reference", class_="g-eval-level", title="k1 1.5, b 0.75")))
+        label = tag(
+            "div",
+            tag(
+                "span", "BM25", tag("span", "words alone, for reference", class_="g-eval-level", title="k1 1.5, b 0.75")
+            ),
+        )
         rows.append(_row(label, found.lexical, kind="g-eval-lexical"))
     table = tag("table", tag("thead", tag("tr", *heads)), tag("tbody", *rows))
     return tag("div", table, class_="g-eval-table", tabindex="0", role="region", aria_label="Metrics")
@@ -72,7 +101,10 @@ def _table(found: Comparison) -> Safe:
 
 def _named_in_table(column: AnyColumn) -> list:
     if isinstance(column, OtherColumn):
-        return [column.label, tag("span", column.id, class_="g-eval-level") if column.label.lower() != column.id else None]
+        return [
+            column.label,
+            tag("span", column.id, class_="g-eval-level") if column.label.lower() != column.id else None,
+        ]
     return [column.model, tag("span", "with rationale" if column.rationale else "text only", class_="g-eval-level")]
 
 
@@ -100,7 +132,15 @@ def _matrix(found: Comparison) -> Safe:
     table = tag("table", tag("thead", tag("tr", *heads)), tag("tbody", *rows))
     title = tag("h3", "Any two of them, paired by query", class_="g-section-title")
     return join(
-        title, tag("div", table, class_="g-eval-table g-eval-pairs", tabindex="0", role="region", aria_label="Differences of pairs")
+        title,
+        tag(
+            "div",
+            table,
+            class_="g-eval-table g-eval-pairs",
+            tabindex="0",
+            role="region",
+            aria_label="Differences of pairs",
+        ),
     )
 
 
@@ -109,20 +149,25 @@ def _row(label: Safe, summary: dict, *, kind: str, reach: float | None = None) -
     cells = []
     for metric in NAMES:
         mean, (low, high) = summary[metric], summary["ci95"][metric]
-        at = [round(100 * min(1.0, max(0.0, (value + reach) / (2 * reach) if reach else value)), 1) for value in (low, mean, high)]
-        cells.append(tag(
-            "td",
-            tag("b", _figure(mean, reach)),
-            tag("span", f"{_figure(low, reach)} … {_figure(high, reach)}", class_="g-eval-interval"),
+        at = [
+            round(100 * min(1.0, max(0.0, (value + reach) / (2 * reach) if reach else value)), 1)
+            for value in (low, mean, high)
+        ]
+        cells.append(
             tag(
-                "span",
-                tag("span", class_="g-whisker-zero") if reach else None,
-                tag("span", class_="g-whisker-range", style=f"left:{at[0]}%;width:{round(at[2] - at[0], 1)}%"),
-                tag("span", class_="g-whisker-dot", style=f"left:{at[1]}%"),
-                class_="g-whisker",
-                aria_hidden="true",
-            ),
-        ))  # fmt: skip
+                "td",
+                tag("b", _figure(mean, reach)),
+                tag("span", f"{_figure(low, reach)} … {_figure(high, reach)}", class_="g-eval-interval"),
+                tag(
+                    "span",
+                    tag("span", class_="g-whisker-zero") if reach else None,
+                    tag("span", class_="g-whisker-range", style=f"left:{at[0]}%;width:{round(at[2] - at[0], 1)}%"),
+                    tag("span", class_="g-whisker-dot", style=f"left:{at[1]}%"),
+                    class_="g-whisker",
+                    aria_hidden="true",
+                ),
+            )
+        )
     return tag("tr", tag("th", label, scope="row"), *cells, class_=kind)
 
 
@@ -151,18 +196,28 @@ def _words(found: Comparison) -> Safe:
     return tag(
         "div",
         tag(
-            "p", "By nDCG@10, B ranks better than A on ", better, ", equally well on ", equal, " and worse on ", worse,
+            "p",
+            "By nDCG@10, B ranks better than A on ",
+            better,
+            ", equally well on ",
+            equal,
+            " and worse on ",
+            worse,
             f" of {number(total)} queries.",
         ),
         tag(
             "div",
-            *(tag("span", class_=f"g-eval-{name}", style=f"width:{round(100 * count / total, 2)}%") for name, count in counts if count),
+            *(
+                tag("span", class_=f"g-eval-{name}", style=f"width:{round(100 * count / total, 2)}%")
+                for name, count in counts
+                if count
+            ),
             class_="g-eval-share",
             aria_hidden="true",
         ),
         tag("p", verdict),
         class_="g-eval-words",
-    )  # fmt: skip
+    )
 
 
 def render_none(name: str) -> Safe:
@@ -172,7 +227,10 @@ def render_none(name: str) -> Safe:
         tag(
             "div",
             tag("p", f"{name} has no judged queries", class_="g-empty-title"),
-            tag("p", "Evaluating needs queries, and for each the documents that answer it. Lay them beside the corpus as BEIR does:"),
+            tag(
+                "p",
+                "Evaluating needs queries, and for each the documents that answer it. Lay them beside the corpus as BEIR does:",
+            ),
             tag(
                 "pre",
                 'corpus.jsonl      {"_id": "d1", "title": "…", "text": "…"}\n'
@@ -181,14 +239,15 @@ def render_none(name: str) -> Safe:
                 class_="g-eval-files",
             ),
             tag(
-                "p", "Then name that folder: ",
+                "p",
+                "Then name that folder: ",
                 tag("code", f"grace index build FOLDER --out indexes/{name} --model MODEL", class_="g-code"),
                 ". The same documents are not encoded again.",
             ),
             class_="g-empty",
         ),
         class_="g-eval-scores",
-    )  # fmt: skip
+    )
 
 
 def render_trouble(message: str, *, empty: bool = False) -> Safe:
@@ -215,14 +274,21 @@ def render_progress(progress: Progress | None) -> Safe:
     if progress.state == "opening":
         facts = [tag("span", "Opening the models …")]
     elif progress.rate:
-        facts += [tag("span", f"{progress.rate:.1f} a second"), tag("span", f"about {duration(progress.seconds_left)} left")]
+        facts += [
+            tag("span", f"{progress.rate:.1f} a second"),
+            tag("span", f"about {duration(progress.seconds_left)} left"),
+        ]
     percent = 100 * progress.done / progress.total if progress.total else 0
     return tag(
         "div",
         tag(
             "div",
             tag("div", class_="g-progress-fill", style=f"width:{percent:.1f}%"),
-            class_="g-progress", role="progressbar", aria_valuemin="0", aria_valuemax=progress.total or 1, aria_valuenow=progress.done,
+            class_="g-progress",
+            role="progressbar",
+            aria_valuemin="0",
+            aria_valuemax=progress.total or 1,
+            aria_valuenow=progress.done,
             aria_label="Evaluating",
         ),
         tag(
@@ -233,12 +299,13 @@ def render_progress(progress: Progress | None) -> Safe:
         ),
         class_=f"g-job g-job-{'loading' if progress.state == 'opening' else 'encoding'}",
         data_state=progress.state,
-    )  # fmt: skip
+    )
 
 
 def picture(found: Comparison | None, view: EvaluateView | None, *, keep: bool = False) -> str:
-    """What is drawn, as JSON: bubbles of queries, or of a single column a histogram. Without queries only the view for the address, which
-    the page leaves as it is with ``keep``."""
+    """What is drawn, as JSON: bubbles of queries, or of a single column a histogram.
+
+    Without queries only the view for the address, which the page leaves as it is with ``keep``."""
     made: dict = {"view": view.params() if view else {}, "keep": keep}
     if found and found.queries:
         single = len(found.values) == 1
@@ -248,7 +315,8 @@ def picture(found: Comparison | None, view: EvaluateView | None, *, keep: bool =
 
 
 def bubbles(found: Comparison) -> list[dict]:
-    """Queries that stand in the same cell of the picture, on the same side of the diagonal; the most gained first, as keys go through them.
+    """Queries that stand in the same cell of the picture, on the same side of the diagonal; the most gained
+    first, as keys go through them.
 
     ``sign`` is 1 where B is better; ``n`` counts, ``queries`` lists up to NAMED as [id, text].
     """
@@ -262,11 +330,14 @@ def bubbles(found: Comparison) -> list[dict]:
     names = list(found.queries)
     made = [
         {
-            "sign": sign, "x": round(float(x[members].mean()), 3), "y": round(float(y[members].mean()), 3), "n": len(members),
+            "sign": sign,
+            "x": round(float(x[members].mean()), 3),
+            "y": round(float(y[members].mean()), 3),
+            "n": len(members),
             "queries": _named(found, [names[i] for i in members]),
         }
         for (sign, _, _), members in cells.items()
-    ]  # fmt: skip
+    ]
     return sorted(made, key=lambda bubble: (bubble["x"] - bubble["y"], bubble["x"]))
 
 
@@ -286,15 +357,25 @@ def _named(found: Comparison, names: Sequence[str]) -> list[list[str]]:
     return [[name, shorten(found.queries[name], QUERY)] for name in names[:NAMED]]
 
 
-def render_cases(found: Comparison, wins: list[Case], losses: list[Case]) -> Safe:
+def render_cases(found: Comparison, wins: list[QueryRow], losses: list[QueryRow]) -> Safe:
     """Wins beside losses, or of a single column its worst queries."""
     if not found.queries:
         return Safe("")
-    legend = tag("p", tag("mark", "word", class_="g-mark-query"), " in the rationale of the query and of the document", class_="g-note")
+    legend = tag(
+        "p",
+        tag("mark", "word", class_="g-mark-query"),
+        " in the rationale of the query and of the document",
+        class_="g-note",
+    )
     columns = found.view.columns
     legend = legend if any(column.rationale for column in columns) else None
     if len(columns) == 1:
-        return tag("div", legend, _cases("Lowest nDCG@10", "a", wins, columns, "Every ranking is ideal."), class_="g-eval-cases")
+        return tag(
+            "div",
+            legend,
+            _cases("Lowest nDCG@10", "a", wins, columns, "Every ranking is ideal."),
+            class_="g-eval-cases",
+        )
     lists = (
         _cases("Biggest wins of B", "b", wins, columns, "B ranks better on no query."),
         _cases("Biggest losses of B", "a", losses, columns, "B ranks worse on no query."),
@@ -302,32 +383,46 @@ def render_cases(found: Comparison, wins: list[Case], losses: list[Case]) -> Saf
     return tag("div", legend, tag("div", *lists, class_="g-eval-pair"), class_="g-eval-cases")
 
 
-def _cases(title: str, name: str, cases: list[Case], columns: list[AnyColumn], nothing: str) -> Safe:
-    body = [_case(case, columns, unfolded=place == 0) for place, case in enumerate(cases)] or [tag("p", nothing, class_="g-quiet")]
+def _cases(title: str, name: str, cases: list[QueryRow], columns: list[AnyColumn], nothing: str) -> Safe:
+    body = [_case(case, columns, unfolded=place == 0) for place, case in enumerate(cases)] or [
+        tag("p", nothing, class_="g-quiet")
+    ]
     heading = tag("h3", title, class_="g-section-title")
     return tag("section", heading, *body, class_=f"g-eval-list g-place-{name}", aria_label=title)
 
 
-def _case(case: Case, columns: list[AnyColumn], *, unfolded: bool) -> Safe:
+def _case(case: QueryRow, columns: list[AnyColumn], *, unfolded: bool) -> Safe:
     values = [f"{value:.2f}" for value in case.values]
     if len(values) > 1:
         lead = tag("span", minus(f"{case.values[1] - case.values[0]:+.2f}"), class_="g-eval-gain")
         spoken = f"nDCG@10 {values[0]} in column A, {values[1]} in column B"
-        told = join(tag("span", f"{values[0]} → {values[1]}", aria_hidden="true"), tag("span", spoken, class_="g-spoken"))
+        told = join(
+            tag("span", f"{values[0]} → {values[1]}", aria_hidden="true"), tag("span", spoken, class_="g-spoken")
+        )
     else:
         lead, told = tag("span", values[0], class_="g-eval-gain"), None
-    places = [join(letter(name), f" {f'rank {rank}' if rank else 'not in the first ten'}")
-              for name, rank in zip(SIDES, case.ranks, strict=False)]  # fmt: skip
+    places = [
+        join(letter(name), f" {f'rank {rank}' if rank else 'not in the first ten'}")
+        for name, rank in zip(SIDES, case.ranks, strict=False)
+    ]
     places = [tag("span", place) for place in places]
     cards = [_card(case, i, column, name) for i, (column, name) in enumerate(zip(columns, SIDES, strict=False))]
     return tag(
         "details",
-        tag("summary", lead, tag("span", case.query, class_="g-eval-query", dir="auto"), tag("span", told, class_="g-eval-from")),
+        tag(
+            "summary",
+            lead,
+            tag("span", case.query, class_="g-eval-query", dir="auto"),
+            tag("span", told, class_="g-eval-from"),
+        ),
         tag(
             "div",
             tag(
-                "p", tag("span", "Best relevant document: ", class_="g-quiet"), tag("b", case.title, dir="auto"),
-                f" (grade {case.grade})", class_="g-eval-document",
+                "p",
+                tag("span", "Best relevant document: ", class_="g-quiet"),
+                tag("b", case.title, dir="auto"),
+                f" (grade {case.grade})",
+                class_="g-eval-document",
             ),
             tag("p", *places, class_="g-summary g-eval-ranks"),
             tag("div", *cards, class_="g-pair" if len(cards) > 1 else "g-eval-single"),
@@ -336,15 +431,19 @@ def _case(case: Case, columns: list[AnyColumn], *, unfolded: bool) -> Safe:
         ),
         open=unfolded,
         class_="g-eval-case",
-    )  # fmt: skip
+    )
 
 
-def _card(case: Case, place: int, column: AnyColumn, name: str) -> Safe:
+def _card(case: QueryRow, place: int, column: AnyColumn, name: str) -> Safe:
     heading = tag("div", letter(name), tag("span", column.label), class_="g-label")
     reads = column.rationale and not isinstance(column, OtherColumn)
     if not reads:
         body = [
-            tag("p", "What a fusion reads is shown in Explore." if column.rationale else "This column uses no rationale.", class_="g-quiet")
+            tag(
+                "p",
+                "What a fusion reads is shown in Explore." if column.rationale else "This column uses no rationale.",
+                class_="g-quiet",
+            )
         ]
     else:
         written, about = case.written[place], case.rationales[place]
@@ -366,9 +465,14 @@ def _marked(rationale: str, shared: set[str]) -> Safe:
 def summary_json(found: Comparison) -> dict:
     """The figures for programs. Raises GraceError if there are none yet."""
     if not found.summaries:
-        raise GraceError("no query of these has been evaluated yet: press Evaluate in the app, or run `grace eval retrieval … --save`")
+        raise GraceError(
+            "no query of these has been evaluated yet: press Evaluate in the app, or run `grace eval retrieval … --save`"
+        )
     told = {
-        "collection": found.view.collection, "split": found.view.split or None, "queries": len(found.queries), "asked": found.asked,
+        "collection": found.view.collection,
+        "split": found.view.split or None,
+        "queries": len(found.queries),
+        "asked": found.asked,
         "columns": {column.id: summary for column, summary in zip(found.view.columns, found.summaries, strict=True)},
-    }  # fmt: skip
+    }
     return told | {"difference": found.difference, "bm25": found.lexical}

@@ -1,7 +1,7 @@
 """The Evaluate tab: two columns on a collection's judged queries, and the way from any of these queries to Explore.
 
-What is stored beside the indexes is shown at once. Evaluating what is missing is a generator that reports every few seconds; it ends when
-the page asks for something else, and what it did by then is kept.
+What is stored beside the indexes is shown at once. Evaluating what is missing is a generator that reports
+every few seconds; it ends when the page asks for something else, and what it did by then is kept.
 """
 
 from __future__ import annotations
@@ -28,9 +28,17 @@ from grace_app.evaluate.evaluations import (
     read_evaluate,
     splits_of,
 )
-from grace_app.evaluate.render import CANVAS, picture, render_cases, render_none, render_progress, render_scores, render_trouble
+from grace_app.evaluate.render import (
+    CANVAS,
+    picture,
+    render_cases,
+    render_none,
+    render_progress,
+    render_scores,
+    render_trouble,
+)
 from grace_app.explore import tab as explore
-from grace_app.explore.tab import SAME_TIME, Latest
+from grace_app.explore.tab import SAME_TIME, NewestRequest
 from grace_app.gate import runs_model
 from grace_app.page.html import banner
 from grace_app.page.scripts import html
@@ -57,8 +65,8 @@ class EvaluateTab:
     picture: gr.HTML
     scores: gr.HTML
     cases: gr.HTML
-    latest: Latest  # what a page shows: another view or evaluation makes the one that goes on unwanted
-    cancelled: Latest
+    latest: NewestRequest  # what a page shows: another view or evaluation makes the one that goes on unwanted
+    cancelled: NewestRequest
 
     @property
     def controls(self) -> list:
@@ -79,18 +87,31 @@ class EvaluateTab:
             gr.update(choices=workspace.collections(), value=view.collection),
             gr.update(choices=columns, value=view.a.id),
             gr.update(choices=columns, value=view.b.id),
-            gr.update(choices=[(word, name) for name, word in words.items()], value=(view.split or ALL) if splits else None),
+            gr.update(
+                choices=[(word, name) for name, word in words.items()], value=(view.split or ALL) if splits else None
+            ),
             gr.update(value=str(FIRST) if view.first else ALL),
             gr.update(choices=columns, value=[column.id for column in view.more]),
         ]
 
-    def show(self, view: EvaluateView, *, progress: Progress | None = None, message: str = "", lexical: bool = True) -> list:
-        """Values for :attr:`shown`. While an evaluation goes on the lists stay as they are, so that one can read in them."""
+    def show(
+        self, view: EvaluateView, *, progress: Progress | None = None, message: str = "", lexical: bool = True
+    ) -> list:
+        """Values for :attr:`shown`.
+
+        While an evaluation goes on the lists stay as they are, so that one can read in them.
+        """
         running = progress is not None and progress.state in ("opening", "evaluating")
         job = str(render_progress(progress))
         try:
             if not splits_of(self.shell.workspace.collection(view.collection)):
-                return [_button(False), "", picture(None, view), str(banner(message)) + str(render_none(view.collection)), ""]
+                return [
+                    _button(False),
+                    "",
+                    picture(None, view),
+                    str(banner(message)) + str(render_none(view.collection)),
+                    "",
+                ]
             found = compare(self.evaluations, view, lexical=lexical)
         except Exception as error:
             return [_button(False), "", picture(None, view), str(render_trouble(message_of(error))), ""]
@@ -110,23 +131,32 @@ def build(shell: Shell) -> EvaluateTab:
     """Lay out the tab and wire it."""
     with gr.Tab("Evaluate", id="evaluate"), gr.Column(elem_classes="g-page"):
         with gr.Row(elem_classes="g-controls g-eval-controls"):
-            collection = gr.Dropdown([], label="Collection", filterable=False, elem_id="g-eval-collection", scale=2, min_width=110)
+            collection = gr.Dropdown(
+                [], label="Collection", filterable=False, elem_id="g-eval-collection", scale=2, min_width=110
+            )
             typed_too = {"allow_custom_value": True, "scale": 4, "min_width": 190}  # a fusion with weights of one's own
             a = gr.Dropdown([], label="Column A", elem_id="g-eval-a", **typed_too)
             b = gr.Dropdown([], label="Column B", elem_id="g-eval-b", **typed_too)
             split = gr.Dropdown([], label="Split", filterable=False, elem_id="g-eval-split", scale=3, min_width=130)
             first = gr.Radio([str(FIRST), ALL], value=ALL, label="Queries", elem_id="g-eval-first", min_width=150)
-            button = gr.Button("Evaluate", variant="primary", elem_id="g-eval-run", interactive=False, scale=0, min_width=120)
+            button = gr.Button(
+                "Evaluate", variant="primary", elem_id="g-eval-run", interactive=False, scale=0, min_width=120
+            )
         with gr.Row(elem_classes="g-controls"):
             several = {"multiselect": True, "allow_custom_value": True, "max_choices": MORE}
             more = gr.Dropdown([], label="More columns in the table", elem_id="g-eval-more", min_width=300, **several)
         job = html(js="page/actions", elem_id="g-eval-job")
         with gr.Column(elem_classes="g-eval-top"):
-            drawn = html(js="page/elements page/shown evaluate/evaluate", elem_id="g-eval-picture", value="{}", html_template=CANVAS)
+            drawn = html(
+                js="page/elements page/shown evaluate/evaluate",
+                elem_id="g-eval-picture",
+                value="{}",
+                html_template=CANVAS,
+            )
             scores = html(elem_id="g-eval-scores")
         cases = html(js="page/examples", elem_id="g-eval-cases")
     parts = (collection, a, b, split, first, more, button, job, drawn, scores, cases)
-    tab = EvaluateTab(shell, Evaluations(shell.workspace), *parts, Latest(), Latest())
+    tab = EvaluateTab(shell, Evaluations(shell.workspace), *parts, NewestRequest(), NewestRequest())
     _wire(tab)
     return tab
 
@@ -153,7 +183,9 @@ def _wire(tab: EvaluateTab) -> None:
 
     everything = [*tab.controls, *tab.shown]
     tab.picture.shown(shown, tab.controls, everything, concurrency_limit=SAME_TIME, **quiet)
-    gr.on([part.input for part in tab.controls], changed, tab.controls, everything, concurrency_limit=SAME_TIME, **quiet)
+    gr.on(
+        [part.input for part in tab.controls], changed, tab.controls, everything, concurrency_limit=SAME_TIME, **quiet
+    )
     tab.button.click(started, tab.controls, tab.shown, concurrency_limit=RUNNING, **quiet)
     tab.job.select(cancelled, None, None, concurrency_limit=None, **quiet)
     first = tab.shell.built["explore"]
@@ -169,7 +201,9 @@ def _asked(chosen: tuple | list) -> dict:
 
 
 def show_tab(tab: EvaluateTab, chosen: tuple, address: dict) -> Iterator[list]:
-    """The tab as it comes into sight: as the address asks while nothing is chosen yet, later as it was left, with what is new on disk."""
+    """The tab as it comes into sight: as the address asks while nothing is chosen yet, later as it was left,
+    with what is new on disk.
+    """
     try:
         view, problems = read_evaluate(tab.shell.workspace, address if chosen[0] is None else _asked(chosen))
         for values in _in_two(tab, view, "; ".join(problems)):
@@ -230,7 +264,9 @@ def run(tab: EvaluateTab, chosen: tuple, page: str) -> Iterator[list]:
 
 
 def open_query(tab: EvaluateTab, chosen: tuple, data: object) -> list:
-    """Explore with both columns on the query of a click: values for its parts, what it is to search, the row of tabs, and :attr:`job`."""
+    """Explore with both columns on the query of a click: values for its parts, what it is to search, the row
+    of tabs, and :attr:`job`.
+    """
     target = tab.shell.built["explore"]
     try:
         view, _ = read_evaluate(tab.shell.workspace, _asked(chosen), strict=True)

@@ -17,16 +17,23 @@ PANELS = {"read": "Rationales", "why": "Why?", "whatif": "What if?"}
 
 
 def render_detail(opened: Opened, *, ticket: int = 0) -> Safe:
-    """The dialog, with the number of the click that asked for it. Its views Why? and What if? are filled by assets when they are opened.
+    """The dialog, with the number of the click that asked for it.
+
+    Its views Why? and What if? are filled by assets when they are opened.
 
     Marked words are those shared with the query's side; with two rationales, also those that both share.
     """
     document = opened.document
     asked = content_words(opened.view.query)
     title = tag("h2", document.title or document.id, id="g-detail-title", dir="auto")
-    facts = [tag("div", tag("dt", key), tag("dd", value, dir="auto")) for key, value in (("id", document.id), *metadata(document))]
+    facts = [
+        tag("div", tag("dt", key), tag("dd", value, dir="auto"))
+        for key, value in (("id", document.id), *metadata(document))
+    ]
     if opened.passages:
-        facts[0] = tag("div", tag("dt", "id"), tag("dd", f"{opened.passages.document.id}, passage {document.id}", dir="auto"))
+        facts[0] = tag(
+            "div", tag("dt", "id"), tag("dd", f"{opened.passages.document.id}, passage {document.id}", dir="auto")
+        )
     text = document.text[:SHOWN]
     body = [tag("p", mark(part, query=asked), dir="auto") for part in text.splitlines() if part.strip()]
     if len(document.text) > SHOWN:
@@ -58,7 +65,13 @@ def render_detail(opened: Opened, *, ticket: int = 0) -> Safe:
             ),
             tag(
                 "div",
-                tag("div", *(_tab(*one) for one in PANELS.items()), class_="g-panel-tabs", role="tablist", aria_label="Views"),
+                tag(
+                    "div",
+                    *(_tab(*one) for one in PANELS.items()),
+                    class_="g-panel-tabs",
+                    role="tablist",
+                    aria_label="Views",
+                ),
                 tag("button", "Show on the map", type="button", class_="g-to-map"),
                 class_="g-panel-row",
             ),
@@ -74,7 +87,9 @@ def render_detail(opened: Opened, *, ticket: int = 0) -> Safe:
         data_doc=document.id,
         data_ticket=ticket,
         data_view=opened.view.json(),
-        data_columns=json.dumps([{"label": p.column.label, "rationale": p.column.rationale, "blocks": p.blocks} for p in opened.places]),
+        data_columns=json.dumps(
+            [{"label": p.column.label, "rationale": p.column.rationale, "blocks": p.blocks} for p in opened.places]
+        ),
         **{f"data_{name}": value for name, value in opened.view.opened().items() if name != "doc"},
     )
 
@@ -82,19 +97,35 @@ def render_detail(opened: Opened, *, ticket: int = 0) -> Safe:
 def _tab(name: str, label: str) -> Safe:
     chosen = name == "read"
     return tag(
-        "button", label, type="button", role="tab", id=f"g-tab-{name}", aria_controls=f"g-panel-{name}",
-        aria_selected="true" if chosen else "false", tabindex="0" if chosen else "-1", data_panel=name,
-    )  # fmt: skip
+        "button",
+        label,
+        type="button",
+        role="tab",
+        id=f"g-tab-{name}",
+        aria_controls=f"g-panel-{name}",
+        aria_selected="true" if chosen else "false",
+        tabindex="0" if chosen else "-1",
+        data_panel=name,
+    )
 
 
 def _panel(name: str, *children: Safe) -> Safe:
     return tag(
-        "div", *children, class_="g-panel", role="tabpanel", id=f"g-panel-{name}", aria_labelledby=f"g-tab-{name}", hidden=name != "read"
+        "div",
+        *children,
+        class_="g-panel",
+        role="tabpanel",
+        id=f"g-panel-{name}",
+        aria_labelledby=f"g-tab-{name}",
+        hidden=name != "read",
     )
 
 
 def render_blocks(places: tuple[Place, Place]) -> Safe:
-    """The scores of both columns split by where the two tokens of a pair stand. The bars over the table are drawn by assets/why.js."""
+    """The scores of both columns split by where the two tokens of a pair stand.
+
+    The bars over the table are drawn by assets/why.js.
+    """
     known = [*BLOCKS, *OTHERS]
     there = list(dict.fromkeys(kind for place in places for kind in place.blocks))
     kinds = [kind for kind in known if kind in there] + [kind for kind in there if kind not in known]
@@ -102,7 +133,13 @@ def render_blocks(places: tuple[Place, Place]) -> Safe:
     def row(label: object, values: list[float | None], form: str, kind: str | None = None) -> Safe:
         apart = values[1] - values[0] if None not in values else None
         cells = [tag("td", "–" if value is None else minus(form.format(value))) for value in values]
-        return tag("tr", tag("th", label, scope="row"), *cells, tag("td", "–" if apart is None else minus(f"{apart:+.4f}")), class_=kind)
+        return tag(
+            "tr",
+            tag("th", label, scope="row"),
+            *cells,
+            tag("td", "–" if apart is None else minus(f"{apart:+.4f}")),
+            class_=kind,
+        )
 
     def place_of(kind: str) -> int:
         return known.index(kind) if kind in known else len(known)
@@ -119,9 +156,15 @@ def render_blocks(places: tuple[Place, Place]) -> Safe:
     rows.append(row("sum", sums, "{:.4f}", "g-row-sum"))
     rows.append(row("score that ranked the document", [place.score for place in places], "{:.4f}", "g-row-score"))
     residuals = [tag("td", f"{abs(place.score - total):.0e}") for place, total in zip(places, sums, strict=True)]
-    rows.append(tag("tr", tag("th", "residual (rounding)", scope="row"), *residuals, tag("td"), class_="g-row-residual"))
-    letters = (tag("th", letter(name), tag("span", f"column {name.upper()}", class_="g-spoken"), scope="col") for name in SIDES)
-    head = tag("tr", tag("th", "query’s token × document’s token", scope="col"), *letters, tag("th", "B − A", scope="col"))
+    rows.append(
+        tag("tr", tag("th", "residual (rounding)", scope="row"), *residuals, tag("td"), class_="g-row-residual")
+    )
+    letters = (
+        tag("th", letter(name), tag("span", f"column {name.upper()}", class_="g-spoken"), scope="col") for name in SIDES
+    )
+    head = tag(
+        "tr", tag("th", "query’s token × document’s token", scope="col"), *letters, tag("th", "B − A", scope="col")
+    )
     return tag(
         "section",
         tag("div", class_="g-draw-blocks"),
@@ -158,7 +201,11 @@ def minus(number_: str) -> str:
 
 def flags(opened: Opened) -> list[Safe]:
     models = {place.column.model: place for place in opened.places}
-    found = [cut_chip(f"{name}: text", place.text_tokens, place.left_out) for name, place in models.items() if place.text_truncated]
+    found = [
+        cut_chip(f"{name}: text", place.text_tokens, place.left_out)
+        for name, place in models.items()
+        if place.text_truncated
+    ]
     for place in {place.column.model: place for place in opened.places if place.column.rationale}.values():
         if place.truncated:
             found.append(chip(f"{place.column.model}: rationale cut off at the limit", kind="g-flag"))
@@ -197,11 +244,19 @@ def render_rationales(opened: Opened, asked: set[str]) -> Safe:
         right = _card(name, "About this document", _written(place.rationale, **shared))
         without = None
         if not opened.places[1 - with_rationale].column.rationale:
-            without = tag("p", letter(SIDES[1 - with_rationale]), " This column uses no rationale.", class_="g-quiet g-without")
+            without = tag(
+                "p", letter(SIDES[1 - with_rationale]), " This column uses no rationale.", class_="g-quiet g-without"
+            )
         return tag(
-            "section", tag("h3", "Rationales of ", place.column.model), _legend("sides"), tag("div", left, right, class_="g-pair"), without
+            "section",
+            tag("h3", "Rationales of ", place.column.model),
+            _legend("sides"),
+            tag("div", left, right, class_="g-pair"),
+            without,
         )
-    both = content_words(a.rationale) & content_words(b.rationale) if a.column.rationale and b.column.rationale else set()
+    both = (
+        content_words(a.rationale) & content_words(b.rationale) if a.column.rationale and b.column.rationale else set()
+    )
     cards = [
         _card(name, "About this document", _written(place.rationale, query=query_words[i], both=both))
         if place.column.rationale
@@ -209,17 +264,23 @@ def render_rationales(opened: Opened, asked: set[str]) -> Safe:
         for i, (place, name) in enumerate(zip(opened.places, SIDES, strict=True))
     ]
     kinds = ["query", "both"] if a.column.rationale and b.column.rationale else ["query"]
-    return tag("section", tag("h3", "Rationales of this document"), _legend(*kinds), tag("div", *cards, class_="g-pair"))
+    return tag(
+        "section", tag("h3", "Rationales of this document"), _legend(*kinds), tag("div", *cards, class_="g-pair")
+    )
 
 
 def _written(rationale: str, **classes: set[str]) -> Safe:
     if not rationale:
         return tag("p", "Empty: the model ended its turn at once.", class_="g-quiet")
-    return join(*(tag("p", rationale_text(part, **classes), dir="auto") for part in rationale.splitlines() if part.strip()))
+    return join(
+        *(tag("p", rationale_text(part, **classes), dir="auto") for part in rationale.splitlines() if part.strip())
+    )
 
 
 def _card(name: str, heading: str, body: Safe) -> Safe:
-    return tag("div", tag("div", letter(name), tag("span", heading), class_="g-label"), body, class_=f"g-card g-card-{name}")
+    return tag(
+        "div", tag("div", letter(name), tag("span", heading), class_="g-label"), body, class_=f"g-card g-card-{name}"
+    )
 
 
 def _none(name: str, place: Place) -> Safe:
@@ -239,6 +300,11 @@ def _legend(*kinds: str) -> Safe:
     }
     return tag(
         "p",
-        *(tag("span", tag("mark", "word", class_=f"g-mark-{'both' if kind == 'both' else 'query'}"), f" {words[kind]}") for kind in kinds),
+        *(
+            tag(
+                "span", tag("mark", "word", class_=f"g-mark-{'both' if kind == 'both' else 'query'}"), f" {words[kind]}"
+            )
+            for kind in kinds
+        ),
         class_="g-legend",
     )

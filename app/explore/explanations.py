@@ -22,18 +22,28 @@ def explanation(explained: Explanation, mean: np.ndarray) -> dict:
     blocks = explained.blocks()
     over = explained.score - average
     residuals = [
-        explained.score - sum(blocks.values()), explained.residual, explained.score - explained.tokens.sum(),
-        explained.score - explained.query_tokens.sum(), over - above.sum(), over - tokens_above.sum(),
-    ]  # fmt: skip
+        explained.score - sum(blocks.values()),
+        explained.residual,
+        explained.score - explained.tokens.sum(),
+        explained.score - explained.query_tokens.sum(),
+        over - above.sum(),
+        over - tokens_above.sum(),
+    ]
     return {
-        "score": explained.score, "sum": explained.sum, "average": average,
+        "score": explained.score,
+        "sum": explained.sum,
+        "average": average,
         "largest_residual": float(max(map(abs, residuals))),
         "blocks": blocks,
-        "query": sentences(explained.query), "sentences": sentences(explained.document),
-        "raw": explained.sentences.tolist(), "above": above.tolist(),
-        "tokens": list(explained.document.pieces), "parts": [PARTS[part] for part in explained.document.parts],
-        "tokens_raw": explained.tokens.tolist(), "tokens_above": tokens_above.tolist(),
-    }  # fmt: skip
+        "query": sentences(explained.query),
+        "sentences": sentences(explained.document),
+        "raw": explained.sentences.tolist(),
+        "above": above.tolist(),
+        "tokens": list(explained.document.pieces),
+        "parts": [PARTS[part] for part in explained.document.parts],
+        "tokens_raw": explained.tokens.tolist(),
+        "tokens_above": tokens_above.tolist(),
+    }
 
 
 def sentences(states: TokenStates) -> list[dict]:

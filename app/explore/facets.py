@@ -1,8 +1,9 @@
-"""Facets of a collection: columns of few values, with how many documents have each, and the filter that ticking one makes.
+"""Facets of a collection: columns of few values, with how many documents have each, and the filter that
+ticking one makes.
 
-A filter is one expression (:mod:`grace_core.filters`), which stands in the address and in a field that can be typed in. What of it says
-which values of a facet are wanted is shown as ticks; the rest of it, which may be anything, stays as it was written. So a click changes the
-expression, and what is typed changes the ticks.
+A filter is one expression (:mod:`grace_core.filters`), which stands in the address and in a field that can be
+typed in. What of it says which values of a facet are wanted is shown as ticks; the rest of it, which may be
+anything, stays as it was written. So a click changes the expression, and what is typed changes the ticks.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ Picked = dict[str, list[Scalar]]  # of each facet the values that are wanted
 
 @dataclass(frozen=True)
 class Choice:
-    """A value of a facet: how many documents have it among those that satisfy the filter but for this facet's own part."""
+    """A value of a facet: how many documents have it among those that satisfy the filter but for this facet's
+    own part.
+    """
 
     value: Scalar
     count: int
@@ -67,7 +70,9 @@ class Facets:
         for column, kind in self.collection.types.items():
             if kind in KINDS and len(found) < COLUMNS:
                 counts = self._counts(column, "")
-                if 1 < len(counts) <= min(MOST, counts.total() / 2) and all(len(str(value)) <= LONGEST for value in counts):
+                if 1 < len(counts) <= min(MOST, counts.total() / 2) and all(
+                    len(str(value)) <= LONGEST for value in counts
+                ):
                     values = sorted(counts, key=lambda value: (-counts[value], value))
                     found[column] = Values(values, kind.startswith("list"))
         return found
@@ -83,7 +88,10 @@ class Facets:
         return made
 
     def toggle(self, where: str, column: object, key: object) -> str:
-        """The filter after a value, by its key, was ticked or unticked. Raises GraceError for what is no value of a facet."""
+        """The filter after a value, by its key, was ticked or unticked.
+
+        Raises GraceError for what is no value of a facet.
+        """
         values = self.columns[column].values if isinstance(column, str) and column in self.columns else []
         chosen = [value for value in values if Choice(value, 0, False).key == key]
         if not chosen:
@@ -115,7 +123,11 @@ def _split(where: str, columns: dict[str, Values]) -> tuple[Picked, list[str]]:
         return picked, rest
     node = filters.parse(where)
     chain = isinstance(node, Combination) and node.word == "and"
-    parts = [(part, where[a:b]) for part, (a, b) in zip(node.parts, node.spans, strict=True)] if chain else [(node, where.strip())]
+    parts = (
+        [(part, where[a:b]) for part, (a, b) in zip(node.parts, node.spans, strict=True)]
+        if chain
+        else [(node, where.strip())]
+    )
     for part, text in parts:
         column, values = _wanted(part, columns)
         if column is not None and column not in picked:

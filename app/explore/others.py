@@ -1,7 +1,8 @@
-"""Columns that are no model with an index (BM25, a sentence encoder, a fusion): searched, opened, explained and edited for the page.
+"""Columns that are no model with an index (BM25, a sentence encoder, a fusion): searched, opened, explained
+and edited for the page.
 
-What a model's column shows is made in :mod:`grace_app.explore.search` and :mod:`grace_app.explore.why`; here is the same for the others,
-through :mod:`grace_core.columns`. All functions raise GraceError.
+What a model's column shows is made in :mod:`grace_app.explore.search` and :mod:`grace_app.explore.why`; here
+is the same for the others, through :mod:`grace_core.columns`. All functions raise GraceError.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ def fill(workspace, side, view: View) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Opened:
-    """A document in one of these columns: its ledger, what of it shows in the bars, the rationales that are read, and what was cut."""
+    """A document in one of these columns: its ledger, what of it shows in the bars, the rationales that are
+    read, and what was cut.
+    """
 
     ledger: Ledger
     blocks: dict[str, float]
@@ -80,7 +83,9 @@ def open_document(workspace, view: View, column: OtherColumn) -> Opened:
 
 
 def blocks_of(ledger: Ledger) -> dict[str, float]:
-    """The score in a few parts: pairs of parts by name, markup in one; terms, a vector that is whole, and what an average document has."""
+    """The score in a few parts: pairs of parts by name, markup in one; terms, a vector that is whole, and
+    what an average document has.
+    """
     made: dict[str, float] = {}
     for line in ledger.walk():
         if not line.group:
@@ -104,10 +109,16 @@ def why(workspace, view: View, side: str, column: OtherColumn, *, against: str =
     opened = workspace.opened(view.collection, column)
     hits = opened.hits(view.query, view.k, where=view.where or None)
     told = {
-        "side": side, "column": column.label, "document": named(opened, opened.row(view.doc)),
-        "others": [named(opened, hit.row) | {"rank": hit.rank, "score": hit.score} for hit in hits if hit.document.id != view.doc],
+        "side": side,
+        "column": column.label,
+        "document": named(opened, opened.row(view.doc)),
+        "others": [
+            named(opened, hit.row) | {"rank": hit.rank, "score": hit.score}
+            for hit in hits
+            if hit.document.id != view.doc
+        ],
         "against": None,
-    }  # fmt: skip
+    }
     if isinstance(opened, EncoderColumn) and opened.encoder.exact:
         rows = [opened.row(view.doc), *([opened.row(against)] if against else [])]
         explained = opened.why(view.query, rows)
@@ -120,15 +131,25 @@ def why(workspace, view: View, side: str, column: OtherColumn, *, against: str =
     ledger = opened.explain(view.query, view.doc)
     told |= {"score": ledger.score, "ledger": ledger.as_dict(tokens=True)}
     if against:
-        told["against"] = named(opened, opened.row(against)) | {"ledger": opened.explain(view.query, against).as_dict(tokens=True)}
+        told["against"] = named(opened, opened.row(against)) | {
+            "ledger": opened.explain(view.query, against).as_dict(tokens=True)
+        }
     return told
 
 
 def what_if(
-    workspace, view: View, side: str, column: OtherColumn, *, text: Edits | None = None, rationale: Edits | None = None,
+    workspace,
+    view: View,
+    side: str,
+    column: OtherColumn,
+    *,
+    text: Edits | None = None,
+    rationale: Edits | None = None,
     effects: bool = False,
-) -> dict:  # fmt: skip
-    """Score and rank with sentences kept, struck out or rewritten, as :func:`grace_app.explore.why.what_if` tells them."""
+) -> dict:
+    """Score and rank with sentences kept, struck out or rewritten, as :func:`grace_app.explore.why.what_if`
+    tells them.
+    """
     opened = workspace.opened(view.collection, column)
     row = opened.row(view.doc)
     written = _rationale(opened, row)
@@ -138,11 +159,19 @@ def what_if(
     new_rationale = None if written is None else _edited("rationale", written, rationale)
     made = opened.what_if(view.query, view.doc, text=new_text, rationale=new_rationale)
     told = {
-        "side": side, "column": column.label, "document": named(opened, row), "documents": len(opened),
-        "score": made.score, "rank": made.rank, "old_score": made.old_score, "old_rank": made.old_rank,
-        "passed_count": len(made.passed), "passed_by_count": len(made.passed_by),
-        "rationale": written or "" if new_rationale is None else new_rationale, "text_truncated": made.text_truncated,
-    }  # fmt: skip
+        "side": side,
+        "column": column.label,
+        "document": named(opened, row),
+        "documents": len(opened),
+        "score": made.score,
+        "rank": made.rank,
+        "old_score": made.old_score,
+        "old_rank": made.old_rank,
+        "passed_count": len(made.passed),
+        "passed_by_count": len(made.passed_by),
+        "rationale": written or "" if new_rationale is None else new_rationale,
+        "text_truncated": made.text_truncated,
+    }
     told |= _ranks(opened, view.query, row, made)
     if effects:
         told["sentences"] = {"text": _effects(opened, view, opened.rows.text(row)), "rationale": []}
@@ -153,7 +182,9 @@ def what_if(
 
 
 def _rationale(opened: OpenedColumn, row: int) -> str | None:
-    """The document's rationale where exactly one part of a fusion reads one: which one an edit is of would not be clear otherwise."""
+    """The document's rationale where exactly one part of a fusion reads one: which one an edit is of would
+    not be clear otherwise.
+    """
     reading = [part for part in getattr(opened, "parts", ()) if part.reads_rationale]
     return reading[0].index.rationales[row] if len(reading) == 1 else None
 
@@ -190,11 +221,16 @@ def _edited(name: str, text: str, edits: Edits | None) -> str | None:
 def _effects(opened: OpenedColumn, view: View, text: str) -> list[dict]:
     """Every sentence of the text with the score without it less the score with it; None for the only one."""
     removed = {one.text: one.effect for one in opened.leave_one_out(view.query, view.doc)}
-    return [{"text": one.strip(), "effect": -removed[one.strip()] if one.strip() in removed else None} for one in _sentences(text)]
+    return [
+        {"text": one.strip(), "effect": -removed[one.strip()] if one.strip() in removed else None}
+        for one in _sentences(text)
+    ]
 
 
 def _ranks(opened: OpenedColumn, query: str, row: int, made: WhatIf) -> dict:
-    """Who stands where before and after, around the old and the new rank; and whom it passed or was passed by, best first."""
+    """Who stands where before and after, around the old and the new rank; and whom it passed or was passed
+    by, best first.
+    """
     import numpy as np
 
     before = order(opened.scores(query))
@@ -202,11 +238,16 @@ def _ranks(opened: OpenedColumn, query: str, row: int, made: WhatIf) -> dict:
     ranks = sorted({at for middle in (made.old_rank, made.rank) for at in range(middle - AROUND, middle + AROUND + 1)})
     shown = [at for at in ranks if 1 <= at <= len(before)]
     place = {document: at for at, document in enumerate(opened.ids)}
-    passed, passed_by = (sorted((place[one] for one in ids), key=_order_of(before)) for ids in (made.passed, made.passed_by))
+    passed, passed_by = (
+        sorted((place[one] for one in ids), key=_order_of(before)) for ids in (made.passed, made.passed_by)
+    )
     return {
-        "passed": [named(opened, one) for one in passed[:NAMED]], "passed_by": [named(opened, one) for one in passed_by[:NAMED]],
-        "ranks": [{"rank": at, "before": named(opened, before[at - 1]), "after": named(opened, after[at - 1])} for at in shown],
-    }  # fmt: skip
+        "passed": [named(opened, one) for one in passed[:NAMED]],
+        "passed_by": [named(opened, one) for one in passed_by[:NAMED]],
+        "ranks": [
+            {"rank": at, "before": named(opened, before[at - 1]), "after": named(opened, after[at - 1])} for at in shown
+        ],
+    }
 
 
 def _order_of(before: np.ndarray):

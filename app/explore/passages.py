@@ -1,5 +1,5 @@
-"""A hit of a collection of passages: which passage of its document it is, and the whole document with that one lit and the others a
-click away."""
+"""A hit of a collection of passages: which passage of its document it is, and the whole document with that
+one lit and the others a click away."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ _BETWEEN = re.compile(r"\f|\n[^\S\f]*\n[^\S\f]*")
 
 @dataclass(frozen=True)
 class Opened:
-    """The whole document of the passage ``current``, and all its passages with their scores in both columns, None without one."""
+    """The whole document of the passage ``current``, and all its passages with their scores in both columns,
+    None without one.
+    """
 
     document: Document
     current: Document
@@ -54,7 +56,9 @@ def _scores(workspace, view: View, column, names: list[str]) -> tuple[float | No
     index = workspace.index(view.collection, column.model)
     made = workspace.model_of(index).represent([view.query], rationale=column.rationale)
     there = [name for name in names if name in index.row]
-    scores = index.scores(index.embed(made, column.pooling)[0], [index.row[name] for name in there], pooling=column.pooling)
+    scores = index.scores(
+        index.embed(made, column.pooling)[0], [index.row[name] for name in there], pooling=column.pooling
+    )
     known = dict(zip(there, scores.tolist(), strict=True))
     return tuple(known.get(name) for name in names)
 
@@ -115,13 +119,19 @@ def _list(opened: Opened) -> Safe | None:
     """All passages as buttons, in their order, with their scores."""
     if len(opened.passages) < 2:
         return None
-    best = [max(known, default=None) for known in ([score for score in side if score is not None] for side in opened.scores)]
+    best = [
+        max(known, default=None) for known in ([score for score in side if score is not None] for side in opened.scores)
+    ]
     rows = []
     for one, *scores in list(zip(opened.passages, *opened.scores, strict=True))[:LISTED]:
         page, heading = one.metadata[PAGE], one.metadata[HEADING]
         place = " · ".join(str(part) for part in (page and f"page {page}", heading) if part)
         values = [
-            tag("span", "–" if score is None else f"{score:.3f}", class_=f"g-passage-{side}{' g-best' if score == best[i] else ''}")
+            tag(
+                "span",
+                "–" if score is None else f"{score:.3f}",
+                class_=f"g-passage-{side}{' g-best' if score == best[i] else ''}",
+            )
             for i, (side, score) in enumerate(zip("ab", scores, strict=True))
         ]
         label = [
@@ -135,7 +145,11 @@ def _list(opened: Opened) -> Safe | None:
     return tag(
         "section",
         tag("h3", "Passages of this document"),
-        tag("p", "With their scores in both columns; the best of each is bold. Each has a rationale of its own.", class_="g-quiet g-small"),
+        tag(
+            "p",
+            "With their scores in both columns; the best of each is bold. Each has a rationale of its own.",
+            class_="g-quiet g-small",
+        ),
         tag("ol", *rows, class_="g-passages"),
         tag("p", f"… and {number(more)} more", class_="g-quiet") if more > 0 else None,
     )

@@ -38,11 +38,16 @@ def render_empty(*, documents: int = 0, collection: str = "", message: str = "")
 
 
 def render_failure(view_json: str | None, message: str) -> Safe:
-    return tag("div", banner(message), class_="g-results", data_keep=True if view_json is None else None, data_view=view_json)
+    return tag(
+        "div", banner(message), class_="g-results", data_keep=True if view_json is None else None, data_view=view_json
+    )
 
 
 def render_results(shot: Snapshot) -> Safe:
-    """A snapshot. While a column is not there yet its place is held by cards of the same height, so that nothing jumps."""
+    """A snapshot.
+
+    While a column is not there yet its place is held by cards of the same height, so that nothing jumps.
+    """
     columns = tag("div", *(render_column(shot, number_) for number_ in (0, 1)), class_="g-columns")
     return tag(
         "div",
@@ -90,7 +95,11 @@ def render_column(shot: Snapshot, place: int) -> Safe:
     if side.hits is None:
         body = tag("ol", *(skeleton() for _ in range(shot.view.k)), class_="g-hits", aria_busy="true")
     elif not side.hits:
-        what = "no document satisfies the filter: take a condition away" if shot.view.where else "this index holds no documents."
+        what = (
+            "no document satisfies the filter: take a condition away"
+            if shot.view.where
+            else "this index holds no documents."
+        )
         body = tag("p", f"Nothing was found: {what}", class_="g-quiet")
     else:
         moved = None
@@ -164,7 +173,8 @@ def render_hit(hit, *, rationale: bool, bar: float, grade: int | None, moved: Sa
     """One neighbour: a card whose title is the button that opens it."""
     document: Document = hit.document
     chips = [
-        chip(shorten(_field(key, value), CHIP_LENGTH), title=f"{key}: {shorten(value, 300)}") for key, value in metadata(document)[:CHIPS]
+        chip(shorten(_field(key, value), CHIP_LENGTH), title=f"{key}: {shorten(value, 300)}")
+        for key, value in metadata(document)[:CHIPS]
     ]
     chips = place_chips(hit) + chips
     if grade:
@@ -198,7 +208,12 @@ def render_hit(hit, *, rationale: bool, bar: float, grade: int | None, moved: Sa
 
 def bar_of(part: float) -> Safe:
     # width by class, not by style: the only inline number is a rounded integer of our own
-    return tag("span", tag("span", class_="g-bar-fill", style=f"width:{round(100 * part)}%"), class_="g-bar", aria_hidden="true")
+    return tag(
+        "span",
+        tag("span", class_="g-bar-fill", style=f"width:{round(100 * part)}%"),
+        class_="g-bar",
+        aria_hidden="true",
+    )
 
 
 def share(score: float, average: float, best: float) -> float:
@@ -222,18 +237,33 @@ def marker(places: int | None, *, other: str, k: int) -> Safe:
             "up" if up else "down",
         )
     return tag(
-        "span", tag("span", shown, aria_hidden="true"), tag("span", spoken, class_="g-spoken"), class_=f"g-move g-move-{kind}", title=spoken
+        "span",
+        tag("span", shown, aria_hidden="true"),
+        tag("span", spoken, class_="g-spoken"),
+        class_=f"g-move g-move-{kind}",
+        title=spoken,
     )
 
 
 def skeleton() -> Safe:
     line = [tag("span", class_=f"g-line g-line-{width}") for width in ("title", "text", "chips")]
-    return tag("li", tag("div", class_="g-rank"), tag("div", *line, class_="g-hit-main"), class_="g-hit g-skeleton", aria_hidden="true")
+    return tag(
+        "li",
+        tag("div", class_="g-rank"),
+        tag("div", *line, class_="g-hit-main"),
+        class_="g-hit g-skeleton",
+        aria_hidden="true",
+    )
 
 
 def metadata(document: Document) -> list[tuple[str, object]]:
-    shown = {key: ", ".join(map(str, value)) if isinstance(value, list) else value for key, value in document.metadata.items()}
-    return [(key, value) for key, value in shown.items() if value is not None and str(value).strip() and key not in RESERVED]
+    shown = {
+        key: ", ".join(map(str, value)) if isinstance(value, list) else value
+        for key, value in document.metadata.items()
+    }
+    return [
+        (key, value) for key, value in shown.items() if value is not None and str(value).strip() and key not in RESERVED
+    ]
 
 
 def _field(key: str, value: object) -> object:

@@ -95,7 +95,9 @@ class Opened:
 
 
 def search(workspace, view: View) -> Iterator[Snapshot]:
-    """Snapshots of a search; the last is done. A query is represented once per model and way, and comes from the cache if known.
+    """Snapshots of a search; the last is done.
+
+    A query is represented once per model and way, and comes from the cache if known.
 
     Columns of the text alone are filled first, as they wait for no rationale. Raises GraceError.
     """
@@ -163,12 +165,25 @@ def _fill(workspace, side: Side, index: GraceIndex, made: Representations, view:
 
 
 def _copy(source: Side, target: Side) -> None:
-    for name in ("rationale", "status", "written", "truncated", "text_truncated", "text_tokens", "left_out", "hits", "average"):
+    for name in (
+        "rationale",
+        "status",
+        "written",
+        "truncated",
+        "text_truncated",
+        "text_tokens",
+        "left_out",
+        "hits",
+        "average",
+    ):
         setattr(target, name, getattr(source, name))
 
 
 def open_document(workspace, view: View) -> Opened:
-    """Rank, score and rationale of ``view.doc`` in both columns, whether or not it is among the first k. Raises GraceError."""
+    """Rank, score and rationale of ``view.doc`` in both columns, whether or not it is among the first k.
+
+    Raises GraceError.
+    """
     document = workspace.collection(view.collection).documents.get(view.doc)
     if document is None:
         raise GraceError(f"{view.collection} has no document {view.doc[:100]!r}")
@@ -178,7 +193,16 @@ def open_document(workspace, view: View) -> Opened:
             found = others.open_document(workspace, view, column)
             ledger, total = found.ledger, found.documents
             places.append(
-                Place(column, ledger.rank, ledger.score, found.rationale, found.truncated, False, empty=False, blocks=found.blocks)
+                Place(
+                    column,
+                    ledger.rank,
+                    ledger.score,
+                    found.rationale,
+                    found.truncated,
+                    False,
+                    empty=False,
+                    blocks=found.blocks,
+                )
             )
             queries.append(found.query_rationale)
             continue
@@ -205,20 +229,28 @@ def _place(index: GraceIndex, column: Column, query: np.ndarray, document: str) 
     row = index.row[document]
     scores, counts = index.scores(query, pooling=column.pooling), index.counts[row]
     return Place(
-        column, rank(scores, row), float(scores[row]), index.rationales[row], index.truncated[row], index.text_truncated[row],
-        empty=int(counts[RATIONALE]) == 0, text_tokens=int(counts[TEXT]),
-    )  # fmt: skip
+        column,
+        rank(scores, row),
+        float(scores[row]),
+        index.rationales[row],
+        index.truncated[row],
+        index.text_truncated[row],
+        empty=int(counts[RATIONALE]) == 0,
+        text_tokens=int(counts[TEXT]),
+    )
 
 
 def _blocks(query: Representations, index: GraceIndex, column: Column, document: str) -> dict[str, float]:
-    """The score by :data:`BLOCKS`, from the part sums that were stored; what the template has a part in is one block."""
+    """The score by :data:`BLOCKS`, from the part sums that were stored; what the template has a part in is
+    one block.
+    """
     from grace_core.explain import score_blocks
     from grace_core.pooling import PARTS, TEMPLATE
 
     rows = [index.row[document]]
     (made,) = score_blocks(
         (query.sums, query.counts), (index.sums[rows], index.counts[rows]), column.pooling, geometry=index.geometry
-    )  # fmt: skip
+    )
     pooled, blocks = index.geometry.pooled_parts(column.pooling), dict.fromkeys(BLOCKS, 0.0)
     there = set()
     for i in pooled:
@@ -230,6 +262,8 @@ def _blocks(query: Representations, index: GraceIndex, column: Column, document:
 
 
 def movements(mine: list[str], other: list[str]) -> list[int | None]:
-    """For every id of ``mine`` by how many places it stands higher than in ``other`` (negative: lower), None if only here."""
+    """For every id of ``mine`` by how many places it stands higher than in ``other`` (negative: lower), None
+    if only here.
+    """
     there = {document: rank for rank, document in enumerate(other)}
     return [there[document] - rank if document in there else None for rank, document in enumerate(mine)]

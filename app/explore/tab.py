@@ -41,7 +41,7 @@ NOTHING: dict[str, str] = {}  # for a page that asks for no search
 SAME_TIME = 8  # searches that may be under way together; a model's steps are taken in turns
 
 
-class Latest:
+class NewestRequest:
     """The number of the newest search of every page, so that an older one can see that it is no longer wanted."""
 
     def __init__(self, size: int = 10_000):
@@ -75,8 +75,10 @@ class ExploreTab:
     facets: gr.HTML
     results: gr.HTML
     detail: gr.HTML
-    opened: gr.State  # what a page that was just opened or led here is to search, see :func:`search_opened`
-    latest: Latest
+    opened: (
+        gr.State
+    )  # what a page that was just opened, or that another tab sent here, is to search, see :func:`search_opened`
+    latest: NewestRequest
 
     @property
     def controls(self) -> list:
@@ -91,7 +93,16 @@ class ExploreTab:
         workspace = self.shell.workspace
         if view is None:
             columns = [gr.update(choices=[], value=None) for _ in range(2)]
-            return [gr.update(choices=workspace.collections(), value=None), *columns, gr.skip(), gr.skip(), "", "", "", ""]
+            return [
+                gr.update(choices=workspace.collections(), value=None),
+                *columns,
+                gr.skip(),
+                gr.skip(),
+                "",
+                "",
+                "",
+                "",
+            ]
         choices = [(column.label, column.id) for column in _choices(workspace.offered(view.collection), view)]
         return [
             gr.update(choices=workspace.collections(), value=view.collection),
@@ -124,8 +135,9 @@ class ExploreTab:
         behind = self.shell.workspace.behind(view.collection)
         told += [
             f"{name} lacks {behind[name]:,} documents that were added or changed since it was built; build it again in the Corpus tab."
-            for name in kinds if name in behind
-        ]  # fmt: skip
+            for name in kinds
+            if name in behind
+        ]
         return str(render_note(told, any(name.startswith("demo-") for name in kinds)))
 
     def show_collection(self, name: str | None, message: str = "") -> list:
@@ -138,7 +150,11 @@ class ExploreTab:
             documents = workspace.collection(view.collection).whole_size
         except Exception as error:
             return [*self.show_controls(None), str(render_empty(message=message or message_of(error))), ""]
-        return [*self.show_controls(view), str(render_empty(documents=documents, collection=view.collection, message=message)), ""]
+        return [
+            *self.show_controls(view),
+            str(render_empty(documents=documents, collection=view.collection, message=message)),
+            "",
+        ]
 
 
 def _choices(offered: list[AnyColumn], view: View) -> list[AnyColumn]:
@@ -174,12 +190,20 @@ def build(shell: Shell) -> ExploreTab:
                 )
                 button = gr.Button("Search", variant="primary", elem_id="g-search", scale=0, min_width=110)
             with gr.Row(elem_classes="g-controls"):
-                collection = gr.Dropdown([], label="Collection", filterable=False, elem_id="g-collection", min_width=150)
-                typed_too = {"allow_custom_value": True, "info": None, "min_width": 200}  # a fusion with weights of one's own
+                collection = gr.Dropdown(
+                    [], label="Collection", filterable=False, elem_id="g-collection", min_width=150
+                )
+                typed_too = {
+                    "allow_custom_value": True,
+                    "info": None,
+                    "min_width": 200,
+                }  # a fusion with weights of one's own
                 a = gr.Dropdown([], label="Column A", elem_id="g-a", **typed_too)
                 b = gr.Dropdown([], label="Column B", elem_id="g-b", **typed_too)
                 k = gr.Radio(list(SIZES), value=10, label="Neighbours", elem_id="g-k", min_width=150)
-                where = gr.Textbox(label="Filter", placeholder="such as year > 2000", max_lines=1, elem_id="g-where", min_width=220)
+                where = gr.Textbox(
+                    label="Filter", placeholder="such as year > 2000", max_lines=1, elem_id="g-where", min_width=220
+                )
             facets = html(js="explore/facets", elem_id="g-facets")
             examples = html(js="page/examples", elem_id="g-examples")
             results = html(js="page/shown explore/results", elem_id="g-results")
@@ -187,7 +211,23 @@ def build(shell: Shell) -> ExploreTab:
             note = html(elem_id="g-note")
         detail = html(js=SCRIPTS, elem_id="g-detail", server_functions=answers(shell.workspace))
         opened = gr.State(None)
-    tab = ExploreTab(shell, collection, a, b, k, query, where, button, examples, note, facets, results, detail, opened, Latest())
+    tab = ExploreTab(
+        shell,
+        collection,
+        a,
+        b,
+        k,
+        query,
+        where,
+        button,
+        examples,
+        note,
+        facets,
+        results,
+        detail,
+        opened,
+        NewestRequest(),
+    )
     _wire(tab)
     return tab
 
@@ -243,7 +283,13 @@ def _wire(tab: ExploreTab) -> None:
         return open_hit(tab, event)
 
     gr.on([tab.button.click, tab.query.submit], ask, inputs, [tab.results, tab.detail], **asking)
-    gr.on([tab.a.input, tab.b.input, tab.k.input, tab.where.submit], ask_again, inputs, [tab.results, tab.detail], **asking)
+    gr.on(
+        [tab.a.input, tab.b.input, tab.k.input, tab.where.submit],
+        ask_again,
+        inputs,
+        [tab.results, tab.detail],
+        **asking,
+    )
     tab.where.submit(typed, [tab.collection, tab.where], tab.facets, **quiet)
     narrowed = tab.facets.select(ticked, [tab.collection, tab.where], [tab.where, tab.facets, tab.detail], **quiet)
     narrowed.success(ask_again, inputs, [tab.results, tab.detail], **asking)
@@ -255,9 +301,11 @@ def _wire(tab: ExploreTab) -> None:
 
 
 def run(tab: ExploreTab, asked: dict, page: str) -> Iterator[str | None]:
-    """The results of one search as they grow, an error in their place, or None at last if the page has asked for another meanwhile.
+    """The results of one search as they grow, an error in their place, or None at last if the page has asked
+    for another meanwhile.
 
-    The None matters: Gradio sends the last value of a generator once more when it ends, over what the newer search has shown.
+    The None matters: Gradio sends the last value of a generator once more when it ends, over what the newer
+    search has shown.
     """
     number = tab.latest.start(page)
     view = None
@@ -333,7 +381,9 @@ def open_page(tab: ExploreTab, request: gr.Request) -> list:
         shown = tab.show_collection(view.collection, "; ".join(problems))
         controls = tab.show_controls(view)
         if not view.query:
-            controls[tab.controls.index(tab.query)] = gr.skip()  # somebody may have typed one while the page was loading
+            controls[tab.controls.index(tab.query)] = (
+                gr.skip()
+            )  # somebody may have typed one while the page was loading
         return [*controls, *shown[len(tab.controls) :], NOTHING]
     return tab.show_asked(view)
 
@@ -341,8 +391,9 @@ def open_page(tab: ExploreTab, request: gr.Request) -> list:
 def search_opened(tab: ExploreTab, event: Dependency) -> Dependency:
     """Search for what ``event`` has put into :attr:`ExploreTab.opened`.
 
-    Two events and not one that yields: of answers that come at once, Gradio's page applies what the later ones change in an update to the
-    earlier ones too, so that what only the first one tells, like which tab to select, may be lost.
+    Two events and not one that yields: of answers that come at once, Gradio's page applies what the later
+    ones change in an update to the earlier ones too, so that what only the first one tells, like which tab to
+    select, may be lost.
     """
 
     @runs_model
@@ -355,7 +406,9 @@ def search_opened(tab: ExploreTab, event: Dependency) -> Dependency:
 
 
 def go_on(tab: ExploreTab, asked: dict | None, request: gr.Request) -> Iterator[list]:
-    """The results, and the document if one is asked for, of a page that was just opened or led here."""
+    """The results, and the document if one is asked for, of a page that was just opened, or that another tab
+    sent here.
+    """
     if not asked or not asked.get("q"):
         yield [gr.skip(), gr.skip()]  # a generator without any value would empty its outputs
         return

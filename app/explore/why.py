@@ -1,7 +1,9 @@
-"""Why a document has its score in a column, and what the score would be with another text or rationale: as data for the page and the API.
+"""Why a document has its score in a column, and what the score would be with another text or rationale: as
+data for the page and the API.
 
-The mathematics is :mod:`grace_core.explain`'s; here is decided what is asked of it at once, and how its answers are told. Whatever the page
-sends back (edits, ids, columns) is checked here. All functions raise GraceError.
+The mathematics is :mod:`grace_core.explain`'s; here is decided what is asked of it at once, and how its
+answers are told. Whatever the page sends back (edits, ids, columns) is checked here. All functions raise
+GraceError.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ Edits = Sequence["bool | str"]  # a sentence is kept (True), struck out (False) 
 
 
 @dataclass(frozen=True)
-class Case:
+class ExplainedHit:
     """A document under a query in one column, and what is needed to explain its score."""
 
     view: View
@@ -56,12 +58,12 @@ class Case:
         return self.explainer.query_vector(self.view.query, self.pooling)
 
 
-def case(workspace, view: View, side: str) -> Case:
+def case(workspace, view: View, side: str) -> ExplainedHit:
     """``view.doc`` in the column ``side``."""
     column = column_of(view, side)
     index = workspace.index(view.collection, column.model)
     row = row_of(index, view.doc)
-    return Case(view, side, column, index, workspace.explainer(index), row, workspace.average(index, column))
+    return ExplainedHit(view, side, column, index, workspace.explainer(index), row, workspace.average(index, column))
 
 
 def column_of(view: View, side: str) -> AnyColumn:
@@ -70,19 +72,23 @@ def column_of(view: View, side: str) -> AnyColumn:
 
 def row_of(index: GraceIndex, document: str) -> int:
     if document not in index.row:
-        raise GraceError(f"{index.collection.name} has no document {document[:100]!r} with a vector of {index.model_name}")
+        raise GraceError(
+            f"{index.collection.name} has no document {document[:100]!r} with a vector of {index.model_name}"
+        )
     return index.row[document]
 
 
 def read_side(workspace, data: object) -> tuple[View, str, dict]:
-    """The view and the column that an event of the page names, ``{"view": JSON, "doc": …, "side": …}``, and the event."""
+    """The view and the column that an event of the page names, ``{"view": JSON, "doc": …, "side": …}``, and
+    the event.
+    """
     view, data = read_hit(workspace, data)
     if data.get("side") not in SIDES:
         raise GraceError("the page sent an event that does not fit; reload the page")
     return view, data["side"], data
 
 
-def read_case(workspace, data: object) -> tuple[Case, dict]:
+def read_case(workspace, data: object) -> tuple[ExplainedHit, dict]:
     """The case of a model's column that an event of the page names, and the event."""
     view, side, data = read_side(workspace, data)
     return case(workspace, view, side), data
@@ -106,8 +112,9 @@ def answer_what_if(workspace, data: object) -> dict:
     return what_if(found, **edits, source=read_source(found, data.get("source")), workspace=workspace, effects=effects)
 
 
-def why(found: Case, *, against: str = "") -> dict:
-    """The score split into blocks, sentence pairs and tokens; with ``against`` also what sets the document apart from that one.
+def why(found: ExplainedHit, *, against: str = "") -> dict:
+    """The score split into blocks, sentence pairs and tokens; with ``against`` also what sets the document
+    apart from that one.
 
     The token states of the column's first hits are computed in the same forward if they are few enough.
     """
@@ -121,10 +128,12 @@ def why(found: Case, *, against: str = "") -> dict:
     explained = found.explainer.why(found.view.query, rows, pooling=found.pooling)
     told = explanation(explained[0], found.mean)
     told |= {
-        "side": found.side, "column": found.column.label, "document": found.named(row),
+        "side": found.side,
+        "column": found.column.label,
+        "document": found.named(row),
         "others": [found.named(hit.row) | {"rank": hit.rank, "score": hit.score} for hit in hits if hit.row != row],
         "against": None,
-    }  # fmt: skip
+    }
     if other is not None:
         from grace_core.explain import difference
 
@@ -133,13 +142,20 @@ def why(found: Case, *, against: str = "") -> dict:
 
 
 def what_if(
-    found: Case, *, text: Edits | None = None, rationale: Edits | None = None, source: tuple[str, str] | None = None,
-    workspace=None, effects: bool = False,
-) -> dict:  # fmt: skip
-    """Score and rank of the document with sentences kept, struck out or rewritten, and the ranking around it before and after.
+    found: ExplainedHit,
+    *,
+    text: Edits | None = None,
+    rationale: Edits | None = None,
+    source: tuple[str, str] | None = None,
+    workspace=None,
+    effects: bool = False,
+) -> dict:
+    """Score and rank of the document with sentences kept, struck out or rewritten, and the ranking around it
+    before and after.
 
-    ``source`` (side, document) names whose rationale stands in place of its own, and ``rationale`` then edits that one. With ``effects``
-    every sentence comes with what the score would lose or gain without it, all others unedited.
+    ``source`` (side, document) names whose rationale stands in place of its own, and ``rationale`` then edits
+    that one. With ``effects`` every sentence comes with what the score would lose or gain without it, all
+    others unedited.
     """
     explainer, row, index = found.explainer, found.row, found.index
     ids = explainer.rationale_ids[row] if source is None else _rationale_of(found, source, workspace)
@@ -150,11 +166,19 @@ def what_if(
     if new_text is not None or new_ids != list(ids):
         made = explainer.what_if(found.query_vector, row, text=new_text, rationale=new_ids, pooling=found.pooling)
     told = {
-        "side": found.side, "column": found.column.label, "document": found.named(row), "documents": len(index),
-        "score": made.score, "rank": made.rank, "old_score": made.old_score, "old_rank": made.old_rank,
-        "passed_count": len(made.passed), "passed_by_count": len(made.passed_by), "rationale": made.rationale,
+        "side": found.side,
+        "column": found.column.label,
+        "document": found.named(row),
+        "documents": len(index),
+        "score": made.score,
+        "rank": made.rank,
+        "old_score": made.old_score,
+        "old_rank": made.old_rank,
+        "passed_count": len(made.passed),
+        "passed_by_count": len(made.passed_by),
+        "rationale": made.rationale,
         "text_truncated": made.text_truncated,
-    }  # fmt: skip
+    }
     told |= _ranks(found, made.old_rank, made.rank)
     if effects:
         told["sentences"] = _effects(found, document, ids, base.score)
@@ -163,13 +187,18 @@ def what_if(
 
 
 def _edited(
-    found: Case, document: TokenStates, ids: Sequence[int], text: Edits | None, rationale: Edits | None
+    found: ExplainedHit, document: TokenStates, ids: Sequence[int], text: Edits | None, rationale: Edits | None
 ) -> tuple[str | None, list[int]]:
-    """The edited text, or None if it is not, and the token ids of the edited rationale: those of kept sentences stay as they are."""
+    """The edited text, or None if it is not, and the token ids of the edited rationale: those of kept
+    sentences stay as they are.
+    """
     from grace_core.explain import rationale_tokens
 
     first = int((document.parts != RATIONALE).sum())
-    kept = {TEXT: _checked("text", document, TEXT, text), RATIONALE: _checked("rationale", document, RATIONALE, rationale)}
+    kept = {
+        TEXT: _checked("text", document, TEXT, text),
+        RATIONALE: _checked("rationale", document, RATIONALE, rationale),
+    }
     new_text = None
     if not all(edit is True for _, edit in kept[TEXT]):
         new_text = "".join(_written(document, one, edit) for one, edit in kept[TEXT]).strip()
@@ -207,7 +236,7 @@ def _written(document: TokenStates, sentence, edit: bool | str) -> str:
     return old[:left] + new + (old[len(old) - right :] if right else "") if new else ""
 
 
-def _rationale_of(found: Case, source: tuple[str, str], workspace) -> list[int]:
+def _rationale_of(found: ExplainedHit, source: tuple[str, str], workspace) -> list[int]:
     from grace_core.explain import rationale_tokens
 
     side, document = source
@@ -217,25 +246,33 @@ def _rationale_of(found: Case, source: tuple[str, str], workspace) -> list[int]:
     return rationale_tokens(found.explainer.model, other.index.rationales[row_of(other.index, document)])
 
 
-def _effects(found: Case, document: TokenStates, ids: Sequence[int], base: float) -> dict[str, list[dict]]:
+def _effects(found: ExplainedHit, document: TokenStates, ids: Sequence[int], base: float) -> dict[str, list[dict]]:
     """Every sentence with the score without it less the score with it; None for the only sentence of a text."""
     from grace_core.explain import leave_one_out
 
     vector, told = found.query_vector, {}
     for part in (TEXT, RATIONALE) if found.column.rationale else (TEXT,):
         made = leave_one_out(
-            found.explainer.model, vector, found.explainer.text(found.row), document, ids, part=part, pooling=found.pooling,
+            found.explainer.model,
+            vector,
+            found.explainer.text(found.row),
+            document,
+            ids,
+            part=part,
+            pooling=found.pooling,
             geometry=found.index.geometry,
-        )  # fmt: skip
+        )
         scores = {one.begin: score - base for one, score in made}
         told[PARTS[part]] = [
             {"text": one.text, "effect": scores.get(one.begin)} for one in document.sentences if one.part == part
-        ]  # fmt: skip
+        ]
     return {"text": [], "rationale": []} | told
 
 
-def _sources(found: Case) -> list[dict]:
-    """Whose rationale may be swapped in: the other column's, where it has one of its own, and those of the other hits."""
+def _sources(found: ExplainedHit) -> list[dict]:
+    """Whose rationale may be swapped in: the other column's, where it has one of its own, and those of the
+    other hits.
+    """
     if not found.column.rationale:
         return []
     other = "b" if found.side == "a" else "a"
@@ -243,28 +280,48 @@ def _sources(found: Case) -> list[dict]:
     made = []
     if isinstance(twin, Column) and twin.rationale and twin.model != found.column.model:
         made.append({"side": other, "doc": found.view.doc, "label": f"column {other.upper()}: {twin.model}"})
-    for hit in found.index.hits(found.query_vector, found.view.k, pooling=found.pooling, where=found.view.where or None):
+    for hit in found.index.hits(
+        found.query_vector, found.view.k, pooling=found.pooling, where=found.view.where or None
+    ):
         if hit.row != found.row:
-            made.append({"side": found.side, "doc": hit.document.id, "label": f"rank {hit.rank}: {found.named(hit.row)['title']}"})
+            made.append(
+                {
+                    "side": found.side,
+                    "doc": hit.document.id,
+                    "label": f"rank {hit.rank}: {found.named(hit.row)['title']}",
+                }
+            )
     return made
 
 
-def _ranks(found: Case, old: int, new: int) -> dict[str, list[dict]]:
-    """Who stands where before and after, around the old and the new rank; and whom it passed or was passed by, best first."""
+def _ranks(found: ExplainedHit, old: int, new: int) -> dict[str, list[dict]]:
+    """Who stands where before and after, around the old and the new rank; and whom it passed or was passed
+    by, best first.
+    """
     import numpy as np
 
     others = order(found.index.scores(found.query_vector, pooling=found.pooling))
     others = others[others != found.row]
     before, after = np.insert(others, old - 1, found.row), np.insert(others, new - 1, found.row)
-    shown = sorted({rank for middle in (old, new) for rank in range(middle - AROUND, middle + AROUND + 1) if 1 <= rank <= len(before)})
+    shown = sorted(
+        {
+            rank
+            for middle in (old, new)
+            for rank in range(middle - AROUND, middle + AROUND + 1)
+            if 1 <= rank <= len(before)
+        }
+    )
     return {
         "passed": [found.named(row) for row in before[new - 1 : old - 1][:NAMED]],
         "passed_by": [found.named(row) for row in before[old:new][:NAMED]],
-        "ranks": [{"rank": rank, "before": found.named(before[rank - 1]), "after": found.named(after[rank - 1])} for rank in shown],
+        "ranks": [
+            {"rank": rank, "before": found.named(before[rank - 1]), "after": found.named(after[rank - 1])}
+            for rank in shown
+        ],
     }
 
 
-def read_source(found: Case, value: object) -> tuple[str, str] | None:
+def read_source(found: ExplainedHit, value: object) -> tuple[str, str] | None:
     """Whose rationale an event of the page asks for."""
     if value is None:
         return None

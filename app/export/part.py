@@ -1,7 +1,8 @@
-"""The row under a search that saves what is on the screen: as one HTML file that needs nothing else, and the hits as CSV and JSON.
+"""The row under a search that saves what is on the screen: as one HTML file that needs nothing else, and the
+hits as CSV and JSON.
 
-The page itself writes the HTML file (``export.js``), from what it shows, so that an opened explanation is saved as it stands. Nothing of it
-is a script, and a policy in the file forbids all.
+The page itself writes the HTML file (``export.js``), from what it shows, so that an opened explanation is
+saved as it stands. Nothing of it is a script, and a policy in the file forbids all.
 """
 
 from __future__ import annotations
@@ -20,20 +21,32 @@ from grace_app.workspace.messages import message_of
 
 ROOM = Path(__file__).parent
 STYLES = [ROOM.parent / name for name in ("page/style.css", "explore/passages.css", "map/map.css")]
-WAYS = {"html": ("This page as a file", "One HTML file with all that is shown, that opens without a server"), "csv": ("Hits as CSV", None)}
+WAYS = {
+    "html": ("This page as a file", "One HTML file with all that is shown, that opens without a server"),
+    "csv": ("Hits as CSV", None),
+}
 WAYS["json"] = ("Hits as JSON", None)
 
 
 def build(workspace) -> gr.HTML:
     """Lay out the row."""
-    return html(value=str(_row()), js="page/elements export/export", elem_id="g-export", server_functions=answers(workspace))
+    return html(
+        value=str(_row()), js="page/elements export/export", elem_id="g-export", server_functions=answers(workspace)
+    )
 
 
 def _row() -> Safe:
     buttons = [
-        tag("button", label, type="button", class_="g-button", data_save=kind, title=title) for kind, (label, title) in WAYS.items()
+        tag("button", label, type="button", class_="g-button", data_save=kind, title=title)
+        for kind, (label, title) in WAYS.items()
     ]
-    return tag("div", tag("span", "Save", class_="g-quiet"), *buttons, tag("span", class_="g-saved", role="status"), class_="g-export")
+    return tag(
+        "div",
+        tag("span", "Save", class_="g-quiet"),
+        *buttons,
+        tag("span", class_="g-saved", role="status"),
+        class_="g-export",
+    )
 
 
 def answers(workspace) -> list[Callable]:

@@ -16,7 +16,10 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would compute
 
 
 def hits_of(workspace, data: object) -> dict:
-    """The hits of the view that the page names, ``{"view": {…}}``, as the page shows them. Raises GraceError for one that does not fit."""
+    """The hits of the view that the page names, ``{"view": {…}}``, as the page shows them.
+
+    Raises GraceError for one that does not fit.
+    """
     asked = data.get("view") if isinstance(data, dict) else None
     if not isinstance(asked, dict) or not asked.get("q"):
         raise GraceError("nothing has been searched for yet: ask something first")
@@ -28,21 +31,33 @@ def hits_of(workspace, data: object) -> dict:
 def as_json(view: View, shot: Snapshot) -> dict:
     """A finished search: what was asked, and of each column what was written about the query and its hits."""
     return {
-        "collection": view.collection, "query": view.query, "filter": view.where or None, "neighbours": view.k,
-        "documents": shot.documents, "columns": [
+        "collection": view.collection,
+        "query": view.query,
+        "filter": view.where or None,
+        "neighbours": view.k,
+        "documents": shot.documents,
+        "columns": [
             {
-                "column": name, "name": side.column.id, "label": side.column.label,
+                "column": name,
+                "name": side.column.id,
+                "label": side.column.label,
                 "query_rationale": side.rationale if side.column.rationale else None,
                 "hits": [_hit(hit, side.column.rationale, shot.grades) for hit in side.hits or []],
             }
             for name, side in zip(SIDES, shot.sides, strict=True)
         ],
-    }  # fmt: skip
+    }
 
 
 def _hit(hit, rationale: bool, grades: dict | None) -> dict:
     document = hit.document
-    found = {"rank": hit.rank, "score": float(hit.score), "id": document.id, "title": document.title, "text": document.text}
+    found = {
+        "rank": hit.rank,
+        "score": float(hit.score),
+        "id": document.id,
+        "title": document.title,
+        "text": document.text,
+    }
     if rationale:
         found |= {"rationale": hit.rationale, "rationale_cut_off": bool(hit.truncated)}
     if grades is not None:
@@ -51,7 +66,9 @@ def _hit(hit, rationale: bool, grades: dict | None) -> dict:
 
 
 def as_csv(found: dict) -> str:
-    """The same as a table with a line for every hit; a cell that a spreadsheet would take for a formula gets a quote in front."""
+    """The same as a table with a line for every hit; a cell that a spreadsheet would take for a formula gets
+    a quote in front.
+    """
     fields = dict.fromkeys(field for row in _rows(found) for field in row["metadata"])
     names = {field: f"metadata.{field}" if field in COLUMNS else field for field in fields}
     out = io.StringIO()

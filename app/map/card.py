@@ -32,7 +32,15 @@ def name_of(pair: Pair, row: int) -> str:
 def link(pair: Pair, row: int, *rest: object, kind: str = "") -> Safe:
     """A button that opens a document."""
     name = name_of(pair, row)
-    return tag("button", tag("span", name, dir="auto"), *rest, type="button", class_=f"g-map-link {kind}".strip(), data_row=row, title=name)
+    return tag(
+        "button",
+        tag("span", name, dir="auto"),
+        *rest,
+        type="button",
+        class_=f"g-map-link {kind}".strip(),
+        data_row=row,
+        title=name,
+    )
 
 
 def hint(pair: Pair, row: int) -> dict:
@@ -49,15 +57,26 @@ def begin(pair: Pair, side: int, row: int) -> str:
 
 
 def render_change(pair: Pair) -> Safe:
-    """How many neighbours were kept, who moved most, what became of the regions, and how far the maps can be trusted."""
+    """How many neighbours were kept, who moved most, what became of the regions, and how far the maps can be
+    trusted.
+    """
     if pair.one:
         words = "Both maps would be the same column, so one is drawn and there is nothing to compare. Choose another column for map B."
-        return tag("div", tag("h3", "One column"), tag("p", words, class_="g-quiet"), _quality(pair), class_="g-map-rest")
+        return tag(
+            "div", tag("h3", "One column"), tag("p", words, class_="g-quiet"), _quality(pair), class_="g-map-rest"
+        )
     change = pair.change()
     if change.k == 0:
-        return tag("div", tag("h3", "One document"), tag("p", "It has no neighbours to compare.", class_="g-quiet"), class_="g-map-rest")
+        return tag(
+            "div",
+            tag("h3", "One document"),
+            tag("p", "It has no neighbours to compare.", class_="g-quiet"),
+            class_="g-map-rest",
+        )
     moved = [row for row in change.moved[:MOVED].tolist() if change.overlap[row] < 1]
-    kept = tag("p", tag("b", f"{change.mean * change.k:.1f} of {change.k}"), " neighbours kept on average", class_="g-map-kept")
+    kept = tag(
+        "p", tag("b", f"{change.mean * change.k:.1f} of {change.k}"), " neighbours kept on average", class_="g-map-kept"
+    )
     parts = [tag("h3", "From A to B"), kept, _bars(pair)]
     if moved:
         parts.append(tag("h3", "These moved most"))
@@ -65,7 +84,10 @@ def render_change(pair: Pair) -> Safe:
     else:
         parts.append(tag("p", "No document lost a neighbour.", class_="g-quiet"))
     if lines := region_changes(pair):
-        parts += [tag("h3", "Regions"), tag("ul", *(tag("li", line, dir="auto") for line in lines[:CHANGED]), class_="g-map-lines")]
+        parts += [
+            tag("h3", "Regions"),
+            tag("ul", *(tag("li", line, dir="auto") for line in lines[:CHANGED]), class_="g-map-lines"),
+        ]
         if len(lines) > CHANGED:
             more = tag("ul", *(tag("li", line, dir="auto") for line in lines[CHANGED:]), class_="g-map-lines")
             parts.append(tag("details", tag("summary", f"{len(lines) - CHANGED} more"), more))
@@ -88,7 +110,11 @@ def _bars(pair: Pair) -> Safe:
         counts[kept] += 1
     most = max(counts)
     bars = [
-        tag("span", style=f"height:{round(100 * count / most)}%", title=f"{number(count)} documents kept {kept} of {change.k}")
+        tag(
+            "span",
+            style=f"height:{round(100 * count / most)}%",
+            title=f"{number(count)} documents kept {kept} of {change.k}",
+        )
         for kept, count in enumerate(counts)
     ]
     return tag(
@@ -103,12 +129,20 @@ def _quality(pair: Pair) -> Safe | None:
     for name, chart in zip(SIDES, pair.charts[: 1 if pair.one else 2], strict=False):
         found = quality(chart)
         if isinstance(found["trustworthiness"], (int, float)):
-            kept = f", keeps {found['preservation']:.0%} of the nearest 15" if isinstance(found["preservation"], (int, float)) else ""
+            kept = (
+                f", keeps {found['preservation']:.0%} of the nearest 15"
+                if isinstance(found["preservation"], (int, float))
+                else ""
+            )
             rows.append(tag("li", letter(name), f" trustworthiness {found['trustworthiness']:.3f}{kept}"))
     if not rows:
         return None
     note = "1 would mean that whatever is near on the map is near for the model, too; 0.5 is chance."
-    return join(tag("h3", "How far to trust the maps"), tag("ul", *rows, class_="g-map-lines"), tag("p", note, class_="g-quiet g-small"))
+    return join(
+        tag("h3", "How far to trust the maps"),
+        tag("ul", *rows, class_="g-map-lines"),
+        tag("p", note, class_="g-quiet g-small"),
+    )
 
 
 def _count(pair: Pair, row: int) -> Safe | None:
@@ -116,7 +150,9 @@ def _count(pair: Pair, row: int) -> Safe | None:
     if change is None or pair.one or change.k == 0:
         return None
     kept = round(float(change.overlap[row]) * change.k)
-    return tag("span", f"{kept}/{change.k}", class_="g-quiet g-map-count", title=f"{kept} of {change.k} neighbours kept")
+    return tag(
+        "span", f"{kept}/{change.k}", class_="g-quiet g-map-count", title=f"{kept} of {change.k} neighbours kept"
+    )
 
 
 def render_card(pair: Pair, row: int, *, star: bool) -> tuple[Safe, dict[str, list[int]]]:
@@ -138,7 +174,12 @@ def render_card(pair: Pair, row: int, *, star: bool) -> tuple[Safe, dict[str, li
         ),
         tag("div", *facts, class_="g-chips"),
         None if pair.one else tag("p", *share, class_="g-map-kept"),
-        tag("div", body or tag("p", "This document has a title only.", class_="g-quiet"), class_="g-map-text", tabindex="0"),
+        tag(
+            "div",
+            body or tag("p", "This document has a title only.", class_="g-quiet"),
+            class_="g-map-text",
+            tabindex="0",
+        ),
         tag("div", *_ways(star, bool(document.title)), class_="g-map-ways"),
         *_rationales(pair, row),
         *_neighbours(pair, kept, lost, won),
@@ -155,8 +196,17 @@ def _ways(star: bool, titled: bool) -> list[Safe]:
         ways.append(("text", "Search its text", "Search for this document’s text in both columns"))
     if star:
         ways.append(("why", "Why near the query?", "Open this document under the placed query in the Explore tab"))
-    made = [tag("button", label, type="button", class_="g-button", data_go=what, title=title) for what, label, title in ways]
-    zoom = tag("button", "Zoom in", type="button", class_="g-button", data_do="near-card", title="Show it and its neighbours large")
+    made = [
+        tag("button", label, type="button", class_="g-button", data_go=what, title=title) for what, label, title in ways
+    ]
+    zoom = tag(
+        "button",
+        "Zoom in",
+        type="button",
+        class_="g-button",
+        data_do="near-card",
+        title="Show it and its neighbours large",
+    )
     return [*made, zoom]
 
 
@@ -164,7 +214,11 @@ def _rationales(pair: Pair, row: int) -> list[Safe]:
     charts = pair.charts[: 1 if pair.one else 2]
     models = {chart.column.model for chart in charts}
     written = [chart.index.rationales[row] if chart.column.rationale else "" for chart in charts]
-    both = content_words(written[0]) & content_words(written[1]) if len(written) == 2 and all(written) and len(models) == 2 else set()
+    both = (
+        content_words(written[0]) & content_words(written[1])
+        if len(written) == 2 and all(written) and len(models) == 2
+        else set()
+    )
     cards = []
     for name, chart, rationale in zip(SIDES, charts, written, strict=False):
         if not chart.column.rationale:
@@ -172,8 +226,14 @@ def _rationales(pair: Pair, row: int) -> list[Safe]:
         elif not rationale.strip():
             said = tag("p", "Empty: the model ended its turn at once.", class_="g-quiet")
         else:
-            said = [tag("p", rationale_text(part, both=both), dir="auto") for part in rationale[:TEXT].splitlines() if part.strip()]
-        cut = chip("rationale cut off", kind="g-flag") if chart.column.rationale and chart.index.truncated[row] else None
+            said = [
+                tag("p", rationale_text(part, both=both), dir="auto")
+                for part in rationale[:TEXT].splitlines()
+                if part.strip()
+            ]
+        cut = (
+            chip("rationale cut off", kind="g-flag") if chart.column.rationale and chart.index.truncated[row] else None
+        )
         text = cut_chip("text", int(chart.index.counts[row, TEXT_PART])) if chart.index.text_truncated[row] else None
         label = tag("div", letter(name), tag("span", chart.column.label), text, cut, class_="g-label")
         cards.append(tag("div", label, said, class_=f"g-card g-card-{name}"))
@@ -200,11 +260,20 @@ def _neighbours(pair: Pair, kept: Sequence[int], lost: Sequence[int], won: Seque
 def render_star(pair: Pair, query: str, sides: Sequence[dict]) -> Safe:
     """The nearest documents of a placed query in each column."""
     off = tag("button", "Take it off", type="button", class_="g-button", data_do="unstar")
-    zoom = tag("button", "Zoom in", type="button", class_="g-button", data_do="near-star", title="Show the star and its neighbours large")
+    zoom = tag(
+        "button",
+        "Zoom in",
+        type="button",
+        class_="g-button",
+        data_do="near-star",
+        title="Show the star and its neighbours large",
+    )
     parts = [tag("h3", f"Nearest to “{shorten(query, 70)}”"), zoom, off]
     both = set(sides[0]["rows"]) & set(sides[-1]["rows"])
     if len(sides) == 2:
-        parts.append(tag("p", tag("b", f"{len(both)} of {len(sides[0]['rows'])}"), " near in both columns", class_="g-map-kept"))
+        parts.append(
+            tag("p", tag("b", f"{len(both)} of {len(sides[0]['rows'])}"), " near in both columns", class_="g-map-kept")
+        )
     for name, chart, side in zip(SIDES, pair.charts, sides, strict=False):
         parts.append(tag("div", letter(name), tag("span", chart.column.label), class_="g-label"))
         scores = (tag("span", f"{score:.3f}", class_="g-quiet g-map-count") for score in side["scores"])
@@ -252,16 +321,36 @@ def render_selection(pair: Pair, rows: Sequence[int], terms: Sequence[str]) -> S
             "header",
             tag("h3", tag("b", number(len(rows))), f" {'document' if len(rows) == 1 else 'documents'} selected"),
             tag("span", shown, class_="g-quiet") if shown else None,
-            tag("span", *(tag("button", label, type="button", class_="g-button", data_do=what, title=title) for what, label, title in (
-                ("csv", "Export CSV", "Save the selected documents as CSV"), ("json", "Export JSON", "Save the selected documents as JSON"),
-                ("clear", "Clear", "Select nothing (Esc)"),
-            )), class_="g-map-buttons"),
+            tag(
+                "span",
+                *(
+                    tag("button", label, type="button", class_="g-button", data_do=what, title=title)
+                    for what, label, title in (
+                        ("csv", "Export CSV", "Save the selected documents as CSV"),
+                        ("json", "Export JSON", "Save the selected documents as JSON"),
+                        ("clear", "Clear", "Select nothing (Esc)"),
+                    )
+                ),
+                class_="g-map-buttons",
+            ),
             class_="g-map-selection-head",
         ),
-        tag("p", tag("span", "Terms that set them apart: ", class_="g-quiet"), *map(chip, terms), class_="g-map-terms") if terms else None,
-        tag("div", tag("table", tag("thead", tag("tr", *(tag("th", head, scope="col") for head in heads))), tag("tbody", *lines)),
-            class_="g-table", tabindex="0", role="region", aria_label="Selected documents"),
-    )  # fmt: skip
+        tag("p", tag("span", "Terms that set them apart: ", class_="g-quiet"), *map(chip, terms), class_="g-map-terms")
+        if terms
+        else None,
+        tag(
+            "div",
+            tag(
+                "table",
+                tag("thead", tag("tr", *(tag("th", head, scope="col") for head in heads))),
+                tag("tbody", *lines),
+            ),
+            class_="g-table",
+            tabindex="0",
+            role="region",
+            aria_label="Selected documents",
+        ),
+    )
 
 
 def region_name(regions, row: int) -> str:
@@ -272,7 +361,8 @@ def region_name(regions, row: int) -> str:
 def export(pair: Pair, rows: Sequence[int], kind: str) -> str:
     """Selected documents as ``csv`` or ``json``, with their fields, rationales, regions and places.
 
-    Cells of the CSV that a spreadsheet would run as a formula begin with an apostrophe; the JSON has every text as it is.
+    Cells of the CSV that a spreadsheet would run as a formula begin with an apostrophe; the JSON has every
+    text as it is.
     """
     charts = list(zip(SIDES, pair.charts[: 1 if pair.one else 2], strict=False))
     change = None if pair.one else pair.compared
@@ -280,9 +370,17 @@ def export(pair: Pair, rows: Sequence[int], kind: str) -> str:
     for row in rows:
         document = pair.documents[row]
         one = {"id": document.id, "title": document.title, "text": document.text, "metadata": document.plain_metadata}
-        one |= {} if change is None else {"neighbours_kept": round(float(change.overlap[row]) * change.k), "neighbours": change.k}
+        one |= (
+            {}
+            if change is None
+            else {"neighbours_kept": round(float(change.overlap[row]) * change.k), "neighbours": change.k}
+        )
         for name, chart in charts:
-            one[name] = {"column": chart.column.id, "x": round(float(chart.points[row, 0]), 5), "y": round(float(chart.points[row, 1]), 5)}
+            one[name] = {
+                "column": chart.column.id,
+                "x": round(float(chart.points[row, 0]), 5),
+                "y": round(float(chart.points[row, 1]), 5),
+            }
             one[name] |= {"region": region_name(chart.regions, row)} if chart.regions else {}
             one[name] |= {"rationale": chart.index.rationales[row]} if chart.column.rationale else {}
         made.append(one)

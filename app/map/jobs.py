@@ -21,7 +21,10 @@ _numbers = count(1)
 
 @dataclass
 class MapJob:
-    """The maps of a collection's columns, made together so that they are aligned. ``state``: working, done, stopped or failed."""
+    """The maps of a collection's columns, made together so that they are aligned.
+
+    ``state``: working, done, stopped or failed.
+    """
 
     corpus: str
     columns: list[Column]
@@ -44,10 +47,17 @@ class MapJob:
 
     def as_dict(self) -> dict:
         return {
-            "number": self.number, "corpus": self.corpus, "columns": [column.label for column in self.columns], "state": self.state,
-            "done": self.done, "total": self.total, "saved": self.saved, "message": self.message, "stopping": self.stop.is_set(),
+            "number": self.number,
+            "corpus": self.corpus,
+            "columns": [column.label for column in self.columns],
+            "state": self.state,
+            "done": self.done,
+            "total": self.total,
+            "saved": self.saved,
+            "message": self.message,
+            "stopping": self.stop.is_set(),
             "seconds": round(self._seconds if self._seconds is not None else time.monotonic() - self.started, 1),
-        }  # fmt: skip
+        }
 
 
 class MapJobs:
@@ -69,7 +79,9 @@ class MapJobs:
             if self.job and self.job.state == "working":
                 if self.job.corpus == view.corpus and set(view.columns) <= set(self.job.columns):
                     return self.job  # somebody else has asked for the same
-                raise GraceError(f"the maps of {self.job.corpus} are being computed: wait for them, or cancel them first")
+                raise GraceError(
+                    f"the maps of {self.job.corpus} are being computed: wait for them, or cancel them first"
+                )
             job = self.job = MapJob(view.corpus, columns)
         threading.Thread(target=self._run, args=(job,), daemon=True, name="map").start()
         return job
@@ -83,11 +95,16 @@ class MapJobs:
             columns = [(column.model, column.pooling) for column in job.columns]
             made = map_collection(
                 indexes[0].collection, columns, save=job.saved, progress=job.mark, should_stop=job.stop.is_set
-            )  # fmt: skip
+            )
             if not job.saved:
                 for column, index in zip(job.columns, indexes, strict=True):
                     self.maps.keep(job.corpus, column, index, made[column.model, column.pooling])
-            job.end("done", "" if job.saved else "The collection’s folder is read-only, so these maps are kept until the explorer ends.")
+            job.end(
+                "done",
+                ""
+                if job.saved
+                else "The collection’s folder is read-only, so these maps are kept until the explorer ends.",
+            )
         except MapStopped:
             job.end("stopped", "Cancelled; nothing was written.")
         except Exception as error:

@@ -1,7 +1,9 @@
-"""Maps of a collection's columns, ready to be drawn: coordinates, regions, what changed between two columns, and queries placed on them.
+"""Maps of a collection's columns, ready to be drawn: coordinates, regions, what changed between two columns,
+and queries placed on them.
 
-The mathematics is :mod:`grace_core.projection`'s; here is decided what is shown, and kept what several questions of a page need. Both maps
-of a pair are laid into one square from 0 to 1, so that they can be read and zoomed together. All methods raise GraceError.
+The mathematics is :mod:`grace_core.projection`'s; here is decided what is shown, and kept what several
+questions of a page need. Both maps of a pair are laid into one square from 0 to 1, so that they can be read
+and zoomed together. All methods raise GraceError.
 """
 
 from __future__ import annotations
@@ -51,7 +53,9 @@ class Chart:
 
     @cached_property
     def anchors(self) -> np.ndarray:
-        """Where the name of each region stands, ``(r, 2)``: over the half of its members that is nearest to their middle."""
+        """Where the name of each region stands, ``(r, 2)``: over the half of its members that is nearest to
+        their middle.
+        """
         made = self.middles.copy()
         for label, middle in enumerate(self.middles):
             members = self.points[self.regions.labels == label]
@@ -62,7 +66,10 @@ class Chart:
 
 
 class Pair:
-    """Two columns of a collection, drawn together. ``aligned``: both maps were made together, so that places can be compared."""
+    """Two columns of a collection, drawn together.
+
+    ``aligned``: both maps were made together, so that places can be compared.
+    """
 
     def __init__(self, view: MapView, charts: tuple[Chart, Chart], aligned: bool):
         self.corpus, self.charts, self.aligned = view.corpus, charts, aligned
@@ -85,7 +92,9 @@ class Pair:
 
     def row(self, document: str) -> int:
         if document not in self.charts[0].index.row:
-            raise GraceError(f"{self.corpus} has no document {document[:100]!r} with a vector, so it has no place on the map")
+            raise GraceError(
+                f"{self.corpus} has no document {document[:100]!r} with a vector, so it has no place on the map"
+            )
         return self.charts[0].index.row[document]
 
     @property
@@ -94,7 +103,10 @@ class Pair:
         return self._change
 
     def change(self) -> Change:
-        """Neighbours in both full spaces. Every pair of documents is looked at, so this takes minutes for a hundred thousand."""
+        """Neighbours in both full spaces.
+
+        Every pair of documents is looked at, so this takes minutes for a hundred thousand.
+        """
         with self._comparing:
             if self._change is None:
                 self._change = change(self.charts[0].vectors, self.charts[1].vectors, K)
@@ -107,13 +119,15 @@ class Pair:
         return change_of(*(neighbours(chart.vectors, K, of=[row]) for chart in self.charts)).of(0)
 
     def text(self, side: int, row: int) -> str:
-        """What a column has read of a document besides its text: the rationale; of a column without any the text itself."""
+        """What a column has read of a document besides its text: the rationale; of a column without any the
+        text itself.
+        """
         chart = self.charts[side]
         return chart.index.rationales[row] if chart.column.rationale else self.documents[row].text
 
     def find(self, words: str) -> np.ndarray:
-        """Rows whose title, text or rationale of either column holds ``words``, whatever their case; behind WHERE those that satisfy a
-        filter. Raises GraceError for one that does not fit."""
+        """Rows whose title, text or rationale of either column holds ``words``, whatever their case; behind
+        WHERE those that satisfy a filter. Raises GraceError for one that does not fit."""
         if words.startswith(WHERE):
             return self.charts[0].index.selections.of(words.removeprefix(WHERE).strip()).rows.astype(np.uint32)
         wanted = " ".join(words.split()).casefold()
@@ -141,7 +155,9 @@ class Pair:
         if what == "region":
             if chart.regions is None:
                 raise GraceError(f"{chart.column.label} has no regions yet: they come with its map")
-            return code_regions(f"Regions of {chart.column.label}", chart.regions.labels, chart.regions.names, chart.middles)
+            return code_regions(
+                f"Regions of {chart.column.label}", chart.regions.labels, chart.regions.names, chart.middles
+            )
         if what == "length":
             return code_numbers(f"Rationale of {chart.column.model}", chart.index.counts[:, 2], note="tokens")
         cut = ["cut off at the limit" if flag else "ended by itself" for flag in chart.index.truncated]
@@ -166,8 +182,11 @@ class Pair:
 
     def default_colour(self) -> str:
         there = [one["id"] for one in self.colours()]
-        kinds = [FIELD + name for name in self.charts[0].index.collection.corpus.fields
-                 if field_kind([document.metadata.get(name) for document in self.documents]) == "kinds"]  # fmt: skip
+        kinds = [
+            FIELD + name
+            for name in self.charts[0].index.collection.corpus.fields
+            if field_kind([document.metadata.get(name) for document in self.documents]) == "kinds"
+        ]
         return next(iter(kinds), "region-left" if "region-left" in there else there[0])
 
 
@@ -185,7 +204,9 @@ class Maps:
         indexes = [self.workspace.index(view.corpus, column.model) for column in view.columns]
         if indexes[0].ids != indexes[1].ids:
             models = f"{view.left.model} and {view.right.model}"
-            raise GraceError(f"{models} encoded different documents of {view.corpus}: `grace index update` brings them up")
+            raise GraceError(
+                f"{models} encoded different documents of {view.corpus}: `grace index update` brings them up"
+            )
         key = (view.corpus, *view.columns)
         with self._opening:
             stamp = tuple(map(self._stamp, indexes, view.columns))
@@ -205,7 +226,11 @@ class Maps:
     def _stamp(self, index: GraceIndex, column: Column) -> tuple:
         """What changes when an index or one of its maps does."""
         unsaved = self._unsaved.get((index.collection.name, column))
-        return id(index), id(unsaved), *((path.name, path.stat().st_mtime_ns) for path in sorted(index.folder.glob("map*.parquet")))
+        return (
+            id(index),
+            id(unsaved),
+            *((path.name, path.stat().st_mtime_ns) for path in sorted(index.folder.glob("map*.parquet"))),
+        )
 
     def _map(self, index: GraceIndex, column: Column) -> Map | None:
         from grace_core.projection import load_map
@@ -238,14 +263,19 @@ class Maps:
 
 
 def made_together(a: Map, b: Map) -> bool:
-    """Whether places on both maps can be compared. PCAs of a few documents are turned to one another when they are made."""
+    """Whether places on both maps can be compared.
+
+    PCAs of a few documents are turned to one another when they are made.
+    """
     from grace_core.projection import aligned
 
     return a is b or aligned(a, b) or a.parameters["method"] == b.parameters["method"] != "umap"
 
 
 def turned(points: np.ndarray, *, onto: np.ndarray) -> np.ndarray:
-    """``points`` ``(n, 2)`` moved, scaled, turned and mirrored to lie as near as can be to ``onto`` (orthogonal Procrustes)."""
+    """``points`` ``(n, 2)`` moved, scaled, turned and mirrored to lie as near as can be to ``onto``
+    (orthogonal Procrustes).
+    """
     centre, middle = points.mean(axis=0), onto.mean(axis=0)
     mine, other = points - centre, onto - middle
     u, sizes, v = np.linalg.svd(mine.T @ other)
@@ -278,10 +308,16 @@ def told(pair: Pair) -> list[dict]:
                 {"name": name, "at": [round(float(place), 4) for place in at], "size": int(size)}
                 for name, at, size in zip(chart.regions.names, chart.anchors, sizes, strict=True)
             ]
-        made.append({
-            "column": chart.column.id, "label": chart.column.label, "rationale": chart.column.rationale,
-            "points": sent(chart.points), "regions": regions, **quality(chart),
-        })  # fmt: skip
+        made.append(
+            {
+                "column": chart.column.id,
+                "label": chart.column.label,
+                "rationale": chart.column.rationale,
+                "points": sent(chart.points),
+                "regions": regions,
+                **quality(chart),
+            }
+        )
     return made
 
 
@@ -292,8 +328,9 @@ def quality(chart: Chart) -> dict:
     found = chart.map.quality
     return {
         "method": str(chart.map.parameters.get("method", "umap")),
-        "trustworthiness": found.get("trustworthiness"), "preservation": found.get("knn_preservation"),
-    }  # fmt: skip
+        "trustworthiness": found.get("trustworthiness"),
+        "preservation": found.get("knn_preservation"),
+    }
 
 
 def place_query(workspace, view: MapView, pair: Pair) -> list[dict]:
@@ -306,15 +343,21 @@ def place_query(workspace, view: MapView, pair: Pair) -> list[dict]:
         vector = chart.index.embed(written, chart.column.pooling)[0]
         hits = chart.index.hits(vector, STAR, pooling=chart.column.pooling)
         at = place(chart.points, chart.vectors, vector[None], K)[0]
-        made.append({
-            "at": [float(np.clip(part, 0, 1)) for part in at], "rows": [hit.row for hit in hits],
-            "scores": [hit.score for hit in hits], "titles": [hit.document.title or hit.document.id for hit in hits],
-        })  # fmt: skip
+        made.append(
+            {
+                "at": [float(np.clip(part, 0, 1)) for part in at],
+                "rows": [hit.row for hit in hits],
+                "scores": [hit.score for hit in hits],
+                "titles": [hit.document.title or hit.document.id for hit in hits],
+            }
+        )
     return made
 
 
 def tell_maps(maps: Maps, corpus: str, columns: list[Column]) -> dict:
-    """Columns for programs: places as they are on the map, regions, and what the first two columns' neighbours have in common."""
+    """Columns for programs: places as they are on the map, regions, and what the first two columns'
+    neighbours have in common.
+    """
     from grace_core.projection import preview
 
     told_of, pairs = {}, [maps.open(MapView(corpus, column, column)) for column in columns]
@@ -323,12 +366,26 @@ def tell_maps(maps: Maps, corpus: str, columns: list[Column]) -> dict:
         points = chart.map.points if chart.map else preview({column.id: chart.vectors})[column.id]
         told_of[column.id] = {"points": array(points.astype(np.float32)), **quality(chart), "regions": None}
         if chart.regions:
-            told_of[column.id]["regions"] = {"labels": array(chart.regions.labels.astype(np.int32)), "names": list(chart.regions.names)}
-    made = {"collection": corpus, "documents": len(pairs[0].ids), "ids": pairs[0].ids, "columns": told_of, "overlap": None}
+            told_of[column.id]["regions"] = {
+                "labels": array(chart.regions.labels.astype(np.int32)),
+                "names": list(chart.regions.names),
+            }
+    made = {
+        "collection": corpus,
+        "documents": len(pairs[0].ids),
+        "ids": pairs[0].ids,
+        "columns": told_of,
+        "overlap": None,
+    }
     if len(columns) > 1:
         found = maps.open(MapView(corpus, columns[0], columns[1])).change()
         kept = np.round(found.overlap * found.k).astype(np.uint8)
-        made["overlap"] = {"columns": [column.id for column in columns[:2]], "k": found.k, "mean": found.mean, "kept": array(kept)}
+        made["overlap"] = {
+            "columns": [column.id for column in columns[:2]],
+            "k": found.k,
+            "mean": found.mean,
+            "kept": array(kept),
+        }
     return made
 
 

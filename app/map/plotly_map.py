@@ -1,10 +1,12 @@
 """The two linked maps as a component: its frame, the scripts that fill it, and where the browser finds plotly.js.
 
-``gr.Plot`` tells Python of no click and no selection, so this is a ``gr.HTML`` whose scripts draw with plotly and ask the server through
-``server_functions``. A function and not a subclass: Gradio writes a ``.pyi`` beside the source file of every component class. The frame
-stands in the template, which holds no value, so that nothing Python sends ever draws it anew; texts come in through scripts, as text.
+``gr.Plot`` tells Python of no click and no selection, so this is a ``gr.HTML`` whose scripts draw with plotly
+and ask the server through ``server_functions``. A function and not a subclass: Gradio writes a ``.pyi``
+beside the source file of every component class. The frame stands in the template, which holds no value, so
+that nothing Python sends ever draws it anew; texts come in through scripts, as text.
 
-plotly.js (5 MB) is served from the installed package, and asked for when the tab is first shown. The package itself is not imported.
+plotly.js (5 MB) is served from the installed package, and asked for when the tab is first shown. The package
+itself is not imported.
 """
 
 from __future__ import annotations
@@ -50,21 +52,28 @@ def frame(script: Path) -> Safe:
         tag("div", class_="g-map-banner"),
         tag(
             "div",
-            _select("corpus", "Collection"), _select("left", "Map A"), _select("right", "Map B"), _select("colour", "Colour"),
+            _select("corpus", "Collection"),
+            _select("left", "Map A"),
+            _select("right", "Map B"),
+            _select("colour", "Colour"),
             class_="g-map-controls",
         ),
         tag("div", _asking(), _tools(), class_="g-map-tools"),
         tag("div", class_="g-map-legend", role="group", aria_label="Legend"),
         tag("div", class_="g-map-job", role="status"),
-        tag("div", tag("div", _chart("left"), _chart("right"), class_="g-map-charts"),
-            tag("aside", class_="g-map-panel", aria_label="About the maps and the opened document", tabindex="-1"), class_="g-map-body"),
+        tag(
+            "div",
+            tag("div", _chart("left"), _chart("right"), class_="g-map-charts"),
+            tag("aside", class_="g-map-panel", aria_label="About the maps and the opened document", tabindex="-1"),
+            class_="g-map-body",
+        ),
         tag("section", class_="g-map-selection", aria_label="Selected documents", hidden=True),
         tag("p", WORDS, class_="g-words g-map-words"),
         tag("p", class_="g-spoken", role="status", data_part="spoken"),
         class_="g-map",
         data_script=str(script),
         data_busy=True,
-    )  # fmt: skip
+    )
 
 
 def _select(name: str, label: str) -> Safe:
@@ -74,12 +83,24 @@ def _select(name: str, label: str) -> Safe:
 def _asking() -> Safe:
     star = {"type": "text", "placeholder": "Place a query on the maps …", "aria_label": "Query to place on the maps"}
     find = {
-        "type": "search", "placeholder": "Highlight words …", "title": "Words, or a filter: where: year > 2000",
+        "type": "search",
+        "placeholder": "Highlight words …",
+        "title": "Words, or a filter: where: year > 2000",
         "aria_label": "Highlight documents that hold these words, or satisfy a filter",
-    }  # fmt: skip
+    }
     return join(
-        tag("form", tag("input", data_part="star", **star), tag("button", "Place", class_="g-button"), class_="g-map-star"),
-        tag("div", tag("input", data_part="find", **find), tag("span", class_="g-quiet", data_part="found"), class_="g-map-find"),
+        tag(
+            "form",
+            tag("input", data_part="star", **star),
+            tag("button", "Place", class_="g-button"),
+            class_="g-map-star",
+        ),
+        tag(
+            "div",
+            tag("input", data_part="find", **find),
+            tag("span", class_="g-quiet", data_part="found"),
+            class_="g-map-find",
+        ),
     )
 
 
@@ -91,7 +112,7 @@ def _tools() -> Safe:
             tag("span", label),
         )
         for mode, label in MODES.items()
-    ]  # fmt: skip
+    ]
     return tag(
         "div",
         tag("fieldset", tag("legend", "Dragging", class_="g-spoken"), *modes, class_="g-choice g-map-mode"),
@@ -112,7 +133,13 @@ def _chart(side: str) -> Safe:
     name = "a" if side == "left" else "b"
     return tag(
         "section",
-        tag("header", letter(name), tag("h2", class_="g-map-title"), tag("span", class_="g-quiet g-map-method"), class_="g-map-head"),
+        tag(
+            "header",
+            letter(name),
+            tag("h2", class_="g-map-title"),
+            tag("span", class_="g-quiet g-map-method"),
+            class_="g-map-head",
+        ),
         tag(
             "div",
             tag("div", class_="g-map-canvas"),

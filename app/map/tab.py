@@ -1,6 +1,9 @@
-"""The Map tab: two columns of a collection as linked maps. See app/map/map.js for what the page does with the answers given here.
+"""The Map tab: two columns of a collection as linked maps.
 
-What is shown is state of the page; every question names it, and it is read and checked anew each time (:mod:`grace_app.map.view`).
+See app/map/map.js for what the page does with the answers given here.
+
+What is shown is state of the page; every question names it, and it is read and checked anew each time
+(:mod:`grace_app.map.view`).
 """
 
 from __future__ import annotations
@@ -36,15 +39,15 @@ LONGEST = 600  # characters of a text that are searched for
 class MapTab:
     shell: Shell
     component: gr.HTML
-    desk: Desk
+    server: MapServer
 
 
 def build(shell: Shell) -> MapTab:
     """Lay out the tab and wire it to Explore, which is built before."""
-    desk = Desk(shell.workspace)
+    server = MapServer(shell.workspace)
     with gr.Tab("Map", id="map"), gr.Column(elem_classes="g-page"):
-        component = plotly_map(desk.functions())
-    tab = MapTab(shell, component, desk)
+        component = plotly_map(server.functions())
+    tab = MapTab(shell, component, server)
     first = shell.built["explore"]
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
 
@@ -58,8 +61,11 @@ def build(shell: Shell) -> MapTab:
     return tab
 
 
-class Desk:
-    """The functions that the page calls. Each takes one object and gives one back, ``{"error": sentence}`` if it cannot."""
+class MapServer:
+    """The functions that the page calls.
+
+    Each takes one object and gives one back, ``{"error": sentence}`` if it cannot.
+    """
 
     def __init__(self, workspace: Workspace):
         self.workspace = workspace
@@ -68,10 +74,19 @@ class Desk:
 
     def functions(self) -> list[Callable]:
         questions = {
-            "map_open": self.open, "map_colour": self.colour, "map_change": self.change, "map_titles": self.titles, "map_card": self.card,
-            "map_find": self.find, "map_star": self.star, "map_selection": self.selection, "map_export": self.export,
-            "map_compute": self.compute, "map_progress": self.progress, "map_cancel": self.cancel,
-        }  # fmt: skip
+            "map_open": self.open,
+            "map_colour": self.colour,
+            "map_change": self.change,
+            "map_titles": self.titles,
+            "map_card": self.card,
+            "map_find": self.find,
+            "map_star": self.star,
+            "map_selection": self.selection,
+            "map_export": self.export,
+            "map_compute": self.compute,
+            "map_progress": self.progress,
+            "map_cancel": self.cancel,
+        }
         return [answering(name, function) for name, function in questions.items()]
 
     def asked(self, data: dict) -> tuple[MapView, Pair]:
@@ -92,19 +107,32 @@ class Desk:
         there = [one["id"] for one in pair.colours()]
         if view.colour not in there:
             if view.colour.startswith(FIELD):
-                problems.append(f"{view.colour.removeprefix(FIELD)[:60]!r} has one value, or a different one for each document")
+                problems.append(
+                    f"{view.colour.removeprefix(FIELD)[:60]!r} has one value, or a different one for each document"
+                )
             view = replace(view, colour=pair.default_colour())
         if view.point and view.point not in pair.charts[0].index.row:
-            problems.append(f"{view.corpus} has no document {view.point[:100]!r} with a vector, so it has no place on the map")
+            problems.append(
+                f"{view.corpus} has no document {view.point[:100]!r} with a vector, so it has no place on the map"
+            )
             view = replace(view, point="")
         sides = told(pair)
         return {
-            "empty": False, "view": view.params(), "problems": problems, "documents": len(pair.ids), "one": pair.one,
-            "aligned": pair.aligned, "enough": enough(pair), "sides": sides, "corpora": self.workspace.collections(),
+            "empty": False,
+            "view": view.params(),
+            "problems": problems,
+            "documents": len(pair.ids),
+            "one": pair.one,
+            "aligned": pair.aligned,
+            "enough": enough(pair),
+            "sides": sides,
+            "corpora": self.workspace.collections(),
             "columns": [{"id": column.id, "label": column.label} for column in self.workspace.columns(view.corpus)],
-            "colours": pair.colours(), "colour": pair.coded(view.colour).as_dict(), "notes": notes(pair),
+            "colours": pair.colours(),
+            "colour": pair.coded(view.colour).as_dict(),
+            "notes": notes(pair),
             "job": self.jobs.job.as_dict() if self.jobs.job and self.jobs.job.state == "working" else None,
-        }  # fmt: skip
+        }
 
     def colour(self, data: dict) -> dict:
         view, pair = self.asked(data)
@@ -188,13 +216,17 @@ def notes(pair: Pair) -> list[str]:
     """What must be known to read these maps right."""
     made = []
     if not enough(pair):
-        made.append(f"{len(pair.ids)} {'document is' if len(pair.ids) == 1 else 'documents are'} too few for UMAP: this is a PCA.")
+        made.append(
+            f"{len(pair.ids)} {'document is' if len(pair.ids) == 1 else 'documents are'} too few for UMAP: this is a PCA."
+        )
     shown = pair.charts[: 1 if pair.one else 2]
     if any(chart.map is None and _outdated(chart) for chart in shown):
         made.append("The saved map is older than the index, which has been updated since: compute it again.")
     for name, chart in zip("AB", shown, strict=False):
         if len(pair.ids) > 1 and float(chart.vectors.std(axis=0).max()) < 1e-6:
-            made.append(f"All documents have the same vector in column {name}: they stand on one spot, and which are neighbours is chance.")
+            made.append(
+                f"All documents have the same vector in column {name}: they stand on one spot, and which are neighbours is chance."
+            )
     return made
 
 
@@ -224,27 +256,31 @@ def selected_terms(pair: Pair, rows) -> list[str]:
 
 
 def seek(tab: MapTab, data: object) -> list:
-    """The Explore tab with both columns, searching for what the opened document says, or under the placed query with it opened.
+    """The Explore tab with both columns, searching for what the opened document says, or under the placed
+    query with it opened.
 
-    Values for Explore's parts, what it is to search (see :func:`grace_app.explore.tab.search_opened`), and the row of tabs.
+    Values for Explore's parts, what it is to search (see :func:`grace_app.explore.tab.search_opened`), and
+    the row of tabs.
     """
     first = tab.shell.built["explore"]
     try:
-        shown = first.show_asked(explored(tab.desk, data))
+        shown = first.show_asked(explored(tab.server, data))
     except Exception as error:
         shown = [*first.show_collection(None, message_of(error)), explore.NOTHING]
     return [*shown, gr.Tabs(selected="explore")]
 
 
-def explored(desk: Desk, data: object) -> View:
-    """The view of the Explore tab that an event of the page asks for: ``{"view": …, "doc": …, "what": "title" | "text" | "why"}``."""
+def explored(server: MapServer, data: object) -> View:
+    """The view of the Explore tab that an event of the page asks for: ``{"view": …, "doc": …, "what": "title"
+    | "text" | "why"}``.
+    """
     data = data if isinstance(data, dict) else {}
     what, document = data.get("what"), data.get("doc")
     if what not in ("title", "text", "why") or not isinstance(document, str):
         raise misfit()
-    asked, _ = read_map(desk.workspace, data.get("view"), strict=True)
-    base = replace(default_view(desk.workspace, asked.corpus), a=asked.left, b=asked.right)
-    found = desk.workspace.collection(asked.corpus).documents.get(document)
+    asked, _ = read_map(server.workspace, data.get("view"), strict=True)
+    base = replace(default_view(server.workspace, asked.corpus), a=asked.left, b=asked.right)
+    found = server.workspace.collection(asked.corpus).documents.get(document)
     if found is None:
         raise GraceError(f"{asked.corpus} has no document {document[:100]!r} any more")
     if what == "why":

@@ -1,5 +1,6 @@
-"""What the Map tab shows, as it stands in the address: ``?tab=map&corpus=&left=&right=&colour=&point=&star=&find=&zoom=``; and the rows of
-documents that its page sends back. Whatever comes from a browser is read here and nowhere else.
+"""What the Map tab shows, as it stands in the address:
+``?tab=map&corpus=&left=&right=&colour=&point=&star=&find=&zoom=``; and the rows of documents that its page
+sends back. Whatever comes from a browser is read here and nowhere else.
 """
 
 from __future__ import annotations
@@ -20,7 +21,11 @@ if TYPE_CHECKING:
 
 SIDES = ("left", "right")
 FIELD = "field:"  # in the name of a colour: a metadata column
-SIDED = ("region", "length", "cut")  # colours of one column: its regions, its rationales' lengths, whether they were cut off
+SIDED = (
+    "region",
+    "length",
+    "cut",
+)  # colours of one column: its regions, its rationales' lengths, whether they were cut off
 COLOURS = ("overlap", *(f"{what}-{side}" for what in SIDED for side in SIDES), "none")
 MAX_FIND = 1_000  # characters
 WHERE = "where:"  # at the beginning of what is looked for: a filter, not words
@@ -29,8 +34,9 @@ KEYS = ("corpus", "left", "right", "colour", "point", "star", "find", "zoom")
 
 @dataclass(frozen=True)
 class MapView:
-    """A collection, the columns of the two maps, a colour (see :data:`COLOURS`), and, once asked, the opened document, the query whose
-    star stands on the maps, the words that are looked for, and the part of the map that is shown as ``(left, right, bottom, top)``.
+    """A collection, the columns of the two maps, a colour (see :data:`COLOURS`), and, once asked, the opened
+    document, the query whose star stands on the maps, the words that are looked for, and the part of the map
+    that is shown as ``(left, right, bottom, top)``.
     """
 
     corpus: str
@@ -47,8 +53,16 @@ class MapView:
         return self.left, self.right
 
     def params(self) -> dict[str, str]:
-        """As :func:`read_map` takes it, and, with ``tab=map``, as the address holds it; a star too long for an address is left out."""
-        made = {"corpus": self.corpus, "left": self.left.id, "right": self.right.id, "colour": self.colour, "point": self.point}
+        """As :func:`read_map` takes it, and, with ``tab=map``, as the address holds it; a star too long for
+        an address is left out.
+        """
+        made = {
+            "corpus": self.corpus,
+            "left": self.left.id,
+            "right": self.right.id,
+            "colour": self.colour,
+            "point": self.point,
+        }
         made |= {"star": self.star if len(self.star) <= MAX_QUERY_IN_ADDRESS else "", "find": self.find}
         return made | {"zoom": ",".join(f"{edge:.4f}" for edge in self.zoom) if self.zoom else ""}
 
@@ -65,18 +79,24 @@ def read_map(workspace, params: object, *, strict: bool = False) -> tuple[MapVie
     corpus, chosen = default.collection, {"left": default.a, "right": default.b}
     columns = {column.id: column for column in workspace.columns(corpus)}
     if asked["corpus"] and asked["corpus"] != corpus:
-        problems.append(f"there is no collection {asked['corpus'][:60]!r} here; there are: {', '.join(workspace.collections())}")
+        problems.append(
+            f"there is no collection {asked['corpus'][:60]!r} here; there are: {', '.join(workspace.collections())}"
+        )
     else:
         for side in SIDES:
             if asked[side] in columns:
                 chosen[side] = columns[asked[side]]
             elif asked[side]:
-                problems.append(_no_place(workspace, corpus, asked[side]) or
-                                f"{corpus} has no column {asked[side][:60]!r}; there are: {', '.join(columns)}")  # fmt: skip
+                problems.append(
+                    _no_place(workspace, corpus, asked[side])
+                    or f"{corpus} has no column {asked[side][:60]!r}; there are: {', '.join(columns)}"
+                )
     fields = workspace.collection(corpus).corpus.fields
     colour = asked["colour"]
     if colour and colour not in COLOURS and colour not in {FIELD + name for name in fields}:
-        problems.append(f"there is no colour {colour[:60]!r}; there are: {', '.join([*COLOURS, *(FIELD + name for name in fields)])}")
+        problems.append(
+            f"there is no colour {colour[:60]!r}; there are: {', '.join([*COLOURS, *(FIELD + name for name in fields)])}"
+        )
         colour = ""
     star = ""
     if asked["star"]:
@@ -89,7 +109,16 @@ def read_map(workspace, params: object, *, strict: bool = False) -> tuple[MapVie
         problems.append(f"zoom is {asked['zoom'][:60]!r}, expected four numbers: left,right,bottom,top")
     if strict and problems:
         raise GraceError(problems[0])
-    view = MapView(corpus, chosen["left"], chosen["right"], colour, asked["point"][:MAX_ID], star, asked["find"].strip()[:MAX_FIND], zoom)
+    view = MapView(
+        corpus,
+        chosen["left"],
+        chosen["right"],
+        colour,
+        asked["point"][:MAX_ID],
+        star,
+        asked["find"].strip()[:MAX_FIND],
+        zoom,
+    )
     return view, problems
 
 
@@ -114,7 +143,10 @@ def _zoom(text: str) -> tuple[float, float, float, float] | None:
 
 
 def read_rows(rows: object, documents: int, limit: int) -> np.ndarray:
-    """Row numbers ``(m,)`` int64, ascending, none twice, from a list or from the base64 of uint32. Raises GraceError if they do not fit."""
+    """Row numbers ``(m,)`` int64, ascending, none twice, from a list or from the base64 of uint32.
+
+    Raises GraceError if they do not fit.
+    """
     import numpy as np
 
     if isinstance(rows, str):
@@ -132,7 +164,9 @@ def read_rows(rows: object, documents: int, limit: int) -> np.ndarray:
         raise GraceError(f"{len(numbers):,} documents were sent, at most {limit:,} are taken: select fewer")
     numbers = np.unique(numbers)
     if len(numbers) and numbers[-1] >= documents:
-        raise GraceError(f"the page named row {numbers[-1]}, there are {documents:,} documents: the collection changed, reload the page")
+        raise GraceError(
+            f"the page named row {numbers[-1]}, there are {documents:,} documents: the collection changed, reload the page"
+        )
     return numbers
 
 

@@ -1,7 +1,7 @@
 """The head of the explorer's page: an icon in the page itself.
 
-Gradio has the browser ask for ``/favicon.ico`` and ``/manifest.json`` at the server's root. Behind a proxy that shows the explorer below
-a path, something else is there, or nothing.
+Gradio has the browser ask for ``/favicon.ico`` and ``/manifest.json`` at the server's root. Behind a proxy
+that shows the explorer below a path, something else is there, or nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,11 @@ class Head:
             if message["type"] == "http.response.start":
                 start = message
                 return
-            body = message["body"].replace(b"<head>", b"<head>" + ICON, 1).replace(b'href="/manifest.json"', b'href="manifest.json"', 1)
+            body = (
+                message["body"]
+                .replace(b"<head>", b"<head>" + ICON, 1)
+                .replace(b'href="/manifest.json"', b'href="manifest.json"', 1)
+            )
             headers = [(name, value) for name, value in start["headers"] if name != b"content-length"]
             await send(start | {"headers": [*headers, (b"content-length", str(len(body)).encode())]})
             await send(message | {"body": body})

@@ -1,7 +1,8 @@
 """Building HTML so that escaping is what happens when one does nothing.
 
-Documents, rationales, file names, column names and queries are untrusted text. :func:`tag` escapes every child and every attribute
-that is not :class:`Safe`, and only :func:`tag` and :func:`join` make :class:`Safe`; no other module of the app writes a ``<``.
+Documents, rationales, file names, column names and queries are untrusted text. :func:`tag` escapes every
+child and every attribute that is not :class:`Safe`, and only :func:`tag` and :func:`join` make :class:`Safe`;
+no other module of the app writes a ``<``.
 """
 
 from __future__ import annotations
@@ -45,7 +46,10 @@ def join(*children) -> Safe:
 
 
 def tag(name: str, *children, **attributes) -> Safe:
-    """An element. ``class_`` gives class and ``data_doc`` gives data-doc; an attribute that is None or False is left out, True is bare.
+    """An element.
+
+    ``class_`` gives class and ``data_doc`` gives data-doc; an attribute that is None or False is left out,
+    True is bare.
 
     Raises ValueError for a tag or attribute name that is no plain name, so that a name can never come from a document.
     """

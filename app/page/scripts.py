@@ -1,4 +1,6 @@
-"""``gr.HTML`` with scripts from the rooms of the app: how every part of the page that is not one of Gradio's own gets there."""
+"""``gr.HTML`` with scripts from the rooms of the app: how every part of the page that is not one of Gradio's
+own gets there.
+"""
 
 from __future__ import annotations
 

@@ -20,7 +20,10 @@ _COMMON = frozenset(
 
 
 def stem(word: str) -> str:
-    """A word as it is compared: case folded, without a plural s. Crude on purpose, as it must hold for any model's output."""
+    """A word as it is compared: case folded, without a plural s.
+
+    Crude on purpose, as it must hold for any model's output.
+    """
     word = word.casefold().replace("’", "'").removesuffix("'s")
     return word[:-1] if len(word) > 4 and word.endswith("s") and not word.endswith("ss") else word
 
@@ -28,7 +31,9 @@ def stem(word: str) -> str:
 def rationale_text(rationale: str, **classes: set[str]) -> Safe:
     """A rationale with its words marked as by :func:`mark`, and its think tags set apart from what it says."""
     parts = _THINK.split(rationale)
-    return join(*(tag("span", part, class_="g-think") if i % 2 else mark(part, **classes) for i, part in enumerate(parts)))
+    return join(
+        *(tag("span", part, class_="g-think") if i % 2 else mark(part, **classes) for i, part in enumerate(parts))
+    )
 
 
 def content_words(source: str) -> set[str]:

@@ -38,10 +38,17 @@ class ReasonsJob:
         seconds = self._seconds if self._seconds is not None else time.monotonic() - self.started
         left = seconds / self.done * (self.total - self.done) if self.stage == "sentences" and self.done else None
         return {
-            "corpus": self.corpus, "model": self.model, "state": self.state, "stage": self.stage, "done": self.done, "total": self.total,
-            "message": self.message, "stopping": self.stop.is_set(), "seconds": round(seconds, 1),
+            "corpus": self.corpus,
+            "model": self.model,
+            "state": self.state,
+            "stage": self.stage,
+            "done": self.done,
+            "total": self.total,
+            "message": self.message,
+            "stopping": self.stop.is_set(),
+            "seconds": round(seconds, 1),
             "left": None if left is None else round(left),
-        }  # fmt: skip
+        }
 
 
 class ReasonsJobs:

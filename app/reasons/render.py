@@ -1,4 +1,6 @@
-"""HTML of the Reasons tab: the list of reasons, one of them with its documents, and the hits of a query split by reasons."""
+"""HTML of the Reasons tab: the list of reasons, one of them with its documents, and the hits of a query split
+by reasons.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,8 @@ SHORT_NAMES = {"text": "text", "template": "chat template", "no reason": "tags a
 
 @dataclass(frozen=True)
 class Hits:
-    """The first hits of a query: their split, the places ``shown`` of them out of ``found``, the ranks ``(h,)`` before steering, the parts
-    ``(h, 1 + i)`` of a steered score, and grades by id."""
+    """The first hits of a query: their split, the places ``shown`` of them out of ``found``, the ranks
+    ``(h,)`` before steering, the parts ``(h, 1 + i)`` of a steered score, and grades by id."""
 
     split: Split
     shown: np.ndarray
@@ -47,7 +49,11 @@ def render_why_none(corpus: str, model: str = "", documents: int = 0, width: int
             f"Its {number(documents)} rationales are read once more, one forward each and nothing is written, to know what each "
             "sentence adds to its document’s vector. The sentences are then grouped. It can be stopped and goes on from there; the "
             "result is kept with the index."
-            + (" A model of this size takes some minutes on two processors." if width >= 384 and documents > 200 else ""),
+            + (
+                " A model of this size takes some minutes on two processors."
+                if width >= 384 and documents > 200
+                else ""
+            ),
         )
     return tag("div", tag("p", title, class_="g-empty-title"), tag("p", hint), class_="g-empty")
 
@@ -56,8 +62,17 @@ def render_summary(reasons: Reasons, grouping: Grouping) -> Safe:
     about, size = reasons.about, len(grouping)
     agreement = about["agreement"].get(str(size))
     parts = [
-        tag("span", tag("b", number(size)), " reason in " if size == 1 else " reasons in ", number(about["speaking"]), " sentences"),
-        tag("span", f"{grouping_share(grouping):.0%} of what sets the documents apart; their texts {grouping.other_shares[0]:.0%}"),
+        tag(
+            "span",
+            tag("b", number(size)),
+            " reason in " if size == 1 else " reasons in ",
+            number(about["speaking"]),
+            " sentences",
+        ),
+        tag(
+            "span",
+            f"{grouping_share(grouping):.0%} of what sets the documents apart; their texts {grouping.other_shares[0]:.0%}",
+        ),
     ]
     if agreement is not None:
         title = "Adjusted Rand index of these groups and those of another random start: 1 is the same, 0 no more alike than by chance."
@@ -82,11 +97,19 @@ def _row(grouping: Grouping, reason: Reason, largest: float) -> Safe:
         "button",
         tag("span", reason.name, class_="g-reason-name", dir="auto"),
         tag("span", f"{reason.share:.1%}", class_="g-reason-share"),
-        tag("span", tag("span", style=f"width:{100 * abs(reason.share) / largest:.1f}%"), class_="g-reason-meter", aria_hidden="true"),
+        tag(
+            "span",
+            tag("span", style=f"width:{100 * abs(reason.share) / largest:.1f}%"),
+            class_="g-reason-meter",
+            aria_hidden="true",
+        ),
         tag("span", f"{number(len(reason.documents))} docs", class_="g-reason-docs"),
         tag("span", shorten(sentence, 120), class_="g-reason-says", dir="auto"),
-        type="button", class_="g-reason", data_reason=reason.number, aria_pressed="false",
-    )  # fmt: skip
+        type="button",
+        class_="g-reason",
+        data_reason=reason.number,
+        aria_pressed="false",
+    )
 
 
 def render_reason(grouping: Grouping, number_: int, begin: int, most: int) -> Safe:
@@ -96,14 +119,22 @@ def render_reason(grouping: Grouping, number_: int, begin: int, most: int) -> Sa
     rows = reason.documents[begin : begin + most]
     documents = [index.collection.documents[index.ids[row]] for row in rows]
     items = [
-        tag("li", tag("h4", _title(document), dir="auto"), said(grouping, int(row), number_), class_="g-reason-document")
+        tag(
+            "li", tag("h4", _title(document), dir="auto"), said(grouping, int(row), number_), class_="g-reason-document"
+        )
         for row, document in zip(rows, documents, strict=True)
     ]
     rest = len(reason.documents) - begin - len(rows)
-    more = tag("button", f"{number(rest)} more", type="button", class_="g-button", data_more=begin + len(rows)) if rest > 0 else None
+    more = (
+        tag("button", f"{number(rest)} more", type="button", class_="g-button", data_more=begin + len(rows))
+        if rest > 0
+        else None
+    )
     if begin:
         return tag("div", *items, more, class_="g-reason-more")
-    count = f"{number(reason.size)} {'sentence' if reason.size == 1 else 'sentences'} of {number(len(reason.documents))}"
+    count = (
+        f"{number(reason.size)} {'sentence' if reason.size == 1 else 'sentences'} of {number(len(reason.documents))}"
+    )
     return tag(
         "div",
         tag("p", "“", sentences.texts[reason.sentence].strip(), "”", class_="g-reason-standing", dir="auto"),
@@ -114,7 +145,7 @@ def render_reason(grouping: Grouping, number_: int, begin: int, most: int) -> Sa
         ),
         tag("p", *(chip(term) for term in reason.terms), class_="g-reason-terms"),
         tag("ul", *items, more, class_="g-reason-documents"),
-    )  # fmt: skip
+    )
 
 
 def _title(document) -> str:
@@ -122,7 +153,9 @@ def _title(document) -> str:
 
 
 def said(grouping: Grouping, row: int, reason: int | None) -> Safe:
-    """A rationale as its sentences, those of a reason lit; the name of each one's reason shows when it is pointed at."""
+    """A rationale as its sentences, those of a reason lit; the name of each one's reason shows when it is
+    pointed at.
+    """
     sentences, made = grouping.sentences, []
     for i in sentences.of(row):
         label = int(grouping.labels[i])
@@ -132,8 +165,14 @@ def said(grouping: Grouping, row: int, reason: int | None) -> Safe:
             continue
         lit = label == reason
         made.append(
-            tag("mark" if lit else "span", sentences.texts[i], class_="g-said", data_of=label, title=grouping.reasons[label].name)
-        )  # fmt: skip
+            tag(
+                "mark" if lit else "span",
+                sentences.texts[i],
+                class_="g-said",
+                data_of=label,
+                title=grouping.reasons[label].name,
+            )
+        )
     return tag("p", *made, class_="g-reason-said", dir="auto") if made else tag("p", "(no rationale)", class_="g-quiet")
 
 
@@ -155,10 +194,12 @@ def render_hits(view: ReasonsView, grouping: Grouping, hits: Hits) -> Safe:
         "div",
         _strongest(grouping, split, view.reason),
         tag("div", tag("span", shown), class_="g-summary", role="status"),
-        tag("ol", *items, class_="g-split-hits") if items else tag("p", "None of these hits has this reason.", class_="g-quiet"),
+        tag("ol", *items, class_="g-split-hits")
+        if items
+        else tag("p", "None of these hits has this reason.", class_="g-quiet"),
         tag("p", note, class_="g-words"),
         data_residual=f"{residual:.3e}",
-    )  # fmt: skip
+    )
 
 
 def _strongest(grouping: Grouping, split: Split, chosen: int | None) -> Safe:
@@ -170,13 +211,18 @@ def _strongest(grouping: Grouping, split: Split, chosen: int | None) -> Safe:
         tag(
             "li",
             tag(
-                "button", tag("span", grouping.reasons[r].name, class_="g-reason-name", dir="auto"), _bar(float(sums[r]), largest),
+                "button",
+                tag("span", grouping.reasons[r].name, class_="g-reason-name", dir="auto"),
+                _bar(float(sums[r]), largest),
                 tag("span", f"{sums[r]:+.3f}", class_="g-split-value"),
-                type="button", class_="g-split-row", data_reason=r, aria_pressed="true" if r == chosen else "false",
+                type="button",
+                class_="g-split-row",
+                data_reason=r,
+                aria_pressed="true" if r == chosen else "false",
             ),
         )
         for r in reasons
-    ]  # fmt: skip
+    ]
     head = tag("h3", "What brought these hits together")
     hint = tag(
         "p",
@@ -191,16 +237,25 @@ def _hit(view: ReasonsView, grouping: Grouping, hits: Hits, place: int, largest:
     row, index = int(split.rows[place]), grouping.sentences.index
     document = index.collection.documents[index.ids[row]]
     parts, above = split.parts[place], split.above[place]
-    own = sorted({int(label) for label in grouping.labels[list(grouping.sentences.of(row))] if label >= 0}, key=lambda r: -above[r])
-    lines = [_line(grouping.reasons[r].name, above[r], parts[r], largest, reason=r, chosen=r == view.reason) for r in own]
+    own = sorted(
+        {int(label) for label in grouping.labels[list(grouping.sentences.of(row))] if label >= 0},
+        key=lambda r: -above[r],
+    )
+    lines = [
+        _line(grouping.reasons[r].name, above[r], parts[r], largest, reason=r, chosen=r == view.reason) for r in own
+    ]
     lines += [_line(SHORT_NAMES[name], above[size + i], parts[size + i], largest) for i, name in enumerate(SHORT_NAMES)]
     absent = float(above[:size].sum() - above[own].sum())
     if abs(absent) >= SMALL:
         lines.append(_line("reasons that it does not have", absent, 0.0, largest))
     total = tag(
-        "li", tag("span", "sum"), tag("span"), tag("b", f"{above.sum():+.4f}", class_="g-split-value"),
-        tag("b", f"{split.scores[place]:.4f}", class_="g-split-value"), class_="g-split-line g-split-sum",
-    )  # fmt: skip
+        "li",
+        tag("span", "sum"),
+        tag("span"),
+        tag("b", f"{above.sum():+.4f}", class_="g-split-value"),
+        tag("b", f"{split.scores[place]:.4f}", class_="g-split-value"),
+        class_="g-split-line g-split-sum",
+    )
     rank, old = place + 1, int(hits.old[place])
     moved = None
     if hits.steered is not None:
@@ -214,35 +269,68 @@ def _hit(view: ReasonsView, grouping: Grouping, hits: Hits, place: int, largest:
         steered = tag("p", told, class_="g-quiet g-split-steered", dir="auto")
     grade = hits.grades.get(document.id)
     head = tag(
-        "div", tag("span", str(rank), class_="g-rank"), tag("h4", _title(document), dir="auto"), moved,
+        "div",
+        tag("span", str(rank), class_="g-rank"),
+        tag("h4", _title(document), dir="auto"),
+        moved,
         chip("relevant", kind="g-relevant") if grade else None,
-        tag("button", "Why?", type="button", class_="g-linklike", data_why=document.id, aria_label=f"Why? {_title(document)}"),
+        tag(
+            "button",
+            "Why?",
+            type="button",
+            class_="g-linklike",
+            data_why=document.id,
+            aria_label=f"Why? {_title(document)}",
+        ),
         class_="g-split-head",
-    )  # fmt: skip
+    )
     caption = tag(
-        "li", tag("span"), tag("span"), tag("span", "above mean", class_="g-split-value"),
-        tag("span", "in score", class_="g-split-value"), class_="g-split-line g-split-caption",
-    )  # fmt: skip
+        "li",
+        tag("span"),
+        tag("span"),
+        tag("span", "above mean", class_="g-split-value"),
+        tag("span", "in score", class_="g-split-value"),
+        class_="g-split-line g-split-caption",
+    )
     return tag(
-        "li", head, steered,
-        tag("div", said(grouping, row, view.reason), tag("ul", caption, *lines, total, class_="g-split-lines"), class_="g-split-body"),
-        class_="g-split-hit", data_row=row, data_rank=rank,
-    )  # fmt: skip
+        "li",
+        head,
+        steered,
+        tag(
+            "div",
+            said(grouping, row, view.reason),
+            tag("ul", caption, *lines, total, class_="g-split-lines"),
+            class_="g-split-body",
+        ),
+        class_="g-split-hit",
+        data_row=row,
+        data_rank=rank,
+    )
 
 
-def _line(name: str, above: float, part: float, largest: float, *, reason: int | None = None, chosen: bool = False) -> Safe:
+def _line(
+    name: str, above: float, part: float, largest: float, *, reason: int | None = None, chosen: bool = False
+) -> Safe:
     label = tag("span", name, class_="g-split-name", title=name, dir="auto")
     if reason is not None:
-        label = tag("button", name, type="button", class_="g-linklike g-split-name", data_reason=reason, title=name, dir="auto")
+        label = tag(
+            "button", name, type="button", class_="g-linklike g-split-name", data_reason=reason, title=name, dir="auto"
+        )
     return tag(
-        "li", label, _bar(float(above), largest), tag("span", f"{above:+.4f}", class_="g-split-value"),
-        tag("span", f"{part:.4f}", class_="g-split-value"), class_="g-split-line g-split-chosen" if chosen else "g-split-line",
-    )  # fmt: skip
+        "li",
+        label,
+        _bar(float(above), largest),
+        tag("span", f"{above:+.4f}", class_="g-split-value"),
+        tag("span", f"{part:.4f}", class_="g-split-value"),
+        class_="g-split-line g-split-chosen" if chosen else "g-split-line",
+    )
 
 
 def _bar(value: float, largest: float) -> Safe:
     """A bar to the right of the middle, or to its left below 0."""
     width = 50 * min(1.0, abs(value) / largest)
     left = 50 if value >= 0 else 50 - width
-    fill = tag("span", style=f"left:{left:.2f}%;width:{width:.2f}%", class_="g-split-minus" if value < 0 else "g-split-plus")
+    fill = tag(
+        "span", style=f"left:{left:.2f}%;width:{width:.2f}%", class_="g-split-minus" if value < 0 else "g-split-plus"
+    )
     return tag("span", fill, class_="g-split-bar", aria_hidden="true")

@@ -1,4 +1,7 @@
-"""The Reasons tab. See app/reasons/reasons.js for what the page does with the answers of :class:`grace_app.reasons.desk.Desk`.
+"""The Reasons tab.
+
+See app/reasons/reasons.js for what the page does with the answers of
+:class:`grace_app.reasons.server.ReasonsServer`.
 
 The frame stands in the template, which holds no value, so that nothing Python sends ever draws it anew.
 """
@@ -12,7 +15,7 @@ import gradio as gr
 from grace_app.explore import tab as explore
 from grace_app.page.html import Safe, join, tag
 from grace_app.page.scripts import html
-from grace_app.reasons.desk import Desk
+from grace_app.reasons.server import ReasonsServer
 from grace_app.reasons.view import STRONGEST, read_reasons
 from grace_app.workspace.messages import message_of
 from grace_app.workspace.shell import Shell
@@ -30,17 +33,21 @@ WORDS = (
 class ReasonsTab:
     shell: Shell
     component: gr.HTML
-    desk: Desk
+    server: ReasonsServer
 
 
 def build(shell: Shell) -> ReasonsTab:
     """Lay out the tab and wire it to Explore, which is built before."""
-    desk = Desk(shell.workspace)
+    server = ReasonsServer(shell.workspace)
     with gr.Tab("Reasons", id="reasons"), gr.Column(elem_classes="g-page"):
         component = html(
-            js="page/elements reasons/reasons", elem_id="g-reasons", value="", html_template=str(frame()), server_functions=desk.functions()
+            js="page/elements reasons/reasons",
+            elem_id="g-reasons",
+            value="",
+            html_template=str(frame()),
+            server_functions=server.functions(),
         )
-    tab = ReasonsTab(shell, component, desk)
+    tab = ReasonsTab(shell, component, server)
     first = shell.built["explore"]
 
     def search_from_here(event: gr.EventData):
@@ -53,70 +60,102 @@ def build(shell: Shell) -> ReasonsTab:
 
 
 def seek(tab: ReasonsTab, data: object) -> list:
-    """Explore under the query with a hit opened at its "Why?": values for its parts, what it is to search, and the row of tabs."""
+    """Explore under the query with a hit opened at its "Why?": values for its parts, what it is to search,
+    and the row of tabs.
+    """
     first = tab.shell.built["explore"]
     try:
-        shown = first.show_asked(explored(tab.desk, data))
+        shown = first.show_asked(explored(tab.server, data))
     except Exception as error:
         shown = [*first.show_collection(None, message_of(error)), explore.NOTHING]
     return [*shown, gr.Tabs(selected="explore")]
 
 
-def explored(desk: Desk, data: object) -> View:
+def explored(server: ReasonsServer, data: object) -> View:
     """The view of Explore that an event of the page asks for: ``{"view": …, "doc": …}``."""
     data = data if isinstance(data, dict) else {}
-    asked, _ = read_reasons(desk.workspace, data.get("view"), strict=True)
+    asked, _ = read_reasons(server.workspace, data.get("view"), strict=True)
     if not isinstance(data.get("doc"), str) or not asked.ask:
         raise GraceError("the page sent an event that does not fit; reload the page")
     columns = {"a": f"{asked.model}:text", "b": f"{asked.model}:rationale"}
     wanted = {"collection": asked.corpus, "k": "20", "q": asked.ask, "doc": data["doc"], "why": "b"} | columns
-    return read_view(desk.workspace, wanted, strict=True)[0]
+    return read_view(server.workspace, wanted, strict=True)[0]
 
 
 def frame() -> Safe:
     """Everything of the tab that does not depend on a collection."""
     slider = tag(
-        "input", type="range", min=str(-STRONGEST), max=str(STRONGEST), step="0.05", value="0", data_part="strength",
+        "input",
+        type="range",
+        min=str(-STRONGEST),
+        max=str(STRONGEST),
+        step="0.05",
+        value="0",
+        data_part="strength",
         aria_label="How much more, or less, of this reason",
-    )  # fmt: skip
+    )
     steering = tag(
         "div",
-        tag("span", "less"), slider, tag("span", "more"), tag("output", "0", data_part="told"),
+        tag("span", "less"),
+        slider,
+        tag("span", "more"),
+        tag("output", "0", data_part="told"),
         tag("button", "Reset", type="button", class_="g-button", data_do="reset"),
         class_="g-reasons-slider",
-    )  # fmt: skip
+    )
     close = tag("button", "Close", type="button", class_="g-close", data_do="close", title="Close the reason (Esc)")
     opened = tag(
         "section",
         tag("div", tag("h2", data_part="name", tabindex="-1", dir="auto"), close, class_="g-reasons-head"),
-        tag("div", steering, tag("label", tag("input", type="checkbox", data_part="only"), " only hits that have it"),
-            class_="g-reasons-steer", data_part="steering", hidden=True),
+        tag(
+            "div",
+            steering,
+            tag("label", tag("input", type="checkbox", data_part="only"), " only hits that have it"),
+            class_="g-reasons-steer",
+            data_part="steering",
+            hidden=True,
+        ),
         tag("p", class_="g-quiet", data_part="steered"),
         tag("div", data_part="reason"),
-        class_="g-reasons-opened", hidden=True, aria_label="The opened reason",
-    )  # fmt: skip
+        class_="g-reasons-opened",
+        hidden=True,
+        aria_label="The opened reason",
+    )
     asking = {"placeholder": "Split a query’s hits by reasons …", "aria_label": "Query to split by reasons"}
     query = tag("input", type="text", data_part="ask", **asking)
-    find = tag("input", type="search", data_part="find", placeholder="Find a reason …", aria_label="Show reasons with these words")
+    find = tag(
+        "input",
+        type="search",
+        data_part="find",
+        placeholder="Find a reason …",
+        aria_label="Show reasons with these words",
+    )
     aside = tag("div", find, tag("div", data_part="list", tabindex="-1"), class_="g-reasons-side")
     return tag(
         "div",
         tag("div", class_="g-reasons-banner"),
         tag(
             "div",
-            _select("corpus", "Collection"), _select("model", "Model"), _select("size", "Reasons"),
+            _select("corpus", "Collection"),
+            _select("model", "Model"),
+            _select("size", "Reasons"),
             tag("form", query, tag("button", "Split", class_="g-button g-primary"), class_="g-reasons-ask"),
             class_="g-reasons-controls",
         ),
         tag("div", class_="g-reasons-job", role="status"),
         tag("div", data_part="summary"),
-        tag("div", aside, tag("div", opened, tag("div", data_part="hits"), class_="g-reasons-main"), class_="g-reasons-body"),
+        tag(
+            "div",
+            aside,
+            tag("div", opened, tag("div", data_part="hits"), class_="g-reasons-main"),
+            class_="g-reasons-body",
+        ),
         tag("div", data_part="none"),
         tag("p", WORDS, class_="g-words"),
         tag("p", class_="g-spoken", role="status", data_part="spoken"),
         class_="g-reasons",
         data_busy=True,
-    )  # fmt: skip
+    )
 
 
 def _select(name: str, label: str) -> Safe:

@@ -1,4 +1,5 @@
-"""What the Reasons tab shows, as it stands in the address: ``?tab=reasons&corpus=&model=&size=&reason=&ask=&only=&steer=``.
+"""What the Reasons tab shows, as it stands in the address:
+``?tab=reasons&corpus=&model=&size=&reason=&ask=&only=&steer=``.
 
 Whatever comes from a browser is read here and nowhere else.
 """
@@ -19,8 +20,8 @@ STRONGEST = 2.0  # of the slider, in lengths of the query
 
 @dataclass(frozen=True)
 class ReasonsView:
-    """A collection, a model of it, how many reasons (None: the default), and, once asked, the opened reason, the query, whether only hits
-    with that reason are shown, and how strongly which reasons steer the query."""
+    """A collection, a model of it, how many reasons (None: the default), and, once asked, the opened reason,
+    the query, whether only hits with that reason are shown, and how strongly which reasons steer the query."""
 
     corpus: str
     model: str
@@ -33,31 +34,39 @@ class ReasonsView:
     def params(self) -> dict[str, str]:
         """As :func:`read_reasons` takes it, and, with ``tab=reasons``, as the address holds it."""
         return {
-            "corpus": self.corpus, "model": self.model, "size": "" if self.size is None else str(self.size),
-            "reason": "" if self.reason is None else str(self.reason), "ask": self.ask if len(self.ask) <= MAX_QUERY_IN_ADDRESS else "",
-            "only": "1" if self.only else "", "steer": ",".join(f"{reason}:{strength:g}" for reason, strength in self.steer),
-        }  # fmt: skip
+            "corpus": self.corpus,
+            "model": self.model,
+            "size": "" if self.size is None else str(self.size),
+            "reason": "" if self.reason is None else str(self.reason),
+            "ask": self.ask if len(self.ask) <= MAX_QUERY_IN_ADDRESS else "",
+            "only": "1" if self.only else "",
+            "steer": ",".join(f"{reason}:{strength:g}" for reason, strength in self.steer),
+        }
 
 
 def read_reasons(workspace, params: object, *, strict: bool = False) -> tuple[ReasonsView, list[str]]:
     """The view that ``params`` ask for, and what is wrong with them; wrong parts stand at their default.
 
-    Numbers of reasons are checked where the reasons are known. ``strict`` raises the first problem instead. Raises GraceError if nothing
-    is built.
+    Numbers of reasons are checked where the reasons are known. ``strict`` raises the first problem instead.
+    Raises GraceError if nothing is built.
     """
     given = params if isinstance(params, Mapping) else {}
     asked = {key: given[key].replace("\x00", "") if isinstance(given.get(key), str) else "" for key in KEYS}
     problems: list[str] = []
     corpus = default_view(workspace, asked["corpus"]).collection
     if asked["corpus"] and asked["corpus"] != corpus:
-        problems.append(f"there is no collection {asked['corpus'][:60]!r} here; there are: {', '.join(workspace.collections())}")
+        problems.append(
+            f"there is no collection {asked['corpus'][:60]!r} here; there are: {', '.join(workspace.collections())}"
+        )
         asked |= {"model": "", "reason": "", "steer": ""}
     models = models_of(workspace, corpus)
     view = ReasonsView(corpus, default_model(workspace, corpus, models))
     if asked["model"] in models:
         view = replace(view, model=asked["model"])
     elif asked["model"]:
-        problems.append(f"{corpus} has no model {asked['model'][:60]!r} with rationales; there are: {', '.join(models) or 'none'}")
+        problems.append(
+            f"{corpus} has no model {asked['model'][:60]!r} with rationales; there are: {', '.join(models) or 'none'}"
+        )
         asked |= {"reason": "", "steer": ""}
     for key in ("size", "reason"):
         if asked[key].isascii() and asked[key].isdigit() and len(asked[key]) < 7:
@@ -80,7 +89,10 @@ def read_reasons(workspace, params: object, *, strict: bool = False) -> tuple[Re
 
 
 def read_steer(text: str) -> tuple[tuple[int, float], ...]:
-    """``"3:0.5,7:-1"`` as reasons and strengths; those of 0 are left out. Raises GraceError if it is nothing like that."""
+    """``"3:0.5,7:-1"`` as reasons and strengths; those of 0 are left out.
+
+    Raises GraceError if it is nothing like that.
+    """
     found: dict[int, float] = {}
     for part in text[:400].split(",")[: STEERED + 1]:
         number, _, strength = part.partition(":")
@@ -88,8 +100,12 @@ def read_steer(text: str) -> tuple[tuple[int, float], ...]:
             found[int(number)] = round(float(strength), 3)
         except (ValueError, OverflowError):
             raise GraceError(f"steer is {text[:60]!r}, expected reasons with strengths, such as 3:0.5,7:-1") from None
-    if len(found) > STEERED or any(number < 0 or not math.isfinite(value) or abs(value) > STRONGEST for number, value in found.items()):
-        raise GraceError(f"steer is {text[:60]!r}, expected at most {STEERED} reasons with strengths from -{STRONGEST:g} to {STRONGEST:g}")
+    if len(found) > STEERED or any(
+        number < 0 or not math.isfinite(value) or abs(value) > STRONGEST for number, value in found.items()
+    ):
+        raise GraceError(
+            f"steer is {text[:60]!r}, expected at most {STEERED} reasons with strengths from -{STRONGEST:g} to {STRONGEST:g}"
+        )
     return tuple((number, value) for number, value in found.items() if value)
 
 

@@ -1,7 +1,9 @@
-"""The curves of training runs, as what app/training/curves.js draws: lines, axes and their ticks, titles, all in one JSON document.
+"""The curves of training runs, as what app/training/curves.js draws: lines, axes and their ticks, titles, all
+in one JSON document.
 
-Drawn as SVG by a script of our own and not with plotly: fifteen small line charts need no 5 MB of script before the first of them is there,
-and take their colours from style.css, so that light and dark need no second drawing.
+Drawn as SVG by a script of our own and not with plotly: fifteen small line charts need no 5 MB of script
+before the first of them is there, and take their colours from style.css, so that light and dark need no
+second drawing.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ REST = (
     Measure("contrastive", "Contrastive loss", "through the rollouts’ embeddings"),
     Measure("retain", "Retention loss", "KL from the starting model on plain texts", (0.0,)),
     Measure("loss", "Loss", "as the optimizer sees it"),
-)  # fmt: skip
+)
 
 
 def measures(runs: Sequence[Run]) -> list[Measure]:
@@ -69,7 +71,10 @@ def curves(runs: Sequence[Run], view: TrainingView) -> str:
     if not ticked:
         return "{}"
     shown = [run for _, run in ticked]
-    reach = reach_of(max((run.reached for run in shown), default=0), max((run.planned or 0 for run in shown if run.running), default=0))
+    reach = reach_of(
+        max((run.reached for run in shown), default=0),
+        max((run.planned or 0 for run in shown if run.running), default=0),
+    )
     charts = []
     if any(run.evaluations for run in shown):
         charts.append(chart(HELD_OUT, [(place, run, run.evaluations) for place, run in ticked], held_out=True))
@@ -90,7 +95,12 @@ def chart(measure: Measure, rows: Sequence[tuple[int, Run, Sequence[dict]]], *, 
         if not any(value is not None for _, value in points):
             continue
         kept = thin([value for _, value in points], POINTS)
-        line = {"place": place, "name": run.name, "x": [points[i][0] for i in kept], "y": [_short(points[i][1]) for i in kept]}
+        line = {
+            "place": place,
+            "name": run.name,
+            "x": [points[i][0] for i in kept],
+            "y": [_short(points[i][1]) for i in kept],
+        }
         if held_out:
             line |= {"base": _short(run.base), "best": run.best["step"]}
         elif len(points) > NOISY:
@@ -98,15 +108,25 @@ def chart(measure: Measure, rows: Sequence[tuple[int, Run, Sequence[dict]]], *, 
             line["mean"] = [_short(mean[i]) for i in kept]
         lines.append(line)
     seen = [value for line in lines for value in (*line["y"], line.get("base")) if value is not None]
-    low, high = span([*seen, *measure.room], fixed=measure.room == (0.0, 1.0) and all(0 <= value <= 1 for value in seen))
+    low, high = span(
+        [*seen, *measure.room], fixed=measure.room == (0.0, 1.0) and all(0 <= value <= 1 for value in seen)
+    )
     return {
-        "key": measure.key, "title": measure.title, "note": measure.note, "wide": held_out, "low": low, "high": high,
-        "ticks": ticks(low, high, 5 if held_out else 3), "lines": lines,
-    }  # fmt: skip
+        "key": measure.key,
+        "title": measure.title,
+        "note": measure.note,
+        "wide": held_out,
+        "low": low,
+        "high": high,
+        "ticks": ticks(low, high, 5 if held_out else 3),
+        "lines": lines,
+    }
 
 
 def reach_of(reached: int, planned: int) -> int:
-    """Where the axis of steps ends: while a run goes on (``planned`` steps, else 0) at a round number, so as to stand still for a while."""
+    """Where the axis of steps ends: while a run goes on (``planned`` steps, else 0) at a round number, so as
+    to stand still for a while.
+    """
     if reached <= 0:
         return planned or 1
     size = 10 ** math.floor(math.log10(reached))
@@ -138,7 +158,9 @@ def ticks(low: float, high: float, wanted: int) -> list[float]:
 
 
 def thin(values: Sequence[float | None], limit: int) -> list[int]:
-    """Places of at most some ``limit`` values that look the same: the lowest and the highest of every stretch, gaps, and both ends."""
+    """Places of at most some ``limit`` values that look the same: the lowest and the highest of every
+    stretch, gaps, and both ends.
+    """
     if len(values) <= limit:
         return list(range(len(values)))
     kept = {0, len(values) - 1}
@@ -153,7 +175,9 @@ def thin(values: Sequence[float | None], limit: int) -> list[int]:
 
 
 def smooth(values: Sequence[float | None], width: int) -> list[float | None]:
-    """The mean of up to ``width`` values on either side of each, at the ends of as many as there are on both sides; gaps stay gaps."""
+    """The mean of up to ``width`` values on either side of each, at the ends of as many as there are on both
+    sides; gaps stay gaps.
+    """
     sums, counts = [0.0], [0]
     for value in values:
         sums.append(sums[-1] + (value or 0.0))

@@ -18,14 +18,35 @@ PROBE_LENGTH = 90  # characters of a probe text in the list
 SHOWN = 8_000  # characters of a text or a rationale that are put into the page
 
 
-def render_runs(runs: Sequence[Run], view: TrainingView, root: Path, *, only_kept: bool = False, message: str = "") -> Safe:
+def render_runs(
+    runs: Sequence[Run], view: TrainingView, root: Path, *, only_kept: bool = False, message: str = ""
+) -> Safe:
     """All runs, the ticked ones in their colours. With a message the address is left as it is."""
-    listed = tag("ul", *(_run(run, view) for run in runs), class_="g-runs", aria_label="Training runs") if runs else _no_runs(root)
+    listed = (
+        tag("ul", *(_run(run, view) for run in runs), class_="g-runs", aria_label="Training runs")
+        if runs
+        else _no_runs(root)
+    )
     told = None
     if only_kept:
         start = join(_code("grace train configs/demo-grace.yaml"), " starts one, and it takes their place.")
-        told = tag("p", "Finished runs of the study, the best first. ", _code(str(root)), " holds no run yet: ", start, class_="g-note")
-    return tag("div", banner(message), told, listed, class_="g-training", data_view=json.dumps(view.params()), data_keep=bool(message))
+        told = tag(
+            "p",
+            "Finished runs of the study, the best first. ",
+            _code(str(root)),
+            " holds no run yet: ",
+            start,
+            class_="g-note",
+        )
+    return tag(
+        "div",
+        banner(message),
+        told,
+        listed,
+        class_="g-training",
+        data_view=json.dumps(view.params()),
+        data_keep=bool(message),
+    )
 
 
 def _no_runs(root: Path) -> Safe:
@@ -35,7 +56,7 @@ def _no_runs(root: Path) -> Safe:
         tag("p", "Start one with ", _code("grace train configs/demo-grace.yaml"), "; it shows up here."),
         tag("p", "Runs are looked for in the folder ", _code(str(root)), "; ", _code("--runs"), " names another."),
         class_="g-empty",
-    )  # fmt: skip
+    )
 
 
 def _code(words: str) -> Safe:
@@ -70,12 +91,21 @@ def _run(run: Run, view: TrainingView) -> Safe:
                 dir="auto",
                 title=run.name,
             ),
-            tag("span", join(run.kind or "unknown kind", f" · {shorten(run.model, 48)}" if run.model else ""), class_="g-quiet g-run-kind"),
+            tag(
+                "span",
+                join(run.kind or "unknown kind", f" · {shorten(run.model, 48)}" if run.model else ""),
+                class_="g-quiet g-run-kind",
+            ),
             class_="g-run-name",
         ),
         tag("div", *_progress(run), class_="g-run-state"),
         tag("div", tag("span", "best nDCG@10", class_="g-quiet g-run-label"), scores, class_="g-run-best"),
-        tag("span", _clock(run.changed), class_="g-quiet g-run-time", title="started" if run.state == "running" else "ended"),
+        tag(
+            "span",
+            _clock(run.changed),
+            class_="g-quiet g-run-time",
+            title="started" if run.state == "running" else "ended",
+        ),
         tag("p", run.alarm, class_="g-run-alarm") if run.alarm else None,
         [tag("p", problem, class_="g-run-problem g-quiet") for problem in run.problems],
         class_=f"g-run {'g-run-off' if place is None else f'g-run-{place}'}",
@@ -97,11 +127,20 @@ def _progress(run: Run) -> list[Safe]:
         label = chip("running", kind="g-state-running")
         left = f"about {duration(run.seconds_left)} left" if run.seconds_left else ""
     else:
-        label = chip("no sign of life" if run.silent else run.state, kind=f"g-state-{'silent' if run.silent else run.state.split()[0]}")
+        label = chip(
+            "no sign of life" if run.silent else run.state,
+            kind=f"g-state-{'silent' if run.silent else run.state.split()[0]}",
+        )
         left = f"no sign of life for {run.silent}" if run.silent else ""
     percent = round(100 * min(1.0, run.reached / run.planned)) if run.planned else 0
     return [
-        tag("div", label, tag("span", steps), tag("span", left, class_="g-quiet") if left else None, class_="g-run-steps"),
+        tag(
+            "div",
+            label,
+            tag("span", steps),
+            tag("span", left, class_="g-quiet") if left else None,
+            class_="g-run-steps",
+        ),
         tag(
             "div",
             tag("div", class_="g-progress-fill", style=f"width:{percent}%"),
@@ -158,7 +197,8 @@ def _evolution(run: Run, view: TrainingView) -> list[Safe]:
     texts = [probe["text"] for probe in run.probes[-1]["probes"]]
     probe = min(view.probe, len(texts) - 1)
     text = texts[probe]
-    # a configuration that was edited between two parts of a run may have changed the probes: they are told apart by their texts
+    # a configuration that was edited between two parts of a run may have changed the probes: they are told
+    # apart by their texts
     old, new = (next((p["rationale"] for p in row["probes"] if p["text"] == text), None) for row in (first, second))
     before, after = content_words(old or ""), content_words(new or "")
     best = run.best["step"] if run.best else None
@@ -170,7 +210,13 @@ def _evolution(run: Run, view: TrainingView) -> list[Safe]:
             tag(
                 "div",
                 *(
-                    _choice(shorten(text, PROBE_LENGTH) or "(empty)", what="probe", value=str(i), chosen=i == probe, kind="g-probe")
+                    _choice(
+                        shorten(text, PROBE_LENGTH) or "(empty)",
+                        what="probe",
+                        value=str(i),
+                        chosen=i == probe,
+                        kind="g-probe",
+                    )
                     for i, text in enumerate(texts)
                 ),
                 class_="g-probe-list",
@@ -179,7 +225,14 @@ def _evolution(run: Run, view: TrainingView) -> list[Safe]:
             ),
             tag(
                 "div",
-                tag("div", _paragraphs(text), class_="g-probe-text", tabindex="0", role="region", aria_label="The probe text"),
+                tag(
+                    "div",
+                    _paragraphs(text),
+                    class_="g-probe-text",
+                    tabindex="0",
+                    role="region",
+                    aria_label="The probe text",
+                ),
                 tag(
                     "div",
                     _card("left", first, best, _written(old, gone=before - after)),
@@ -190,7 +243,9 @@ def _evolution(run: Run, view: TrainingView) -> list[Safe]:
                     "p",
                     tag("span", tag("mark", "word", class_="g-mark-new"), " not on the left"),
                     tag("span", tag("mark", "word", class_="g-mark-gone"), " not on the right"),
-                    None if old is None or new is None or old != new else tag("span", "Both are the same, word for word."),
+                    None
+                    if old is None or new is None or old != new
+                    else tag("span", "Both are the same, word for word."),
                     class_="g-legend",
                 ),
                 class_="g-probe-shown",
@@ -207,12 +262,16 @@ def chosen(run: Run, view: TrainingView) -> tuple[dict, dict]:
         return min(run.probes, key=lambda row: abs(row["step"] - step))
 
     first, last = run.probes[0]["step"], run.probes[-1]["step"]
-    best = run.best["step"] if run.best and run.best["step"] != first else last  # a best that is the first says nothing new
+    best = (
+        run.best["step"] if run.best and run.best["step"] != first else last
+    )  # a best that is the first says nothing new
     return nearest(first if view.start is None else view.start), nearest(best if view.step is None else view.step)
 
 
 def _timeline(run: Run, first: int, second: int) -> Safe:
-    """A column for each evaluation with probes: a bar of its score, the score, the step, and a button for either side."""
+    """A column for each evaluation with probes: a bar of its score, the score, the step, and a button for
+    either side.
+    """
     scores = {row["step"]: row["ndcg@10"] for row in run.scored}
     known = [scores.get(row["step"], row["ndcg@10"]) for row in run.probes]
     there = [score for score in known if score is not None]
@@ -225,7 +284,12 @@ def _timeline(run: Run, first: int, second: int) -> Safe:
         columns.append(
             tag(
                 "div",
-                tag("div", tag("div", style=f"height:{height}%", class_="g-time-fill"), class_="g-time-bar", aria_hidden="true"),
+                tag(
+                    "div",
+                    tag("div", style=f"height:{height}%", class_="g-time-fill"),
+                    class_="g-time-bar",
+                    aria_hidden="true",
+                ),
                 tag("span", "—" if score is None else f"{score:.4f}", class_="g-time-score"),
                 tag("span", f"step {number(step)}", class_="g-quiet"),
                 class_=f"g-time{' g-time-best' if step == best else ''}",
@@ -237,10 +301,14 @@ def _timeline(run: Run, first: int, second: int) -> Safe:
     rows = []
     for what, side, now in (("from", "left", first), ("step", "right", second)):
         buttons = [
-            _choice(side, what=what, value=str(step), chosen=step == now, kind="g-time-pick", label=f"{side}: step {step}")
+            _choice(
+                side, what=what, value=str(step), chosen=step == now, kind="g-time-pick", label=f"{side}: step {step}"
+            )
             for step in (row["step"] for row in run.probes)
         ]
-        rows.append(tag("div", *buttons, class_="g-time-row", role="radiogroup", aria_label=f"Evaluation on the {side}"))
+        rows.append(
+            tag("div", *buttons, class_="g-time-row", role="radiogroup", aria_label=f"Evaluation on the {side}")
+        )
     return tag(
         "div", tag("div", tag("div", *columns, class_="g-time-row"), *rows, class_="g-time-line"), class_="g-timeline"
     )
@@ -264,10 +332,15 @@ def _choice(content: object, *, what: str, value: str, chosen: bool, kind: str, 
 
 
 def _card(side: str, row: dict, best: int | None, body: Safe) -> Safe:
-    head = [tag("b", f"Step {number(row['step'])}"), tag("span", "before training", class_="g-quiet") if row["step"] == 0 else None]
+    head = [
+        tag("b", f"Step {number(row['step'])}"),
+        tag("span", "before training", class_="g-quiet") if row["step"] == 0 else None,
+    ]
     head.append(chip("best", kind="g-relevant") if row["step"] == best else None)
     score = None if row["ndcg@10"] is None else tag("span", f"nDCG@10 {row['ndcg@10']:.4f}", class_="g-score")
-    return tag("div", tag("div", *head, score, class_="g-label"), body, class_=f"g-card g-card-{side}", data_step=row["step"])
+    return tag(
+        "div", tag("div", *head, score, class_="g-label"), body, class_=f"g-card g-card-{side}", data_step=row["step"]
+    )
 
 
 def _written(rationale: str | None, **classes: set[str]) -> Safe:
@@ -276,8 +349,14 @@ def _written(rationale: str | None, **classes: set[str]) -> Safe:
     if not rationale.strip():
         return tag("p", "Empty: the model ended its turn at once.", class_="g-quiet")
     cut = rationale[:SHOWN]
-    more = tag("p", f"… and {number(len(rationale) - SHOWN)} more characters", class_="g-quiet") if len(rationale) > SHOWN else None
-    return join(*(tag("p", rationale_text(part, **classes), dir="auto") for part in cut.splitlines() if part.strip()), more)
+    more = (
+        tag("p", f"… and {number(len(rationale) - SHOWN)} more characters", class_="g-quiet")
+        if len(rationale) > SHOWN
+        else None
+    )
+    return join(
+        *(tag("p", rationale_text(part, **classes), dir="auto") for part in cut.splitlines() if part.strip()), more
+    )
 
 
 def _paragraphs(text: str) -> Safe:

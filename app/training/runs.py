@@ -1,8 +1,9 @@
 """The training runs on disk, read as they grow. What a run writes is described in :mod:`grace_core.training.callbacks`.
 
-A run may be writing while it is read, may have been killed in the middle of a line, or edited by hand. So nothing here raises because of
-what a file holds: what cannot be read is left out and said in one line among :attr:`Run.problems`. Names that come from a browser are
-looked up among the folders that were found; no path is made from them.
+A run may be writing while it is read, may have been killed in the middle of a line, or edited by hand. So
+nothing here raises because of what a file holds: what cannot be read is left out and said in one line among
+:attr:`Run.problems`. Names that come from a browser are looked up among the folders that were found; no path
+is made from them.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ MAX_STEP = 10**9
 
 @dataclass(frozen=True)
 class Run:
-    """One run as it stood when it was read. Rows are in the order of their steps, one for each; values that are not finite are None."""
+    """One run as it stood when it was read.
+
+    Rows are in the order of their steps, one for each; values that are not finite are None.
+    """
 
     name: str
     state: str  # one of STATES, or "unknown"
@@ -74,11 +78,21 @@ class Run:
     def summary(self) -> dict:
         best = self.best
         return {
-            "name": self.name, "state": self.state, "silent": self.silent, "method": self.method, "mode": self.mode,
-            "objective": self.objective, "model": self.model, "steps": self.reached, "planned_steps": self.planned,
-            "seconds_left": self.seconds_left, "best": {"step": best["step"], "ndcg@10": best["ndcg@10"]} if best else None,
-            "base_ndcg@10": self.base, "alarm": self.alarm, "problems": list(self.problems),
-        }  # fmt: skip
+            "name": self.name,
+            "state": self.state,
+            "silent": self.silent,
+            "method": self.method,
+            "mode": self.mode,
+            "objective": self.objective,
+            "model": self.model,
+            "steps": self.reached,
+            "planned_steps": self.planned,
+            "seconds_left": self.seconds_left,
+            "best": {"step": best["step"], "ndcg@10": best["ndcg@10"]} if best else None,
+            "base_ndcg@10": self.base,
+            "alarm": self.alarm,
+            "problems": list(self.problems),
+        }
 
 
 class Runs:
@@ -93,7 +107,10 @@ class Runs:
         self._lock = threading.Lock()
 
     def all(self) -> list[Run]:
-        """The newest first: by when a run was started or, once it has ended, when it ended. Of the kept ones the best first."""
+        """The newest first: by when a run was started or, once it has ended, when it ended.
+
+        Of the kept ones the best first.
+        """
         with self._lock:
             own = _folders(self.root)
             folders = own or (_folders(self.kept) if self.kept else [])
@@ -142,7 +159,9 @@ class _Folder:
         self.metrics.refresh()
         self.probes.refresh()
         about_stamp = _stamp(self.path / "run.json")
-        written = max((stamp[2] for stamp in (about_stamp, self.metrics.stamp, self.probes.stamp) if stamp), default=0) / 1e9
+        written = (
+            max((stamp[2] for stamp in (about_stamp, self.metrics.stamp, self.probes.stamp) if stamp), default=0) / 1e9
+        )
         stamp = (about_stamp, self.metrics.stamp, self.probes.stamp)
         if self._made is None or self._made.stamp[:3] != stamp:
             self._made = self._make(about_stamp, stamp)
@@ -158,7 +177,10 @@ class _Folder:
     def _make(self, about_stamp: tuple | None, stamp: tuple) -> Run:
         about, problem = _read_about(self.path / "run.json", about_stamp)
         config = about.get("config") if isinstance(about.get("config"), dict) else {}
-        named = {key: value if isinstance(value := config.get(key), str) else "" for key in ("method", "mode", "objective", "model")}
+        named = {
+            key: value if isinstance(value := config.get(key), str) else ""
+            for key in ("method", "mode", "objective", "model")
+        }
         if named["method"] in ("cl", "simcse", "best_of_n"):
             named["objective"] = ""  # it has one in its configuration, which means nothing to it
         steps, evaluations = _by_step(self.metrics.rows, "eval", without=True), _by_step(self.metrics.rows, "eval")
@@ -166,21 +188,37 @@ class _Folder:
         planned = about.get("steps") if _is_step(about.get("steps")) else None
         state = about.get("state") if about.get("state") in STATES else "unknown"
         seconds = [row["seconds"] for row in steps[-RECENT:] if row.get("seconds")]
-        left = median(seconds) * (planned - reached) if seconds and planned and state == "running" and planned >= reached else None
+        left = (
+            median(seconds) * (planned - reached)
+            if seconds and planned and state == "running" and planned >= reached
+            else None
+        )
         changed = _number(about.get("time"))
         alarm = about.get("alarm") if isinstance(about.get("alarm"), str) else None
         if state == "collapsed" and not alarm:
             alarm = f"the collapse alarm stopped it at step {reached}"
         return Run(
-            name=self.path.name, state=state, planned=planned, reached=reached, seconds_left=left, alarm=alarm, **named,
+            name=self.path.name,
+            state=state,
+            planned=planned,
+            reached=reached,
+            seconds_left=left,
+            alarm=alarm,
+            **named,
             changed=changed if changed is not None else max((part[2] for part in stamp if part), default=0) / 1e9,
             problems=tuple(line for line in (problem, self.metrics.problem, self.probes.problem) if line),
-            steps=steps, evaluations=evaluations, probes=_probes(self.probes.rows), stamp=stamp,
-        )  # fmt: skip
+            steps=steps,
+            evaluations=evaluations,
+            probes=_probes(self.probes.rows),
+            stamp=stamp,
+        )
 
 
 class _Rows:
-    """The objects in a JSONL file that grows. A file that was written anew, as by a resumed run, is read from its start."""
+    """The objects in a JSONL file that grows.
+
+    A file that was written anew, as by a resumed run, is read from its start.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -226,7 +264,9 @@ class _Rows:
         self._end += len(new) - len(last)
         if self._end + len(last) >= MAX_BYTES:
             self._end = MAX_BYTES
-        elif last and self._take(last, complete=False):  # no newline at the end, yet the row is whole: half of an object is none
+        elif last and self._take(
+            last, complete=False
+        ):  # no newline at the end, yet the row is whole: half of an object is none
             self._end += len(last)
 
     def _take(self, line: bytes, *, complete: bool = True) -> bool:
@@ -247,7 +287,10 @@ class _Rows:
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """What changes when a regular file does: which one it is, its size, when it was written (ns). None if there is none."""
+    """What changes when a regular file does: which one it is, its size, when it was written (ns).
+
+    None if there is none.
+    """
     try:
         if not path.is_file():
             return None
@@ -287,26 +330,34 @@ def _number(value: object) -> float | None:
 
 
 def _by_step(rows: list[dict], key: str, *, without: bool = False) -> tuple[dict, ...]:
-    """Numbers of the rows with ``key``, which are those below it, or of the rows without it; the last of a step counts."""
+    """Numbers of the rows with ``key``, which are those below it, or of the rows without it; the last of a
+    step counts.
+    """
     found = {}
     for row in rows:
         values = row if without else row.get(key)
         if (key in row) == without or not isinstance(values, dict):
             continue
-        numbers = {name: _number(value) for name, value in values.items() if isinstance(value, (int, float)) and name != "step"}
+        numbers = {
+            name: _number(value) for name, value in values.items() if isinstance(value, (int, float)) and name != "step"
+        }
         found[row["step"]] = {"step": row["step"], **numbers}
     return tuple(found[step] for step in sorted(found))
 
 
 def _probes(rows: list[dict]) -> tuple[dict, ...]:
-    """``{"step", "ndcg@10", "probes": [{"text", "rationale"}]}`` of every evaluation; probes that are no two texts are left out."""
+    """``{"step", "ndcg@10", "probes": [{"text", "rationale"}]}`` of every evaluation; probes that are no two
+    texts are left out.
+    """
     found = {}
     for row in rows:
         listed = row.get("probes") if isinstance(row.get("probes"), list) else []
         kept = [
             {"text": probe["text"], "rationale": probe["rationale"]}
             for probe in listed
-            if isinstance(probe, dict) and isinstance(probe.get("text"), str) and isinstance(probe.get("rationale"), str)
+            if isinstance(probe, dict)
+            and isinstance(probe.get("text"), str)
+            and isinstance(probe.get("rationale"), str)
         ]
         if kept:
             found[row["step"]] = {"step": row["step"], "ndcg@10": _number(row.get("ndcg@10")), "probes": kept}

@@ -1,7 +1,8 @@
 """The Training tab: runs on disk, their curves, and how their rationales change; it follows runs that go on.
 
-A timer looks at the files while the tab is shown. What it finds unchanged is not sent again. All events of the tab wait for one another
-(``ONE_AT_A_TIME``), so that no answer to the timer can overtake one to a click; none takes longer than reading what was appended.
+A timer looks at the files while the tab is shown. What it finds unchanged is not sent again. All events of
+the tab wait for one another (``ONE_AT_A_TIME``), so that no answer to the timer can overtake one to a click;
+none takes longer than reading what was appended.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from grace_app.training.render import render_probes, render_runs
 from grace_app.training.runs import Run, Runs
 from grace_app.workspace.messages import message_of
 from grace_app.workspace.shell import Shell
-from grace_app.workspace.view import TrainingView, change_training, read_training, settle
+from grace_app.workspace.view import TrainingView, change_training, read_training, revalidated
 
 TICK = 3.0  # seconds
 ONE_AT_A_TIME = {"concurrency_limit": 1, "concurrency_id": "training"}
@@ -75,7 +76,7 @@ def _wire(tab: TrainingTab) -> None:
         names, problems = [run.name for run in runs], []
         if view is None:
             view, problems = read_training(names, dict(request.query_params))
-        return [*tab.show(runs, settle(view, names), "; ".join(problems)), gr.Timer(active=True)]
+        return [*tab.show(runs, revalidated(view, names), "; ".join(problems)), gr.Timer(active=True)]
 
     def picked(event: gr.EventData, view):
         return pick(tab, view, event._data)
@@ -94,7 +95,7 @@ def pick(tab: TrainingTab, view: TrainingView | None, data: object) -> list:
     """What a click asks for, from what the page shows; what is wrong with it stands above what is shown already."""
     runs = tab.runs.all()
     names = [run.name for run in runs]
-    view = settle(view, names) if view else read_training(names, {})[0]
+    view = revalidated(view, names) if view else read_training(names, {})[0]
     try:
         return tab.show(runs, change_training(view, names, data))
     except Exception as error:
@@ -107,6 +108,8 @@ def look(tab: TrainingTab, view: TrainingView | None, seen: tuple | None) -> lis
     if view is None or seen is None or seen == stamp_of(runs):
         return [gr.skip()] * len(tab.everything)
     names = [run.name for run in runs]
-    settled = settle(view, names)
-    nothing_left = not settled.ticked and (view.ticked or not seen)  # the ticked ones are gone, or this is the first run
+    settled = revalidated(view, names)
+    nothing_left = not settled.ticked and (
+        view.ticked or not seen
+    )  # the ticked ones are gone, or this is the first run
     return tab.show(runs, read_training(names, {})[0] if nothing_left else settled)

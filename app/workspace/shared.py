@@ -1,7 +1,8 @@
 """One model in memory for all: searches of several people and a build at the same time.
 
-A model runs one forward at a time, and takes its turns in the order they were asked for, a decoding step each. So a search during a
-build is slowed down by the build's steps, but never waits for a whole batch; a plain lock would let the build take every turn.
+A model runs one forward at a time, and takes its turns in the order they were asked for, a decoding step
+each. So a search during a build is slowed down by the build's steps, but never waits for a whole batch; a
+plain lock would let the build take every turn.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from grace_core.model import GraceModel
 log = logging.getLogger("app")
 
 
-class Turns:
+class FairLock:
     """A lock that is given to waiting threads in the order in which they came."""
 
     def __init__(self):
@@ -46,7 +47,7 @@ class SharedEngine(TransformersEngine):
 
     def __init__(self, engine: TransformersEngine):
         super().__init__(engine.model, pad_id=engine.pad_id, end_ids=engine.end_ids)
-        self._turns = Turns()
+        self._fair_lock = FairLock()
         self._thread = threading.local()
 
     @contextmanager
@@ -59,11 +60,11 @@ class SharedEngine(TransformersEngine):
             del self._thread.check
 
     def pool(self, prompts, forced=None):
-        with self._turns:
+        with self._fair_lock:
             return super().pool(prompts, forced)
 
     def states(self, prompts, forced):
-        with self._turns:
+        with self._fair_lock:
             return super().states(prompts, forced)
 
     def decode(self, prompts, decoding, seeds=None, *, width=None):
@@ -71,7 +72,7 @@ class SharedEngine(TransformersEngine):
         while True:
             if check := getattr(self._thread, "check", None):
                 check()
-            with self._turns:
+            with self._fair_lock:
                 made = next(running, None)
             if made is None:
                 return
@@ -85,7 +86,10 @@ def share(model: GraceModel) -> GraceModel:
 
 
 class QueryCache:
-    """The newest representations in memory, in front of the cache on disk if that can be used. A broken disk cache is let go."""
+    """The newest representations in memory, in front of the cache on disk if that can be used.
+
+    A broken disk cache is let go.
+    """
 
     def __init__(self, disk: RepresentationCache | None, *, size: int = 1000):
         self.disk = disk

@@ -1,4 +1,8 @@
-"""The tabs. Each module has ``build(shell)``, which lays out one ``gr.Tab`` and wires it; :mod:`grace_app.main` lists them in order."""
+"""The tabs.
+
+Each module has ``build(shell)``, which lays out one ``gr.Tab`` and wires it; :mod:`grace_app.main` lists them
+in order.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,9 @@ from grace_app.workspace.state import Workspace
 
 @dataclass
 class Shell:
-    """What tabs share: the workspace, the training runs, the row of tabs, and each other by name, as far as they are built."""
+    """What tabs share: the workspace, the training runs, the row of tabs, and each other by name, as far as
+    they are built.
+    """
 
     workspace: Workspace
     runs: Runs

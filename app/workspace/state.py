@@ -1,7 +1,7 @@
 """The workspace: collections, indexes and models that are open, shared by all who use the explorer.
 
-Kept outside of Gradio's session state, which is dropped an hour after a tab is closed. Importing this module is light: torch and
-transformers come with the first index or model that is opened.
+Kept outside of Gradio's session state, which is dropped an hour after a tab is closed. Importing this module
+is light: torch and transformers come with the first index or model that is opened.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ class Workspace:
         self._sources: dict[str, tuple[tuple, tuple[str, str, str]]] = {}
         self._opening = threading.RLock()
         self._loading = threading.RLock()
-        self._keeping = threading.Lock()  # of _models, for a moment: nobody waits there for a model that is being loaded
+        self._keeping = (
+            threading.Lock()
+        )  # of _models, for a moment: nobody waits there for a model that is being loaded
 
     def collections(self) -> list[str]:
         """Names of the collections with at least one finished model."""
@@ -82,7 +84,10 @@ class Workspace:
             return self._facets[name]
 
     def columns(self, name: str) -> list[Column]:
-        """Text only and, where the index has rationales, with rationale, of every finished model. Raises GraceError if none is."""
+        """Text only and, where the index has rationales, with rationale, of every finished model.
+
+        Raises GraceError if none is.
+        """
         collection = self.collection(name)
         columns, damaged = [], None
         for model in collection.models:
@@ -102,11 +107,16 @@ class Workspace:
         """All single columns of a collection, and BM25 with each of the others: what can be chosen without typing."""
         singles = [single for single in single_names(self.collection(name)) if single.kind != "grace"]
         columns: list[AnyColumn] = [*self.columns(name), *(_other(single) for single in singles)]
-        whole = [single for single in single_names(self.collection(name)) if single.kind == "encoder" or single.rationale]
+        whole = [
+            single for single in single_names(self.collection(name)) if single.kind == "encoder" or single.rationale
+        ]
         return columns + [_other(Sum(((1.0, Single("bm25")), (1.0, single)))) for single in whole]
 
     def column(self, name: str, text: str) -> AnyColumn:
-        """The column of a link or a list. Raises GraceError for one that the collection does not have; no path is looked at."""
+        """The column of a link or a list.
+
+        Raises GraceError for one that the collection does not have; no path is looked at.
+        """
         columns = {column.id: column for column in self.columns(name)}
         if text in columns:
             return columns[text]
@@ -122,7 +132,11 @@ class Workspace:
             return _other(asked)
         parts = []
         for part in asked.parts:
-            both = [Single(part.kind, part.model, rationale) for rationale in (True, False)] if part.rationale is None else [part]
+            both = (
+                [Single(part.kind, part.model, rationale) for rationale in (True, False)]
+                if part.rationale is None
+                else [part]
+            )
             found = part if part.id in there else next((one for one in both if one.id in there), None)
             if found is None:
                 raise GraceError(f"{told}; {part.id} is none of them")
@@ -142,9 +156,12 @@ class Workspace:
             known = self._columns.get(collection)
             if known is None or known[0] is not there or known[1] != stamp:
                 made = Columns(
-                    there, open_index=lambda model: self.index(collection, model), explainer=self.explainer, encoder=self.encoder_of,
+                    there,
+                    open_index=lambda model: self.index(collection, model),
+                    explainer=self.explainer,
+                    encoder=self.encoder_of,
                     rows=known[2].rows if known and known[0] is there else None,
-                )  # fmt: skip
+                )
                 known = self._columns[collection] = (there, stamp, made)
             return known[2].open(column.id)
 
@@ -163,7 +180,9 @@ class Workspace:
         manifest = opened.folder / model / "manifest.json"
         with self._opening:
             if model not in opened.models:
-                raise GraceError(f"{collection} has no finished index of {model!r}; there are: {', '.join(opened.models) or 'none'}")
+                raise GraceError(
+                    f"{collection} has no finished index of {model!r}; there are: {', '.join(opened.models) or 'none'}"
+                )
             stamp = manifest.stat().st_mtime_ns
             known = self._indexes.get((collection, model))
             if known is None or known[0] != stamp or known[1].collection is not opened:
@@ -196,7 +215,11 @@ class Workspace:
         """The model that built ``index``, loaded once and ready for several threads."""
         from grace_app.workspace.shared import share
 
-        key = (index.manifest["model"]["sha256"], index.manifest["dtype"], json.dumps(asdict(index.settings), sort_keys=True))
+        key = (
+            index.manifest["model"]["sha256"],
+            index.manifest["dtype"],
+            json.dumps(asdict(index.settings), sort_keys=True),
+        )
         if found := self._kept(key):
             return found
         with self._loading:
@@ -215,14 +238,22 @@ class Workspace:
             return known
 
     def load(self, source: str) -> GraceModel:
-        """A model by its demo name, folder or Hugging Face id, with its own settings; one that is in memory is not loaded again."""
+        """A model by its demo name, folder or Hugging Face id, with its own settings; one that is in memory
+        is not loaded again.
+        """
         from grace_app.workspace.shared import share
         from grace_core.model import GraceModel
 
         folder = find_model(source)  # may take as long as a download, so before the lock
         with self._loading:
-            stamp = tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.glob("*.*")))
-            if source in self._sources and self._sources[source][0] == stamp and (found := self._kept(self._sources[source][1])):
+            stamp = tuple(
+                (path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.glob("*.*"))
+            )
+            if (
+                source in self._sources
+                and self._sources[source][0] == stamp
+                and (found := self._kept(self._sources[source][1]))
+            ):
                 return found
             model = GraceModel.from_pretrained(source, cache=self.cache())
             key = (model.fingerprint, model.dtype, json.dumps(asdict(model.settings), sort_keys=True))
@@ -230,7 +261,9 @@ class Workspace:
             return self._kept(key) or self._keep(key, share(model))
 
     def named_model(self, name: str) -> GraceModel:
-        """A demo model or a model of a known collection, by its short name; never one that would have to be fetched first."""
+        """A demo model or a model of a known collection, by its short name; never one that would have to be
+        fetched first.
+        """
         if name in named_here():
             return self.load(name)
         for collection in self.collections():
@@ -264,7 +297,9 @@ class Workspace:
         return None
 
     def examples(self, collection: str) -> list[str]:
-        """A few short queries, the same each time: of the test split if there is one; without judgements, titles of documents."""
+        """A few short queries, the same each time: of the test split if there is one; without judgements,
+        titles of documents.
+        """
         opened = self.collection(collection)
         judgements = opened.judgements
         pool: list[str] = []
@@ -274,7 +309,9 @@ class Workspace:
             pool = [judgements.queries[query] for query in test or judged]
         if not pool:
             pool = [document.title or document.text[:60] for document in opened.corpus.documents]
-        fitting = list(dict.fromkeys(" ".join(text.split()) for text in pool if 12 <= len(" ".join(text.split())) <= 64))
+        fitting = list(
+            dict.fromkeys(" ".join(text.split()) for text in pool if 12 <= len(" ".join(text.split())) <= 64)
+        )
         fitting = fitting or list(dict.fromkeys(" ".join(text.split())[:64] for text in pool if text.strip()))
         step = max(1, len(fitting) // EXAMPLES)
         return fitting[: step * EXAMPLES : step]

@@ -1,4 +1,5 @@
-"""What the explorer shows, as it stands in the address: ``?collection=&a=&b=&k=&q=&where=&doc=&why=&vs=&whatif=`` for the Explore tab,
+"""What the explorer shows, as it stands in the address:
+``?collection=&a=&b=&k=&q=&where=&doc=&why=&vs=&whatif=`` for the Explore tab,
 ``?tab=training&run=&of=&probe=&from=&step=`` for the Training tab.
 
 Whatever comes back from a browser (an address, an event) is read here and nowhere else.
@@ -68,8 +69,8 @@ AnyColumn = Column | OtherColumn
 class View:
     """A collection, two columns, how many neighbours, and, once asked, the query and the opened document.
 
-    ``where`` is a filter (:mod:`grace_core.filters`) of the documents, or "".
-    ``panel`` ("why" or "whatif") with the column ``side`` stands open in the document, ``against`` is the one it is compared with.
+    ``where`` is a filter (:mod:`grace_core.filters`) of the documents, or "". ``panel`` ("why" or "whatif")
+    with the column ``side`` stands open in the document, ``against`` is the one it is compared with.
     """
 
     collection: str
@@ -107,7 +108,10 @@ class View:
 
 
 def check_query(query: object) -> str:
-    """The query without surrounding space and without characters that no tokenizer takes. Raises GraceError if it is empty or too long."""
+    """The query without surrounding space and without characters that no tokenizer takes.
+
+    Raises GraceError if it is empty or too long.
+    """
     if not isinstance(query, str):
         raise GraceError(f"the query must be text, got {type(query).__name__}")
     query = _UNPAIRED.sub("\ufffd", query.replace("\x00", ""))
@@ -119,9 +123,9 @@ def check_query(query: object) -> str:
 
 
 def default_view(workspace, collection: str | None = None) -> View:
-    """A real language model with its rationale against the adapter that GRACE trained of it, where the collection has both; where it has
-    the base alone, its text against text with rationale; else the first two models that write, each with its rationale; of a single model
-    its text alone against text with rationale.
+    """A real language model with its rationale against the adapter that GRACE trained of it, where the
+    collection has both; where it has the base alone, its text against text with rationale; else the first two
+    models that write, each with its rationale; of a single model its text alone against text with rationale.
 
     Raises GraceError if nothing is built.
     """
@@ -201,9 +205,11 @@ def read_hit(workspace, data: object) -> tuple[View, dict]:
 
 @dataclass(frozen=True)
 class TrainingView:
-    """Ticked runs, each in the place of its colour ("" is a free one), and the two evaluations of one of them that stand side by side.
+    """Ticked runs, each in the place of its colour ("" is a free one), and the two evaluations of one of them
+    that stand side by side.
 
-    Without ``start`` the left one is the first; without ``step`` the right one is the best so far, or the last if none is better.
+    Without ``start`` the left one is the first; without ``step`` the right one is the best so far, or the
+    last if none is better.
     """
 
     runs: tuple[str, ...] = ()
@@ -226,7 +232,9 @@ class TrainingView:
 
 
 def read_training(names: list[str], params: Mapping[str, object]) -> tuple[TrainingView, list[str]]:
-    """The training view that the address asks for among the runs ``names``, the first of which is the default; and what is wrong."""
+    """The training view that the address asks for among the runs ``names``, the first of which is the
+    default; and what is wrong.
+    """
     asked = {key: _plain(params.get(key)) for key in ("run", "of", "probe", "from", "step")}
     wanted = asked["run"].split("/")[:COMPARED] if asked["run"] else []
     problems = [f"there is no run {short(name)} here" for name in wanted if name and name not in names]
@@ -237,8 +245,10 @@ def read_training(names: list[str], params: Mapping[str, object]) -> tuple[Train
             numbers[key] = int(asked[key])
         elif asked[key]:
             problems.append(f"{key} is {short(asked[key])}, expected a whole number")
-    view = TrainingView(runs, asked["of"], max(0, numbers.get("probe", 1) - 1), numbers.get("from"), numbers.get("step"))
-    return settle(view if view.ticked else replace(view, runs=tuple(names[:1])), names), problems
+    view = TrainingView(
+        runs, asked["of"], max(0, numbers.get("probe", 1) - 1), numbers.get("from"), numbers.get("step")
+    )
+    return revalidated(view if view.ticked else replace(view, runs=tuple(names[:1])), names), problems
 
 
 def change_training(view: TrainingView, names: list[str], data: object) -> TrainingView:
@@ -250,7 +260,9 @@ def change_training(view: TrainingView, names: list[str], data: object) -> Train
     if what in ("run", "of"):
         if value not in names:
             raise GraceError(f"there is no run {short(value)} here any more")
-        return settle(_tick(view, value) if what == "run" else replace(view, of=value, probe=0, start=None, step=None), names)
+        return revalidated(
+            _tick(view, value) if what == "run" else replace(view, of=value, probe=0, start=None, step=None), names
+        )
     if not (value.isascii() and value.isdigit() and len(value) < 10):
         raise GraceError(f"{what} is {short(value)}, expected a whole number")
     return replace(view, **{{"from": "start"}.get(what, what): int(value)})
@@ -267,8 +279,10 @@ def _tick(view: TrainingView, name: str) -> TrainingView:
     return replace(view, runs=tuple(places))
 
 
-def settle(view: TrainingView, names: list[str]) -> TrainingView:
-    """The view without runs that are gone; another run than before begins with its first probe, and its first and best evaluation."""
+def revalidated(view: TrainingView, names: list[str]) -> TrainingView:
+    """The view without runs that are gone; another run than before begins with its first probe, and its first
+    and best evaluation.
+    """
     runs = [name if name in names else "" for name in view.runs]
     while runs and not runs[-1]:
         runs.pop()

@@ -1,4 +1,7 @@
-"""LangChain's ``Embeddings`` with a GRACE model in this process. A server's model is reached with LangChain's own OpenAI class."""
+"""LangChain's ``Embeddings`` with a GRACE model in this process.
+
+A server's model is reached with LangChain's own OpenAI class.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ from grace_core.model import GraceModel
 
 
 class GraceEmbeddings(Embeddings):
-    """Takes a GraceModel, or what from_pretrained takes; ``rationale`` and ``options`` as in :class:`SentenceEncoder`."""
+    """Takes a GraceModel, or what from_pretrained takes; ``rationale`` and ``options`` as in
+    :class:`SentenceEncoder`.
+    """
 
     def __init__(self, model: GraceModel | str, *, rationale: bool = True, batch_size: int = 64, **options):
         self.encoder = SentenceEncoder(model, rationale=rationale, **options)

@@ -1,7 +1,8 @@
 """A GRACE model as MTEB 2 wants one, and a retrieval task from local data.
 
-MTEB keeps results by the model's name and revision and uses them again. A GRACE model's results depend on more than its weights: on the
-prompt, the decoding settings, and whether the rationale is part of the embedding. All of it is hashed into the revision.
+MTEB keeps results by the model's name and revision and uses them again. A GRACE model's results depend on
+more than its weights: on the prompt, the decoding settings, and whether the rationale is part of the
+embedding. All of it is hashed into the revision.
 """
 
 from __future__ import annotations
@@ -35,20 +36,32 @@ VERSION = 2  # raised when the same settings give other vectors
 
 
 class MtebEncoder:
-    """MTEB's encoder protocol. Takes a GraceModel, or what from_pretrained takes; ``rationale`` as in :class:`SentenceEncoder`.
+    """MTEB's encoder protocol.
+
+    Takes a GraceModel, or what from_pretrained takes; ``rationale`` as in :class:`SentenceEncoder`.
 
     MTEB's instructions are not used: the representation prompt is the model's own.
     """
 
-    def __init__(self, model: GraceModel | str, revision: str | None = None, *, rationale: bool = True, batch_size: int = 64, **options):
+    def __init__(
+        self,
+        model: GraceModel | str,
+        revision: str | None = None,
+        *,
+        rationale: bool = True,
+        batch_size: int = 64,
+        **options,
+    ):
         if not isinstance(model, GraceModel):
             options["revision"] = revision
         self.encoder = SentenceEncoder(model, rationale=rationale, **options)
         self.batch_size = batch_size
 
     def encode(self, inputs: Iterable[dict[str, Any]], *, prompt_type: Any = None, **_: Any) -> np.ndarray:
-        """Embeddings ``(n, d)`` of MTEB's batches, whose size is not ours: texts are batched by length. A text without a prompt type is a
-        document: both sides of a comparison that is no search are then treated alike."""
+        """Embeddings ``(n, d)`` of MTEB's batches, whose size is not ours: texts are batched by length.
+
+        A text without a prompt type is a document: both sides of a comparison that is no search are then
+        treated alike."""
         role = Role.QUERY if prompt_type == PromptType.query else Role.DOCUMENT
         texts = [text for batch in inputs for text in _texts(batch)]
         return self.encoder.encode(texts, batch_size=self.batch_size, role=role)
@@ -62,11 +75,18 @@ class MtebEncoder:
     @property
     def mteb_model_meta(self) -> ModelMeta:
         model = self.encoder.model
-        return ModelMeta.create_empty({
-            "name": f"grace/{model.name}", "revision": revision_of(model, rationale=self.encoder.rationale), "embed_dim": model.dim,
-            "max_tokens": self.encoder.max_seq_length, "similarity_fn_name": ScoringFunction.COSINE, "framework": ["PyTorch"],
-            "open_weights": True, "use_instructions": False,
-        })  # fmt: skip
+        return ModelMeta.create_empty(
+            {
+                "name": f"grace/{model.name}",
+                "revision": revision_of(model, rationale=self.encoder.rationale),
+                "embed_dim": model.dim,
+                "max_tokens": self.encoder.max_seq_length,
+                "similarity_fn_name": ScoringFunction.COSINE,
+                "framework": ["PyTorch"],
+                "open_weights": True,
+                "use_instructions": False,
+            }
+        )
 
 
 def _texts(batch: dict[str, Any]) -> list[str]:
@@ -100,23 +120,39 @@ def local_retrieval_task(collection: Collection, *, split: str | None = None) ->
     class Local(AbsTaskRetrieval):
         metadata = TaskMetadata(
             name="".join(c for c in collection.name.title() if c.isalnum()) + (split or "").title() + "Retrieval",
-            description=f"Judged queries of the local collection {collection.name}.", type="Retrieval", category="t2t", modalities=["text"],
-            dataset={"path": "local", "revision": version}, eval_splits=[split or "test"], eval_langs=["eng-Latn"], main_score="ndcg_at_10",
-        )  # fmt: skip
+            description=f"Judged queries of the local collection {collection.name}.",
+            type="Retrieval",
+            category="t2t",
+            modalities=["text"],
+            dataset={"path": "local", "revision": version},
+            eval_splits=[split or "test"],
+            eval_langs=["eng-Latn"],
+            main_score="ndcg_at_10",
+        )
 
         def load_data(self, *_: Any, **__: Any) -> None:
             from datasets import Dataset
 
-            documents = [{"id": d.id, "title": d.title or "", "text": d.text} for d in collection.corpus.documents if d.content]
+            documents = [
+                {"id": d.id, "title": d.title or "", "text": d.text} for d in collection.corpus.documents if d.content
+            ]
             asked = [{"id": query, "text": text} for query, text in queries.items()]
-            data = {"corpus": Dataset.from_list(documents), "queries": Dataset.from_list(asked), "relevant_docs": qrels, "top_ranked": None}
+            data = {
+                "corpus": Dataset.from_list(documents),
+                "queries": Dataset.from_list(asked),
+                "relevant_docs": qrels,
+                "top_ranked": None,
+            }
             self.dataset, self.data_loaded = {"default": {split or "test": data}}, True
 
     return Local()
 
 
 def named_tasks(names: Sequence[str]) -> list:
-    """MTEB's own tasks, whose data it fetches from the Hugging Face hub. Raises GraceError for a name that it does not know."""
+    """MTEB's own tasks, whose data it fetches from the Hugging Face hub.
+
+    Raises GraceError for a name that it does not know.
+    """
     try:
         return list(mteb.get_tasks(tasks=list(names)))
     except KeyError as error:
@@ -124,6 +160,8 @@ def named_tasks(names: Sequence[str]) -> list:
 
 
 def evaluate(model: MtebEncoder, tasks: Sequence, *, results: str | Path, progress: bool = False) -> dict[str, dict]:
-    """Scores by task and split, ``{task: {split: {main_score, ndcg_at_10, …}}}``; kept below ``results`` and not computed twice."""
+    """Scores by task and split, ``{task: {split: {main_score, ndcg_at_10, …}}}``; kept below ``results`` and
+    not computed twice.
+    """
     made = mteb.evaluate(model, tasks, cache=mteb.ResultCache(results), show_progress_bar=progress)
     return {task.task_name: {split: rows[0] for split, rows in task.scores.items()} for task in made.task_results}

@@ -1,7 +1,8 @@
 """A GRACE model with the methods of a ``SentenceTransformer``, for code that was written for one.
 
-What differs: vectors are always normalised, a text without any content has the zero vector (sentence-transformers embeds its markup), and
-there are no prompts by name, since the representation prompt belongs to the model.
+What differs: vectors are always normalised, a text without any content has the zero vector
+(sentence-transformers embeds its markup), and there are no prompts by name, since the representation prompt
+belongs to the model.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from grace_core.texts import as_texts
 
 
 class SentenceEncoder:
-    """``encode``, ``similarity`` and what else is asked of an embedding model. Takes a GraceModel, or what from_pretrained takes.
+    """``encode``, ``similarity`` and what else is asked of an embedding model.
+
+    Takes a GraceModel, or what from_pretrained takes.
 
     Without ``rationale`` the text alone is embedded. ``options`` are those of :meth:`GraceModel.from_pretrained`.
     """
@@ -64,7 +67,8 @@ class SentenceEncoder:
         normalize_embeddings: bool = True,
         role: str = Role.DOCUMENT,
     ):
-        """Embeddings ``(n, d)`` fp32 of a sequence of texts, ``(d,)`` of a single one; as a tensor with ``convert_to_tensor``.
+        """Embeddings ``(n, d)`` fp32 of a sequence of texts, ``(d,)`` of a single one; as a tensor with
+        ``convert_to_tensor``.
 
         ``role`` is query or document, which differ where the model's geometry is calibrated. ``convert_to_numpy`` and
         ``normalize_embeddings`` are taken for the sake of callers that set them; vectors are normalised either
@@ -96,4 +100,6 @@ class SentenceEncoder:
 
 def _rows(vectors) -> torch.Tensor:
     """Normalised rows ``(n, d)``; a zero vector stays one."""
-    return torch.nn.functional.normalize(torch.as_tensor(vectors).float().reshape(-1, torch.as_tensor(vectors).shape[-1]), dim=-1)
+    return torch.nn.functional.normalize(
+        torch.as_tensor(vectors).float().reshape(-1, torch.as_tensor(vectors).shape[-1]), dim=-1
+    )

@@ -1,4 +1,5 @@
-"""What can rank the documents of a collection: a model with or without its rationale, BM25, a sentence encoder, a fusion of these.
+"""What can rank the documents of a collection: a model with or without its rationale, BM25, a sentence
+encoder, a fusion of these.
 
 ``names``       what each is called, in links, on the command line and in the API
 ``bm25``        BM25 itself, ``encoder`` a sentence-transformers model, ``encoded`` its vectors in a collection

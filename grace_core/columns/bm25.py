@@ -3,10 +3,11 @@
     score(q, d) = sum over terms t of q of  n_q(t) · idf(t) · f(t, d) / (f(t, d) + k1 (1 - b + b |d| / average))
     idf(t)      = log(1 + (N - n(t) + 0.5) / (n(t) + 0.5))
 
-with f(t, d) how often t stands in d, n(t) the number of documents that hold t, N that of all documents, |d| the number of terms of d, and
-n_q(t) how often t stands in q. It is the library bm25s with its own settings (Lucene's variant, k1 1.5, b 0.75): words of at least two
-letters or digits, in lower case, without its English stop words. Signs of Chinese in a row are one word to it. The products are fp32, as
-bm25s stores them, and are summed in fp64. A term that no document holds adds nothing.
+with f(t, d) how often t stands in d, n(t) the number of documents that hold t, N that of all documents, |d|
+the number of terms of d, and n_q(t) how often t stands in q. It is the library bm25s with its own settings
+(Lucene's variant, k1 1.5, b 0.75): words of at least two letters or digits, in lower case, without its
+English stop words. Signs of Chinese in a row are one word to it. The products are fp32, as bm25s stores them,
+and are summed in fp64. A term that no document holds adds nothing.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ K1, B = 1.5, 0.75
 class Term:
     """A term of a query, what it adds to a document's score, and what the index knows of it.
 
-    ``times`` in the query, ``frequency`` in the document, which has ``length`` terms where documents have ``average`` of them;
-    ``documents`` of the corpus hold it, out of ``corpus``.
+    ``times`` in the query, ``frequency`` in the document, which has ``length`` terms where documents have
+    ``average`` of them; ``documents`` of the corpus hold it, out of ``corpus``.
     """
 
     term: str
@@ -42,9 +43,14 @@ class Term:
 
     def about(self) -> dict:
         return {
-            "times in the query": self.times, "frequency": self.frequency, "documents with it": self.documents, "documents": self.corpus,
-            "idf": self.idf, "length": self.length, "average length": self.average,
-        }  # fmt: skip
+            "times in the query": self.times,
+            "frequency": self.frequency,
+            "documents with it": self.documents,
+            "documents": self.corpus,
+            "idf": self.idf,
+            "length": self.length,
+            "average length": self.average,
+        }
 
 
 class Bm25:
@@ -100,7 +106,9 @@ class Bm25:
         for term, times in asked.items():
             documents, frequency = self._documents(term), frequencies[term]
             value = times * self._product(documents, frequency, length) if documents else 0.0
-            found.append(Term(term, value, times, frequency, documents, self.size, self._idf(documents), length, self.average))
+            found.append(
+                Term(term, value, times, frequency, documents, self.size, self._idf(documents), length, self.average)
+            )
         return found
 
     def _postings(self, term: str) -> tuple[int, int]:

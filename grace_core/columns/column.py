@@ -1,6 +1,7 @@
 """One way to search, explain and edit, whatever ranks: the base of all columns, and those of a single kind.
 
-All columns of a collection have the same rows: its documents with a text, in the order of the corpus. Equal scores stand in that order.
+All columns of a collection have the same rows: its documents with a text, in the order of the corpus. Equal
+scores stand in that order.
 """
 
 from __future__ import annotations
@@ -37,11 +38,15 @@ KEPT = 128  # vectors of queries, and texts with what their tokens add, that an 
 
 
 class Rows:
-    """The documents of a collection that have a text, in the order of the corpus; or those of an index that lacks some of them."""
+    """The documents of a collection that have a text, in the order of the corpus; or those of an index that
+    lacks some of them.
+    """
 
     def __init__(self, collection: Collection, ids: Sequence[str] | None = None):
         self.collection = collection
-        self.ids = [document.id for document in collection.corpus.documents if document.content] if ids is None else list(ids)
+        self.ids = (
+            [document.id for document in collection.corpus.documents if document.content] if ids is None else list(ids)
+        )
         self.row = {document_id: row for row, document_id in enumerate(self.ids)}
         self.selections = Selections(self)
 
@@ -74,7 +79,10 @@ class Removed:
 
 
 class Column:
-    """What ranks the documents of a collection. ``name`` is its canonical name, ``id`` the same as text. Methods raise GraceError."""
+    """What ranks the documents of a collection.
+
+    ``name`` is its canonical name, ``id`` the same as text. Methods raise GraceError.
+    """
 
     reads_rationale = False
 
@@ -96,13 +104,19 @@ class Column:
 
     @property
     def vectors(self) -> np.ndarray | None:
-        """L2-normalised vectors ``(n, d)`` fp32 of the documents, whose products with a query's are the scores; None if it has none."""
+        """L2-normalised vectors ``(n, d)`` fp32 of the documents, whose products with a query's are the
+        scores; None if it has none.
+        """
         return None
 
     @property
     def without_vectors(self) -> str:
         """Why it has no vectors, for people; "" if it has."""
-        return "" if self.vectors is not None else f"{self.id} has no vectors of documents, so they have no places on a map"
+        return (
+            ""
+            if self.vectors is not None
+            else f"{self.id} has no vectors of documents, so they have no places on a map"
+        )
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -122,8 +136,8 @@ class Column:
         return next(iter(self.scores_of([checked(query)])))
 
     def search(self, queries: Sequence[str], k: int = 10, *, where: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Scores ``(m, k)`` and rows ``(m, k)`` of the best ``k``, or of all that there are if these are fewer; ``where`` is a filter
-        (:mod:`grace_core.filters`) of the documents, which moves no score."""
+        """Scores ``(m, k)`` and rows ``(m, k)`` of the best ``k``, or of all that there are if these are
+        fewer; ``where`` is a filter (:mod:`grace_core.filters`) of the documents, which moves no score."""
         queries, among = self._asked(queries, k, where)
         found = [self._best(scores, k, among) for scores in self.scores_of(queries)]
         return _stacked(found, min(k, len(self if among is None else among)))
@@ -141,15 +155,21 @@ class Column:
             rows = among.rows[order(scores[among.rows], k)]
         return scores[rows], rows
 
-    def documents(self, queries: Sequence[str], k: int = 10, *, where: str | None = None, by: str = "best") -> Iterator[list[Group]]:
+    def documents(
+        self, queries: Sequence[str], k: int = 10, *, where: str | None = None, by: str = "best"
+    ) -> Iterator[list[Group]]:
         """The best ``k`` documents of each query by their passages: the ``best`` of each, or their ``sum``."""
         queries, among = self._asked(queries, k, where)
         rows = np.arange(len(self)) if among is None else among.rows
         for scores in self.scores_of(queries):
             yield found_documents(
-                self.document_numbers, k, by, among=rows, scores_at=partial(np.take, scores),
+                self.document_numbers,
+                k,
+                by,
+                among=rows,
+                scores_at=partial(np.take, scores),
                 search=lambda count, scores=scores: self._best(scores, count, among),
-            )  # fmt: skip
+            )
 
     @cached_property
     def document_numbers(self) -> np.ndarray:
@@ -162,7 +182,10 @@ class Column:
             (groups,) = self.documents([query], k, where=where, by=by)
             return Hits(hit_of(group, place, self.hit, self.ids) for place, group in enumerate(groups, 1))
         scores, rows = self.search([query], k, where=where)
-        return Hits(self.hit(int(row), place, float(score)) for place, (score, row) in enumerate(zip(scores[0], rows[0], strict=True), 1))
+        return Hits(
+            self.hit(int(row), place, float(score))
+            for place, (score, row) in enumerate(zip(scores[0], rows[0], strict=True), 1)
+        )
 
     def hit(self, row: int, place: int, score: float) -> Hit:
         return Hit(place, score, self.collection.documents[self.ids[row]], "", False, row)
@@ -172,7 +195,9 @@ class Column:
         raise NotImplementedError
 
     def edited(self, query: str, row: int, edits: Sequence[Edit]) -> list[tuple[float, bool]]:
-        """The score that the document would have with each edit, and whether its text had no room; all others stay as they are."""
+        """The score that the document would have with each edit, and whether its text had no room; all others
+        stay as they are.
+        """
         raise NotImplementedError
 
     def scores_edited(self, query: str, row: int, edits: Sequence[Edit]) -> Iterator[np.ndarray]:
@@ -183,7 +208,9 @@ class Column:
             new[row] = score
             yield new
 
-    def what_if(self, query: str, document_id: str, *, text: str | None = None, rationale: str | Sequence[int] | None = None) -> WhatIf:
+    def what_if(
+        self, query: str, document_id: str, *, text: str | None = None, rationale: str | Sequence[int] | None = None
+    ) -> WhatIf:
         """The document's score and rank with another text, or where the column reads rationales with another one."""
         row, query = self.row(document_id), checked(query)
         self._check_edit(text, rationale)
@@ -198,13 +225,19 @@ class Column:
         return False
 
     def leave_one_out(self, query: str, document_id: str) -> list[Removed]:
-        """The score without each sentence of the document's text in turn; a text of one sentence has nothing to leave out."""
+        """The score without each sentence of the document's text in turn; a text of one sentence has nothing
+        to leave out.
+        """
         row, query = self.row(document_id), checked(query)
         score, spans = float(self.scores(query)[row]), sentence_spans(self.rows.text(row))
         text = self.rows.text(row)
         left = [(text[a:b].strip(), (text[:a] + text[b:]).strip()) for a, b in spans]
         left = [(sentence, rest) for sentence, rest in left if not is_blank(rest)]
-        new = [float(scores[row]) for scores in self.scores_edited(query, row, [Edit(rest) for _, rest in left])] if left else []
+        new = (
+            [float(scores[row]) for scores in self.scores_edited(query, row, [Edit(rest) for _, rest in left])]
+            if left
+            else []
+        )
         return [Removed(sentence, value, score - value) for (sentence, _), value in zip(left, new, strict=True)]
 
     def _check_edit(self, text: str | None, rationale) -> None:
@@ -225,7 +258,9 @@ class Bm25Column(Column):
         terms = self.rows.bm25.explain(query, self.rows.text(row))
         terms.sort(key=lambda term: -term.value)  # stable: those that add nothing in the order of the query
         lines = tuple(Line(term.term, term.value, "term", TERMS, term.about()) for term in terms)
-        return Ledger(self.id, query, document_id, float(scores[row]), rank(scores, row), lines, tuple(self._notes(query, terms)))
+        return Ledger(
+            self.id, query, document_id, float(scores[row]), rank(scores, row), lines, tuple(self._notes(query, terms))
+        )
 
     def _notes(self, query: str, terms: list) -> Iterator[str]:
         if words := self.rows.bm25.left_out(query):
@@ -257,7 +292,10 @@ class VectorColumn(Column):
         return self.vectors.mean(axis=0)
 
     def why(self, query: str, rows: Sequence[int]) -> list[Explanation]:
-        """The scores of some documents by pairs of sentences and by tokens. Raises GraceError where they do not split."""
+        """The scores of some documents by pairs of sentences and by tokens.
+
+        Raises GraceError where they do not split.
+        """
         raise NotImplementedError
 
     def _ledger(self, found: Explanation, query: str, document_id: str, scores: np.ndarray) -> Ledger:
@@ -266,7 +304,10 @@ class VectorColumn(Column):
 
 
 class GraceColumn(VectorColumn):
-    """A GRACE model with or without its rationale. ``load`` gives the explainer of its index, with the model that built it."""
+    """A GRACE model with or without its rationale.
+
+    ``load`` gives the explainer of its index, with the model that built it.
+    """
 
     def __init__(self, rows: Rows, name: Single, index: GraceIndex, load: Callable[[GraceIndex], Explainer]):
         super().__init__(rows, name)
@@ -316,18 +357,26 @@ class GraceColumn(VectorColumn):
         ledger = self._ledger(self.why(query, [row])[0], query, document_id, self.scores(query))
         if self.explainer.model.dtype == "float32":
             return ledger
-        # blocks from the stored sums, which the score was made of: in 16 bits the states of a second forward differ by a little more
+        # blocks from the stored sums, which the score was made of: in 16 bits the states of a second forward
+        # differ by a little more
         made = self.represent([query])
         stored = self.index.sums[[row]], self.index.counts[[row]]
         (blocks,) = score_blocks((made.sums, made.counts), stored, self.pooling, geometry=self.index.geometry)
         values = {f"{PARTS[p]} × {PARTS[q]}": float(blocks[p, q]) for p in range(len(PARTS)) for q in range(len(PARTS))}
         note = (
-            f"the model computes in {self.explainer.model.dtype}: what its states round otherwise in a second forward has lines of its own"
+            f"the model computes in {self.explainer.model.dtype}: "
+            "what its states round otherwise in a second forward has lines of its own"
         )
-        return replace(ledger, lines=tuple(with_rounding(line, values[line.name]) for line in ledger.lines), notes=(*ledger.notes, note))
+        return replace(
+            ledger,
+            lines=tuple(with_rounding(line, values[line.name]) for line in ledger.lines),
+            notes=(*ledger.notes, note),
+        )
 
     def edited(self, query: str, row: int, edits: Sequence[Edit]) -> list[tuple[float, bool]]:
-        """As :func:`grace_core.explain.what_if`: the rationale is forced, and stays the stored one where only the text is edited."""
+        """As :func:`grace_core.explain.what_if`: the rationale is forced, and stays the stored one where only
+        the text is edited.
+        """
         model = self.explainer.model
         asked, stored, own = self.embed([query])[0], self.index.rationale_ids[row], self.index.rationales[row]
         made: list[tuple[float, bool] | None] = [None] * len(edits)
@@ -337,7 +386,9 @@ class GraceColumn(VectorColumn):
             ids = rationale_tokens(model, ids) if isinstance(ids, str) else list(ids)
             longest = max(model.settings.max_new_tokens, model.settings.max_prompt_tokens)
             if len(ids) > longest:
-                raise GraceError(f"the edited rationale has {len(ids)} tokens, {model.name} takes at most {longest}; shorten it")
+                raise GraceError(
+                    f"the edited rationale has {len(ids)} tokens, {model.name} takes at most {longest}; shorten it"
+                )
             if edit.text is None and ids == list(stored):
                 score = self.index.scores(asked, [row], pooling=self.pooling)[0]
                 made[place] = float(score), self.index.text_truncated[row]
@@ -390,8 +441,14 @@ class EncoderColumn(VectorColumn):
 
     def hit(self, row: int, place: int, score: float) -> Hit:
         return Hit(
-            place, score, self.collection.documents[self.ids[row]], "", False, row, text_truncated=bool(self.index.left_out[row])
-        )  # fmt: skip
+            place,
+            score,
+            self.collection.documents[self.ids[row]],
+            "",
+            False,
+            row,
+            text_truncated=bool(self.index.left_out[row]),
+        )
 
     def why(self, query: str, rows: Sequence[int]) -> list[Explanation]:
         scores, asked, made = self.scores(query), self._states(query, Role.QUERY), []
@@ -410,7 +467,16 @@ class EncoderColumn(VectorColumn):
         note = f"a vector of {self.id} is the {self.encoder.how}, in which tokens have no shares: the exact part ends here; leaving a "
         note += "sentence out tells what it does"
         score = float(scores[row])
-        return Ledger(self.id, query, document_id, score, rank(scores, row), (Line("cosine", score, "whole", WHOLE),), (note,), exact=False)
+        return Ledger(
+            self.id,
+            query,
+            document_id,
+            score,
+            rank(scores, row),
+            (Line("cosine", score, "whole", WHOLE),),
+            (note,),
+            exact=False,
+        )
 
     def edited(self, query: str, row: int, edits: Sequence[Edit]) -> list[tuple[float, bool]]:
         asked, stored = self.embed([query])[0], self.index.opened
@@ -442,14 +508,22 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
 
 
 def moved(old: np.ndarray, new: np.ndarray, ids: Sequence[str], row: int, *, cut: bool, rationale: str) -> WhatIf:
-    """What became of document ``row`` when all scores ``(n,)`` went from ``old`` to ``new``; of equal ones the earlier row stands above."""
+    """What became of document ``row`` when all scores ``(n,)`` went from ``old`` to ``new``; of equal ones
+    the earlier row stands above.
+    """
     earlier = np.arange(len(old)) < row
     above = [np.flatnonzero((scores > scores[row]) | (scores == scores[row]) & earlier) for scores in (old, new)]
     passed, passed_by = np.setdiff1d(above[0], above[1]), np.setdiff1d(above[1], above[0])
     return WhatIf(
-        rationale, float(new[row]), len(above[1]) + 1, float(old[row]), len(above[0]) + 1,
-        [ids[i] for i in passed], [ids[i] for i in passed_by], cut,
-    )  # fmt: skip
+        rationale,
+        float(new[row]),
+        len(above[1]) + 1,
+        float(old[row]),
+        len(above[0]) + 1,
+        [ids[i] for i in passed],
+        [ids[i] for i in passed_by],
+        cut,
+    )
 
 
 def _stacked(found: list[tuple[np.ndarray, np.ndarray]], k: int) -> tuple[np.ndarray, np.ndarray]:

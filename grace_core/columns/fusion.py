@@ -3,13 +3,14 @@
     sum     F(q, d) = sum over columns i of  w_i (s_i(q, d) - m_i) / v_i
     ranks   F(q, d) = sum over columns i of  1 / (60 + r_i(q, d))
 
-with m_i and v_i the mean and the standard deviation of the scores s_i(q, ·) of this query over all documents of the collection, also
-where a filter leaves some of them only, and r_i the rank among all documents, from 1 (Cormack, Clarke and Büttcher, SIGIR 2009). A column
-that gives all documents one score for a query, as BM25 does where none holds a word of it, has v_i = 0 and adds nothing.
+with m_i and v_i the mean and the standard deviation of the scores s_i(q, ·) of this query over all documents
+of the collection, also where a filter leaves some of them only, and r_i the rank among all documents, from 1
+(Cormack, Clarke and Büttcher, SIGIR 2009). A column that gives all documents one score for a query, as BM25
+does where none holds a word of it, has v_i = 0 and adds nothing.
 
-For a given query the sum is affine in each s_i, so the parts of every s_i are parts of F, times w_i / v_i; what is taken off,
-w_i m_i / v_i, is what an average document has in that column, and has a line of its own. A reciprocal rank has no parts: its column's own
-ledger is opened beside it. Scores are fp64.
+For a given query the sum is affine in each s_i, so the parts of every s_i are parts of F, times w_i / v_i;
+what is taken off, w_i m_i / v_i, is what an average document has in that column, and has a line of its own. A
+reciprocal rank has no parts: its column's own ledger is opened beside it. Scores are fp64.
 """
 
 from __future__ import annotations
@@ -91,7 +92,13 @@ class SumColumn(FusionColumn):
         standards = [standard(one) for one in scores]
         fused, lines, notes, exact = self._sum(scores, standards), [], [], True
         for weight, part, own, (mean, deviation) in zip(self.weights, self.parts, scores, standards, strict=True):
-            about = {"weight": weight, "score": float(own[row]), "rank": rank(own, row), "mean": mean, "standard deviation": deviation}
+            about = {
+                "weight": weight,
+                "score": float(own[row]),
+                "rank": rank(own, row),
+                "mean": mean,
+                "standard deviation": deviation,
+            }
             if not deviation:
                 lines.append(Line(part.id, 0.0, "column", about=about))
                 notes.append(f"{part.id} gives every document the same score, so it adds nothing")
@@ -99,9 +106,14 @@ class SumColumn(FusionColumn):
             ledger, factor = part.explain(query, document_id), weight / deviation
             notes += [f"{part.id}: {note}" for note in ledger.notes]
             exact &= ledger.exact
-            inside = (*(line.scaled(factor) for line in ledger.lines), Line("average document", -factor * mean, "average", AVERAGE))
+            inside = (
+                *(line.scaled(factor) for line in ledger.lines),
+                Line("average document", -factor * mean, "average", AVERAGE),
+            )
             lines.append(Line(part.id, factor * (float(own[row]) - mean), "column", about=about, parts=inside))
-        return Ledger(self.id, query, document_id, float(fused[row]), rank(fused, row), tuple(lines), tuple(notes), exact)
+        return Ledger(
+            self.id, query, document_id, float(fused[row]), rank(fused, row), tuple(lines), tuple(notes), exact
+        )
 
 
 class RanksColumn(FusionColumn):
@@ -133,7 +145,9 @@ class RanksColumn(FusionColumn):
 
 
 def standard(scores: np.ndarray) -> tuple[float, float]:
-    """Mean and standard deviation of one query's scores ``(n,)``; the deviation is 0 where they differ by rounding alone."""
+    """Mean and standard deviation of one query's scores ``(n,)``; the deviation is 0 where they differ by
+    rounding alone.
+    """
     scores = scores.astype(np.float64)
     mean, deviation = float(scores.mean()), float(scores.std())
     return mean, deviation if deviation > 1e-7 * max(1.0, abs(mean)) else 0.0

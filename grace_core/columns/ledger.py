@@ -14,18 +14,27 @@ from grace_core.pooling import PARTS, RATIONALE, TEMPLATE
 if TYPE_CHECKING:
     from grace_core.explain import Explanation
 
-# What a line counts towards in a fusion's totals: words of the query, the text, the rationale, the tokens that a template adds, what an
-# average document has (a standardised score is relative to it), and a vector that cannot be split.
-TERMS, TEXT_GROUP, RATIONALE_GROUP, TEMPLATE_GROUP, AVERAGE, WHOLE = "terms", "text", "rationale", "template", "average document", "whole"
+# What a line counts towards in a fusion's totals: words of the query, the text, the rationale, the tokens
+# that a template adds, what an average document has (a standardised score is relative to it), and a vector
+# that cannot be split.
+TERMS, TEXT_GROUP, RATIONALE_GROUP, TEMPLATE_GROUP, AVERAGE, WHOLE = (
+    "terms",
+    "text",
+    "rationale",
+    "template",
+    "average document",
+    "whole",
+)
 GROUPS = (TERMS, TEXT_GROUP, RATIONALE_GROUP, TEMPLATE_GROUP, WHOLE, AVERAGE)
 
 
 @dataclass(frozen=True)
 class Line:
-    """A part of a score: what it is, what it adds, what is known of it, and the parts that add up to it (none: not opened).
+    """A part of a score: what it is, what it adds, what is known of it, and the parts that add up to it
+    (none: not opened).
 
-    ``kind`` is column, term, block, sentence, token, rounding, average, whole or rank. ``opened`` is the ledger of the part's own score,
-    where that is not what the line adds: a reciprocal rank.
+    ``kind`` is column, term, block, sentence, token, rounding, average, whole or rank. ``opened`` is the
+    ledger of the part's own score, where that is not what the line adds: a reciprocal rank.
     """
 
     name: str
@@ -56,8 +65,8 @@ class Line:
 class Ledger:
     """Why ``document`` has its ``score`` and ``rank`` (from 1, among all documents) for ``query`` in ``column``.
 
-    ``exact`` is false where a part could not be opened as far as its column reads texts; ``notes`` say why. ``explanation`` is the split
-    by pairs of sentences, for columns of one model.
+    ``exact`` is false where a part could not be opened as far as its column reads texts; ``notes`` say why.
+    ``explanation`` is the split by pairs of sentences, for columns of one model.
     """
 
     column: str
@@ -93,7 +102,9 @@ class Ledger:
             waiting.extend(reversed(line.parts))
 
     def totals(self) -> dict[str, float]:
-        """The score by what its parts are of: ``{"terms": …, "text": …, "rationale": …}``; they add up to :attr:`sum`."""
+        """The score by what its parts are of: ``{"terms": …, "text": …, "rationale": …}``; they add up to
+        :attr:`sum`.
+        """
         made: dict[str, float] = {}
         for line in self.walk():
             if line.group:
@@ -103,10 +114,19 @@ class Ledger:
     def as_dict(self, *, tokens: bool = False) -> dict:
         """For JSON; with the tokens on demand."""
         return {
-            "column": self.column, "query": self.query, "document": self.document, "score": self.score, "rank": self.rank,
-            "sum": self.sum, "residual": self.residual, "largest_residual": self.largest_residual(), "exact": self.exact,
-            "totals": self.totals(), "lines": [line.as_dict(tokens=tokens) for line in self.lines], "notes": list(self.notes),
-        }  # fmt: skip
+            "column": self.column,
+            "query": self.query,
+            "document": self.document,
+            "score": self.score,
+            "rank": self.rank,
+            "sum": self.sum,
+            "residual": self.residual,
+            "largest_residual": self.largest_residual(),
+            "exact": self.exact,
+            "totals": self.totals(),
+            "lines": [line.as_dict(tokens=tokens) for line in self.lines],
+            "notes": list(self.notes),
+        }
 
 
 def block_lines(found: Explanation) -> tuple[Line, ...]:
@@ -121,16 +141,26 @@ def block_lines(found: Explanation) -> tuple[Line, ...]:
                 if sentence.part == q:
                     span = range(sentence.begin, sentence.end)
                     values = found.document.unit[sentence.begin : sentence.end] @ asked
-                    tokens = tuple(Line(found.document.pieces[t], float(v), "token") for t, v in zip(span, values, strict=True))
+                    tokens = tuple(
+                        Line(found.document.pieces[t], float(v), "token") for t, v in zip(span, values, strict=True)
+                    )
                     inside.append(Line(sentence.text, float(found.sentences[mine, j].sum()), "sentence", parts=tokens))
             group = _group({p, q})
-            lines.append(Line(f"{PARTS[p]} × {PARTS[q]}", sum(line.value for line in inside), "block", group, parts=tuple(inside)))
+            lines.append(
+                Line(
+                    f"{PARTS[p]} × {PARTS[q]}", sum(line.value for line in inside), "block", group, parts=tuple(inside)
+                )
+            )
     return tuple(lines)
 
 
 def with_rounding(line: Line, value: float) -> Line:
     """A line of this value, of the same parts and one for what they round otherwise."""
-    return replace(line, value=value, parts=(*line.parts, Line("rounding", value - sum(part.value for part in line.parts), "rounding")))
+    return replace(
+        line,
+        value=value,
+        parts=(*line.parts, Line("rounding", value - sum(part.value for part in line.parts), "rounding")),
+    )
 
 
 def _group(parts: set[int]) -> str:
@@ -151,7 +181,10 @@ def _rows(lines: Sequence[Line], depth: int, tokens: bool, width: int) -> Iterat
     for line in lines:
         if line.kind == "token" and not tokens:
             continue
-        about = ", ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in line.about.items())
+        about = ", ".join(
+            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in line.about.items()
+        )
         name = " ".join(line.name.split())[:width] or repr(line.name)
         yield f"{'  ' * depth}{line.value:+.4f}  {name}{f'  ({about})' if about else ''}"
         yield from _rows(line.parts, depth + 1, tokens, width)

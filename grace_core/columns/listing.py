@@ -40,7 +40,9 @@ def read_manifest(folder: Path) -> dict:
     """The manifest of an encoder's vectors. Raises GraceError if it was edited or is another version's."""
     manifest = read_json(folder / MANIFEST, f"remove {folder} and build again")
     if manifest.get("schema") != SCHEMA:
-        raise GraceError(f"{folder} has schema {manifest.get('schema')!r}, this version reads {SCHEMA}; remove it and build again")
+        raise GraceError(
+            f"{folder} has schema {manifest.get('schema')!r}, this version reads {SCHEMA}; remove it and build again"
+        )
     if manifest.get("sha256") != seal(manifest):
         raise GraceError(f"{folder}/{MANIFEST} was edited (its hash does not fit); remove {folder} and build again")
     return manifest

@@ -4,9 +4,10 @@
     sum      = [weight "*"] single "+" [weight "*"] single …
     single   = "bm25" | "st:" NAME | NAME [":text" | ":rationale"]
 
-NAME is a model's folder in the collection, a path or an id; one that holds white space or one of ``+ * ( ) ,`` stands in double quotes.
-A model without ``:text`` or ``:rationale`` is taken with its rationale where its index has any. The parts of a fusion are single columns.
-A weight is a number above 0 with at most six digits on either side of the point; without one it is 1. In an address "+" is "%2B".
+NAME is a model's folder in the collection, a path or an id; one that holds white space or one of ``+ * ( )
+,`` stands in double quotes. A model without ``:text`` or ``:rationale`` is taken with its rationale where its
+index has any. The parts of a fusion are single columns. A weight is a number above 0 with at most six digits
+on either side of the point; without one it is 1. In an address "+" is "%2B".
 """
 
 from __future__ import annotations
@@ -43,7 +44,11 @@ class Single:
         quoted = f'"{self.model}"'
         if self.kind == "encoder":
             return ENCODER + (self.model if _PLAIN.fullmatch(self.model) else quoted)
-        alike = (self.model == BM25 and self.rationale is None) or self.model.startswith(ENCODER) or self.model.endswith(ENDINGS)
+        alike = (
+            (self.model == BM25 and self.rationale is None)
+            or self.model.startswith(ENCODER)
+            or self.model.endswith(ENDINGS)
+        )
         name = self.model if _PLAIN.fullmatch(self.model) and not alike else quoted
         return name if self.rationale is None else name + ENDINGS[self.rationale]
 
@@ -67,7 +72,9 @@ class Sum:
 
     @property
     def label(self) -> str:
-        return " + ".join(part.label if weight == 1 else f"{weight_text(weight)} × {part.label}" for weight, part in self.terms)
+        return " + ".join(
+            part.label if weight == 1 else f"{weight_text(weight)} × {part.label}" for weight, part in self.terms
+        )
 
     @property
     def parts(self) -> tuple[Single, ...]:
@@ -127,7 +134,9 @@ class _Reader:
         if len(terms) == 1:
             weight, part = terms[0]
             if weight is not None:
-                raise GraceError(f"{self.text[:100]!r} weighs a single column; leave the weight out, or add another column with +")
+                raise GraceError(
+                    f"{self.text[:100]!r} weighs a single column; leave the weight out, or add another column with +"
+                )
             return part
         _checked([part for _, part in terms], self.text, "")
         return Sum(tuple((1.0 if weight is None else weight, part) for weight, part in terms))
@@ -138,7 +147,9 @@ class _Reader:
         if found := self._match(_WEIGHT):
             weight = float(found.group(1))
             if not weight > 0:
-                raise GraceError(f"the weight {found.group(1)} in {self.text[:100]!r} must be above 0; leave the column out instead")
+                raise GraceError(
+                    f"the weight {found.group(1)} in {self.text[:100]!r} must be above 0; leave the column out instead"
+                )
         return weight, self._single()
 
     def _single(self) -> Single:
@@ -158,9 +169,13 @@ class _Reader:
     def _name(self, written: str) -> str:
         name = written[1:-1] if _QUOTED.fullmatch(written) else written
         if '"' in name:
-            raise GraceError(f"{self.text[:100]!r} is no name of a column: double quotes stand around a whole name, got {written[:60]!r}")
+            raise GraceError(
+                f"{self.text[:100]!r} is no name of a column: double quotes stand around a whole name, got {written[:60]!r}"
+            )
         if not name.strip() or any(ord(c) < 32 for c in name):
-            raise GraceError(f"{self.text[:100]!r} is no name of a column: expected the name of a model, got {written[:60]!r}")
+            raise GraceError(
+                f"{self.text[:100]!r} is no name of a column: expected the name of a model, got {written[:60]!r}"
+            )
         return name
 
     def _space(self) -> None:
@@ -183,7 +198,9 @@ class _Reader:
     def _end(self) -> None:
         self._space()
         if self.at < len(self.text):
-            raise self._wrong('expected "+" or the end ("%2B" is the plus of an address; a name with signs or spaces stands in quotes)')
+            raise self._wrong(
+                'expected "+" or the end ("%2B" is the plus of an address; a name with signs or spaces stands in quotes)'
+            )
 
     def _wrong(self, expected: str) -> GraceError:
         there = repr(self.text[self.at : self.at + 40]) if self.at < len(self.text) else "the end"
@@ -203,4 +220,6 @@ def check_different(parts: list[Single], text: str) -> None:
     """Raises GraceError if a column stands twice in a fusion."""
     for i, part in enumerate(parts):
         if part in parts[:i]:
-            raise GraceError(f"{part.id} stands twice in {text[:100]!r}; name it once, with the weight that it shall have")
+            raise GraceError(
+                f"{part.id} stands twice in {text[:100]!r}; name it once, with the weight that it shall have"
+            )

@@ -19,15 +19,23 @@ from grace_core.index import GraceIndex
 
 
 class Columns:
-    """Opens columns by name, each once. ``open_index``, ``explainer`` and ``encoder`` give what a caller keeps of its own; by default
-    an index, a model and an encoder are loaded when first asked for, to ``device``, with a ``cache`` of representations. ``rows`` are
-    those of another one over the same collection, with its BM25. Safe to share between threads."""
+    """Opens columns by name, each once.
+
+    ``open_index``, ``explainer`` and ``encoder`` give what a caller keeps of its own; by default an index, a
+    model and an encoder are loaded when first asked for, to ``device``, with a ``cache`` of representations.
+    ``rows`` are those of another one over the same collection, with its BM25. Safe to share between threads."""
 
     def __init__(
-        self, collection: Collection, *, open_index: Callable[[str], GraceIndex] | None = None,
-        explainer: Callable[[GraceIndex], Explainer] | None = None, encoder: Callable[[EncodedIndex], Encoder] | None = None,
-        device: str | None = None, cache=None, rows: Rows | None = None,
-    ):  # fmt: skip
+        self,
+        collection: Collection,
+        *,
+        open_index: Callable[[str], GraceIndex] | None = None,
+        explainer: Callable[[GraceIndex], Explainer] | None = None,
+        encoder: Callable[[EncodedIndex], Encoder] | None = None,
+        device: str | None = None,
+        cache=None,
+        rows: Rows | None = None,
+    ):
         self.collection = collection
         self._device, self._cache, self._lock = device, cache, RLock()
         self._rows = rows
@@ -43,7 +51,9 @@ class Columns:
             return self._rows
 
     def canonical(self, text: str) -> Name:
-        """The column that ``text`` names, each model by its name in the collection, with or without its rationale. Nothing is opened.
+        """The column that ``text`` names, each model by its name in the collection, with or without its rationale.
+
+        Nothing is opened.
 
         Raises GraceError for what cannot be read or is not there.
         """
@@ -60,11 +70,16 @@ class Columns:
         if single.kind == "bm25":
             return single
         if single.kind == "encoder":
-            return Single("encoder", encoder_name(self.collection, single.model) or EncodedIndex(self.collection, single.model).name)
+            return Single(
+                "encoder",
+                encoder_name(self.collection, single.model) or EncodedIndex(self.collection, single.model).name,
+            )
         model = self._model(single)
         has = read_json(self.collection.folder / model / "manifest.json").get("rationale", True)
         if single.rationale and not has:
-            raise GraceError(f"{self.collection.folder}/{model} was built without rationales; take {Single('grace', model, False).id}")
+            raise GraceError(
+                f"{self.collection.folder}/{model} was built without rationales; take {Single('grace', model, False).id}"
+            )
         return Single("grace", model, bool(has if single.rationale is None else single.rationale))
 
     def _model(self, single: Single) -> str:
@@ -74,10 +89,15 @@ class Columns:
             return GraceIndex.of_model(self.collection, single.model).model_name
         except GraceError as error:
             there = ", ".join(name.id for name in single_names(self.collection))
-            raise GraceError(f"{error}; columns of {self.collection.name} are {there}, and fusions such as bm25+A") from error
+            raise GraceError(
+                f"{error}; columns of {self.collection.name} are {there}, and fusions such as bm25+A"
+            ) from error
 
     def open(self, text: str | Name) -> Column:
-        """The column that a name or its text names. Raises GraceError as :meth:`canonical`, and for files that do not hold."""
+        """The column that a name or its text names.
+
+        Raises GraceError as :meth:`canonical`, and for files that do not hold.
+        """
         name = self.canonical(text) if isinstance(text, str) else text
         with self._lock:
             if name.id not in self._opened:
@@ -95,7 +115,9 @@ class Columns:
             index = self._once("encoded", name.model, lambda: EncodedIndex(self.collection, name.model))
             return EncoderColumn(self.rows, name, index, self._encoder)
         index = self._once("index", name.model, lambda: self._open_index(name.model))
-        rows = self.rows if index.ids == self.rows.ids else Rows(self.collection, index.ids)  # one that lacks the newest documents
+        rows = (
+            self.rows if index.ids == self.rows.ids else Rows(self.collection, index.ids)
+        )  # one that lacks the newest documents
         return GraceColumn(rows, name, index, self._explainer)
 
     def _load_explainer(self, index: GraceIndex) -> Explainer:

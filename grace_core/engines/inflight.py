@@ -1,12 +1,15 @@
-"""Rows that are decoded together and may join and leave between any two steps, so that the places of those that ended do not stay empty.
+"""Rows that are decoded together and may join and leave between any two steps, so that the places of those
+that ended do not stay empty.
 
-Rows stand side by side in one cache of keys and values, their newest tokens in its last column, whatever their lengths: what lies before a
-row's first token is masked, and its positions are counted without it. Who joins is run through the model by itself and put into the place
-of one that has ended, moved to the right so that it ends in the same column. Only where there is no such place, or none wide
-enough, where the columns are used up, or where a quarter of the rows has ended and nobody came, is the whole cache copied: decoding on a
+Rows stand side by side in one cache of keys and values, their newest tokens in its last column, whatever
+their lengths: what lies before a row's first token is masked, and its positions are counted without it. Who
+joins is run through the model by itself and put into the place of one that has ended, moved to the right so
+that it ends in the same column. Only where there is no such place, or none wide enough, where the columns are
+used up, or where a quarter of the rows has ended and nobody came, is the whole cache copied: decoding on a
 CPU is bound by memory, and to copy the cache takes as long as a step does.
 
-Caches of other kinds (a sliding window, a recurrent state) can be shrunk but not moved, so such rows run from beginning to end together.
+Caches of other kinds (a sliding window, a recurrent state) can be shrunk but not moved, so such rows run from
+beginning to end together.
 """
 
 from __future__ import annotations
@@ -23,12 +26,15 @@ from grace_core.errors import GraceError
 from grace_core.pooling import RATIONALE
 from grace_core.prompt import Prompt
 
-GAPS = 4  # close them when one row in so many has ended
+COMPACT_SHARE = 4  # compact the batch when one row in this many has ended
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How rationales are decoded. ``temperature`` 0 is greedy; ``top_p`` keeps the smallest set of tokens with that mass."""
+    """How rationales are decoded.
+
+    ``temperature`` 0 is greedy; ``top_p`` keeps the smallest set of tokens with that mass.
+    """
 
     max_new_tokens: int = 512
     temperature: float = 0.0
@@ -45,8 +51,10 @@ class Decoding:
 
 
 @dataclass
-class Written:
-    """A row that has ended: rationale ids, part sums ``(3, d)`` fp32 on the CPU, part counts, and whether it hit the limit."""
+class FinishedRow:
+    """A row that has ended: rationale ids, part sums ``(3, d)`` fp32 on the CPU, part counts, and whether it
+    hit the limit.
+    """
 
     ids: list[int]
     sums: torch.Tensor
@@ -70,7 +78,9 @@ class _Row:
     left: bool = False
 
 
-Step = tuple[list[tuple[Hashable, int]], list[tuple[Hashable, Written]]]  # (name, token) of the new tokens, and the rows that ended
+Step = tuple[
+    list[tuple[Hashable, int]], list[tuple[Hashable, FinishedRow]]
+]  # (name, token) of the new tokens, and the rows that ended
 
 
 class InFlight:
@@ -80,7 +90,9 @@ class InFlight:
         self.engine, self.decoding = engine, decoding
         self._rows: list[_Row] = []  # in the order of the cache
         self._cache = None
-        self._states = self._noise = torch.empty(0)  # sums of rationale states (n, d); random numbers (n, max_new_tokens)
+        self._states = self._noise = torch.empty(
+            0
+        )  # sums of rationale states (n, d); random numbers (n, max_new_tokens)
 
     def __len__(self) -> int:
         """Rows that have not ended."""
@@ -125,12 +137,18 @@ class InFlight:
             mask = (torch.arange(length + 1) >= starts[:, None]).long().to(device)
         tokens = torch.tensor([row.ids[-1] if row.ids else 0 for row in self._rows], device=device)
         # a row that has ended is run on; its position could be higher than the model has
-        positions = torch.tensor([0 if row.left else row.length + len(row.ids) - 1 for row in self._rows], device=device)
+        positions = torch.tensor(
+            [0 if row.left else row.length + len(row.ids) - 1 for row in self._rows], device=device
+        )
         with self.engine.last_states() as caught:
             output = self.engine.model(
-                tokens[:, None], attention_mask=mask, position_ids=positions[:, None], past_key_values=self._cache, use_cache=True,
+                tokens[:, None],
+                attention_mask=mask,
+                position_ids=positions[:, None],
+                past_key_values=self._cache,
+                use_cache=True,
                 logits_to_keep=1,
-            )  # fmt: skip
+            )
         self._states += caught[0][:, -1].float()
         return self._choose(output.logits[:, -1].float(), range(len(self._rows)))
 
@@ -163,7 +181,7 @@ class InFlight:
             sums, counts = row.sums.cpu().clone(), list(row.counts)
             sums[RATIONALE] += state
             counts[RATIONALE] += len(row.ids)
-            made.append((row.name, Written(row.ids, sums, counts, cut)))
+            made.append((row.name, FinishedRow(row.ids, sums, counts, cut)))
         self._close_gaps()
         return new, made
 
@@ -171,7 +189,7 @@ class InFlight:
         gone = len(self._rows) - len(self)
         if gone == len(self._rows):
             self._rows, self._cache = [], None
-        elif gone >= max(1, len(self._rows) // GAPS):
+        elif gone >= max(1, len(self._rows) // COMPACT_SHARE):
             self._settle()
 
     def _drop_columns(self) -> None:
@@ -220,11 +238,13 @@ class InFlight:
         for row in self._rows:
             row.start += length - before
         for layer in self._cache.layers:
-            layer.settle(on_device, length, extra)
+            layer.compact(on_device, length, extra)
 
 
 class _Layer(DynamicLayer):
-    """Keys and values ``(b, heads, t, d)`` with room to grow in, where DynamicLayer copies all of them for every new token."""
+    """Keys and values ``(b, heads, t, d)`` with room to grow in, where DynamicLayer copies all of them for
+    every new token.
+    """
 
     ROOM = 64  # tokens
 
@@ -232,20 +252,22 @@ class _Layer(DynamicLayer):
         super().__init__()
         self.dtype, self.device, self.is_initialized = layer.dtype, layer.device, True
         self.keys, self.values = layer.keys, layer.values
-        self.settle(None, layer.keys.shape[2], 0)
+        self.compact(None, layer.keys.shape[2], 0)
 
     @property
     def full(self) -> bool:
         return self._begin + self.keys.shape[2] == self._buffers[0].shape[2]
 
-    def settle(self, rows: torch.Tensor | None, length: int, extra: int) -> None:
-        """Move the last columns of ``rows`` (all) into the first ``length`` of new buffers, with place for ``extra`` rows."""
+    def compact(self, rows: torch.Tensor | None, length: int, extra: int) -> None:
+        """Move the last columns of ``rows`` (all) into the first ``length`` of new buffers, with place for
+        ``extra`` rows.
+        """
         buffers = []
         for held in (self.keys, self.values):
             n, heads, width, d = held.shape
             n, have = n if rows is None else len(rows), min(width, length)
             buffer = held.new_empty(n + extra, heads, length + self.ROOM, d)
-            buffer[:n, :, : length - have] = 0  # masked, but a number that is none would spoil the sum all the same
+            buffer[:n, :, : length - have] = 0  # masked, but 0 × NaN would still be NaN
             kept = held[:, :, width - have :]
             buffer[:n, :, length - have : length] = kept if rows is None else kept[rows]
             buffers.append(buffer)
@@ -259,10 +281,12 @@ class _Layer(DynamicLayer):
             buffer[rows, :, end - given.shape[2] : end] = given
 
     def drop(self, columns: int) -> None:
-        """Leave out the first columns; they stay where they are until :meth:`settle`."""
+        """Leave out the first columns; they stay where they are until :meth:`compact`."""
         self._show(self._buffers, self._begin + columns, self.keys.shape[2] - columns)
 
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_, **__) -> tuple[torch.Tensor, torch.Tensor]:
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_, **__
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         length = self.keys.shape[2]
         for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[:, :, self._begin + length : self._begin + length + 1] = new
@@ -300,7 +324,9 @@ def distinct_prompts(prompts: Sequence[Prompt]) -> tuple[list[Prompt], torch.Ten
 
 
 def row_noise(prompts: Sequence[Prompt], decoding: Decoding, seeds: Sequence[int] | None) -> torch.Tensor:
-    """Uniform numbers ``(n, max_new_tokens)``, seeded by the decoding seed, or the row's own, and the prompt's own tokens."""
+    """Uniform numbers ``(n, max_new_tokens)``, seeded by the decoding seed, or the row's own, and the
+    prompt's own tokens.
+    """
     rows = []
     for prompt, seed in zip(prompts, seeds or [decoding.seed] * len(prompts), strict=True):
         digest = hashlib.sha256(f"{seed} {prompt.ids}".encode()).digest()

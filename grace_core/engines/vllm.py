@@ -1,18 +1,23 @@
-"""Generation by vLLM in one pass: the hidden states are caught inside its worker as it generates (grace_core.engines.vllm_worker).
+"""Generation by vLLM in one pass: the hidden states are caught inside its worker as it generates
+(grace_core.engines.vllm_worker).
 
-vLLM returns either tokens or states, never both from one engine. A second forward over text and rationale, by a pooling engine or by
-transformers, would give the same vectors and costs as much computing again as the generation itself, so it was measured and rejected
-(docs/vllm.md).
+vLLM returns either tokens or states, never both from one engine. A second forward over text and rationale, by
+a pooling engine or by transformers, would give the same vectors and costs as much computing again as the
+generation itself, so it was measured and rejected (docs/vllm.md).
 
-Prefix caching computes the system prompt once. Where two texts begin alike it also skips states that belong to a text; these are the
-same for every text with that beginning, so they are computed apart, once, and added. All counts are compared with what they must be.
+Prefix caching computes the system prompt once. Where two texts begin alike it also skips states that belong
+to a text; these are the same for every text with that beginning, so they are computed apart, once, and added.
+All counts are compared with what they must be.
 
-Greedy rationales equal those of the transformers engine but where two tokens are equally likely up to rounding. Samples do not: each
-request is seeded by its text, so that a text's sample does not depend on its batch, but the noise is vLLM's.
+Greedy rationales equal those of the transformers engine but where two tokens are equally likely up to
+rounding. Samples do not: each request is seeded by its text, so that a text's sample does not depend on its
+batch, but the noise is vLLM's.
 
-``$GRACE_VLLM_ARGS`` is passed on to vLLM as engine arguments, e.g. {"gpu_memory_utilization": 0.5, "tensor_parallel_size": 2}.
+``$GRACE_VLLM_ARGS`` is passed on to vLLM as engine arguments, e.g. {"gpu_memory_utilization": 0.5,
+"tensor_parallel_size": 2}.
 
-vLLM runs in a process of its own. A program that makes an engine therefore needs ``if __name__ == "__main__":`` around its code.
+vLLM runs in a process of its own. A program that makes an engine therefore needs ``if __name__ ==
+"__main__":`` around its code.
 """
 
 from __future__ import annotations
@@ -33,8 +38,8 @@ import numpy as np
 import torch
 from cachetools import LRUCache
 
-from grace_core.engines.inflight import Decoding, Written
-from grace_core.engines.transformers import Pooled
+from grace_core.engines.inflight import Decoding, FinishedRow
+from grace_core.engines.transformers import PooledBatch
 from grace_core.errors import GraceError, first_line
 from grace_core.pooling import PARTS
 from grace_core.prompt import Prompt
@@ -48,20 +53,32 @@ ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # processes that bind to the same cores wait for each other
 }
 CPU_BLOCK = 32  # tokens to a block of the cache: the smallest that vLLM's attention on a CPU takes; the shorter, the more is shared
-ROOM = 4096  # positions that an engine has at least, if the model has them: for rationales and settings other than its own
+ROOM = (
+    4096  # positions that an engine has at least, if the model has them: for rationales and settings other than its own
+)
 PREFIXES = 1024  # beginnings whose sums are remembered
 
 
 class VllmEngine:
-    """A causal LM in vLLM. Takes and gives what TransformersEngine does; several threads may use it, and share its batches.
+    """A causal LM in vLLM. Takes and gives what TransformersEngine does; several threads may use it, and
+    share its batches.
 
-    ``length`` is the longest prompt and rationale together that is expected. Raises GraceError where vLLM is not installed or does not
-    start.
+    ``length`` is the longest prompt and rationale together that is expected. Raises GraceError where vLLM is
+    not installed or does not start.
     """
 
     batch = 512  # prompts to hand over at once: vLLM schedules them itself, and idles only while the last of them end
 
-    def __init__(self, folder: str | Path, *, dtype: str | None, pad_id: int, end_ids: set[int], length: int, positions: int | None):
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        dtype: str | None,
+        pad_id: int,
+        end_ids: set[int],
+        length: int,
+        positions: int | None,
+    ):
         self._vllm = _import_vllm()
         from vllm.platforms import current_platform
 
@@ -73,10 +90,19 @@ class VllmEngine:
         self.positions = min(positions or length + 1, max(ROOM, length + 1))
         options = (_cpu_options(self.positions) if on_cpu else {}) | _given_options()
         try:
-            self._engine = self._vllm.LLMEngine.from_engine_args(self._vllm.EngineArgs(
-                model=str(folder), dtype=self.dtype, max_model_len=self.positions, skip_tokenizer_init=True, generation_config="vllm",
-                enable_prefix_caching=True, disable_log_stats=True, worker_extension_cls=WORKER, **options,
-            ))  # fmt: skip
+            self._engine = self._vllm.LLMEngine.from_engine_args(
+                self._vllm.EngineArgs(
+                    model=str(folder),
+                    dtype=self.dtype,
+                    max_model_len=self.positions,
+                    skip_tokenizer_init=True,
+                    generation_config="vllm",
+                    enable_prefix_caching=True,
+                    disable_log_stats=True,
+                    worker_extension_cls=WORKER,
+                    **options,
+                )
+            )
             self._rpc("grace_start")
         except Exception as error:  # vLLM raises whatever its parts raise
             raise GraceError(
@@ -109,18 +135,18 @@ class VllmEngine:
         with self._prefix_lock:
             self._prefixes.clear()
 
-    def pool(self, prompts: list[Prompt], forced: list[list[int]] | None = None) -> Pooled:
+    def pool(self, prompts: list[Prompt], forced: list[list[int]] | None = None) -> PooledBatch:
         """Pool the prompts without generating, with the given rationale ids (one list a prompt) behind them if any."""
         forced = [list(ids) for ids in forced] if forced else [[] for _ in prompts]
         sums, _ = self._read(prompts, forced)
-        return Pooled(torch.from_numpy(sums), _counts(prompts, forced), forced, [False] * len(prompts))
+        return PooledBatch(torch.from_numpy(sums), _counts(prompts, forced), forced, [False] * len(prompts))
 
     def states(self, prompts: list[Prompt], forced: list[list[int]]) -> list[np.ndarray]:
         """Last hidden states ``(t, d)`` fp32 of the pooled positions of every prompt with its rationale ids."""
         _, tokens = self._read(prompts, forced, keep=True)
         return [states[prompt.start :] for prompt, states in zip(prompts, tokens, strict=True)]
 
-    def generate(self, prompts: list[Prompt], decoding: Decoding, seeds: list[int] | None = None) -> Pooled:
+    def generate(self, prompts: list[Prompt], decoding: Decoding, seeds: list[int] | None = None) -> PooledBatch:
         """Write a rationale for every prompt and pool text, template and rationale states on the way.
 
         ``seeds``, one a prompt, take the place of the decoding's own.
@@ -132,15 +158,19 @@ class VllmEngine:
             except StopIteration as stop:
                 return stop.value
 
-    def each(self, prompts: list[Prompt], decoding: Decoding, *, width: int) -> Iterator[tuple[int, Written]]:
+    def each(self, prompts: list[Prompt], decoding: Decoding, *, width: int) -> Iterator[tuple[int, FinishedRow]]:
         """The rows of :meth:`generate` for ``width`` prompts after the other."""
         for start in range(0, len(prompts), width):
             out = self.generate(prompts[start : start + width], decoding)
             rows = zip(out.rationale_ids, out.sums, out.counts.tolist(), out.truncated, strict=True)
-            yield from ((start + i, Written(*row)) for i, row in enumerate(rows))
+            yield from ((start + i, FinishedRow(*row)) for i, row in enumerate(rows))
 
-    def steps(self, prompts: list[Prompt], decoding: Decoding, seeds: list[int] | None = None) -> Iterator[list[tuple[int, int]]]:
-        """As :meth:`generate`, step by step: yields the ``(row, token)`` pairs of each step and returns the Pooled result at the end."""
+    def steps(
+        self, prompts: list[Prompt], decoding: Decoding, seeds: list[int] | None = None
+    ) -> Iterator[list[tuple[int, int]]]:
+        """As :meth:`generate`, step by step: yields the ``(row, token)`` pairs of each step and returns the
+        PooledBatch result at the end.
+        """
         return self._generate(prompts, decoding, seeds, self._vllm.RequestOutputKind.DELTA)
 
     def _generate(self, prompts, decoding, seeds, kind) -> Iterator[list[tuple[int, int]]]:
@@ -149,11 +179,19 @@ class VllmEngine:
         # one token more than asked for: the last one's state exists once it is fed back
         limit = decoding.max_new_tokens
         params = [
-            {"max_tokens": limit + 1, "temperature": decoding.temperature, "top_p": decoding.top_p, "output_kind": kind,
-             "stop_token_ids": sorted(self.end_ids), "seed": _seed(prompt, seed) if decoding.temperature else None}
+            {
+                "max_tokens": limit + 1,
+                "temperature": decoding.temperature,
+                "top_p": decoding.top_p,
+                "output_kind": kind,
+                "stop_token_ids": sorted(self.end_ids),
+                "seed": _seed(prompt, seed) if decoding.temperature else None,
+            }
             for prompt, seed in zip(prompts, seeds or [decoding.seed] * len(prompts), strict=True)
-        ]  # fmt: skip
-        with _Requests(self, [prompt.ids for prompt in prompts], [_borders(prompt) for prompt in prompts], params) as requests:
+        ]
+        with _Requests(
+            self, [prompt.ids for prompt in prompts], [_borders(prompt) for prompt in prompts], params
+        ) as requests:
             for arrived in requests:
                 new = []
                 for row, tokens in arrived:
@@ -165,11 +203,17 @@ class VllmEngine:
                             new.append((row, token))
                 if new:
                     yield new
-            sums = self._whole(prompts, written, requests.take([len(p.ids) + len(ids) for p, ids in zip(prompts, written, strict=True)]))
-        return Pooled(torch.from_numpy(sums), _counts(prompts, written), written, [not end for end in ended])
+            sums = self._whole(
+                prompts,
+                written,
+                requests.take([len(p.ids) + len(ids) for p, ids in zip(prompts, written, strict=True)]),
+            )
+        return PooledBatch(torch.from_numpy(sums), _counts(prompts, written), written, [not end for end in ended])
 
     def _whole(self, prompts: list[Prompt], written: list[list[int]], took: dict) -> np.ndarray:
-        """Part sums ``(n, 3, d)`` of generated rows: what the worker saw, and the states that the prefix cache spared."""
+        """Part sums ``(n, 3, d)`` of generated rows: what the worker saw, and the states that the prefix
+        cache spared.
+        """
         sums, ends = took["sums"], [len(p.ids) + len(ids) for p, ids in zip(prompts, written, strict=True)]
         skipped, odd = {}, []
         for row, (prompt, first, seen) in enumerate(zip(prompts, took["first"], took["seen"], strict=True)):
@@ -190,8 +234,12 @@ class VllmEngine:
             sums[odd], _ = self._read([prompts[row] for row in odd], [written[row] for row in odd])
         return sums
 
-    def _read(self, prompts: list[Prompt], forced: list[list[int]], *, keep: bool = False) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Part sums ``(n, 3, d)`` by one forward that takes nothing from the prefix cache; with ``keep``, every state ``(t, d)`` too."""
+    def _read(
+        self, prompts: list[Prompt], forced: list[list[int]], *, keep: bool = False
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Part sums ``(n, 3, d)`` by one forward that takes nothing from the prefix cache; with ``keep``,
+        every state ``(t, d)`` too.
+        """
         if not prompts:
             return np.zeros((0, len(PARTS), 1), np.float32), []
         rows = [prompt.ids + list(ids) for prompt, ids in zip(prompts, forced, strict=True)]
@@ -201,16 +249,24 @@ class VllmEngine:
                 pass
             took = requests.take([len(row) for row in rows])
         if took["first"] != [0] * len(rows) or took["seen"] != [len(row) for row in rows]:
-            raise GraceError("vLLM did not compute every position of a prompt; this version of it is not the one that GRACE knows (0.32)")
+            raise GraceError(
+                "vLLM did not compute every position of a prompt; this version of it is not the one that GRACE knows (0.32)"
+            )
         d = took["sums"].shape[2]
-        return took["sums"], [np.frombuffer(states, np.float32).reshape(-1, d) for states in took["tokens"]] if keep else []
+        return took["sums"], [
+            np.frombuffer(states, np.float32).reshape(-1, d) for states in took["tokens"]
+        ] if keep else []
 
     def _rpc(self, method: str, *args) -> object:
-        """Calls the worker; with several, the last one: all have the same states but with pipelines, where only the last has any."""
+        """Calls the worker; with several, the last one: all have the same states but with pipelines, where
+        only the last has any.
+        """
         return self._engine.collective_rpc(method, args=args)[-1]
 
     def _call(self, work):
-        """``work()`` under the lock, with vLLM's own errors turned into GraceError; but for a refusal they are lasting."""
+        """``work()`` under the lock, with vLLM's own errors turned into GraceError; but for a refusal they
+        are lasting.
+        """
         with self._lock:
             cause = None
             if not self._died:
@@ -220,22 +276,30 @@ class VllmEngine:
                     raise GraceError(f"vLLM refuses the request: {first_line(error)}") from error
                 except Exception as error:  # a dead process shows as one of several
                     self._died, cause = self._died or first_line(error), error
-            raise GraceError(f"vLLM is not running any more ({self._died}); load the model again, or restart the server") from cause
+            raise GraceError(
+                f"vLLM is not running any more ({self._died}); load the model again, or restart the server"
+            ) from cause
 
     def _watch(self) -> None:
-        """Have a thread wake up whoever waits for a process that died: killed from outside, vLLM 0.32 would let them wait for ever."""
+        """Have a thread wake up whoever waits for a process that died: killed from outside, vLLM 0.32 would
+        let them wait for ever.
+        """
         import psutil
 
         core, me = self._engine.engine_core, weakref.ref(self)
         manager = getattr(getattr(core, "resources", None), "engine_manager", None)
         if manager is not None:
-            workers = {process.sentinel: psutil.Process(process.pid).children(recursive=True) for process in manager.processes}
+            workers = {
+                process.sentinel: psutil.Process(process.pid).children(recursive=True) for process in manager.processes
+            }
             threading.Thread(target=_wake_when_dead, args=(me, workers), daemon=True, name="vllm-watch").start()
 
 
 def _wake_when_dead(me: weakref.ref[VllmEngine], workers: dict[int, list]) -> None:
     for sentinel in multiprocessing.connection.wait(list(workers)):
-        for worker in workers[sentinel]:  # one whose parent was killed was seen to run on, which would hold a GPU's memory
+        for worker in workers[
+            sentinel
+        ]:  # one whose parent was killed was seen to run on, which would hold a GPU's memory
             with contextlib.suppress(Exception):  # psutil's, for one that is gone, as it should be
                 worker.kill()
     engine = me()
@@ -257,7 +321,15 @@ class _Requests:
     Iterating gives lists of ``(row, new tokens)`` until all are finished. Every thread that waits takes a step for all.
     """
 
-    def __init__(self, engine: VllmEngine, rows: list[list[int]], borders: list[tuple[int, int, int]], params: list[dict], *, keep=False):
+    def __init__(
+        self,
+        engine: VllmEngine,
+        rows: list[list[int]],
+        borders: list[tuple[int, int, int]],
+        params: list[dict],
+        *,
+        keep=False,
+    ):
         self.engine, self.rows, self.borders, self.params, self.keep = engine, rows, borders, params, keep
         self.keys: list[int] = []
         self.taken = False
@@ -349,14 +421,19 @@ def _import_vllm() -> _Vllm:
     try:
         return _Vllm()
     except ImportError as error:
-        raise GraceError(f"--engine vllm needs vLLM 0.32, which cannot be imported here ({first_line(error)}): {INSTALL}") from error
+        raise GraceError(
+            f"--engine vllm needs vLLM 0.32, which cannot be imported here ({first_line(error)}): {INSTALL}"
+        ) from error
 
 
 def _cpu_options(positions: int) -> dict:
     # a seeded request whose prompt comes in pieces ends vLLM 0.32 on a CPU: its random generator cannot go back there
     return {
-        "enforce_eager": True, "block_size": CPU_BLOCK, "enable_chunked_prefill": False, "max_num_batched_tokens": max(ROOM, positions),
-    }  # fmt: skip
+        "enforce_eager": True,
+        "block_size": CPU_BLOCK,
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(ROOM, positions),
+    }
 
 
 def _given_options() -> dict:
@@ -367,7 +444,9 @@ def _given_options() -> dict:
     except ValueError:
         given = None
     if not isinstance(given, dict):
-        raise GraceError(f'GRACE_VLLM_ARGS must be a JSON object such as {{"gpu_memory_utilization": 0.5}}, got {text[:80]!r}')
+        raise GraceError(
+            f'GRACE_VLLM_ARGS must be a JSON object such as {{"gpu_memory_utilization": 0.5}}, got {text[:80]!r}'
+        )
     return given
 
 
@@ -383,5 +462,7 @@ def _counts(prompts: list[Prompt], rationales: list[list[int]]) -> torch.Tensor:
 
 
 def _seed(prompt: Prompt, seed: int) -> int:
-    """A seed for one prompt's samples: from the decoding's seed and the prompt's tokens, so that its batch does not matter."""
+    """A seed for one prompt's samples: from the decoding's seed and the prompt's tokens, so that its batch
+    does not matter.
+    """
     return int.from_bytes(hashlib.sha256(f"{seed} {prompt.ids}".encode()).digest()[:7], "big")

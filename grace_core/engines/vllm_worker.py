@@ -1,8 +1,8 @@
 """Part sums of hidden states, kept inside vLLM's worker while it generates.
 
-The runner's ``execute_model`` leaves the last hidden states of a step's tokens, one row a scheduled token, request after request,
-where ``sample_tokens`` takes them up; they are read in between. The scheduler tells at which position the tokens of each request
-begin, and that decides what is added to which sum:
+The runner's ``execute_model`` leaves the last hidden states of a step's tokens, one row a scheduled token,
+request after request, where ``sample_tokens`` takes them up; they are read in between. The scheduler tells at
+which position the tokens of each request begin, and that decides what is added to which sum:
 
 - A position counts once. One that was seen already (a preempted request is computed again) is passed over.
 - What the prefix cache holds is not computed, so a request's states may begin behind the start of its text. Where they begin is
@@ -10,8 +10,8 @@ begin, and that decides what is added to which sum:
 - The newest rationale state is held back until the next one comes, since the scheduler may run a step ahead and feed the end token,
   which is not pooled. Whoever takes the sums says where the rationale ends.
 
-This relies on vLLM's version 1 model runner (``input_batch`` and ``execute_model_state``), not on documented interfaces; hence the
-pinned version, and the engine's check of every count.
+This relies on vLLM's version 1 model runner (``input_batch`` and ``execute_model_state``), not on documented
+interfaces; hence the pinned version, and the engine's check of every count.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from grace_core.pooling import PARTS, RATIONALE, TEMPLATE, TEXT
 
 @dataclass
 class _Row:
-    """One request: the borders of its parts, its place in the buffers, and the positions [first, seen) that were caught."""
+    """One request: the borders of its parts, its place in the buffers, and the positions [first, seen) that
+    were caught.
+    """
 
     start: int
     stop: int
@@ -43,16 +45,22 @@ class Collector:
     def __init__(self):
         self._rows: dict[int, _Row] = {}
         self._free: list[int] = []
-        self._sums: torch.Tensor | None = None  # (slots, 3, d) fp32; made when the first states show their width and device
+        self._sums: torch.Tensor | None = (
+            None  # (slots, 3, d) fp32; made when the first states show their width and device
+        )
         self._held: torch.Tensor | None = None  # (slots, d) fp32: the newest rationale state, not in the sums yet
 
     def begin(self, key: int, start: int, stop: int, length: int, *, first: int, keep: bool = False) -> None:
-        """A request whose text is [start, stop), whose rationale begins at ``length``, and whose states come from ``first`` on."""
+        """A request whose text is [start, stop), whose rationale begins at ``length``, and whose states come
+        from ``first`` on.
+        """
         self._rows[key] = _Row(start, stop, length, first, first, tokens=[] if keep else None)
 
     @torch.inference_mode()
     def add(self, states: torch.Tensor, batch: list[tuple[int | None, int, int]]) -> None:
-        """The states ``(t, d)`` of one step: for each request in turn its key, its first position and how many; None: not ours."""
+        """The states ``(t, d)`` of one step: for each request in turn its key, its first position and how
+        many; None: not ours.
+        """
         slots, places, offset = [], [], 0
         for key, position, count in batch:
             row, begin = self._rows.get(key), offset
@@ -98,22 +106,28 @@ class Collector:
 
     @torch.inference_mode()
     def take(self, keys: list[int], ends: list[int]) -> dict:
-        """Sums ``(n, 3, d)`` fp32 as bytes, up to the position ``ends`` of each, and from where to where states came. Forgets the requests.
+        """Sums ``(n, 3, d)`` fp32 as bytes, up to the position ``ends`` of each, and from where to where states came.
 
-        ``seen`` is -1 where positions in the middle are missing. ``tokens`` has the states ``(t, d)`` fp32 of requests begun with
-        ``keep``. A plain dict of bytes and lists, since it crosses processes.
+        Forgets the requests.
+
+        ``seen`` is -1 where positions in the middle are missing. ``tokens`` has the states ``(t, d)`` fp32 of
+        requests begun with ``keep``. A plain dict of bytes and lists, since it crosses processes.
         """
         rows = [self._rows.pop(key) for key in keys]
         slots = torch.tensor([row.slot for row in rows], device=self._sums.device)
         # one position more than asked for: the end token was fed, its state is the one held back
-        ahead = torch.tensor([row.seen == end + 1 for row, end in zip(rows, ends, strict=True)], device=self._sums.device)
+        ahead = torch.tensor(
+            [row.seen == end + 1 for row, end in zip(rows, ends, strict=True)], device=self._sums.device
+        )
         sums = self._sums[slots]
         sums[:, RATIONALE] += self._held[slots] * ~ahead[:, None]
         self._clear(rows)
         return {
             "sums": sums.cpu().numpy().tobytes(),
             "first": [row.first for row in rows],
-            "seen": [-1 if row.gap else row.seen - early for row, early in zip(rows, ahead.int().tolist(), strict=True)],
+            "seen": [
+                -1 if row.gap else row.seen - early for row, early in zip(rows, ahead.int().tolist(), strict=True)
+            ],
             "tokens": [torch.cat(row.tokens).numpy().tobytes() if row.tokens else b"" for row in rows],
         }
 
@@ -131,13 +145,20 @@ class Collector:
 
 
 class PartSums:
-    """What vLLM mixes into its worker class (``worker_extension_cls``): methods that the engine calls by ``collective_rpc``."""
+    """What vLLM mixes into its worker class (``worker_extension_cls``): methods that the engine calls by
+    ``collective_rpc``.
+    """
 
     def grace_start(self) -> bool:
-        """Put the collector behind the runner's forward pass. Raises RuntimeError where the runner is built otherwise."""
+        """Put the collector behind the runner's forward pass.
+
+        Raises RuntimeError where the runner is built otherwise.
+        """
         runner = self.model_runner
         if not (hasattr(runner, "execute_model_state") and hasattr(getattr(runner, "input_batch", None), "req_ids")):
-            raise RuntimeError(f"{type(runner).__module__}.{type(runner).__name__} is not the model runner that GRACE knows")
+            raise RuntimeError(
+                f"{type(runner).__module__}.{type(runner).__name__} is not the model runner that GRACE knows"
+            )
         self._grace, keys = Collector(), {}
         execute = runner.execute_model
 
@@ -158,11 +179,17 @@ class PartSums:
         self._grace.drop(keys)
 
 
-def _batch(order: list[str], scheduled, collector: Collector, keys: dict[str, int]) -> list[tuple[int | None, int, int]]:
-    """Key, first position and number of tokens of every request of a step, in the order of its rows; new ones are begun."""
+def _batch(
+    order: list[str], scheduled, collector: Collector, keys: dict[str, int]
+) -> list[tuple[int | None, int, int]]:
+    """Key, first position and number of tokens of every request of a step, in the order of its rows; new ones
+    are begun.
+    """
     for name in scheduled.finished_req_ids:
         keys.pop(name, None)
-    positions = dict(zip(scheduled.scheduled_cached_reqs.req_ids, scheduled.scheduled_cached_reqs.num_computed_tokens, strict=True))
+    positions = dict(
+        zip(scheduled.scheduled_cached_reqs.req_ids, scheduled.scheduled_cached_reqs.num_computed_tokens, strict=True)
+    )
     for request in scheduled.scheduled_new_reqs:
         positions[request.req_id] = request.num_computed_tokens
         ours = (request.sampling_params.extra_args or {}).get("grace") if request.sampling_params else None

@@ -1,6 +1,7 @@
 """Do the rationales matter, and do the explanations say where? Experiments on a collection, each by encoding again.
 
-For a query q and a document d, with z(t, r) the embedding of text t with rationale r (forced, not generated) and r_t a text's own:
+For a query q and a document d, with z(t, r) the embedding of text t with rationale r (forced, not generated)
+and r_t a text's own:
 
 Dependence, over all documents and queries that are evaluated:
     swap cosine       mean of cos(z(t, r_t), z(t, r_u)), u another text of the same role: a random cycle through all of them
@@ -22,11 +23,13 @@ another in an order, and take the cosine with q after each, f(1) … f(m - 1); f
 Attributed by contributions relative to the corpus mean ("above_corpus", the headline), by raw ones ("raw"), and by length, as a control.
 The same for the query's rationale while the document keeps its own; there the mean is that of the queries.
 
-Additivity: the largest difference between a score and the sum of its parts, by blocks, sentences, and tokens of either side.
+Additivity: the largest difference between a score and the sum of its parts, by blocks, sentences, and tokens
+of either side.
 
-What is encoded again: swapped, shuffled and word-shuffled rationales of all texts, and every set of sentences left in an order above,
-each once. Not the empty ones: in a causal model no token of the text sees the rationale, so that the stored sums of text and template are
-those of an empty rationale. Tags (<think>) and marks without a letter or digit are no sentences and stay. Intervals: 95 %, percentile
+What is encoded again: swapped, shuffled and word-shuffled rationales of all texts, and every set of sentences
+left in an order above, each once. Not the empty ones: in a causal model no token of the text sees the
+rationale, so that the stored sums of text and template are those of an empty rationale. Tags (<think>) and
+punctuation without a letter or digit do not count as sentences, and stay. Intervals: 95 %, percentile
 bootstrap over queries (documents for their swap cosine).
 """
 
@@ -75,13 +78,17 @@ def evaluate(
     batch_size: int = 64,
     report: Callable[[str], None] = lambda line: None,
 ) -> dict:
-    """All measures of the module for one model and its index; ``queries`` by id, each with a relevant document in ``qrels``.
+    """All measures of the module for one model and its index; ``queries`` by id, each with a relevant
+    document in ``qrels``.
 
-    Of an index with more than ``documents`` documents the relevant ones and a random choice of others are ranked. A model without
-    rationales has its additivity measured and nothing else. ``report`` gets a line of progress for every stage.
+    Of an index with more than ``documents`` documents the relevant ones and a random choice of others are
+    ranked. A model without rationales has its additivity measured and nothing else. ``report`` gets a line of
+    progress for every stage.
     """
     if index.collection.chunk is not None:
-        raise GraceError(f"{index.collection.folder} is of passages, and this is measured on whole documents; build it without --chunk")
+        raise GraceError(
+            f"{index.collection.folder} is of passages, and this is measured on whole documents; build it without --chunk"
+        )
     explainer, rng = Explainer(index, model), np.random.default_rng(seed)
     pooling = index.default_pooling
     report(f"{model.name}: {len(queries)} queries")
@@ -103,21 +110,40 @@ def evaluate(
     for role in ("query", "document"):
         report(f"{model.name}: swapped and shuffled rationales of {len(texts[role])} texts, role {role}")
         vectors[role] = treated(
-            model, texts[role], ids[role], *own[role], rng=rng, batch_size=batch_size, geometry=index.geometry, role=role
-        )  # fmt: skip
+            model,
+            texts[role],
+            ids[role],
+            *own[role],
+            rng=rng,
+            batch_size=batch_size,
+            geometry=index.geometry,
+            role=role,
+        )
     found = _dependence(vectors, list(queries), [index.ids[row] for row in rows], qrels)
 
     first = [int(row) for row in ranked[:, 0]]
     sides = {
-        "document": ([explainer.text(row) for row in first], [explainer.rationale_ids[row] for row in first], index.embed(asked)),
+        "document": (
+            [explainer.text(row) for row in first],
+            [explainer.rationale_ids[row] for row in first],
+            index.embed(asked),
+        ),
         "query": (texts["query"], asked.rationale_ids, explainer.vectors(pooling)[first]),
     }
     for role, (side_texts, side_ids, others) in sides.items():
         report(f"{model.name}: deletion, role {role}")
         parts = [pair[role] for pair in pairs]
         found["roles"][role] |= deletion(
-            model, side_texts, side_ids, others, parts, rng=rng, batch_size=batch_size, geometry=index.geometry, role=role
-        )  # fmt: skip
+            model,
+            side_texts,
+            side_ids,
+            others,
+            parts,
+            rng=rng,
+            batch_size=batch_size,
+            geometry=index.geometry,
+            role=role,
+        )
     headline = found["roles"]["document"]
     return result | {
         "swap_cosine": headline["swapped_cosine"]["mean"],
@@ -139,17 +165,31 @@ def interval(values: Sequence[float] | np.ndarray, *, seed: int = 0) -> dict | N
     values = np.asarray(values, dtype=np.float64)
     if not len(values):
         return None
-    return {"mean": round(float(values.mean()), 5), "ci95": [round(bound, 5) for bound in ci95(of_items(values, seed=seed))]}
+    return {
+        "mean": round(float(values.mean()), 5),
+        "ci95": [round(bound, 5) for bound in ci95(of_items(values, seed=seed))],
+    }
 
 
-# --- dependence -------------------------------------------------------------------------------------------------------------
+# --- dependence
+# -------------------------------------------------------------------------------------------------------------
 
 
 def treated(
-    model: GraceModel, texts: Sequence[str], ids: Sequence[Sequence[int]], sums: np.ndarray, counts: np.ndarray, *,
-    rng: np.random.Generator, batch_size: int = 64, geometry: Geometry = RAW, role: str = Role.DOCUMENT,
-) -> dict[str, np.ndarray]:  # fmt: skip
-    """Embeddings ``(n, d)`` of texts under each of :data:`TREATMENTS`; ``sums`` and ``counts`` are those with their own rationales."""
+    model: GraceModel,
+    texts: Sequence[str],
+    ids: Sequence[Sequence[int]],
+    sums: np.ndarray,
+    counts: np.ndarray,
+    *,
+    rng: np.random.Generator,
+    batch_size: int = 64,
+    geometry: Geometry = RAW,
+    role: str = Role.DOCUMENT,
+) -> dict[str, np.ndarray]:
+    """Embeddings ``(n, d)`` of texts under each of :data:`TREATMENTS`; ``sums`` and ``counts`` are those with
+    their own rationales.
+    """
     cycle = rng.permutation(len(texts))
     partner = np.empty_like(cycle)
     partner[cycle] = np.roll(cycle, -1)
@@ -185,7 +225,9 @@ def says_something(text: str) -> bool:
 
 
 def shuffle_sentences(ids: Sequence[int], sentences: Sequence[tuple[int, int]], rng: np.random.Generator) -> list[int]:
-    """The sentences in another order, what stands between them in its place; unchanged where there are fewer than two."""
+    """The sentences in another order, what stands between them in its place; unchanged where there are fewer
+    than two.
+    """
     if len(sentences) < 2:
         return list(ids)
     order = np.arange(len(sentences))
@@ -215,19 +257,29 @@ def shuffle_words(text: str, rng: np.random.Generator) -> str:
 
 
 def _pool(
-    index: GraceIndex, queries: dict[str, str], qrels: dict[str, dict[str, int]], documents: int, rng: np.random.Generator
+    index: GraceIndex,
+    queries: dict[str, str],
+    qrels: dict[str, dict[str, int]],
+    documents: int,
+    rng: np.random.Generator,
 ) -> list[int]:
     """Rows of the documents to rank: all, or the relevant ones and a random choice of others."""
     if len(index) <= documents:
         return list(range(len(index)))
-    relevant = {index.row[d] for query_id in queries for d, grade in qrels[query_id].items() if grade > 0 and d in index.row}
+    relevant = {
+        index.row[d] for query_id in queries for d, grade in qrels[query_id].items() if grade > 0 and d in index.row
+    }
     if len(relevant) > documents:
-        raise GraceError(f"the queries have {len(relevant)} relevant documents, and {documents} are to be ranked; raise --documents")
+        raise GraceError(
+            f"the queries have {len(relevant)} relevant documents, and {documents} are to be ranked; raise --documents"
+        )
     others = np.setdiff1d(np.arange(len(index)), sorted(relevant))
     return sorted(relevant | set(rng.choice(others, documents - len(relevant), replace=False).tolist()))
 
 
-def _dependence(vectors: dict[str, dict[str, np.ndarray]], query_ids: list[str], document_ids: list[str], qrels: dict) -> dict:
+def _dependence(
+    vectors: dict[str, dict[str, np.ndarray]], query_ids: list[str], document_ids: list[str], qrels: dict
+) -> dict:
     """Swap cosines and nDCG@10, from the vectors of both roles under every treatment."""
 
     def ndcg(queries: str, documents: str) -> np.ndarray:
@@ -253,12 +305,15 @@ def _dependence(vectors: dict[str, dict[str, np.ndarray]], query_ids: list[str],
     return made | {"roles": roles}
 
 
-# --- deletion, insertion, agreement -----------------------------------------------------------------------------------------
+# --- deletion, insertion, agreement
+# -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Attributed:
-    """The sentences of one rationale as token ranges of its ids, and what each is given by every way to attribute, ``(m,)`` arrays."""
+    """The sentences of one rationale as token ranges of its ids, and what each is given by every way to
+    attribute, ``(m,)`` arrays.
+    """
 
     sentences: list[tuple[int, int]]
     by: dict[str, np.ndarray]
@@ -270,17 +325,27 @@ def attributed(explanation: Explanation, mean: np.ndarray) -> Attributed:
     first = int((document.parts != RATIONALE).sum())
     chosen = [i for i, s in enumerate(document.sentences) if s.part == RATIONALE and says_something(s.text)]
     spans = [(document.sentences[i].begin - first, document.sentences[i].end - first) for i in chosen]
-    return Attributed(spans, {
-        "above_corpus": explanation.above_corpus(mean).sum(axis=0)[chosen],
-        "raw": explanation.sentences.sum(axis=0)[chosen],
-        "length": np.array([float(b - a) for a, b in spans]),
-    })  # fmt: skip
+    return Attributed(
+        spans,
+        {
+            "above_corpus": explanation.above_corpus(mean).sum(axis=0)[chosen],
+            "raw": explanation.sentences.sum(axis=0)[chosen],
+            "length": np.array([float(b - a) for a, b in spans]),
+        },
+    )
 
 
 def _pairs(
-    explainer: Explainer, texts: list[str], asked: Representations, ranked: np.ndarray, scores: np.ndarray, pooling: Pooling
+    explainer: Explainer,
+    texts: list[str],
+    asked: Representations,
+    ranked: np.ndarray,
+    scores: np.ndarray,
+    pooling: Pooling,
 ) -> tuple[list[dict[str, Attributed]], float]:
-    """Query and first document of every query: their attributed sentences, and the largest residual of all scores at all levels."""
+    """Query and first document of every query: their attributed sentences, and the largest residual of all
+    scores at all levels.
+    """
     index, pairs = explainer.index, []
     sums = [_blocks(asked, i, index, rows, pooling).sum(axis=(1, 2)) for i, rows in enumerate(ranked)]
     residual = float(np.abs(np.array(sums) - scores).max())
@@ -289,7 +354,9 @@ def _pairs(
         some = range(start, min(start + CHUNK, len(texts)))
         rows = [int(ranked[i, 0]) for i in some]
         queries = token_states(explainer.model, [texts[i] for i in some], [asked.rationale_ids[i] for i in some])
-        documents = token_states(explainer.model, [explainer.text(row) for row in rows], [explainer.rationale_ids[row] for row in rows])
+        documents = token_states(
+            explainer.model, [explainer.text(row) for row in rows], [explainer.rationale_ids[row] for row in rows]
+        )
         for i, query, document in zip(some, queries, documents, strict=True):
             score = float(scores[i, 0])
             options = {"pooling": pooling, "geometry": index.geometry}
@@ -313,10 +380,20 @@ def without(ids: Sequence[int], sentences: Sequence[tuple[int, int]], removed: f
 
 
 def deletion(
-    model: GraceModel, texts: Sequence[str], ids: Sequence[Sequence[int]], others: np.ndarray, parts: Sequence[Attributed], *,
-    rng: np.random.Generator, batch_size: int = 64, geometry: Geometry = RAW, role: str = Role.DOCUMENT,
-) -> dict:  # fmt: skip
-    """Deletion and insertion gaps and agreement for ``texts`` with their rationales, against the other side's embeddings ``(n, d)``."""
+    model: GraceModel,
+    texts: Sequence[str],
+    ids: Sequence[Sequence[int]],
+    others: np.ndarray,
+    parts: Sequence[Attributed],
+    *,
+    rng: np.random.Generator,
+    batch_size: int = 64,
+    geometry: Geometry = RAW,
+    role: str = Role.DOCUMENT,
+) -> dict:
+    """Deletion and insertion gaps and agreement for ``texts`` with their rationales, against the other side's
+    embeddings ``(n, d)``.
+    """
     usable = [i for i, part in enumerate(parts) if len(part.sentences) >= 2]
     orders: dict[tuple[int, str], list[np.ndarray]] = {}
     for i in usable:
@@ -325,17 +402,30 @@ def deletion(
             orders[i, name], orders[i, f"{name} reverse"] = [largest_first], [largest_first[::-1]]
         orders[i, "random"] = [rng.permutation(len(parts[i].sentences)) for _ in range(ORDERS)]
 
-    wanted = {(i, frozenset(order[:j].tolist())) for (i, _), some in orders.items() for order in some for j in range(len(order) + 1)}
+    wanted = {
+        (i, frozenset(order[:j].tolist()))
+        for (i, _), some in orders.items()
+        for order in some
+        for j in range(len(order) + 1)
+    }
     wanted |= {(i, frozenset([s])) for i in usable for s in range(len(parts[i].sentences))}
     left = sorted(wanted, key=lambda one: (one[0], sorted(one[1])))
     made = model.represent_given(
-        [texts[i] for i, _ in left], [without(ids[i], parts[i].sentences, removed) for i, removed in left], batch_size=batch_size
+        [texts[i] for i, _ in left],
+        [without(ids[i], parts[i].sentences, removed) for i, removed in left],
+        batch_size=batch_size,
     )
-    found = np.einsum("nd,nd->n", geometry.vectors(made.sums, made.counts, role=role), others[[i for i, _ in left]]) if left else []
+    found = (
+        np.einsum("nd,nd->n", geometry.vectors(made.sums, made.counts, role=role), others[[i for i, _ in left]])
+        if left
+        else []
+    )
     score = dict(zip(left, map(float, found), strict=True))
 
     curves = {  # f(0) … f(m), the random ones as the mean of their orders
-        key: np.mean([[score[key[0], frozenset(order[:j].tolist())] for j in range(len(order) + 1)] for order in some], axis=0)
+        key: np.mean(
+            [[score[key[0], frozenset(order[:j].tolist())] for j in range(len(order) + 1)] for order in some], axis=0
+        )
         for key, some in orders.items()
     }
     area = {key: curve[1:-1].mean() for key, curve in curves.items()}
@@ -350,11 +440,17 @@ def deletion(
             "deletion_gap": interval([area[i, "random"] - area[i, name] for i in usable]),
             "insertion_gap": interval([area[i, f"{name} reverse"] - area[i, "random"] for i in usable]),
             "over_length": interval([area[i, "length"] - area[i, name] for i in usable]) if name != "length" else None,
-            "agreement": interval([
-                spearman(parts[i].by[name], [score[i, frozenset()] - score[i, frozenset([s])] for s in range(len(parts[i].sentences))])
-                for i in usable if len(parts[i].sentences) >= 3
-            ]),
-        }  # fmt: skip
+            "agreement": interval(
+                [
+                    spearman(
+                        parts[i].by[name],
+                        [score[i, frozenset()] - score[i, frozenset([s])] for s in range(len(parts[i].sentences))],
+                    )
+                    for i in usable
+                    if len(parts[i].sentences) >= 3
+                ]
+            ),
+        }
     result["curves"] = {"removed": GRID.round(2).tolist()}
     for label, order in (("attributed", "above_corpus"), ("random", "random"), ("reverse", "above_corpus reverse")):
         on_grid = [np.interp(GRID, np.linspace(0, 1, len(curves[i, order])), curves[i, order]) for i in usable]

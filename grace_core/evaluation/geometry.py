@@ -1,8 +1,9 @@
 """What a geometry is worth: nDCG@10 of judged queries in each, with and without rationales, from the same part sums.
 
-Three sources of the queries' mean are set side by side. *Model*: the model's own statistics of other collections, as a fresh collection is
-searched. *Twenty*: these and twenty unlabelled queries of the collection, which are left out of what is measured. *Own*: the measured
-queries themselves, the most that a mean can give; nobody has it before the queries have come.
+Three sources of the queries' mean are set side by side. *Model*: the model's own statistics of other
+collections, as a fresh collection is searched. *Twenty*: these and twenty unlabelled queries of the
+collection, which are left out of what is measured. *Own*: the measured queries themselves, the most that a
+mean can give; nobody has it before the queries have come.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ DRAWS = 5  # of twenty queries
 
 @dataclass(frozen=True)
 class Sample:
-    """A collection's documents, whose ids are ``ids``, and its judged queries, in the order of ``qrels``, as part sums and counts."""
+    """A collection's documents, whose ids are ``ids``, and its judged queries, in the order of ``qrels``, as
+    part sums and counts.
+    """
 
     name: str
     documents: Sums
@@ -45,7 +48,9 @@ def sample(index: GraceIndex, model: GraceModel, *, split: str | None = None, li
     queries = dict(list(judged_queries(judgements, split).items())[:limit])
     made = model.represent(list(queries.values()), rationale=index.default_pooling is Pooling.FULL, progress=True)
     qrels = {query: judgements.qrels[query] for query in queries}
-    return Sample(index.collection.name, (index.sums, index.counts), (made.sums, made.counts), index.document_ids, qrels)
+    return Sample(
+        index.collection.name, (index.sums, index.counts), (made.sums, made.counts), index.document_ids, qrels
+    )
 
 
 def score(found: Sample, geometry: Geometry, pooling: Pooling, rows: np.ndarray | None = None) -> np.ndarray:
@@ -58,7 +63,9 @@ def score(found: Sample, geometry: Geometry, pooling: Pooling, rows: np.ndarray 
 
 
 def columns_of(found: Sample, model: Statistics | None, *, seed: int = 0) -> dict[str, np.ndarray]:
-    """nDCG@10 ``(m,)`` of every query, by column: ``POOLING KIND SOURCE`` such as "text whitened model"; raw has no source."""
+    """nDCG@10 ``(m,)`` of every query, by column: ``POOLING KIND SOURCE`` such as "text whitened model"; raw
+    has no source.
+    """
     made = {}
     poolings = [pooling for pooling in Pooling if pooling is Pooling.TEXT or found.documents[1][:, 2].any()]
     for pooling in poolings:
@@ -86,14 +93,18 @@ def _twenty(found: Sample, model: Statistics | None, pooling: Pooling, seed: int
     for _ in range(DRAWS):
         given = rng.choice(count, TWENTY, replace=False)
         rest = np.setdiff1d(np.arange(count), given)
-        geometry = fit(DEFAULT, found.documents, model=model, queries=(found.queries[0][given], found.queries[1][given]))
+        geometry = fit(
+            DEFAULT, found.documents, model=model, queries=(found.queries[0][given], found.queries[1][given])
+        )
         total[rest] += score(found, geometry, pooling, rest)
         times[rest] += 1
     return np.where(times > 0, total / np.maximum(times, 1), np.nan)
 
 
 def interval(values: Sequence[np.ndarray], *, seed: int = 0) -> dict:
-    """Mean over collections of the means over queries, with a 95 % interval that draws queries anew within each collection."""
+    """Mean over collections of the means over queries, with a 95 % interval that draws queries anew within
+    each collection.
+    """
     values = [one[~np.isnan(one)] for one in values]
     if not all(len(one) for one in values):
         raise GraceError("a collection has no query to average over")
@@ -102,25 +113,35 @@ def interval(values: Sequence[np.ndarray], *, seed: int = 0) -> dict:
 
 
 def compare(
-    samples: Sequence[Sample], statistics: Callable[[str], Statistics | None], *, others: dict | None = None, seed: int = 0
+    samples: Sequence[Sample],
+    statistics: Callable[[str], Statistics | None],
+    *,
+    others: dict | None = None,
+    seed: int = 0,
 ) -> dict:
-    """The table: ``collections`` by name and column, ``mean`` over them, and ``differences`` of pairs of columns, paired by query.
+    """The table: ``collections`` by name and column, ``mean`` over them, and ``differences`` of pairs of
+    columns, paired by query.
 
-    ``statistics`` gives the model's own statistics for a collection by name; ``others`` holds other retrievers' nDCG@10 by collection and
-    name.
+    ``statistics`` gives the model's own statistics for a collection by name; ``others`` holds other
+    retrievers' nDCG@10 by collection and name.
     """
-    scores = {one.name: columns_of(one, statistics(one.name), seed=seed) | (others or {}).get(one.name, {}) for one in samples}
+    scores = {
+        one.name: columns_of(one, statistics(one.name), seed=seed) | (others or {}).get(one.name, {}) for one in samples
+    }
     columns = list(dict.fromkeys(name for found in scores.values() for name in found))
     pairs = [
-        ("text calibrated model", "text raw"), ("text+rationale calibrated model", "text+rationale raw"),
-        ("text+rationale calibrated model", "text calibrated model"), ("text+rationale whitened model", "text+rationale calibrated model"),
-    ]  # fmt: skip
+        ("text calibrated model", "text raw"),
+        ("text+rationale calibrated model", "text+rationale raw"),
+        ("text+rationale calibrated model", "text calibrated model"),
+        ("text+rationale whitened model", "text+rationale calibrated model"),
+    ]
     result: dict = {"collections": {}, "mean": {}, "differences": {}}
     for one in samples:
         result["collections"][one.name] = {
-            "queries": len(one), "documents": len(one.documents[0]),
+            "queries": len(one),
+            "documents": len(one.documents[0]),
             **{name: interval([values], seed=seed) for name, values in scores[one.name].items()},
-        }  # fmt: skip
+        }
     for name in columns:
         if all(name in found for found in scores.values()):
             result["mean"][name] = interval([found[name] for found in scores.values()], seed=seed)
@@ -128,6 +149,7 @@ def compare(
         there = {name: found[a] - found[b] for name, found in scores.items() if a in found and b in found}
         if there:
             result["differences"][f"{a} - {b}"] = {
-                "mean": interval(list(there.values()), seed=seed), **{name: interval([values], seed=seed) for name, values in there.items()}
-            }  # fmt: skip
+                "mean": interval(list(there.values()), seed=seed),
+                **{name: interval([values], seed=seed) for name, values in there.items()},
+            }
     return result

@@ -1,13 +1,15 @@
 """Tasks of EleutherAI's lm-evaluation-harness (lm-eval), run on a model that is already loaded.
 
-Metrics and prompts are lm-eval's. Set here: what has no context stands behind the token that a plain text stands behind
-(:func:`grace_core.evaluation.retention.beginning_of_text`; lm-eval's own default would be the end of a turn where a tokenizer has no
-beginning of text), and probabilities are computed in fp32 whatever the weights are. Intervals are not lm-eval's standard errors but
-bootstraps over its logged samples, since those can be paired between models.
+Metrics and prompts are lm-eval's. Set here: what has no context stands behind the token that a plain text
+stands behind (:func:`grace_core.evaluation.retention.beginning_of_text`; lm-eval's own default would be the
+end of a turn where a tokenizer has no beginning of text), and probabilities are computed in fp32 whatever the
+weights are. Intervals are not lm-eval's standard errors but bootstraps over its logged samples, since those
+can be paired between models.
 
-A task file says which Python functions to call (``!function``), and may name a metric that is a program on a hub. Such code is the file's
-author's, not lm-eval's, and a file that somebody sent looks harmless; so it is refused unless the caller allows it, and templates run in
-Jinja's sandbox. lm-eval's own tasks, which were installed with it, run as they are; those that execute what a model writes do not.
+A task file says which Python functions to call (``!function``), and may name a metric that is a program on a
+hub. Such code is the file's author's, not lm-eval's, and a file that somebody sent looks harmless; so it is
+refused unless the caller allows it, and templates run in Jinja's sandbox. lm-eval's own tasks, which were
+installed with it, run as they are; those that execute what a model writes do not.
 """
 
 from __future__ import annotations
@@ -35,9 +37,9 @@ SEED = 1234  # lm-eval's own, for few-shot examples and for samples
 def load_tasks(names: Sequence[str], *, folder: Path | None = None, allow_code: bool = False) -> dict:
     """lm-eval's tasks and groups of the given names, with their data: ``{"tasks", "groups", "group_map"}``.
 
-    A name is a YAML file, or a task, group or tag of a file in ``folder``, or else one that lm-eval knows. Data files of a task file are
-    looked for beside it, then in the working folder. Raises GraceError for what does not exist, cannot be read, or wants code that
-    ``allow_code`` does not allow.
+    A name is a YAML file, or a task, group or tag of a file in ``folder``, or else one that lm-eval knows.
+    Data files of a task file are looked for beside it, then in the working folder. Raises GraceError for what
+    does not exist, cannot be read, or wants code that ``allow_code`` does not allow.
     """
     _check_installed()
     found: dict = {"tasks": {}, "groups": {}, "group_map": {}}
@@ -45,20 +47,28 @@ def load_tasks(names: Sequence[str], *, folder: Path | None = None, allow_code: 
         manager = _manager(names, folder)
         for name in names:
             known = _read_files(name, manager, folder, allow_code)
-            with _told(f"lm-eval cannot load the task {name!r}"):
+            with _reporting(f"lm-eval cannot load the task {name!r}"):
                 made = manager.load([known])
             if twice := made["tasks"].keys() & found["tasks"].keys():
-                raise GraceError(f"two of the tasks that were asked for are, or hold, {min(twice)!r}: leave one out, or rename its task")
+                raise GraceError(
+                    f"two of the tasks that were asked for are, or hold, {min(twice)!r}: leave one out, or rename its task"
+                )
             for part in found:
                 found[part].update(made.get(part, {}))
     for name, task in found["tasks"].items():
         if getattr(task, "UNSAFE_CODE", False) or getattr(task, "MULTIMODAL", False):
-            wants = "runs code that a model writes" if getattr(task, "UNSAFE_CODE", False) else "shows images or plays sounds"
+            wants = (
+                "runs code that a model writes"
+                if getattr(task, "UNSAFE_CODE", False)
+                else "shows images or plays sounds"
+            )
             raise GraceError(f"the task {name!r} {wants}, which is not done here: leave it out")
     return found
 
 
-def run(model: GraceModel, tasks: dict, *, limit: int | None = None, batch_size: int = 16) -> dict[str, dict[str, Score]]:
+def run(
+    model: GraceModel, tasks: dict, *, limit: int | None = None, batch_size: int = 16
+) -> dict[str, dict[str, Score]]:
     """Scores of every task and metric, of the first ``limit`` items of each: ``{task: {metric: Score}}``.
 
     A metric behind a filter other than lm-eval's default is called "metric,filter". Raises GraceError if lm-eval fails.
@@ -73,7 +83,7 @@ def run(model: GraceModel, tasks: dict, *, limit: int | None = None, batch_size:
         if task.get_config("num_fewshot") is None:
             task.set_config("num_fewshot", 0)
         task.set_fewshot_seed(SEED)
-    with _contained(), _told(f"lm-eval failed with {model.name}"):
+    with _contained(), _reporting(f"lm-eval failed with {model.name}"):
         made = evaluate(_wrapped(model, batch_size), tasks, limit=limit, bootstrap_iters=0, log_samples=True)
     found: dict[str, dict[str, Score]] = {}
     for name, task in tasks["tasks"].items():
@@ -84,12 +94,16 @@ def run(model: GraceModel, tasks: dict, *, limit: int | None = None, batch_size:
             key = metric if filter_name == "none" else f"{metric},{filter_name}"
             found[name][key] = Score(value, items, None if aggregate is mean else aggregate)
     for name, row in made.get("groups", {}).items():  # aggregated over tasks, so there are no items
-        found[name] = {metric if kind == "none" else f"{metric},{kind}": Score(value) for metric, kind, value in _values(row)}
+        found[name] = {
+            metric if kind == "none" else f"{metric},{kind}": Score(value) for metric, kind, value in _values(row)
+        }
     return found
 
 
 def _values(row: dict) -> Iterator[tuple[str, str, float]]:
-    """Metric, filter and value of what lm-eval calls "metric,filter"; it also has names, counts and standard errors there."""
+    """Metric, filter and value of what lm-eval calls "metric,filter"; it also has names, counts and standard
+    errors there.
+    """
     for key, value in row.items():
         metric, comma, filter_name = key.partition(",")
         if comma and not metric.endswith("_stderr"):
@@ -105,14 +119,19 @@ def _wrapped(model: GraceModel, batch_size: int):
     logger.setLevel(logging.ERROR)  # it warns of a model that comes loaded, which is what is wanted
     try:
         return HFLM(
-            pretrained=model.model, tokenizer=copy.deepcopy(model.tokenizer), backend="causal", batch_size=batch_size,
-            softmax_dtype="float32", prefix_token_id=beginning_of_text(model.tokenizer),
-        )  # fmt: skip
+            pretrained=model.model,
+            tokenizer=copy.deepcopy(model.tokenizer),
+            backend="causal",
+            batch_size=batch_size,
+            softmax_dtype="float32",
+            prefix_token_id=beginning_of_text(model.tokenizer),
+        )
     finally:
         logger.setLevel(level)
 
 
-# --- from names to lm-eval's index ------------------------------------------------------------------------------------------
+# --- from names to lm-eval's index
+# ------------------------------------------------------------------------------------------
 
 
 def _check_installed() -> None:
@@ -121,11 +140,15 @@ def _check_installed() -> None:
         import lm_eval.tasks._index
         import lm_eval.tasks._yaml_loader  # noqa: F401
     except ImportError as error:
-        raise GraceError(f"--tasks needs lm-eval, which is not installed as it must be ({_first_line(error)}): {INSTALL}") from error
+        raise GraceError(
+            f"--tasks needs lm-eval, which is not installed as it must be ({_first_line(error)}): {INSTALL}"
+        ) from error
 
 
 def _manager(names: Sequence[str], folder: Path | None):
-    """lm-eval's TaskManager: of the folder's tasks, and of lm-eval's own, which take half a minute to read, if they are needed."""
+    """lm-eval's TaskManager: of the folder's tasks, and of lm-eval's own, which take half a minute to read,
+    if they are needed.
+    """
     from lm_eval.tasks import TaskManager
 
     if folder is not None and not folder.is_dir():
@@ -142,12 +165,16 @@ def _manager(names: Sequence[str], folder: Path | None):
     named = wanted & set(names)
     manager = TaskManager(include_path=folder) if all(map(_is_mentioned, named)) else own
     if unknown := named - manager.task_index.keys():
-        raise GraceError(f"there is no task {min(unknown)!r}: {_nearby(folder)}give a task file, or a name that lm-eval knows")
+        raise GraceError(
+            f"there is no task {min(unknown)!r}: {_nearby(folder)}give a task file, or a name that lm-eval knows"
+        )
     return manager
 
 
 def _read_files(name: str, manager, folder: Path | None, allow_code: bool) -> str:
-    """Reads the task files that a name stands for into the manager's index, in place of their paths; returns the name there."""
+    """Reads the task files that a name stands for into the manager's index, in place of their paths; returns
+    the name there.
+    """
     index = manager.task_index
     if _is_file(name):
         entry = _entry(name)
@@ -181,7 +208,7 @@ def _entry(file: str):
     path = Path(file)
     if not path.is_file():
         raise GraceError(f"there is no task file {file}: check the path")
-    with _told(f"{file} is no task file: expected YAML with the key task or group"):
+    with _reporting(f"{file} is no task file: expected YAML with the key task or group"):
         found: dict = {}
         TaskIndex.process_cfg(_plain(path), path.resolve(), found)
         return next(iter(found.values()))
@@ -194,7 +221,9 @@ def _plain(path: Path) -> dict:
 
 
 def _members(spec, index: dict, seen: set[str] | None = None) -> set[str]:
-    """The names that a name, or an item in a group's list, stands for: its own, and those of its tag's or group's tasks."""
+    """The names that a name, or an item in a group's list, stands for: its own, and those of its tag's or
+    group's tasks.
+    """
     seen = set() if seen is None else seen
     if isinstance(spec, dict) and spec.get("group") not in index and ("group" in spec or "dataset_path" in spec):
         below = spec.get("task")  # defined where it stands
@@ -226,19 +255,22 @@ def _nearby(folder: Path | None) -> str:
     return f"no file in {folder} defines it; " if folder is not None else ""
 
 
-# --- what a task file says --------------------------------------------------------------------------------------------------
+# --- what a task file says
+# --------------------------------------------------------------------------------------------------
 
 
 def _config(path: Path, *, allow_code: bool) -> dict:
     """What a task file and those that it includes say, its data files as paths that exist."""
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    with _told(f"{path} cannot be read as a task file"):
+    with _reporting(f"{path} cannot be read as a task file"):
         plain = _plain(path)
         code = [] if allow_code else [*_functions(path), *_foreign_metrics(plain)]
     if code:
-        raise GraceError(f"{path} runs code that lm-eval does not bring, {code[0]}: read it, and allow it with --allow-code")
-    with _told(f"{path} cannot be read as a task file"):
+        raise GraceError(
+            f"{path} runs code that lm-eval does not bring, {code[0]}: read it, and allow it with --allow-code"
+        )
+    with _reporting(f"{path} cannot be read as a task file"):
         config = load_yaml(path)
         options = config.get("dataset_kwargs")
         if isinstance(options, dict):
@@ -252,7 +284,11 @@ def _functions(path: Path) -> list[str]:
     from lm_eval.tasks._yaml_loader import load_yaml
 
     with path.open("rb") as file:
-        found = [f"!function {node.value}" for node in _nodes(yaml.compose(file, Loader=yaml.SafeLoader)) if node.tag == "!function"]
+        found = [
+            f"!function {node.value}"
+            for node in _nodes(yaml.compose(file, Loader=yaml.SafeLoader))
+            if node.tag == "!function"
+        ]
     includes = load_yaml(path, resolve_func=False, recursive=False).get("include", [])
     for name in includes if isinstance(includes, list) else [includes]:
         found += _functions(path.parent / name)
@@ -271,7 +307,9 @@ def _nodes(node: yaml.Node) -> Iterator[yaml.Node]:
 
 
 def _foreign_metrics(config) -> list[str]:
-    """Metrics that lm-eval would load as programs by the package ``evaluate``, from a hub or from a file; also those of a group's items."""
+    """Metrics that lm-eval would load as programs by the package ``evaluate``, from a hub or from a file;
+    also those of a group's items.
+    """
     import lm_eval.api.metrics  # noqa: F401 - fills the registry
     from lm_eval.api.registry import metric_registry
 
@@ -299,7 +337,8 @@ def _beside(files, path: Path):
     raise GraceError(f"{path}: its data {name!r} are neither in {path.parent} nor in {Path.cwd()}: correct the path")
 
 
-# --- lm-eval's surroundings -------------------------------------------------------------------------------------------------
+# --- lm-eval's surroundings
+# -------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -309,7 +348,9 @@ def _contained() -> Iterator[None]:
     from lm_eval import utils
 
     open_ = utils.env
-    sandbox = SandboxedEnvironment(loader=open_.loader, undefined=open_.undefined, keep_trailing_newline=open_.keep_trailing_newline)
+    sandbox = SandboxedEnvironment(
+        loader=open_.loader, undefined=open_.undefined, keep_trailing_newline=open_.keep_trailing_newline
+    )
     sandbox.filters.update(open_.filters)
     utils.env = sandbox
     try:
@@ -320,7 +361,7 @@ def _contained() -> Iterator[None]:
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
+def _reporting(what: str) -> Iterator[None]:
     """What lm-eval, datasets and Jinja raise, in one line; they raise nearly anything."""
     try:
         yield
@@ -329,7 +370,9 @@ def _told(what: str) -> Iterator[None]:
     except Exception as error:
         hub = ": its data are on the Hugging Face hub; check the network, or take a task file over local data (docs/retention.md)"
         unreachable = isinstance(error, ConnectionError)
-        raise GraceError(f"{what} ({type(error).__name__}: {_first_line(error)}){hub if unreachable else ''}") from error
+        raise GraceError(
+            f"{what} ({type(error).__name__}: {_first_line(error)}){hub if unreachable else ''}"
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -1,12 +1,15 @@
-"""What choosing among a model's own rationales could give: nDCG@10 of queries whose rationales are chosen, exchanged or shuffled.
+"""What choosing among a model's own rationales could give: nDCG@10 of queries whose rationales are chosen,
+exchanged or shuffled.
 
-K rationales are sampled for every judged query; documents keep their greedy ones. By the symmetric reward (:mod:`grace_core.rewards`),
+K rationales are sampled for every judged query; documents keep their greedy ones. By the symmetric reward
+(:mod:`grace_core.rewards`),
 
     r(z) = log-softmax over the documents D of cos(z, z_D) / t, at the query's relevant documents (the mean over them)
 
-the best and the worst of the K are picked. The reward sees the judgements, so *best* is what a policy could reach that only chooses among
-what the model says anyway, and no retriever. Beside them stand the greedy rationale, the mean over the K, the mean vector of
-the K, a rationale sampled for another query, the words of an own one in random order, and the query without any.
+the best and the worst of the K are picked. The reward sees the judgements, so *best* is what a policy could
+reach that only chooses among what the model says anyway, and no retriever. Beside them stand the greedy
+rationale, the mean over the K, the mean vector of the K, a rationale sampled for another query, the words of
+an own one in random order, and the query without any.
 """
 
 from __future__ import annotations
@@ -48,7 +51,9 @@ def measure(
     """
     queries, documents, qrels = judged.queries, judged.documents, judged.qrels
     if len(queries) < 2 or samples < 2:
-        raise GraceError(f"got {len(queries)} queries and {samples} samples, expected at least 2 of each: headroom compares them")
+        raise GraceError(
+            f"got {len(queries)} queries and {samples} samples, expected at least 2 of each: headroom compares them"
+        )
     place = {document: row for row, document in enumerate(documents)}
     relevant = [[place[document] for document in qrels[query]] for query in queries]
     texts, options = list(queries.values()), {"batch_size": batch_size, "progress": progress}
@@ -59,8 +64,9 @@ def measure(
     others = sampled[0].rationales[1:] + sampled[0].rationales[:1]
     shuffled = [shuffled_words(text, rng) for text in sampled[0].rationales]
     given = {
-        name: model.represent_given(texts, words, batch_size=batch_size) for name, words in (("another's", others), ("shuffled", shuffled))
-    }  # fmt: skip
+        name: model.represent_given(texts, words, batch_size=batch_size)
+        for name, words in (("another's", others), ("shuffled", shuffled))
+    }
 
     geometry = fit(kind, (read.sums, read.counts), model=model.statistics)
     targets = geometry.vectors(read.sums, read.counts)
@@ -88,16 +94,23 @@ def measure(
         "own": each[0],  # of "another's" and "shuffled"
     }
     return {
-        "queries": len(names), "documents": len(ids), "samples": samples,
+        "queries": len(names),
+        "documents": len(ids),
+        "samples": samples,
         "tokens": float(np.mean([one.counts[:, 2].mean() for one in sampled])),
         "truncated": float(np.mean([one.truncated.mean() for one in sampled])),
         "reward_spread": float(rewards.std(axis=0).mean()),
         "columns": {name: interval([values]) for name, values in columns.items()},
         "per_query": columns,
-    }  # fmt: skip
+    }
 
 
-def reward(vectors: np.ndarray, documents: np.ndarray, relevant: Sequence[Sequence[int]], temperature: float = SYMMETRIC_TEMPERATURE):
+def reward(
+    vectors: np.ndarray,
+    documents: np.ndarray,
+    relevant: Sequence[Sequence[int]],
+    temperature: float = SYMMETRIC_TEMPERATURE,
+):
     """The symmetric reward ``(k, n)`` of query vectors ``(k, n, d)`` among all documents ``(m, d)``."""
     scores = vectors @ documents.T / temperature
     top = scores.max(axis=-1, keepdims=True)

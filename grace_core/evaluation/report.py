@@ -1,4 +1,6 @@
-"""``grace eval retrieval`` and ``grace eval faithfulness``: open collection and models, evaluate, and tell the result."""
+"""``grace eval retrieval`` and ``grace eval faithfulness``: open collection and models, evaluate, and tell
+the result.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +18,30 @@ from grace_core.pooling import Pooling
 
 
 def retrieval_command(
-    folder: Path, models: Sequence[str], *, split: str | None = None, where: str | None = None, bm25: bool = False,
-    against: str | None = None, save: bool = False, device: str | None = None, **settings,
-) -> tuple[dict, str]:  # fmt: skip
-    """Metrics of every column (docs/columns.md); a model stands for two, with its rationale and as "MODEL:text" without. ``settings`` that
-    are not None override the index's. ``against`` is one of the rows, to which the others are compared.
+    folder: Path,
+    models: Sequence[str],
+    *,
+    split: str | None = None,
+    where: str | None = None,
+    bm25: bool = False,
+    against: str | None = None,
+    save: bool = False,
+    device: str | None = None,
+    **settings,
+) -> tuple[dict, str]:
+    """Metrics of every column (docs/columns.md); a model stands for two, with its rationale and as
+    "MODEL:text" without. ``settings`` that are not None override the index's. ``against`` is one of the rows,
+    to which the others are compared.
 
-    With ``where`` only documents that satisfy a filter are searched, for the queries that one of them is relevant to; BM25 knows of these
-    documents only. ``save`` keeps rankings and rationales beside each index (:mod:`grace_core.evaluation.stored`).
+    With ``where`` only documents that satisfy a filter are searched, for the queries that one of them is
+    relevant to; BM25 knows of these documents only. ``save`` keeps rankings and rationales beside each index
+    (:mod:`grace_core.evaluation.stored`).
     """
     given = {key: value for key, value in settings.items() if value is not None}
     if save and given:
-        raise GraceError(f"only an evaluation with the index's own settings is kept: leave out --save, or {', '.join(given)}")
+        raise GraceError(
+            f"only an evaluation with the index's own settings is kept: leave out --save, or {', '.join(given)}"
+        )
     if save and where is not None:
         raise GraceError("only an evaluation on all documents is kept: leave out --save, or --where")
     collection = Collection(folder)
@@ -38,7 +52,9 @@ def retrieval_command(
         qrels = corpus.judgements.qrels
         queries = {query_id: text for query_id, text in queries.items() if query_id in qrels}
         if not queries:
-            raise GraceError(f"no query has a relevant document among the {len(corpus.documents):,} that satisfy the filter: widen it")
+            raise GraceError(
+                f"no query has a relevant document among the {len(corpus.documents):,} that satisfy the filter: widen it"
+            )
     results, values, columns = {}, {}, Columns(collection, device=device, cache=RepresentationCache())
 
     def add(key: str, made: dict[str, retrieval.Retrieved] | dict[str, list[str]]) -> None:
@@ -79,7 +95,9 @@ def retrieval_command(
             if name != against:
                 row = retrieval.difference(values[against], values[name])
                 results[name]["difference"] = {"against": against, **row}
-                lines.append(f"{name:{wide}s} {'  '.join(_cell(row, metric, sign='+') for metric in retrieval.METRICS)}")
+                lines.append(
+                    f"{name:{wide}s} {'  '.join(_cell(row, metric, sign='+') for metric in retrieval.METRICS)}"
+                )
     return results, "\n".join(lines)
 
 
@@ -89,9 +107,16 @@ def _cell(row: dict, metric: str, *, sign: str = "") -> str:
 
 
 def faithfulness_command(
-    folder: Path, models: Sequence[str], *, split: str | None = None, queries: int | None = None, documents: int = 2000, seed: int = 0,
-    device: str | None = None, report: Callable[[str], None] = lambda line: None,
-) -> tuple[dict, str]:  # fmt: skip
+    folder: Path,
+    models: Sequence[str],
+    *,
+    split: str | None = None,
+    queries: int | None = None,
+    documents: int = 2000,
+    seed: int = 0,
+    device: str | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> tuple[dict, str]:
     """The measures of :mod:`grace_core.evaluation.faithfulness` for every model; the same queries for all of them."""
     collection = Collection(folder)
     judged = retrieval.judged_queries(collection.judgements, split)
@@ -100,9 +125,13 @@ def faithfulness_command(
     for name in models:
         index = GraceIndex.of_model(collection, name)
         loaded = index.load_model(device=device, cache=RepresentationCache())
-        row = faithfulness.evaluate(index, loaded, chosen, collection.judgements.qrels, documents=documents, seed=seed, report=report)
+        row = faithfulness.evaluate(
+            index, loaded, chosen, collection.judgements.qrels, documents=documents, seed=seed, report=report
+        )
         results[name] = row
-        lines += [f"{name}: {row['queries']} queries, {row['documents']} documents; largest residual {row['max_residual']:.1e}"]
+        lines += [
+            f"{name}: {row['queries']} queries, {row['documents']} documents; largest residual {row['max_residual']:.1e}"
+        ]
         if not row["rationales"]:
             lines += ["  without rationales: nothing to swap or to delete"]
             continue
@@ -112,9 +141,14 @@ def faithfulness_command(
                 lost = f", lost {_told(found['drop'][treatment])}" if treatment in found["drop"] else ""
                 lines.append(f"    nDCG@10 {treatment:9s} {_told(value)}{lost}")
             for way in faithfulness.ATTRIBUTIONS:
-                cells = (f"{name.replace('_', ' ')} {_told(found[way][name])}" for name in ("deletion_gap", "insertion_gap", "agreement"))
+                cells = (
+                    f"{name.replace('_', ' ')} {_told(found[way][name])}"
+                    for name in ("deletion_gap", "insertion_gap", "agreement")
+                )
                 lines.append(f"    by {way}: {', '.join(cells)}")
-            lines += [f"    {found['rationales']} rationales of {found['sentences']} sentences on average, {found['left_out']} left out"]
+            lines += [
+                f"    {found['rationales']} rationales of {found['sentences']} sentences on average, {found['left_out']} left out"
+            ]
     return results, "\n".join(lines)
 
 

@@ -1,14 +1,17 @@
-"""What a model can still do besides embedding: perplexity on plain text, and telling a true continuation from false ones.
+"""What a model can still do besides embedding: perplexity on plain text, and telling a true continuation from
+false ones.
 
-For a text of tokens t_1 … t_n behind the tokenizer's beginning-of-text token (or its padding token, where it has no other):
+For a text of tokens t_1 … t_n behind the tokenizer's beginning-of-text token (or its padding token, where it
+has no other):
 
     perplexity = exp(-(1/N) sum over all N tokens of all texts of log p(t_i | t_<i))
     choice     = the option with the highest mean log p per token, given the context
 
-Both without chat template and system prompt: they ask what the language model knows, not what it does when told to represent a text.
+Both without chat template and system prompt: they ask what the language model knows, not what it does when
+told to represent a text.
 
-Intervals: 95 %, percentile bootstrap over texts or over a task's items; of a comparison, over the same draws for both models (paired), so
-that how hard an item is for both does not widen them.
+Intervals: 95 %, percentile bootstrap over texts or over a task's items; of a comparison, over the same draws
+for both models (paired), so that how hard an item is for both does not widen them.
 """
 
 from __future__ import annotations
@@ -31,7 +34,10 @@ SLOW_RESAMPLES = 200  # where an aggregate is not a mean, and is computed anew f
 
 @dataclass(frozen=True)
 class Choice:
-    """A context with continuations, of which ``options[right]`` is true. Text is joined as it stands, blanks included."""
+    """A context with continuations, of which ``options[right]`` is true.
+
+    Text is joined as it stands, blanks included.
+    """
 
     context: str
     options: tuple[str, ...]
@@ -50,7 +56,9 @@ class Score:
     aggregate: Callable[[list], float] | None = None
 
     def summary(self) -> dict:
-        """``{"value", "ci95", "n"}``; the last two are None where the items are not known, ``ci95`` also of a single one."""
+        """``{"value", "ci95", "n"}``; the last two are None where the items are not known, ``ci95`` also of a
+        single one.
+        """
         n = None if self.items is None else len(self.items)
         interval = ci95(self._drawn, n, times=self._times) if n else None
         return {"value": _round(self.value), "ci95": interval, "n": n}
@@ -74,8 +82,9 @@ class Score:
 
 @dataclass(frozen=True)
 class TextLosses:
-    """Of n texts: the sums of their tokens' losses ``(n,)``, how many tokens each has ``(n,)``, which were cut to the model's window
-    ``(n,)``, and a hash of the tokens: two models with the same are measured on the same."""
+    """Of n texts: the sums of their tokens' losses ``(n,)``, how many tokens each has ``(n,)``, which were
+    cut to the model's window ``(n,)``, and a hash of the tokens: two models with the same are measured on the
+    same."""
 
     sums: np.ndarray
     counts: np.ndarray
@@ -92,7 +101,9 @@ class TextLosses:
         return {"value": value, "ci95": interval, "texts": len(self.counts), "tokens": tokens, "cut": cut}
 
     def percent_of(self, base: TextLosses) -> dict | None:
-        """By how many percent the perplexity is above that of ``base``, ``{"percent", "ci95"}``; None if their tokens differ."""
+        """By how many percent the perplexity is above that of ``base``, ``{"percent", "ci95"}``; None if
+        their tokens differ.
+        """
         if self.tokens != base.tokens:
             return None
 
@@ -102,8 +113,12 @@ class TextLosses:
         return {"percent": _round(percent(slice(None))), "ci95": ci95(percent, len(self.counts))}
 
 
-def ci95(value: Callable[[np.ndarray], float], n: int, *, times: int = bootstrap.RESAMPLES, seed: int = 0) -> list[float] | None:
-    """The interval of ``value``, called with the positions of n items drawn with replacement; None for fewer than two items."""
+def ci95(
+    value: Callable[[np.ndarray], float], n: int, *, times: int = bootstrap.RESAMPLES, seed: int = 0
+) -> list[float] | None:
+    """The interval of ``value``, called with the positions of n items drawn with replacement; None for fewer
+    than two items.
+    """
     if n < 2:
         return None
     return [_round(bound) for bound in bootstrap.ci95(bootstrap.of_statistic(value, n, seed=seed, times=times))]
@@ -122,7 +137,9 @@ def beginning_of_text(tokenizer) -> int:
 def token_losses(
     model: GraceModel, texts: Sequence[str], *, contexts: Sequence[str] | None = None, batch_size: int = 64
 ) -> list[np.ndarray]:
-    """Negative log-probability of every token of every text, one array ``(n_i,)`` a text; tokens of a context carry none."""
+    """Negative log-probability of every token of every text, one array ``(n_i,)`` a text; tokens of a context
+    carry none.
+    """
     begin, texts = beginning_of_text(model.tokenizer), as_texts(texts)
     before = as_texts(contexts, "contexts") if contexts is not None else [""] * len(texts)
     heads = [[begin, *_ids(model, context)] for context in before]
@@ -130,7 +147,11 @@ def token_losses(
 
 
 def text_losses(
-    model: GraceModel, texts: Sequence[str], *, batch_size: int = 64, progress: Callable[[int, int], None] = lambda done, total: None
+    model: GraceModel,
+    texts: Sequence[str],
+    *,
+    batch_size: int = 64,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> TextLosses:
     """Losses of whole texts, each cut to the model's window. Raises GraceError for an empty text, or none."""
     texts = as_texts(texts)
@@ -163,10 +184,15 @@ def _ids(model: GraceModel, text: str) -> list[int]:
 
 
 def _losses(
-    model: GraceModel, heads: list[list[int]], tails: list[list[int]], batch_size: int,
+    model: GraceModel,
+    heads: list[list[int]],
+    tails: list[list[int]],
+    batch_size: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[np.ndarray]:  # fmt: skip
-    """Losses of the tokens of every tail behind its head, longest first, so that what does not fit in memory fails at once."""
+) -> list[np.ndarray]:
+    """Losses of the tokens of every tail behind its head, longest first, so that what does not fit in memory
+    fails at once.
+    """
     for number, tail in enumerate(tails):
         if not tail:
             raise GraceError(f"text {number} is empty, so it has no perplexity; leave it out")
@@ -186,7 +212,9 @@ def _losses(
 
 
 def _batches(rows: list[list[int]], batch_size: int) -> Iterator[list[int]]:
-    """Positions of rows of like length, longest first: at most ``batch_size``, and no more tokens than one forward takes."""
+    """Positions of rows of like length, longest first: at most ``batch_size``, and no more tokens than one
+    forward takes.
+    """
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
     while order:
         size = max(1, min(batch_size, FORWARD_TOKENS // len(rows[order[0]])))
@@ -195,7 +223,8 @@ def _batches(rows: list[list[int]], batch_size: int) -> Iterator[list[int]]:
 
 
 def _forward(model: GraceModel, ids: torch.Tensor) -> np.ndarray:
-    """Losses ``(rows, width - 1)`` of all tokens but the first, padded on the right, where a causal model does not look.
+    """Losses ``(rows, width - 1)`` of all tokens but the first, padded on the right, where a causal model
+    does not look.
 
     A text that is too long for one forward is gone through in pieces, with the keys and values of what came before.
     """
@@ -206,5 +235,9 @@ def _forward(model: GraceModel, ids: torch.Tensor) -> np.ndarray:
             part = slice(start, start + step)
             out = model.model(inputs[:, part], past_key_values=past, use_cache=inputs.shape[1] > step)
             past = out.past_key_values
-            pieces.append(torch.nn.functional.cross_entropy(out.logits.transpose(1, 2).float(), targets[:, part], reduction="none"))
+            pieces.append(
+                torch.nn.functional.cross_entropy(
+                    out.logits.transpose(1, 2).float(), targets[:, part], reduction="none"
+                )
+            )
     return torch.cat(pieces, 1).cpu().numpy()

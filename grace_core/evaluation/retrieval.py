@@ -5,8 +5,9 @@ For a query with grades g, ranks r = 1, 2, … and cut-off 10 (linear gains, as 
     DCG@10 = sum over r <= 10 of g(r) / log2(r + 1)        nDCG@10 = DCG@10 / the best possible DCG@10
     Recall@10 = relevant among the first 10 / relevant     MRR@10 = 1 / rank of the first relevant among the first 10, else 0
 
-A document is relevant if its grade is above 0. Intervals: 95 %, percentile bootstrap over queries; of a difference, over the
-differences of the same queries (paired), so that how hard a query is for both does not widen them.
+A document is relevant if its grade is above 0. Intervals: 95 %, percentile bootstrap over queries; of a
+difference, over the differences of the same queries (paired), so that how hard a query is for both does not
+widen them.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ SAME = 1e-9  # two values of a metric that differ by less are equal: sums of log
 
 @dataclass(frozen=True)
 class Retrieved:
-    """What one way to encode made of a query: the ids of the first ten documents, best first, and the rationale, "" without one."""
+    """What one way to encode made of a query: the ids of the first ten documents, best first, and the
+    rationale, "" without one.
+    """
 
     query: str
     ranking: tuple[str, ...]
@@ -45,13 +48,17 @@ class Retrieved:
 
 
 def per_query(rankings: Mapping[str, Sequence[str]], qrels: dict[str, dict[str, int]]) -> dict[str, np.ndarray]:
-    """The three metrics of every query in ``rankings`` (ids, best first), each as an array in the order of ``rankings``."""
+    """The three metrics of every query in ``rankings`` (ids, best first), each as an array in the order of
+    ``rankings``.
+    """
     discounts = 1 / np.log2(np.arange(2, CUTOFF + 2))
     values = {metric: np.zeros(len(rankings)) for metric in METRICS}
     for i, (query_id, ranking) in enumerate(rankings.items()):
         grades = {document: grade for document, grade in qrels[query_id].items() if grade > 0}
         if not grades:
-            raise GraceError(f"query {query_id!r} has no relevant document, so its metrics are not defined; leave it out")
+            raise GraceError(
+                f"query {query_id!r} has no relevant document, so its metrics are not defined; leave it out"
+            )
         gains = np.array([grades.get(document, 0) for document in ranking[:CUTOFF]], dtype=float)
         ideal = np.array(sorted(grades.values(), reverse=True)[:CUTOFF], dtype=float)
         values["ndcg@10"][i] = gains @ discounts[: len(gains)] / (ideal @ discounts[: len(ideal)])
@@ -65,23 +72,29 @@ def summary(values: dict[str, np.ndarray], *, seed: int = 0) -> dict:
     number = len(next(iter(values.values())))
     return {
         **{metric: round(float(array.mean()), 4) for metric, array in values.items()},
-        "ci95": {metric: [round(bound, 4) for bound in ci95(of_items(array, seed=seed))] for metric, array in values.items()},
+        "ci95": {
+            metric: [round(bound, 4) for bound in ci95(of_items(array, seed=seed))] for metric, array in values.items()
+        },
         "queries": number,
     }
 
 
 def difference(a: dict[str, np.ndarray], b: dict[str, np.ndarray], *, seed: int = 0) -> dict:
-    """As :func:`summary`, of b − a on the same queries in the same order, and on how many of them b's nDCG@10 is ``better``, ``equal``
-    and ``worse``. Raises GraceError if they are not equally many."""
+    """As :func:`summary`, of b − a on the same queries in the same order, and on how many of them b's nDCG@10
+    is ``better``, ``equal`` and ``worse``. Raises GraceError if they are not equally many."""
     if len(a["ndcg@10"]) != len(b["ndcg@10"]):
         raise GraceError(f"a paired difference needs the same queries, got {len(a['ndcg@10'])} and {len(b['ndcg@10'])}")
     apart = b["ndcg@10"] - a["ndcg@10"]
     counts = {"better": apart > SAME, "equal": abs(apart) <= SAME, "worse": apart < -SAME}
-    return summary({metric: b[metric] - a[metric] for metric in a}, seed=seed) | {name: int(found.sum()) for name, found in counts.items()}
+    return summary({metric: b[metric] - a[metric] for metric in a}, seed=seed) | {
+        name: int(found.sum()) for name, found in counts.items()
+    }
 
 
 def summary_of_shares(rows: list[dict[str, float]], *, seed: int = 0) -> dict:
-    """As :func:`summary`, for marks that not every row has: each mean and interval is over the rows that have the mark."""
+    """As :func:`summary`, for marks that not every row has: each mean and interval is over the rows that have
+    the mark.
+    """
     values = {}
     for name in dict.fromkeys(key for row in rows for key in row):
         values |= {name: summary({name: np.array([row[name] for row in rows if name in row])}, seed=seed)}
@@ -95,7 +108,9 @@ def summary_of_shares(rows: list[dict[str, float]], *, seed: int = 0) -> dict:
 def judged_queries(judgements: Judgements | None, split: str | None = None) -> dict[str, str]:
     """Queries with at least one relevant document, of one split if given. Raises GraceError if there are none."""
     if judgements is None:
-        raise GraceError("the dataset has no queries.jsonl and qrels, which an evaluation needs: build it from a folder that has them")
+        raise GraceError(
+            "the dataset has no queries.jsonl and qrels, which an evaluation needs: build it from a folder that has them"
+        )
     splits = set(judgements.splits.values())
     if split and split not in splits:
         there = ", ".join(sorted(splits)) or "no splits"
@@ -113,7 +128,9 @@ def judged_queries(judgements: Judgements | None, split: str | None = None) -> d
 
 
 def narrowed(corpus: Corpus, mask: np.ndarray) -> Corpus:
-    """The documents where ``mask`` ``(n,)`` is true, with the judgements of these, and the queries that one of them is relevant to."""
+    """The documents where ``mask`` ``(n,)`` is true, with the judgements of these, and the queries that one
+    of them is relevant to.
+    """
     documents = [document for document, left in zip(corpus.documents, mask, strict=True) if left]
     ids, judged = {parent_of(document) if corpus.chunk else document.id for document in documents}, corpus.judgements
     qrels = {query: {d: g for d, g in grades.items() if d in ids} for query, grades in judged.qrels.items()}
@@ -132,7 +149,8 @@ class Judged:
 
     @classmethod
     def sample(cls, corpus: Corpus, *, split: str | None, queries: int, documents: int) -> Judged:
-        """At most so many judged queries, their relevant documents, and others up to so many documents; always the same ones.
+        """At most this many judged queries, their relevant documents, and others up to this many documents;
+        always the same ones.
 
         Raises GraceError if no query has a relevant document with a text.
         """
@@ -140,10 +158,14 @@ class Judged:
         rng = Random(0)
         chosen = sorted(rng.sample(sorted(found), min(queries, len(found))))
         texts = {document.id: document.content for document in corpus.documents if document.content}
-        qrels = {query: {d: g for d, g in corpus.judgements.qrels[query].items() if g > 0 and d in texts} for query in chosen}
+        qrels = {
+            query: {d: g for d, g in corpus.judgements.qrels[query].items() if g > 0 and d in texts} for query in chosen
+        }
         qrels = {query: grades for query, grades in qrels.items() if grades}
         if not qrels:
-            raise GraceError(f"no query of split {split!r} has a relevant document with a text: choose another split, or add judgements")
+            raise GraceError(
+                f"no query of split {split!r} has a relevant document with a text: choose another split, or add judgements"
+            )
         needed = {document for grades in qrels.values() for document in grades}
         others = sorted(set(texts) - needed)
         needed |= set(rng.sample(others, min(len(others), max(0, documents - len(needed)))))
@@ -151,23 +173,35 @@ class Judged:
 
 
 def retrieve(
-    index: GraceIndex, model: GraceModel, queries: dict[str, str], pooling: Pooling | None = None, *, where: str | None = None,
-    batch_size: int = 64, progress=False,
-) -> dict[str, Retrieved]:  # fmt: skip
+    index: GraceIndex,
+    model: GraceModel,
+    queries: dict[str, str],
+    pooling: Pooling | None = None,
+    *,
+    where: str | None = None,
+    batch_size: int = 64,
+    progress=False,
+) -> dict[str, Retrieved]:
     """The first ten documents for every query, ``{query id: Retrieved}``, and what the model wrote about it.
 
     ``where`` is a filter (:mod:`grace_core.filters`) of the documents, ``progress`` as in :meth:`GraceModel.represent`.
     """
     pooling = index.default_pooling if pooling is None else pooling
-    made = model.represent(list(queries.values()), rationale=pooling is Pooling.FULL, batch_size=batch_size, progress=progress)
+    made = model.represent(
+        list(queries.values()), rationale=pooling is Pooling.FULL, batch_size=batch_size, progress=progress
+    )
     vectors = index.embed(made, pooling)
     if index.collection.chunk is None:
         _, rows = index.search(vectors, CUTOFF, pooling=pooling, where=where)
     else:  # judgements are of whole documents
-        rows = [[one.rows[0] for one in index.documents(vector, CUTOFF, pooling=pooling, where=where)] for vector in vectors]
+        rows = [
+            [one.rows[0] for one in index.documents(vector, CUTOFF, pooling=pooling, where=where)] for vector in vectors
+        ]
     return {
         query_id: Retrieved(query, tuple(index.document_ids[row] for row in found), rationale, bool(truncated))
-        for (query_id, query), found, rationale, truncated in zip(queries.items(), rows, made.rationales, made.truncated, strict=True)
+        for (query_id, query), found, rationale, truncated in zip(
+            queries.items(), rows, made.rationales, made.truncated, strict=True
+        )
     }
 
 
@@ -183,9 +217,12 @@ def retrieve_by(column, queries: dict[str, str], *, where: str | None = None) ->
     return {query_id: Retrieved(query, tuple(ids[row] for row in found)) for (query_id, query), found in pairs}
 
 
-def rankings_of(names: Sequence[str], queries: np.ndarray, ids: Sequence[str], documents: np.ndarray) -> dict[str, list[str]]:
-    """Rankings of the first ten documents for every query, from the vectors ``(m, d)`` and ``(n, d)`` of both. An id that several rows
-    have, as those of passages, stands where the best of them does."""
+def rankings_of(
+    names: Sequence[str], queries: np.ndarray, ids: Sequence[str], documents: np.ndarray
+) -> dict[str, list[str]]:
+    """Rankings of the first ten documents for every query, from the vectors ``(m, d)`` and ``(n, d)`` of both.
+
+    An id that several rows have, as those of passages, stands where the best of them does."""
     if len(set(ids)) < len(ids):
         numbers = numbered(ids)
         each = (group(dots(documents, query), np.arange(len(ids)), numbers, CUTOFF) for query in queries)
@@ -198,7 +235,10 @@ def evaluate_index(
     index: GraceIndex, model: GraceModel, queries: dict[str, str], pooling: Pooling | None = None, *, progress=False
 ) -> dict[str, list[str]]:
     """Rankings of the first ten documents for every query: ``{query id: [document id, …]}``."""
-    return {query_id: list(row.ranking) for query_id, row in retrieve(index, model, queries, pooling, progress=progress).items()}
+    return {
+        query_id: list(row.ranking)
+        for query_id, row in retrieve(index, model, queries, pooling, progress=progress).items()
+    }
 
 
 def bm25(corpus: Corpus, queries: dict[str, str]) -> dict[str, list[str]]:
@@ -207,8 +247,11 @@ def bm25(corpus: Corpus, queries: dict[str, str]) -> dict[str, list[str]]:
     index = Bm25([document.content for document in documents])
     if corpus.chunk:
         ids, rows = [parent_of(document) for document in documents], np.arange(len(documents))
-        found = {query_id: group(index.scores(query), rows, numbered(ids), CUTOFF) for query_id, query in queries.items()}
+        found = {
+            query_id: group(index.scores(query), rows, numbered(ids), CUTOFF) for query_id, query in queries.items()
+        }
         return {query_id: [ids[one.rows[0]] for one in ranked] for query_id, ranked in found.items()}
     return {
-        query_id: [documents[row].id for row in order(index.scores(query), CUTOFF)] for query_id, query in queries.items()
-    }  # fmt: skip
+        query_id: [documents[row].id for row in order(index.scores(query), CUTOFF)]
+        for query_id, query in queries.items()
+    }

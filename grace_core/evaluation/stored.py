@@ -2,9 +2,10 @@
 
     <collection>/<model>/evaluation.parquet    a row for every query and pooling: _id, query, pooling, ranking, rationale, truncated
 
-Metrics are not stored: they follow from the rankings and from the judgements as they stand now. A row counts only while its query reads
-the same; the file counts only for the index that it was made with, by a hash over whatever decides a ranking: weights, settings, the
-documents' vectors, and the FAISS index over them, which may be an approximate one.
+Metrics are not stored: they follow from the rankings and from the judgements as they stand now. A row counts
+only while its query reads the same; the file counts only for the index that it was made with, by a hash over
+whatever decides a ranking: weights, settings, the documents' vectors, and the FAISS index over them, which
+may be an approximate one.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ Evaluation = dict[Pooling, dict[str, Retrieved]]
 
 
 def load(index: GraceIndex) -> Evaluation:
-    """What is stored for ``index``: by pooling and query id; queries that the judgements do not know, or know otherwise, are left out.
+    """What is stored for ``index``: by pooling and query id; queries that the judgements do not know, or know
+    otherwise, are left out.
 
     Empty if nothing is stored. Raises GraceError if the file is damaged or belongs to another index.
     """
@@ -50,7 +52,8 @@ def load(index: GraceIndex) -> Evaluation:
 
 
 def save(index: GraceIndex, made: Evaluation) -> None:
-    """Store ``made`` beside ``index``, together with what is stored there already; a file that does not fit is replaced.
+    """Store ``made`` beside ``index``, together with what is stored there already; a file that does not fit
+    is replaced.
 
     Raises GraceError if another process writes there.
     """
@@ -64,23 +67,31 @@ def save(index: GraceIndex, made: Evaluation) -> None:
             there = {}
         rows = [
             {
-                "_id": query_id, "query": row.query, "pooling": pooling.value, "ranking": list(row.ranking),
-                "rationale": row.rationale, "truncated": row.truncated,
+                "_id": query_id,
+                "query": row.query,
+                "pooling": pooling.value,
+                "ranking": list(row.ranking),
+                "rationale": row.rationale,
+                "truncated": row.truncated,
             }
             for pooling in Pooling
             for query_id, row in sorted((there.get(pooling, {}) | made.get(pooling, {})).items())
-        ]  # fmt: skip
+        ]
         types = {name: pa.string() for name in ("_id", "query", "pooling", "rationale")}
         schema = pa.schema(
             types | {"ranking": pa.list_(pa.string()), "truncated": pa.bool_()},
             metadata={KEY: json.dumps({"schema": SCHEMA, "index": fingerprint(index)})},
         )
         table = pa.Table.from_pylist(rows, schema=schema)
-        write_atomically(index.folder / FILE, lambda path: pq.write_table(table, path, compression="zstd", compression_level=19))
+        write_atomically(
+            index.folder / FILE, lambda path: pq.write_table(table, path, compression="zstd", compression_level=19)
+        )
 
 
 def fingerprint(index: GraceIndex) -> str:
-    """SHA-256 over what decides the ranking of a query: the model's weights, its settings, the documents' vectors and their index."""
+    """SHA-256 over what decides the ranking of a query: the model's weights, its settings, the documents'
+    vectors and their index.
+    """
     manifest = index.manifest
     files = [manifest["files"][name] for name in ("vectors.safetensors", "index.faiss")]
     parts = [manifest["model"], manifest["settings"], manifest["corpus_sha256"], files]

@@ -1,16 +1,17 @@
 """Was it worth writing? nDCG@10 against the tokens that are written, and a gate that writes only where that may help.
 
-One greedy rationale of at most N tokens is written for each query and document. Cut to its first n tokens and encoded again it gives the
-vectors of a budget of n, so that budgets differ in nothing but what is left out. Three sides are measured, against n = 0, the text alone:
+One greedy rationale of at most N tokens is written for each query and document. Cut to its first n tokens and
+encoded again it gives the vectors of a budget of n, so that budgets differ in nothing but what is left out.
+Three sides are measured, against n = 0, the text alone:
 
     both       queries and documents are cut to n
     queries    queries are cut to n, documents keep their N: what an index that was built once costs per query
     alone      queries are cut to n, documents have no rationale
 
-The gate (:mod:`grace_core.gating`) decides by the margin of the search by the query's text alone among documents with their rationales.
-Its threshold is chosen on queries of another split, over all collections together, and set beside three things: to write always, never,
-and for as many queries at random (the expected value, between the two). Means are over collections, intervals draw queries anew within
-each.
+The gate (:mod:`grace_core.gating`) decides by the margin of the search by the query's text alone among
+documents with their rationales. Its threshold is chosen on queries of another split, over all collections
+together, and set beside three things: to write always, never, and for as many queries at random (the expected
+value, between the two). Means are over collections, intervals draw queries anew within each.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ SIDES = ("both", "queries", "alone")
 
 @dataclass(frozen=True)
 class Worth:
-    """Of one sample with m queries: nDCG@10 ``(m,)`` by side and budget, the margins ``(m,)``, and the tokens that each query and each
-    document writes under every budget."""
+    """Of one sample with m queries: nDCG@10 ``(m,)`` by side and budget, the margins ``(m,)``, and the tokens
+    that each query and each document writes under every budget."""
 
     ndcg: dict[str, dict[int, np.ndarray]]
     margins: np.ndarray
@@ -44,33 +45,48 @@ class Worth:
 
 
 def cut(model: GraceModel, texts: Sequence[str], made: Representations, tokens: int, *, batch_size: int = 64) -> Sums:
-    """Part sums ``(n, 3, d)`` and counts ``(n, 3)`` of ``texts`` with the first ``tokens`` of their rationales in ``made``.
+    """Part sums ``(n, 3, d)`` and counts ``(n, 3)`` of ``texts`` with the first ``tokens`` of their
+    rationales in ``made``.
 
     Only those that are longer are encoded again.
     """
     sums, counts = made.sums.copy(), made.counts.copy()
     if longer := [i for i, ids in enumerate(made.rationale_ids) if len(ids) > tokens]:
-        given = model.represent_given([texts[i] for i in longer], [made.rationale_ids[i][:tokens] for i in longer], batch_size=batch_size)
+        given = model.represent_given(
+            [texts[i] for i in longer], [made.rationale_ids[i][:tokens] for i in longer], batch_size=batch_size
+        )
         sums[longer], counts[longer] = given.sums, given.counts
     return sums, counts
 
 
 def measure(
-    model: GraceModel, judged: Judged, *, lengths: Sequence[int] = LENGTHS, kind: str = "calibrated", batch_size: int = 64, progress=False
+    model: GraceModel,
+    judged: Judged,
+    *,
+    lengths: Sequence[int] = LENGTHS,
+    kind: str = "calibrated",
+    batch_size: int = 64,
+    progress=False,
 ) -> Worth:
     """nDCG@10 of a sample under every budget. Raises GraceError for budgets that are not above 0."""
     lengths = sorted(set(lengths))
     if not lengths or lengths[0] < 1:
-        raise GraceError(f"budgets are numbers of tokens above 0, got {', '.join(map(str, lengths)) or 'none'}; none is measured anyway")
+        raise GraceError(
+            f"budgets are numbers of tokens above 0, got {', '.join(map(str, lengths)) or 'none'}; none is measured anyway"
+        )
     texts = {Role.QUERY: list(judged.queries.values()), Role.DOCUMENT: list(judged.documents.values())}
     options = {"batch_size": batch_size, "progress": progress, "max_new_tokens": lengths[-1], "temperature": 0.0}
     made = {role: model.represent(texts[role], **options) for role in texts}
     whole = {role: (one.sums, one.counts) for role, one in made.items()}
-    sums = {n: {role: cut(model, texts[role], made[role], n, batch_size=batch_size) for role in texts} for n in lengths[:-1]}
+    sums = {
+        n: {role: cut(model, texts[role], made[role], n, batch_size=batch_size) for role in texts} for n in lengths[:-1]
+    }
     sums |= {0: whole, lengths[-1]: whole}
     budgets, names, ids = [0, *lengths], list(judged.queries), list(judged.documents)
 
-    def search(geometry: Geometry, queries: np.ndarray, role_sums: Sums, pooling: Pooling) -> tuple[np.ndarray, np.ndarray]:
+    def search(
+        geometry: Geometry, queries: np.ndarray, role_sums: Sums, pooling: Pooling
+    ) -> tuple[np.ndarray, np.ndarray]:
         scores, rows = ann.exact(geometry.vectors(*role_sums, pooling), queries, CUTOFF)
         rankings = {name: [ids[row] for row in found] for name, found in zip(names, rows, strict=True)}
         return per_query(rankings, judged.qrels)["ndcg@10"], scores
@@ -93,11 +109,12 @@ def measure(
 
 
 def summary(test: Mapping[str, Worth], dev: Mapping[str, Worth], *, share: float = 0.5) -> dict:
-    """``{"budgets": {side: {n: …}}, "gate": {n: …}}`` over the collections of ``test``, with the gate chosen on those of ``dev``.
+    """``{"budgets": {side: {n: …}}, "gate": {n: …}}`` over the collections of ``test``, with the gate chosen
+    on those of ``dev``.
 
-    A budget has ``mean`` and ``ci95``, its difference ``over_none``, and the tokens that a query (and a document) writes; the gate its
-    threshold, the share of queries and of tokens that it writes, and its differences to always, never and random. Without ``dev``
-    there is no gate.
+    A budget has ``mean`` and ``ci95``, its difference ``over_none``, and the tokens that a query (and a
+    document) writes; the gate its threshold, the share of queries and of tokens that it writes, and its
+    differences to always, never and random. Without ``dev`` there is no gate.
     """
     some = next(iter(test.values()))
     budgets = {
@@ -115,7 +132,9 @@ def summary(test: Mapping[str, Worth], dev: Mapping[str, Worth], *, share: float
 
 
 def gate_summary(test: Mapping[str, Worth], dev: Mapping[str, Worth], n: int, *, share: float) -> dict:
-    """The gate for rationales of n tokens: chosen on ``dev``, measured on ``test``; its curve on ``test`` is for the eye only."""
+    """The gate for rationales of n tokens: chosen on ``dev``, measured on ``test``; its curve on ``test`` is
+    for the eye only.
+    """
     joined = [np.concatenate(values) for values in zip(*(_of_gate(one, n) for one in dev.values()), strict=True)]
     gate = gating.choose(*joined, share=share)
     columns = {"gated": [], "always": [], "never": [], "random": [], "query_tokens": [], "wrote": []}
@@ -134,10 +153,12 @@ def gate_summary(test: Mapping[str, Worth], dev: Mapping[str, Worth], n: int, *,
         "threshold": gate.threshold,
         "wrote": _mean(columns["wrote"]),
         "query_tokens": _mean(columns["query_tokens"]),
-        "share_of_tokens": _mean(columns["query_tokens"]) / max(_mean(one.query_tokens[n] for one in test.values()), 1e-9),
+        "share_of_tokens": _mean(columns["query_tokens"])
+        / max(_mean(one.query_tokens[n] for one in test.values()), 1e-9),
         **{name: interval(columns[name]) for name in ("gated", "always", "never", "random")},
         "less": {
-            name: interval([a - b for a, b in zip(columns["gated"], columns[name], strict=True)]) for name in ("always", "never", "random")
+            name: interval([a - b for a, b in zip(columns["gated"], columns[name], strict=True)])
+            for name in ("always", "never", "random")
         },
         "curve": {
             "share": shares.round(2).tolist(),

@@ -1,7 +1,9 @@
-"""Types of the metadata in CSV and TSV files, where every cell is text: a column has the type that all its cells can be read as.
+"""Types of the metadata in CSV and TSV files, where every cell is text: a column has the type that all its
+cells can be read as.
 
-Whole numbers, numbers, true and false, dates (2000-01-31) and times (2000-01-31 12:00, perhaps with an offset from UTC). A number with
-leading zeros is a code and stays text, and so does every column of which one cell is something else. Empty cells have no type.
+Whole numbers, numbers, true and false, dates (2000-01-31) and times (2000-01-31 12:00, perhaps with an offset
+from UTC). A number with leading zeros is a code and stays text, and so does every column of which one cell is
+something else. Empty cells have no type.
 """
 
 from __future__ import annotations
@@ -37,9 +39,13 @@ def moment(text: str) -> datetime:
 
 
 PARSERS: dict[str, Callable[[str], Any]] = {
-    "int": int, "float": float, "bool": lambda text: text.lower() == "true", "date": date.fromisoformat, "datetime": moment,
+    "int": int,
+    "float": float,
+    "bool": lambda text: text.lower() == "true",
+    "date": date.fromisoformat,
+    "datetime": moment,
     "datetime with offset": moment,
-}  # fmt: skip
+}
 
 
 def typed(cell: str) -> Any:
@@ -49,7 +55,9 @@ def typed(cell: str) -> Any:
 
 
 class CellTypes:
-    """The types of a table's columns: looks at the documents that pass until :meth:`settle`, and converts them from then on."""
+    """The types of a table's columns: looks at the documents that pass until :meth:`decide_types`, and
+    converts them from then on.
+    """
 
     def __init__(self) -> None:
         self._seen: dict[str, set[str]] = {}  # an empty set is a column of text
@@ -65,7 +73,7 @@ class CellTypes:
                 document = replace(document, metadata=made)
             yield document
 
-    def settle(self) -> list[str]:
+    def decide_types(self) -> list[str]:
         """Decides the types by what was seen; the note that tells them, if there is any but text."""
         self._kinds = {name: kind for name, kinds in self._seen.items() if (kind := _common(kinds))}
         told = ", ".join(f"{name} {kind}" for name, kind in self._kinds.items())

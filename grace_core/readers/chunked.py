@@ -1,9 +1,9 @@
 """A corpus of documents as one of their passages, and back.
 
-A passage is a document of its own: its id is that of its document with ``#`` and its number, its text a piece of the document's, and
-beside the document's metadata it has the columns ``_parent`` (the document's id), ``_begin`` and ``_end`` (characters of the document's
-text), ``_page`` (from 1) and ``_heading``. Put together, the passages are the document (:mod:`grace_core.passages`), so nothing else of it
-is kept.
+A passage is a document of its own: its id is that of its document with ``#`` and its number, its text a piece
+of the document's, and beside the document's metadata it has the columns ``_parent`` (the document's id),
+``_begin`` and ``_end`` (characters of the document's text), ``_page`` (from 1) and ``_heading``. Put
+together, the passages are the document (:mod:`grace_core.passages`), so nothing else of it is kept.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ MARK = b"grace.passages"  # in the schema of a Parquet file that holds passages
 
 
 def chunked(corpus: Corpus, chunk: Chunk) -> Corpus:
-    """The passages of a corpus: split as they are gone through, where its documents are, else a list. One of passages is split anew."""
+    """The passages of a corpus: split as they are gone through, where its documents are, else a list.
+
+    One of passages is split anew.
+    """
     corpus = whole_corpus(corpus)
     clashing = [name for name in corpus.fields if name in RESERVED]
     notes = [f"{corpus.source}: column {name!r} is kept as metadata called 'source{name}'" for name in clashing]
@@ -44,7 +47,12 @@ def whole_corpus(corpus: Corpus) -> Corpus:
         return corpus
     documents = _Whole(corpus.documents)
     fields = [name for name in corpus.fields if name not in RESERVED]
-    return replace(corpus, documents=list(documents) if isinstance(corpus.documents, list) else documents, fields=fields, chunk=None)
+    return replace(
+        corpus,
+        documents=list(documents) if isinstance(corpus.documents, list) else documents,
+        fields=fields,
+        chunk=None,
+    )
 
 
 def put_together(passages: Iterable[Document]) -> Document:
@@ -66,11 +74,12 @@ def as_passage(passage: Document, scores: Iterable[tuple[str, float]]) -> dict:
     """Of a hit what tells its document and the passage apart, for JSON; ``scores`` are those of all passages, by id."""
     place = {name.removeprefix("_"): passage.metadata[name] for name in (BEGIN, END, PAGE, HEADING)}
     return {
-        "id": passage.metadata[PARENT], "text": passage.text.strip(),
+        "id": passage.metadata[PARENT],
+        "text": passage.text.strip(),
         "passage": {"id": passage.id, **place},
         "passages": [{"id": name, "score": score} for name, score in scores],
         "metadata": {name: value for name, value in passage.plain_metadata.items() if name not in RESERVED},
-    }  # fmt: skip
+    }
 
 
 class _Passages:
@@ -92,7 +101,9 @@ class _Whole:
 
 
 def marked(schema, chunk: Chunk):
-    """An Arrow schema that says how documents are split, with the same types of the passages' columns whatever is in them."""
+    """An Arrow schema that says how documents are split, with the same types of the passages' columns
+    whatever is in them.
+    """
     import pyarrow as pa
 
     types = dict(zip(RESERVED, (pa.string(), pa.int64(), pa.int64(), pa.int64(), pa.string()), strict=True))

@@ -41,7 +41,14 @@ NUMBER_CHARACTERS = 12  # more that the id of a passage has than that of its doc
 HEAD_ROWS = 100  # rows whose columns are looked at to guess the mapping: JSON rows need not all have the same keys
 TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 SUFFIXES = (*TABLES, ".parquet", ".txt", ".md", ".html", ".pdf")
-CORPUS_FILES = ("corpus.jsonl", "corpus.jsonl.gz", "corpus.parquet", "corpus.json", "corpus.csv", "corpus.tsv")  # the first that is there
+CORPUS_FILES = (
+    "corpus.jsonl",
+    "corpus.jsonl.gz",
+    "corpus.parquet",
+    "corpus.json",
+    "corpus.csv",
+    "corpus.tsv",
+)  # the first that is there
 _COLLECTION_COLUMNS = (
     "_id",
     "title",
@@ -54,20 +61,26 @@ _LEFT_OUT = object()
 _ITEMS = (str, int, float, Decimal, date, time, timedelta, UUID, type(None))  # what a list of scalars holds
 
 
-def read_corpus(source: str | Path, *, limit: int | None = None, columns: dict[str, str] | None = None, split: str = "train") -> Corpus:
-    """Reads documents, and for a folder with queries.jsonl also queries and judgements (qrels.tsv, else the files of qrels/).
+def read_corpus(
+    source: str | Path, *, limit: int | None = None, columns: dict[str, str] | None = None, split: str = "train"
+) -> Corpus:
+    """Reads documents, and for a folder with queries.jsonl also queries and judgements (qrels.tsv, else the
+    files of qrels/).
 
-    ``limit`` keeps the first so many documents, the judgements of those, and (if there are judgements) the queries that still have one.
-    Without it, judgements of documents that the corpus lacks are kept, as evaluation tools do. ``columns`` maps "id", "title" and
-    "text" to column names and overrides the guess; "" stands for no column. Without an id column ids are "1", "2", … in order.
-    ``split`` is the split of a Hugging Face dataset and has no effect on other sources. Other columns become metadata and keep their
-    types: text, numbers, booleans, dates, times, and lists of these; the columns of a CSV or TSV file have those that all their cells can
-    be read as (:mod:`grace_core.readers.cells`). Decimals are floats where these are as exact; those that are not, times of the day and
-    integers beyond 64 bits are text, objects and nested lists JSON, NaN and infinity None; an empty list or object is as no value, and
-    bytes and vectors are left out. A metadata column "_id", "title" or "text" is named "source_…", since a collection's own
-    columns are called that. Whatever is left out, changed or guessed stands in the corpus's ``notes``.
+    ``limit`` keeps the first N documents, the judgements of those, and (if there are judgements) the queries
+    that still have one. Without it, judgements of documents that the corpus lacks are kept, as evaluation
+    tools do. ``columns`` maps "id", "title" and "text" to column names and overrides the guess; "" stands for
+    no column. Without an id column ids are "1", "2", … in order. ``split`` is the split of a Hugging Face
+    dataset and has no effect on other sources. Other columns become metadata and keep their types: text,
+    numbers, booleans, dates, times, and lists of these; the columns of a CSV or TSV file have those that all
+    their cells can be read as (:mod:`grace_core.readers.cells`). Decimals are floats where these are as
+    exact; those that are not, times of the day and integers beyond 64 bits are text, objects and nested lists
+    JSON, NaN and infinity None; an empty list or object is as no value, and bytes and vectors are left out. A
+    metadata column "_id", "title" or "text" is named "source_…", since a collection's own columns are called
+    that. Whatever is left out, changed or guessed stands in the corpus's ``notes``.
 
-    Raises GraceError, with file and row (for a text file its line, from 1), if the source is missing, empty, unreadable or malformed.
+    Raises GraceError, with file and row (for a text file its line, from 1), if the source is missing, empty,
+    unreadable or malformed.
     """
     _check_limit(limit)
     notes = Notes()
@@ -76,17 +89,21 @@ def read_corpus(source: str | Path, *, limit: int | None = None, columns: dict[s
     cells = CellTypes()
     if table.header:
         documents = list(cells.typed(documents))
-        told = cells.settle()
+        told = cells.decide_types()
         documents = list(cells.typed(documents))
         for note in told:
             notes.add(f"{table.name}: {note}")
     return _corpus(documents, source, limit, notes, table.chunk)
 
 
-def stream_corpus(source: str | Path, *, limit: int | None = None, columns: dict[str, str] | None = None, split: str = "train") -> Corpus:
-    """As :func:`read_corpus`, but the documents stay where they are: they are checked now, and read again whenever they are gone through.
+def stream_corpus(
+    source: str | Path, *, limit: int | None = None, columns: dict[str, str] | None = None, split: str = "train"
+) -> Corpus:
+    """As :func:`read_corpus`, but the documents stay where they are: they are checked now, and read again
+    whenever they are gone through.
 
-    For corpora larger than memory. The first ``limit`` documents of a dataset on a hub are kept, since they would be fetched again.
+    For corpora larger than memory. The first ``limit`` documents of a dataset on a hub are kept, since they
+    would be fetched again.
     """
     if limit is not None and not os.path.exists(source):
         return read_corpus(source, limit=limit, columns=columns, split=split)
@@ -101,15 +118,18 @@ def stream_corpus(source: str | Path, *, limit: int | None = None, columns: dict
 
     chunk = _table(source, columns, split, Notes(), streaming=False).chunk
     corpus = _corpus(_Stream(read), source, limit, Notes(), chunk)
-    corpus.notes.extend(f"{source}: {note}" for note in cells.settle())
+    corpus.notes.extend(f"{source}: {note}" for note in cells.decide_types())
     return corpus
 
 
-def preview(source: str | Path, rows: int = 5, *, columns: dict[str, str] | None = None, split: str = "train") -> Preview:
-    """Columns found, their mapping as read_corpus would take it, and the first ``rows`` rows; looks at no more than HEAD_ROWS rows.
+def preview(
+    source: str | Path, rows: int = 5, *, columns: dict[str, str] | None = None, split: str = "train"
+) -> Preview:
+    """Columns found, their mapping as read_corpus would take it, and the first ``rows`` rows; looks at no
+    more than HEAD_ROWS rows.
 
-    No recognised text column is no error here: the mapping has None, for a form to ask. Raises GraceError like read_corpus for what is
-    wrong in the rows looked at, save that ids and texts are not checked.
+    No recognised text column is no error here: the mapping has None, for a form to ask. Raises GraceError
+    like read_corpus for what is wrong in the rows looked at, save that ids and texts are not checked.
     """
     notes = Notes()
     table = _table(source, columns, split, notes, streaming=True)
@@ -118,7 +138,9 @@ def preview(source: str | Path, rows: int = 5, *, columns: dict[str, str] | None
         _check_header(table, head, names, mapping, columns, notes)
     except GraceError as error:
         notes.add(str(error))
-    read = [_metadata(row.items(), f"{table.name}, {table.unit} {number}", notes, renamed=False) for number, row in head]
+    read = [
+        _metadata(row.items(), f"{table.name}, {table.unit} {number}", notes, renamed=False) for number, row in head
+    ]
     return Preview(names, mapping, read[:rows], notes.lines)
 
 
@@ -137,7 +159,9 @@ def _check_limit(limit: int | None) -> None:
         raise GraceError(f"limit is {limit}, expected at least 1: leave it out to read every document")
 
 
-def _corpus(documents: list[Document] | _Stream, source: str | Path, limit: int | None, notes: Notes, chunk: Chunk | None) -> Corpus:
+def _corpus(
+    documents: list[Document] | _Stream, source: str | Path, limit: int | None, notes: Notes, chunk: Chunk | None
+) -> Corpus:
     ids, filled, fields = set(), set(), {}  # judgements are of whole documents
     for document in documents.read(notes) if isinstance(documents, _Stream) else documents:
         name = parent_of(document) if chunk else document.id
@@ -151,7 +175,9 @@ def _corpus(documents: list[Document] | _Stream, source: str | Path, limit: int 
         first = next(rows, None)
         if first is None:
             return iter(())
-        return _documents(Table(str(path), "line", chain([first], rows)), query_columns(first[1]), None, notes, distinct=False)
+        return _documents(
+            Table(str(path), "line", chain([first], rows)), query_columns(first[1]), None, notes, distinct=False
+        )
 
     judgements = read_judgements(Path(source), ids, ids - filled, cut=limit is not None, read=queries, notes=notes)
     return Corpus(documents, judgements, str(source), list(fields), notes.lines, chunk)
@@ -163,15 +189,21 @@ def _table(source: str | Path, columns: dict[str, str] | None, split: str, notes
     if not found and _HUB_ID.fullmatch(name) and suffix_of(path) not in SUFFIXES:
         return Table(name, "row", _hub_rows(name, split, streaming))
     if not found and "://" in name:
-        raise GraceError(f"{name[:300]!r} is an address, expected a file, a folder or a dataset id: fetch it first and name the file")
+        raise GraceError(
+            f"{name[:300]!r} is an address, expected a file, a folder or a dataset id: fetch it first and name the file"
+        )
     if not found:
-        raise GraceError(f"{name[:300]!r} does not exist: give a file, a folder or a Hugging Face dataset id (owner/name)")
+        raise GraceError(
+            f"{name[:300]!r} does not exist: give a file, a folder or a Hugging Face dataset id (owner/name)"
+        )
     if path.is_dir():
         there = [path / file for file in CORPUS_FILES if (path / file).exists()]
         if not there:
             return _folder_table(path, columns, notes)
         if len(there) > 1:
-            notes.add(f"{there[0]} is read, and {', '.join(file.name for file in there[1:])} is not: remove one of them")
+            notes.add(
+                f"{there[0]} is read, and {', '.join(file.name for file in there[1:])} is not: remove one of them"
+            )
         path = there[0]
     if not path.is_file():
         raise GraceError(f"{path} is no file, nor a folder of documents: name the file that holds the documents")
@@ -183,7 +215,9 @@ def _table(source: str | Path, columns: dict[str, str] | None, split: str, notes
     if suffix == ".json":
         return Table(str(path), "item", json_rows(path, notes))
     if suffix in (".csv", ".tsv"):
-        return Table(str(path), "line", csv_rows(open_text(path, notes), "," if suffix == ".csv" else "\t", notes), header=True)
+        return Table(
+            str(path), "line", csv_rows(open_text(path, notes), "," if suffix == ".csv" else "\t", notes), header=True
+        )
     if suffix in (*MARKDOWN, *EXTRACTED):
         return Table(str(path), "file", file_rows(path.parent, [path], notes, single=True))
     if suffix in (".txt", ".text"):
@@ -194,7 +228,9 @@ def _table(source: str | Path, columns: dict[str, str] | None, split: str, notes
         if is_jsonl(file):
             notes.add(f"{path} is read as JSONL, since every line is an object with a text: give it the ending .jsonl")
             return Table(str(path), "line", jsonl_rows(path, notes))
-        return Table(str(path), "line", ((number, {"text": line.rstrip("\r\n")}) for number, line in lines(file) if line.strip()))
+        return Table(
+            str(path), "line", ((number, {"text": line.rstrip("\r\n")}) for number, line in lines(file) if line.strip())
+        )
     raise unknown_type(path, SUFFIXES)
 
 
@@ -203,7 +239,9 @@ def _folder_table(folder: Path, columns: dict[str, str] | None, notes: Notes) ->
     if parts := parquet_parts(folder):
         return Table(str(folder), "row", parts_rows(folder, parts, columns, notes))
     there = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    tables = [path for path in there if suffix_of(path) in TABLES and path.is_file() and not path.name.startswith("queries.")]
+    tables = [
+        path for path in there if suffix_of(path) in TABLES and path.is_file() and not path.name.startswith("queries.")
+    ]
     files = text_files(folder, notes)
     if files and not (tables and all(_ABOUT.match(path.name) for path in files)):
         return Table(printable(folder), "file", file_rows(folder, files, notes))
@@ -227,7 +265,9 @@ def _head(table: Table, columns: dict[str, str] | None) -> tuple[list[Row], list
         if role not in COLUMN_NAMES:
             raise GraceError(f"columns has the key {role!r}, expected some of 'id', 'title', 'text'")
         if name and name not in names:
-            raise GraceError(f"{table.name} has no column {name!r} to take as {role}: columns found are {str(names)[:800]}; choose one")
+            raise GraceError(
+                f"{table.name} has no column {name!r} to take as {role}: columns found are {str(names)[:800]}; choose one"
+            )
     guess = guess_columns(name for name in names if name not in chosen.values())
     return head, names, guess | {role: name or None for role, name in chosen.items()}
 
@@ -240,11 +280,15 @@ def _check_header(
     columns: dict[str, str] | None,
     notes: Notes,
 ) -> None:
-    """Raises GraceError for a first record that reads like a document; where the caller named the text column, that is only told."""
+    """Raises GraceError for a first record that reads like a document; where the caller named the text
+    column, that is only told.
+    """
     if table.header and reads_like_data(names, [list(row.values()) for _, row in head]):
         if not (columns or {}).get("text"):
             raise no_header(f"{table.name}, line 1", names)
-        notes.add(f"{table.name}: the first line reads like data, and is taken for the names of the columns: it is no document")
+        notes.add(
+            f"{table.name}: the first line reads like data, and is taken for the names of the columns: it is no document"
+        )
 
 
 def _documents(
@@ -267,9 +311,13 @@ def _documents(
     for number, row in islice(chain(head, table.rows), limit):
         where = f"{table.name}, {table.unit} {number}"
         longest = MAX_ID_CHARACTERS + (NUMBER_CHARACTERS if table.chunk else 0)
-        document_id = _id(row.get(mapping["id"]), where, mapping["id"], longest) if mapping["id"] else str(len(seen) + 1)
+        document_id = (
+            _id(row.get(mapping["id"]), where, mapping["id"], longest) if mapping["id"] else str(len(seen) + 1)
+        )
         if distinct and document_id in seen:
-            raise GraceError(f"{where}: the id {document_id!r} is already that of {table.unit} {seen[document_id]}: give each its own")
+            raise GraceError(
+                f"{where}: the id {document_id!r} is already that of {table.unit} {seen[document_id]}: give each its own"
+            )
         seen[document_id] = number
         title = _repaired(_text(row.get(mapping["title"]), where, mapping["title"]), where, notes)
         text = _repaired(_text(row.get(mapping["text"]), where, mapping["text"]), where, notes)
@@ -296,9 +344,13 @@ def _id(value: Any, where: str, column: str, longest: int) -> str:
     value = int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**63 else value
     text = _text(value, where, column)
     if not text.strip():
-        raise GraceError(f"{where}: the id (column {column!r}) is empty or missing: give every row an id, or none a column for it")
+        raise GraceError(
+            f"{where}: the id (column {column!r}) is empty or missing: give every row an id, or none a column for it"
+        )
     if len(text) > longest:
-        raise GraceError(f"{where}: the id {text[:40]!r}… has {len(text)} characters, expected at most {longest}: shorten it")
+        raise GraceError(
+            f"{where}: the id {text[:40]!r}… has {len(text)} characters, expected at most {longest}: shorten it"
+        )
     if _BAD_IN_ID.search(text):
         raise GraceError(f"{where}: the id {text!r} holds a control character or an unpaired surrogate: remove it")
     return text
@@ -395,5 +447,7 @@ def _hub_rows(source: str, split: str, streaming: bool) -> Iterator[Row]:
         for number, row in enumerate(load_dataset(name, config or None, split=split, streaming=streaming), 1):
             yield number, dict(row)
     except Exception as error:  # network, authorisation and decoders each raise classes of their own libraries
-        what = f"{source!r} is no file or folder here, and cannot be read as a Hugging Face dataset with split {split!r}"
+        what = (
+            f"{source!r} is no file or folder here, and cannot be read as a Hugging Face dataset with split {split!r}"
+        )
         raise GraceError(f"{what} ({repr(error)[:300]}): check path, id, config, split and network") from None

@@ -1,8 +1,8 @@
 """Rows of CSV and TSV files: the delimiter, the header, the fields.
 
-The delimiter is one of comma, semicolon, tab and vertical bar: the one that splits the first line into columns of which one is called
-like a text, and the first records into as many fields each. Fields are parsed, not counted, so that a comma within quotes counts for
-nothing. A first line ``sep=X`` names it.
+The delimiter is one of comma, semicolon, tab and vertical bar: the one that splits the first line into
+columns of which one is called like a text, and the first records into as many fields each. Fields are parsed,
+not counted, so that a comma within quotes counts for nothing. A first line ``sep=X`` names it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def csv_rows(file: TextFile, usual: str, notes: Notes) -> Iterator[Row]:
     delimiter = named[1] if named else find_delimiter(file, usual)
     if delimiter != usual:
         notes.add(f"{file.path}: fields are separated by a {_name(delimiter)}, not by a {_name(usual)}")
-    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))  # the default, 131,072 characters, is shorter than some documents
+    csv.field_size_limit(
+        max(csv.field_size_limit(), MAX_LINE_BYTES)
+    )  # the default, 131,072 characters, is shorter than some documents
     source = _Lines(file, skip=1 if named else 0)
     spaced = _spaced(file.head.partition("\n")[0], delimiter)
     reader = csv.reader(source, delimiter=delimiter, strict=True, skipinitialspace=spaced)
@@ -75,7 +77,9 @@ class _Lines:
         self.number, line = next(self._lines)
         self.characters += len(line)
         if self.characters > _RECORD_CHARACTERS:
-            raise GraceError(f"{self._path}, line {self.number}: a record of more than {_RECORD_CHARACTERS:,} characters: close its quotes")
+            raise GraceError(
+                f"{self._path}, line {self.number}: a record of more than {_RECORD_CHARACTERS:,} characters: close its quotes"
+            )
         return line
 
 
@@ -103,7 +107,10 @@ def _malformed(file: TextFile, number: int, error: csv.Error) -> GraceError:
         return GraceError(f"{file.path} is JSON, expected a table: {IS_JSON}")
     what, remedy = str(error), "put the field in quotes and double each quote within it"
     if "new-line character" in what:  # the module's advice is to programmers
-        what, remedy = "a CR within a field without quotes", "save the file with one kind of line ends, or put the field in quotes"
+        what, remedy = (
+            "a CR within a field without quotes",
+            "save the file with one kind of line ends, or put the field in quotes",
+        )
     return GraceError(f"{file.path}, line {number}: {what}: {remedy}")
 
 
@@ -164,7 +171,9 @@ def _spaced(text: str, delimiter: str) -> bool:
 
 
 def is_table(file: TextFile) -> str | None:
-    """The delimiter of a text file that is a table for certain: a header with a text and another role, and records as long as that."""
+    """The delimiter of a text file that is a table for certain: a header with a text and another role, and
+    records as long as that.
+    """
     for delimiter in DELIMITERS:
         header, rows, broken = sample(file, delimiter)
         roles = guess_columns(header)
@@ -191,15 +200,20 @@ def another_delimiter(names: list[str]) -> str:
 
 def reads_like_data(header: list[str], rows: list[list[Any]]) -> bool:
     """Whether a first record is a document rather than names of columns; ``rows`` are some of the others."""
-    long = [name for name in header if len(name) > 80 or len(name.split()) > 7 or (len(name.split()) > 2 and name.rstrip()[-1:] in ".!?。")]
+    long = [
+        name
+        for name in header
+        if len(name) > 80 or len(name.split()) > 7 or (len(name.split()) > 2 and name.rstrip()[-1:] in ".!?。")
+    ]
     numbers = [name for name in header if len(name) < 40 and _NUMBER.fullmatch(name)]
     roles = [role for role, name in guess_columns(header).items() if name is not None]
     if "text" in roles:
         return len(roles) == 1 and bool(long and numbers)
     again = [
-        name for place, name in enumerate(header)
+        name
+        for place, name in enumerate(header)
         if any(row[place] == name for row in rows) and not any(list(row) == header for row in rows)
-    ]  # fmt: skip
+    ]
     twice = len(set(header)) < len(header)
     return bool(long or numbers or again or twice)
 

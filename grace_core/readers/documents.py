@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 from grace_core.passages import Chunk
 from grace_core.texts import is_blank
 
-MAX_LINE_BYTES = 16 * 1024 * 1024  # a line of a text file, a field of a CSV file, an item of a JSON array, a file of a folder
+MAX_LINE_BYTES = (
+    16 * 1024 * 1024
+)  # a line of a text file, a field of a CSV file, an item of a JSON array, a file of a folder
 COLUMN_NAMES = {
     "id": ("_id", "id", "doc_id", "docid", "pid", "document_id", "docno"),
     "title": ("title", "headline", "name"),
@@ -40,15 +42,19 @@ class Document:
 
     @property
     def content(self) -> str:
-        """Title and text joined by a line break and stripped: what gets encoded. Empty if both are, or hold nothing that can be seen."""
+        """Title and text joined by a line break and stripped: what gets encoded.
+
+        Empty if both are, or hold nothing that can be seen.
+        """
         joined = f"{self.title}\n{self.text}".strip()
         return "" if is_blank(joined) else joined
 
 
 @dataclass(frozen=True)
 class Judgements:
-    """Query id to text; query id to document id to grade (an int where it is whole); query id to split: the "split" key of the query's
-    row, else the name of the file of qrels/ that judges it (queries with neither are absent)."""
+    """Query id to text; query id to document id to grade (an int where it is whole); query id to split: the
+    "split" key of the query's row, else the name of the file of qrels/ that judges it (queries with neither
+    are absent)."""
 
     queries: dict[str, str]
     qrels: dict[str, dict[str, int | float]]
@@ -57,11 +63,12 @@ class Judgements:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents in the order of the source, the names of the metadata columns that any of them has, and in ``notes`` a line for
-    everything that was left out, changed or guessed.
+    """Documents in the order of the source, the names of the metadata columns that any of them has, and in
+    ``notes`` a line for everything that was left out, changed or guessed.
 
-    The documents of :func:`grace_core.readers.stream_corpus` are no list; they can only be gone through, as often as one likes. With
-    ``chunk`` they are passages (:mod:`grace_core.readers.chunked`), while judgements are of whole documents.
+    The documents of :func:`grace_core.readers.stream_corpus` are no list; they can only be gone through, as
+    often as one likes. With ``chunk`` they are passages (:mod:`grace_core.readers.chunked`), while judgements
+    are of whole documents.
     """
 
     documents: list[Document]
@@ -74,7 +81,9 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Preview:
-    """All column names found, the column (or None) of "id", "title" and "text", the first rows, and what is to be told of them."""
+    """All column names found, the column (or None) of "id", "title" and "text", the first rows, and what is
+    to be told of them.
+    """
 
     columns: list[str]
     mapping: dict[str, str | None]
@@ -107,10 +116,10 @@ class Notes:
 
     @property
     def lines(self) -> list[str]:
-        return [*self._lines, *(_told(what, unit, *counted) for (what, unit), counted in self._counts.items())]
+        return [*self._lines, *(_note(what, unit, *counted) for (what, unit), counted in self._counts.items())]
 
 
-def _told(what: str, unit: str, number: int, where: str) -> str:
+def _note(what: str, unit: str, number: int, where: str) -> str:
     units = unit if number == 1 else "queries" if unit == "query" else f"{unit}s"
     return f"{what}: {number:,} {units}, {'' if number == 1 else 'the first '}in {where}"
 
@@ -128,9 +137,13 @@ def as_text(value: Value) -> str:
 
 
 def guess_columns(names) -> dict[str, str | None]:
-    """The column of each role ("id", "title", "text") by its usual names, without regard to case; None where there is none."""
+    """The column of each role ("id", "title", "text") by its usual names, without regard to case; None where
+    there is none.
+    """
     found = {name.strip().lower(): name for name in reversed(list(names))}  # reversed: the first of two wins
-    return {role: next((found[usual] for usual in usuals if usual in found), None) for role, usuals in COLUMN_NAMES.items()}
+    return {
+        role: next((found[usual] for usual in usuals if usual in found), None) for role, usuals in COLUMN_NAMES.items()
+    }
 
 
 def clean(text: str) -> str:

@@ -1,8 +1,9 @@
 """The text of PDF files and HTML pages, extracted in a process of its own with limits of time and memory.
 
-Such files come from anywhere, and one that was made for it keeps a parser busy for hours or fills the memory. So they are parsed by
-:mod:`grace_core.readers.extraction_worker`, which is ended when a file takes too long. The pages of a PDF file are joined by form feeds, as
-pdftotext does, so that a text knows its pages (:mod:`grace_core.passages`).
+Such files come from anywhere, and one that was made for it keeps a parser busy for hours or fills the memory.
+So they are parsed by :mod:`grace_core.readers.extraction_worker`, which is ended when a file takes too long.
+The pages of a PDF file are joined by form feeds, as pdftotext does, so that a text knows its pages
+(:mod:`grace_core.passages`).
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ _lock = Lock()
 
 @dataclass(frozen=True)
 class Extracted:
-    """Title and text of a file; of a PDF file the pages without a text, and those that could not be read with the reason."""
+    """Title and text of a file; of a PDF file the pages without a text, and those that could not be read with
+    the reason.
+    """
 
     title: str
     text: str
@@ -45,7 +48,10 @@ class Extracted:
 
 
 class Extractor:
-    """Extracts text from files, one after the other. The process starts with the first file, and ends with the context."""
+    """Extracts text from files, one after the other.
+
+    The process starts with the first file, and ends with the context.
+    """
 
     def __init__(self, *, answer_seconds: float = ANSWER_SECONDS, file_seconds: float = FILE_SECONDS) -> None:
         self._limits = answer_seconds, file_seconds
@@ -63,7 +69,9 @@ class Extractor:
         try:
             there = path.stat()
         except OSError as error:
-            raise GraceError(f"{path} cannot be opened ({error.strerror}): check that it is there and readable") from None
+            raise GraceError(
+                f"{path} cannot be opened ({error.strerror}): check that it is there and readable"
+            ) from None
         key = str(path.resolve()), kind, there.st_size, there.st_mtime_ns
         with _lock:
             if key in _kept:
@@ -111,7 +119,9 @@ class Extractor:
                     empty.append(answer["page"])
                 if (size := size + len(text)) > MAX_LINE_BYTES:
                     self._stop()
-                    raise GraceError(f"{path} has more than {MAX_LINE_BYTES:,} characters of text: split it into several files")
+                    raise GraceError(
+                        f"{path} has more than {MAX_LINE_BYTES:,} characters of text: split it into several files"
+                    )
             elif answer.get("done"):
                 text = PAGE_BREAK.join(pages) if kind == "pdf" else clean(answer["text"])
                 return Extracted(clean(answer["title"]), text, answer["notes"], len(pages), empty, failed)
@@ -119,10 +129,19 @@ class Extractor:
     def _start(self) -> None:
         if self._process is not None:
             return
-        here = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path), "PYTHONIOENCODING": "utf-8"}
+        here = os.environ | {
+            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+            "PYTHONIOENCODING": "utf-8",
+        }
         command = [sys.executable, "-m", "grace_core.readers.extraction_worker"]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, encoding="utf-8", env=here
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            encoding="utf-8",
+            env=here,
         )
         self._lines = Queue(maxsize=64)
         Thread(target=_pump, args=(self._process, self._lines), daemon=True, name="extraction").start()
@@ -158,6 +177,10 @@ def tell(extracted: Extracted, path: Path, notes: Notes) -> None:
     for note in extracted.notes:
         notes.count(note, "file", str(path))
     for page in extracted.empty:
-        notes.count("PDF pages without a text, as scanned ones are (ocrmypdf adds it), hold nothing", "page", f"{path}, page {page}")
+        notes.count(
+            "PDF pages without a text, as scanned ones are (ocrmypdf adds it), hold nothing",
+            "page",
+            f"{path}, page {page}",
+        )
     for page, reason in extracted.failed.items():
         notes.count("PDF pages that cannot be read are left out", "page", f"{path}, page {page} ({reason})")

@@ -1,9 +1,9 @@
 """The process in which foreign formats are parsed, run by :mod:`grace_core.readers.extraction`.
 
-Reads one request a line, ``{"path": …, "kind": "pdf" or "html"}``, and answers with lines of JSON: for a PDF file a line a page,
-``{"page": 1, "text": …}``, with ``"failed"`` where it could not be read; at the end ``{"done": true, "title": …, "notes": […]}`` with the
-``"text"`` of an HTML page, or ``{"error": what is wrong, "remedy": …}``. A file that makes a parser run on, or take all memory, ends this
-process and no other.
+Reads one request a line, ``{"path": …, "kind": "pdf" or "html"}``, and answers with lines of JSON: for a PDF
+file a line a page, ``{"page": 1, "text": …}``, with ``"failed"`` where it could not be read; at the end
+``{"done": true, "title": …, "notes": […]}`` with the ``"text"`` of an HTML page, or ``{"error": what is
+wrong, "remedy": …}``. A file that makes a parser run on, or take all memory, ends this process and no other.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ def answers(path: Path, kind: str) -> Iterator[dict]:
     except RecursionError:
         yield {"error": "is nested too deep", "remedy": AGAIN}
     except Exception as error:  # parsers of damaged files raise whatever comes
-        yield {"error": f"cannot be read ({type(error).__name__}: {_line(error)})", "remedy": f"open it in a viewer and {AGAIN}"}
+        yield {
+            "error": f"cannot be read ({type(error).__name__}: {_line(error)})",
+            "remedy": f"open it in a viewer and {AGAIN}",
+        }
 
 
 def _line(error: Exception) -> str:
@@ -62,16 +65,22 @@ def _pdf(path: Path) -> Iterator[dict]:
     from pypdf.errors import DependencyError, PdfReadError
 
     pypdf.overwrite_configuration(
-        zlib_maximum_output_length=CONTENT, lzw_maximum_output_length=CONTENT, run_length_maximum_output_length=CONTENT,
-        brotli_maximum_output_length=CONTENT, array_based_stream_maximum_output_length=CONTENT,
-        jbig2dec_binary=None, disable_legacy_handling=True,
-    )  # fmt: skip
+        zlib_maximum_output_length=CONTENT,
+        lzw_maximum_output_length=CONTENT,
+        run_length_maximum_output_length=CONTENT,
+        brotli_maximum_output_length=CONTENT,
+        array_based_stream_maximum_output_length=CONTENT,
+        jbig2dec_binary=None,
+        disable_legacy_handling=True,
+    )
     if path.stat().st_size > MAX_PDF:
         yield {"error": f"has more than {MAX_PDF:,} bytes", "remedy": "split it into several files"}
         return
     with open_bytes(path) as file:
         source = file
-        if isinstance(file, io.BufferedReader) and not isinstance(file.raw, io.FileIO):  # what is unpacked cannot be read from behind
+        if isinstance(file, io.BufferedReader) and not isinstance(
+            file.raw, io.FileIO
+        ):  # what is unpacked cannot be read from behind
             source = io.BytesIO(file.read(MAX_PACKED + 1))
             if source.getbuffer().nbytes > MAX_PACKED:
                 yield {"error": f"unpacks to more than {MAX_PACKED:,} bytes", "remedy": "unpack it first"}
@@ -79,20 +88,29 @@ def _pdf(path: Path) -> Iterator[dict]:
         try:
             reader = pypdf.PdfReader(source)
             if reader.is_encrypted and not reader.decrypt(""):
-                yield {"error": "is encrypted with a password", "remedy": "save it without one, for example with `qpdf --decrypt`"}
+                yield {
+                    "error": "is encrypted with a password",
+                    "remedy": "save it without one, for example with `qpdf --decrypt`",
+                }
                 return
             count = len(reader.pages)
         except DependencyError:
             yield {"error": "is encrypted", "remedy": "save it without encryption, for example with `qpdf --decrypt`"}
             return
         except PdfReadError as error:
-            yield {"error": f"is a damaged PDF file ({_line(error)})", "remedy": f"fetch it again, or open it in a viewer and {AGAIN}"}
+            yield {
+                "error": f"is a damaged PDF file ({_line(error)})",
+                "remedy": f"fetch it again, or open it in a viewer and {AGAIN}",
+            }
             return
         if not count:
             yield {"error": "has no page", "remedy": AGAIN}
             return
         if count > MAX_PAGES:
-            yield {"error": f"has {count:,} pages, expected at most {MAX_PAGES:,}", "remedy": "split it into several files"}
+            yield {
+                "error": f"has {count:,} pages, expected at most {MAX_PAGES:,}",
+                "remedy": "split it into several files",
+            }
             return
         for number in range(count):
             try:

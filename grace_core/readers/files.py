@@ -26,21 +26,34 @@ _MAGIC: list[tuple[bytes, str, str]] = [
     (b"%PDF-", "a PDF file", "give it the ending .pdf"),
     (b"{\\rtf", "an RTF document", _PLAIN),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Office document", f"{_CSV} or as plain text (UTF-8)"),
-    (b"\xfd7zXZ\0", "an xz file", _UNPACK), (b"\x28\xb5\x2f\xfd", "a zstd file", _UNPACK),
-    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", _UNPACK), (b"Rar!\x1a", "a RAR archive", _UNPACK),
+    (b"\xfd7zXZ\0", "an xz file", _UNPACK),
+    (b"\x28\xb5\x2f\xfd", "a zstd file", _UNPACK),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", _UNPACK),
+    (b"Rar!\x1a", "a RAR archive", _UNPACK),
     (b"\x04\x22\x4d\x18", "an lz4 file", _UNPACK),
-    (b"ARROW1\0", "an Arrow file", "write it as Parquet"), (b"Obj\x01", "an Avro file", _EXPORT),
+    (b"ARROW1\0", "an Arrow file", "write it as Parquet"),
+    (b"Obj\x01", "an Avro file", _EXPORT),
     (b"SQLite format 3\0", "an SQLite database", _EXPORT),
-    (b"\x89HDF\r\n\x1a\n", "an HDF5 file", _EXPORT), (b"\x93NUMPY", "a NumPy array", _EXPORT),
-    (b"\x89PNG\r\n", "a PNG image", _TEXT), (b"\xff\xd8\xff", "a JPEG image", _TEXT), (b"GIF87a", "a GIF image", _TEXT),
-    (b"GIF89a", "a GIF image", _TEXT), (b"II*\0", "a TIFF image", _TEXT), (b"MM\0*", "a TIFF image", _TEXT),
-    (b"ID3\x02", "an MP3 recording", _TEXT), (b"ID3\x03", "an MP3 recording", _TEXT), (b"ID3\x04", "an MP3 recording", _TEXT),
-    (b"OggS\0", "an Ogg recording", _TEXT), (b"%!PS", "a PostScript file", _TEXT), (b"AT&TFORM", "a DjVu file", _TEXT),
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file", _EXPORT),
+    (b"\x93NUMPY", "a NumPy array", _EXPORT),
+    (b"\x89PNG\r\n", "a PNG image", _TEXT),
+    (b"\xff\xd8\xff", "a JPEG image", _TEXT),
+    (b"GIF87a", "a GIF image", _TEXT),
+    (b"GIF89a", "a GIF image", _TEXT),
+    (b"II*\0", "a TIFF image", _TEXT),
+    (b"MM\0*", "a TIFF image", _TEXT),
+    (b"ID3\x02", "an MP3 recording", _TEXT),
+    (b"ID3\x03", "an MP3 recording", _TEXT),
+    (b"ID3\x04", "an MP3 recording", _TEXT),
+    (b"OggS\0", "an Ogg recording", _TEXT),
+    (b"%!PS", "a PostScript file", _TEXT),
+    (b"AT&TFORM", "a DjVu file", _TEXT),
     (b"GGUF", "a GGUF model", "name a file that holds text"),
     (b"version https://git-lfs.github.com/spec/", "a Git LFS pointer", "fetch the file itself with `git lfs pull`"),
     (b"\x7fELF", "a program", "name a file that holds text"),
-    (b"\xca\xfe\xba\xbe", "a program", "name a file that holds text"), (b"\xcf\xfa\xed\xfe", "a program", "name a file that holds text"),
-]  # fmt: skip
+    (b"\xca\xfe\xba\xbe", "a program", "name a file that holds text"),
+    (b"\xcf\xfa\xed\xfe", "a program", "name a file that holds text"),
+]
 _PATTERNS = [
     (re.compile(rb"PAR1[\0-\x1f]"), "a Parquet file", "give it the ending .parquet"),
     (re.compile(rb"BZh[1-9]1AY&SY"), "a bzip2 file", _UNPACK),
@@ -48,24 +61,56 @@ _PATTERNS = [
     (re.compile(rb"BM.{4}\0\0\0\0", re.S), "a BMP image", _TEXT),
     (re.compile(rb"RIFF.{4}(WEBP|WAVE|AVI )", re.S), "an image or a recording", _TEXT),
     (re.compile(rb"\0\0\0.ftyp", re.S), "a film or an image", _TEXT),
-    (re.compile(rb"\x80[\x01-\x05]|\(?[dl]p[0-9]+\n|\(i?ccopy_reg\n|ccopy_reg\n"), "a pickle",
-     "it may run code when it is opened, so it is never read: write it as Parquet, CSV or JSONL"),
-    (re.compile(rb"(\xef\xbb\xbf)?\s*(<!doctype html|<html[\s>]|<table[\s>])", re.I), "an HTML page", "give it the ending .html"),
+    (
+        re.compile(rb"\x80[\x01-\x05]|\(?[dl]p[0-9]+\n|\(i?ccopy_reg\n|ccopy_reg\n"),
+        "a pickle",
+        "it may run code when it is opened, so it is never read: write it as Parquet, CSV or JSONL",
+    ),
+    (
+        re.compile(rb"(\xef\xbb\xbf)?\s*(<!doctype html|<html[\s>]|<table[\s>])", re.I),
+        "an HTML page",
+        "give it the ending .html",
+    ),
     (re.compile(rb"(\xef\xbb\xbf)?<\?xml\s", re.I), "an XML file", _TEXT),
     (re.compile(rb".{257}ustar", re.S), "a tar archive", _UNPACK),
-]  # fmt: skip
+]
 _BY_SUFFIX = {
-    ".xml": _TEXT, ".epub": _TEXT, ".mhtml": "save it as an HTML page", ".mht": "save it as an HTML page",
-    ".docx": _PLAIN, ".doc": _PLAIN, ".odt": _PLAIN, ".rtf": _PLAIN,
-    ".xlsx": _CSV, ".xls": _CSV, ".ods": _CSV, ".zip": _UNPACK, ".tar": _UNPACK, ".tgz": _UNPACK, ".bz2": _UNPACK, ".xz": _UNPACK,
-    ".zst": _UNPACK, ".7z": _UNPACK, ".rar": _UNPACK, ".db": _EXPORT, ".sqlite": _EXPORT, ".feather": _EXPORT, ".arrow": _EXPORT,
-    ".pkl": _EXPORT, ".pickle": _EXPORT, ".npy": _EXPORT, ".h5": _EXPORT,
-}  # fmt: skip
+    ".xml": _TEXT,
+    ".epub": _TEXT,
+    ".mhtml": "save it as an HTML page",
+    ".mht": "save it as an HTML page",
+    ".docx": _PLAIN,
+    ".doc": _PLAIN,
+    ".odt": _PLAIN,
+    ".rtf": _PLAIN,
+    ".xlsx": _CSV,
+    ".xls": _CSV,
+    ".ods": _CSV,
+    ".zip": _UNPACK,
+    ".tar": _UNPACK,
+    ".tgz": _UNPACK,
+    ".bz2": _UNPACK,
+    ".xz": _UNPACK,
+    ".zst": _UNPACK,
+    ".7z": _UNPACK,
+    ".rar": _UNPACK,
+    ".db": _EXPORT,
+    ".sqlite": _EXPORT,
+    ".feather": _EXPORT,
+    ".arrow": _EXPORT,
+    ".pkl": _EXPORT,
+    ".pickle": _EXPORT,
+    ".npy": _EXPORT,
+    ".h5": _EXPORT,
+}
 
 
 @dataclass(frozen=True)
 class TextFile:
-    """A file whose content is text, and how it is decoded. ``newline`` is "" where lines end in CR, else a line feed."""
+    """A file whose content is text, and how it is decoded.
+
+    ``newline`` is "" where lines end in CR, else a line feed.
+    """
 
     path: Path
     encoding: str
@@ -123,9 +168,12 @@ def _zip_kind(path: Path) -> tuple[str, str]:
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         names = []
     for start, what, remedy in (
-        ("xl/", "an Excel workbook", _CSV), ("word/", "a Word document", _PLAIN), ("ppt/", "a PowerPoint presentation", _PLAIN),
-        ("content.xml", "an OpenDocument file", f"{_CSV} or as plain text (UTF-8)"), ("META-INF/container.xml", "an e-book", _TEXT),
-    ):  # fmt: skip
+        ("xl/", "an Excel workbook", _CSV),
+        ("word/", "a Word document", _PLAIN),
+        ("ppt/", "a PowerPoint presentation", _PLAIN),
+        ("content.xml", "an OpenDocument file", f"{_CSV} or as plain text (UTF-8)"),
+        ("META-INF/container.xml", "an e-book", _TEXT),
+    ):
         if any(name.startswith(start) for name in names):
             return what, remedy
     return "a zip archive", _BY_SUFFIX.get(suffix_of(path), f"{_UNPACK}; if it is a workbook, {_CSV}")
@@ -177,7 +225,9 @@ class _Unpacked(io.RawIOBase):
         try:
             data = self._gzip.read(len(buffer))
         except (OSError, EOFError, zlib.error) as error:
-            raise GraceError(f"{self._path} is damaged ({str(error)[:100]}), expected gzip: fetch or pack it again") from None
+            raise GraceError(
+                f"{self._path} is damaged ({str(error)[:100]}), expected gzip: fetch or pack it again"
+            ) from None
         self._unpacked += len(data)
         if self._unpacked > MAX_UNPACKED and self._unpacked > MAX_RATIO * self._size:
             what = f"unpacks to more than {MAX_RATIO} times its size, expected text"
@@ -206,7 +256,9 @@ def lines(file: TextFile) -> Iterator[tuple[int, str]]:
                 line = text.readline(MAX_LINE_BYTES + 2)
             except UnicodeError:
                 name = "UTF-8" if file.encoding == "utf-8-sig" else file.encoding.upper()
-                raise GraceError(f"{file.path}, line {number + 1} or later: not {name}: save the file as UTF-8") from None
+                raise GraceError(
+                    f"{file.path}, line {number + 1} or later: not {name}: save the file as UTF-8"
+                ) from None
             if not line:
                 return
             number += 1
@@ -231,4 +283,6 @@ def _utf8_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _too_long(path: Path, number: int) -> GraceError:
-    return GraceError(f"{path}, line {number}: longer than {MAX_LINE_BYTES:,} bytes: split the document or check line ends")
+    return GraceError(
+        f"{path}, line {number}: longer than {MAX_LINE_BYTES:,} bytes: split the document or check line ends"
+    )

@@ -24,7 +24,9 @@ _FRONT_MATTER = re.compile(r"[ \t]*---[ \t]*\n(.*?\n)??[ \t]*---[ \t]*(\n|\Z)", 
 
 
 def text_files(folder: Path, notes: Notes) -> list[Path]:
-    """The files with a text of a folder and the folders in it, by path; hidden ones are skipped, others are told."""
+    """The files with a text of a folder and the folders in it, by path; hidden ones are skipped, others are
+    reported.
+    """
     found, others = [], Counter()
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -43,9 +45,11 @@ def text_files(folder: Path, notes: Notes) -> list[Path]:
 
 
 def file_rows(folder: Path, paths: list[Path], notes: Notes, *, single: bool = False) -> Iterator[Row]:
-    """Rows with an id (the path from ``folder``), a title (the file's own or its first heading, else its name) and a text.
+    """Rows with an id (the path from ``folder``), a title (the file's own or its first heading, else its
+    name) and a text.
 
-    Raises GraceError for text that cannot be read. HTML and PDF files that cannot are left out and told; a ``single`` one is refused.
+    Raises GraceError for text that cannot be read. HTML and PDF files that cannot are left out and told; a
+    ``single`` one is refused.
     """
     with Extractor() as extractor:
         failed: list[GraceError] = []
@@ -61,7 +65,9 @@ def file_rows(folder: Path, paths: list[Path], notes: Notes, *, single: bool = F
                     if len(failed) <= TOLD:
                         notes.add(f"left out: {printable(error)}")
                     else:
-                        notes.count("other HTML and PDF files that cannot be read are left out", "file", printable(path))
+                        notes.count(
+                            "other HTML and PDF files that cannot be read are left out", "file", printable(path)
+                        )
                     continue
                 tell(extracted, Path(printable(path)), notes)
                 title, text = extracted.title, extracted.text
@@ -90,7 +96,9 @@ def _read(path: Path, notes: Notes) -> str:
         content.write(line)
         size += len(line)
         if size > MAX_LINE_BYTES:
-            raise GraceError(f"{printable(path)}: longer than {MAX_LINE_BYTES:,} characters: split it into several files")
+            raise GraceError(
+                f"{printable(path)}: longer than {MAX_LINE_BYTES:,} characters: split it into several files"
+            )
     return content.getvalue().replace("\r\n", "\n").replace("\r", "\n")
 
 

@@ -1,8 +1,9 @@
 """An HTML page as text: its title, and its content with a line a block and headings as Markdown has them ("## Rivers").
 
-Scripts, styles and what a browser does not show as text are left out; white space is that of the page as shown. Heads, menus and footers
-stay, since what of a page is beside the point cannot be known. The encoding is that of a byte order mark, of the page's own <meta> or XML
-declaration, or else UTF-8, or Windows-1252 where the bytes are not UTF-8, as browsers take it.
+Scripts, styles and what a browser does not show as text are left out; white space is that of the page as
+shown. Heads, menus and footers stay, since what of a page is beside the point cannot be known. The encoding
+is that of a byte order mark, of the page's own <meta> or XML declaration, or else UTF-8, or Windows-1252
+where the bytes are not UTF-8, as browsers take it.
 """
 
 from __future__ import annotations
@@ -11,31 +12,94 @@ import codecs
 import re
 from html.parser import HTMLParser
 
-SKIPPED = {"script", "style", "template", "noscript", "svg", "iframe", "object", "canvas", "audio", "video", "datalist", "head"}
+SKIPPED = {
+    "script",
+    "style",
+    "template",
+    "noscript",
+    "svg",
+    "iframe",
+    "object",
+    "canvas",
+    "audio",
+    "video",
+    "datalist",
+    "head",
+}
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 HEADINGS = {f"h{level}": "#" * level + " " for level in range(1, 7)}
 # a blank line before and after; a new line
 PARAGRAPHS = {
-    "address", "article", "aside", "blockquote", "body", "details", "dl", "fieldset", "figure", "footer", "form", "header", "hgroup", "hr",
-    "main", "menu", "nav", "ol", "p", "pre", "section", "table", "ul", *HEADINGS,
-}  # fmt: skip
-LINES = {"br", "caption", "center", "dd", "dialog", "div", "dt", "figcaption", "legend", "li", "option", "summary", "tr"}
-BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"),
-        (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))  # fmt: skip
+    "address",
+    "article",
+    "aside",
+    "blockquote",
+    "body",
+    "details",
+    "dl",
+    "fieldset",
+    "figure",
+    "footer",
+    "form",
+    "header",
+    "hgroup",
+    "hr",
+    "main",
+    "menu",
+    "nav",
+    "ol",
+    "p",
+    "pre",
+    "section",
+    "table",
+    "ul",
+    *HEADINGS,
+}
+LINES = {
+    "br",
+    "caption",
+    "center",
+    "dd",
+    "dialog",
+    "div",
+    "dt",
+    "figcaption",
+    "legend",
+    "li",
+    "option",
+    "summary",
+    "tr",
+}
+BOMS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
 # of the names in https://encoding.spec.whatwg.org those that Python has: others of its codecs are no encodings of text
 ENCODINGS = re.compile(
     r"utf-?8|(windows|cp)-?(125[0-8]|874|1251)|iso-?8859-?(1?\d)|latin-?1|(us-)?ascii|koi8-[ru]|gbk|gb2312|gb18030|big5(-hkscs)?|"
     r"euc-(jp|kr)|shift[-_]jis|iso-2022-jp|macintosh|ks_c_5601-1987"
 )
-_ALIASES = {"macintosh": "mac_roman", "ks_c_5601-1987": "cp949", "euc-kr": "cp949", "gb2312": "gb18030", "gbk": "gb18030"}
+_ALIASES = {
+    "macintosh": "mac_roman",
+    "ks_c_5601-1987": "cp949",
+    "euc-kr": "cp949",
+    "gb2312": "gb18030",
+    "gbk": "gb18030",
+}
 _DECLARED = re.compile(
-    rb"""<meta[^>]{0,400}?charset\s*=\s*["']?\s*([\w.:-]{1,40})|<\?xml[^>]{0,200}?encoding\s*=\s*["']([\w.:-]{1,40})""", re.IGNORECASE
+    rb"""<meta[^>]{0,400}?charset\s*=\s*["']?\s*([\w.:-]{1,40})|<\?xml[^>]{0,200}?encoding\s*=\s*["']([\w.:-]{1,40})""",
+    re.IGNORECASE,
 )
 _SPACE = re.compile("[ \t\n\r\f]+")
 
 
 def decode(data: bytes) -> tuple[str, list[str]]:
-    """The characters of a page, and what is to be told: an encoding that was guessed, and bytes that are none of its characters."""
+    """The characters of a page, and what is to be told: an encoding that was guessed, and bytes that are none
+    of its characters.
+    """
     for mark, encoding in BOMS:
         if data.startswith(mark):
             return _decoded(data[len(mark) :], encoding, [])
@@ -64,7 +128,10 @@ def _decoded(data: bytes, encoding: str, notes: list[str]) -> tuple[str, list[st
     try:
         return data.decode(encoding), notes
     except UnicodeDecodeError:
-        return data.decode(encoding, "replace"), [*notes, f"bytes that are not {encoding.upper()} are replaced by U+FFFD in pages"]
+        return data.decode(encoding, "replace"), [
+            *notes,
+            f"bytes that are not {encoding.upper()} are replaced by U+FFFD in pages",
+        ]
 
 
 def page_text(markup: str) -> tuple[str, str, list[str]]:

@@ -16,9 +16,16 @@ from grace_core.readers.files import TextFile, lines, open_bytes, open_text
 _CHUNK_CHARACTERS = 64 * 1024
 SAMPLE_LINES = 200
 KINDS = {  # what begins with a character
-    "{": "an object", "[": "an array", '"': "a string", "t": "true", "f": "false", "n": "null", "N": "a number", "I": "a number",
+    "{": "an object",
+    "[": "an array",
+    '"': "a string",
+    "t": "true",
+    "f": "false",
+    "n": "null",
+    "N": "a number",
+    "I": "a number",
     **dict.fromkeys("-0123456789", "a number"),
-}  # fmt: skip
+}
 _JSON_SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -50,7 +57,9 @@ def jsonl_rows(path: Path, notes: Notes) -> Iterator[Row]:
             wrong = f"malformed JSON ({_why(error)}), expected one JSON object a line"
             raise GraceError(f"{path}, line {number}: {wrong}: correct it{array}") from None
         if not isinstance(row, dict):
-            raise GraceError(f'{path}, line {number}: {KINDS[start]}, expected a JSON object: write {{"text": "…"}}{array}')
+            raise GraceError(
+                f'{path}, line {number}: {KINDS[start]}, expected a JSON object: write {{"text": "…"}}{array}'
+            )
         _tell_twice(decoder, notes, f"{path}, line {number}")
         yield number, row
 
@@ -65,11 +74,16 @@ def is_jsonl(file: TextFile) -> bool:
         made = [json.loads(row) for row in rows]
     except (ValueError, RecursionError):
         return False
-    return all(isinstance(row, dict) for row in made) and guess_columns(name for row in made for name in row)["text"] is not None
+    return (
+        all(isinstance(row, dict) for row in made)
+        and guess_columns(name for row in made for name in row)["text"] is not None
+    )
 
 
 def json_rows(path: Path, notes: Notes) -> Iterator[Row]:
-    """Items of an array, decoded one by one from pieces of the file, so that a preview or a limit does not read it all."""
+    """Items of an array, decoded one by one from pieces of the file, so that a preview or a limit does not
+    read it all.
+    """
     follows = {"[": "{]", ",": "{", "]": ""}
     text, at, line, item, expected, size = "", 0, 1, 1, "[", _CHUNK_CHARACTERS  # line: that of the start of text
     decoder = _Decoder()
@@ -100,14 +114,18 @@ def json_rows(path: Path, notes: Notes) -> Iterator[Row]:
                     new = file.read(size)
                 except UnicodeDecodeError as error:
                     where = f"byte {file.buffer.tell() - len(error.object) + error.start} of the file (from 0)"
-                    raise GraceError(f"{path}, item {item} or later, {where}: not UTF-8: save the file as UTF-8") from None
+                    raise GraceError(
+                        f"{path}, item {item} or later, {where}: not UTF-8: save the file as UTF-8"
+                    ) from None
             if not new and not char and not expected:
                 return
             if not new:
                 where = f"{path}, line {line + text.count(chr(10), 0, wrong_at)}, item {item}"
                 remedy = "correct it; a file with one object a line is called .jsonl"
                 if char == "{" and expected == "[":
-                    remedy = "put the documents into one array [{…}, {…}]; a file with one object a line is called .jsonl"
+                    remedy = (
+                        "put the documents into one array [{…}, {…}]; a file with one object a line is called .jsonl"
+                    )
                 raise GraceError(f"{where}: malformed JSON ({wrong}): {remedy}")
             line, text, at, size = line + text.count("\n", 0, at), text[at:] + new, 0, min(size * 2, MAX_LINE_BYTES)
 

@@ -1,7 +1,8 @@
 """Queries and relevance judgements of a BEIR folder, or of one like it.
 
-Judgements are lines of three fields (query, document, grade) or four, as TREC has them (query, 0, document, grade), with tabs, spaces or
-commas between them, with or without a header. What does not fit together never stops a build: it is counted and told.
+Judgements are lines of three fields (query, document, grade) or four, as TREC has them (query, 0, document,
+grade), with tabs, spaces or commas between them, with or without a header. What does not fit together never
+stops a build: it is counted and told.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ def read_judgements(
         if others:
             notes.add(f"{folder / others[0]} is not read: queries are expected in queries.jsonl, with _id and text")
         if files:
-            notes.add(f"{files[0]}: the judgements are left out, since there is no queries.jsonl: add the queries to evaluate with them")
+            notes.add(
+                f"{files[0]}: the judgements are left out, since there is no queries.jsonl: add the queries to evaluate with them"
+            )
         return None
     if not files:
         _tell_elsewhere(folder, notes)
@@ -115,28 +118,43 @@ def _read_queries(path: Path, read, notes: Notes) -> tuple[dict[str, str], dict[
     for name in sorted(ambiguous):
         notes.count(f"{path}: ids that two different queries have are left out with both", "query", repr(name)[:80])
     if others:
-        notes.add(f"{path}: columns {', '.join(map(repr, others))[:200]} of the queries are left out: only id, text and split are kept")
+        notes.add(
+            f"{path}: columns {', '.join(map(repr, others))[:200]} of the queries are left out: only id, text and split are kept"
+        )
     return queries, splits
 
 
 def query_columns(row: dict) -> dict[str, str]:
-    """The columns of a query's id and text where they are called as those of queries are, and not as those of documents."""
+    """The columns of a query's id and text where they are called as those of queries are, and not as those of
+    documents.
+    """
     guess, names = guess_columns(row), {name.strip().lower(): name for name in row}
-    found = {role: next((names[usual] for usual in usuals if usual in names), None) for role, usuals in _QUERY_COLUMNS.items()}
+    found = {
+        role: next((names[usual] for usual in usuals if usual in names), None)
+        for role, usuals in _QUERY_COLUMNS.items()
+    }
     return {role: name for role, name in found.items() if name and guess[role] is None}
 
 
 def _tell_beside(corpus: Path, notes: Notes) -> None:
     """Queries beside a corpus of which the file was named, and not the folder."""
     if corpus.name.startswith("corpus.") and (path := _first(corpus.parent, "queries.jsonl", "queries.jsonl.gz")):
-        notes.add(f"{path} is not read, since {corpus.name} was named: name the folder to have its queries and judgements")
+        notes.add(
+            f"{path} is not read, since {corpus.name} was named: name the folder to have its queries and judgements"
+        )
 
 
 def _tell_elsewhere(folder: Path, notes: Notes) -> None:
     """Files that look like judgements, where there are none in their place."""
-    names = sorted(path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith((".", "corpus.", "queries.")))
+    names = sorted(
+        path.name
+        for path in folder.iterdir()
+        if path.is_file() and not path.name.startswith((".", "corpus.", "queries."))
+    )
     if looks := [name for name in names if "qrel" in name.lower() or suffix_of(Path(name)) in (".tsv", ".trec")]:
-        notes.add(f"{folder}: {', '.join(looks)[:200]} not read: judgements are expected in qrels.tsv, or in the files of qrels/")
+        notes.add(
+            f"{folder}: {', '.join(looks)[:200]} not read: judgements are expected in qrels.tsv, or in the files of qrels/"
+        )
 
 
 def _first(folder: Path, *names: str) -> Path | None:
@@ -163,7 +181,7 @@ def _qrels_files(folder: Path, notes: Notes) -> list[Path]:
 
 
 def qrels_rows(path: Path, notes: Notes) -> Iterator[tuple[str, str, str, int | float]]:
-    """File and line, query id, document id and grade of every judgement. Raises GraceError for a line that is none."""
+    """File and line, query id, document id and grade of every judgement. Raises GraceError for a malformed line."""
     separator, quoted, places, width = None, False, (), 0
     for number, line in lines(open_text(path, notes)):
         where = f"{path}, line {number}"
@@ -199,7 +217,9 @@ def _wrong(got: str, how: str) -> GraceError:
 
 
 def _separator(line: str) -> str:
-    """What stands between the fields, by the first line: tabs, else spaces, else commas, semicolons or vertical bars."""
+    """What stands between the fields, by the first line: tabs, else spaces, else commas, semicolons or
+    vertical bars.
+    """
     if "\t" in line.strip():
         return "\t"
     words = len(line.split())
@@ -221,7 +241,10 @@ def _places(cells: list[str], header: bool) -> tuple[int, int, int] | None:
     if not header:
         return usual
     names = [re.sub(r"\s+", "-", cell.strip().lower()) for cell in cells]
-    found = [next((names.index(name) for name in _COLUMNS[role] if name in names), None) for role in ("query", "document", "grade")]
+    found = [
+        next((names.index(name) for name in _COLUMNS[role] if name in names), None)
+        for role in ("query", "document", "grade")
+    ]
     return usual if None in found or len(set(found)) < 3 else tuple(found)
 
 
@@ -237,11 +260,15 @@ def _grade(cell: str) -> int | float | None:
 
 def _cut(judgements: Judgements, kept: set[str], notes: Notes) -> Judgements:
     """Judgements of ``kept`` documents, and the queries that still have one."""
-    found = {query: {d: grade for d, grade in grades.items() if d in kept} for query, grades in judgements.qrels.items()}
+    found = {
+        query: {d: grade for d, grade in grades.items() if d in kept} for query, grades in judgements.qrels.items()
+    }
     qrels = {query: grades for query, grades in found.items() if grades}
     queries = {query: text for query, text in judgements.queries.items() if query in qrels}
     if left := len(judgements.queries) - len(queries):
-        notes.add(f"limit: {_counted(left, 'query', 'queries')} without a judged document among those that are kept left out")
+        notes.add(
+            f"limit: {_counted(left, 'query', 'queries')} without a judged document among those that are kept left out"
+        )
     return Judgements(queries, qrels, {query: split for query, split in judgements.splits.items() if query in qrels})
 
 
@@ -254,14 +281,18 @@ def _tell_missing(judgements: Judgements, kept: set[str], empty: set[str], files
         what = f"none of the {len(judged):,} judgements is of a document of the corpus"
         notes.add(f"{place}: {what}: use the ids of the corpus's documents")
     elif missing:
-        what = f"{_counted(len(missing), 'judgement')} of documents that the corpus lacks (the first {missing[0][:80]!r})"
+        what = (
+            f"{_counted(len(missing), 'judgement')} of documents that the corpus lacks (the first {missing[0][:80]!r})"
+        )
         notes.add(f"{place}: {what}: where relevant, they count as not found")
     if blank:
         what = f"{_counted(len(blank), 'judgement')} of documents without a text (the first {blank[0][:80]!r})"
         notes.add(f"{place}: {what}: where relevant, they count as not found")
     relevant = {query for query, grades in judgements.qrels.items() if any(grade > 0 for grade in grades.values())}
     if files and (without := [query for query in judgements.queries if query not in relevant]):
-        what = f"{_counted(len(without), 'query', 'queries')} without a relevant document (the first {without[0][:80]!r})"
+        what = (
+            f"{_counted(len(without), 'query', 'queries')} without a relevant document (the first {without[0][:80]!r})"
+        )
         notes.add(f"{place}: {what}: kept, and left out of evaluations")
 
 

@@ -16,7 +16,9 @@ LONGEST_LIST = 64  # numbers in a list of them beyond which it is taken for a ve
 
 
 def chunk_in(path: Path) -> Chunk | None:
-    """How the documents of a Parquet file are split, if they are: None too for one that cannot be read, which reading its rows tells."""
+    """How the documents of a Parquet file are split, if they are: None too for one that cannot be read, which
+    reading its rows tells.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -47,7 +49,11 @@ def parquet_rows(path: Path, columns: dict[str, str] | None, notes: Notes, *, fi
             # a name with a dot is taken for a path into a struct, so such columns are read with all the others
             wanted = None if not dropped or any("." in name for name in wanted) else wanted
             for batch in file.iter_batches(batch_size=1024, columns=wanted or None):
-                batch = batch.select([name for name in batch.schema.names if name not in dropped]) if wanted is None and dropped else batch
+                batch = (
+                    batch.select([name for name in batch.schema.names if name not in dropped])
+                    if wanted is None and dropped
+                    else batch
+                )
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
@@ -55,7 +61,9 @@ def parquet_rows(path: Path, columns: dict[str, str] | None, notes: Notes, *, fi
         raise
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         _refuse_others(path)
-        raise GraceError(f"{path}: unreadable Parquet after row {number} ({repr(error)[:300]}): write the file again") from None
+        raise GraceError(
+            f"{path}: unreadable Parquet after row {number} ({repr(error)[:300]}): write the file again"
+        ) from None
 
 
 def _refuse_others(path: Path) -> None:
@@ -71,11 +79,15 @@ def _refuse_others(path: Path) -> None:
     with open_bytes(path) as file:
         head = file.read(HEAD_BYTES)
     refuse_binary(path, head, "Parquet")
-    raise GraceError(f"{path}: unreadable Parquet: it begins with {head[:40]!r}: give it the ending of what it is, such as .csv")
+    raise GraceError(
+        f"{path}: unreadable Parquet: it begins with {head[:40]!r}: give it the ending of what it is, such as .csv"
+    )
 
 
 def _useless(file, field) -> str | None:
-    """Why a column is of no use as metadata: bytes, or lists of floats that are longer than a person would list in its first rows."""
+    """Why a column is of no use as metadata: bytes, or lists of floats that are longer than a person would
+    list in its first rows.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -95,7 +107,9 @@ def _useless(file, field) -> str | None:
 
 
 def parquet_parts(folder: Path) -> list[Path]:
-    """The Parquet files of a folder and the folders in it, by path; none that is hidden or begins with an underscore."""
+    """The Parquet files of a folder and the folders in it, by path; none that is hidden or begins with an
+    underscore.
+    """
     found = sorted(folder.rglob("*.parquet"), key=lambda path: path.relative_to(folder).as_posix())
     return [path for path in found if path.is_file() and not any(p[0] in "._" for p in path.relative_to(folder).parts)]
 
@@ -103,7 +117,9 @@ def parquet_parts(folder: Path) -> list[Path]:
 def parts_rows(folder: Path, parts: list[Path], columns: dict[str, str] | None, notes: Notes) -> Iterator[Row]:
     """The rows of all parts, numbered through; what folders called NAME=VALUE say becomes a column."""
     names = [part.relative_to(folder).as_posix() for part in parts]
-    notes.add(f"{folder}: {len(parts)} Parquet {'file is' if len(parts) == 1 else 'files are'} read: {', '.join(names)[:300]}")
+    notes.add(
+        f"{folder}: {len(parts)} Parquet {'file is' if len(parts) == 1 else 'files are'} read: {', '.join(names)[:300]}"
+    )
     number = 0
     for part in parts:
         pairs = [piece.split("=", 1) for piece in part.relative_to(folder).parts[:-1] if "=" in piece]

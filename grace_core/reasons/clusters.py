@@ -10,9 +10,9 @@
    the sum of squares that joining them adds. A size of the hierarchy is the state where so many clusters are left, so that each cluster of
    a larger size lies within one of a smaller.
 
-The number of clusters to begin with is that of SIZES, up to READABLE, with the largest mean silhouette (cosine, over at most JUDGED
-sentences): more names than that nobody reads. Joining by Ward repairs
-most of what another start does to k-means: the adjusted Rand index between two seeds tells how much is left.
+The number of clusters to begin with is that of SIZES, up to READABLE, with the largest mean silhouette
+(cosine, over at most JUDGED sentences): more names than that nobody reads. Joining by Ward repairs most of
+what another start does to k-means: the adjusted Rand index between two seeds tells how much is left.
 """
 
 from __future__ import annotations
@@ -28,15 +28,19 @@ FINE = 2_000  # clusters that k-means makes, at most
 PER_FINE = 6  # sentences a fine cluster has on average, at least
 STEPS = 12
 LEARNED = 100  # sentences for each centre that k-means learns from, at most
-START, START_PER_CENTRE, START_DIMS = 2_000, 5, 48  # the sample that the first centres are drawn from, and its dimensions
+START, START_PER_CENTRE, START_DIMS = (
+    2_000,
+    5,
+    48,
+)  # the sample that the first centres are drawn from, and its dimensions
 JUDGED = 3_000
 BLOCK = 4_096
 
 
 @dataclass(frozen=True)
 class Hierarchy:
-    """``fine`` ``(s,)`` is the fine cluster of each vector, ``merges`` ``(f - 1, 2)`` which two are joined at each step; the one that
-    step i makes has the number f + i."""
+    """``fine`` ``(s,)`` is the fine cluster of each vector, ``merges`` ``(f - 1, 2)`` which two are joined at
+    each step; the one that step i makes has the number f + i."""
 
     fine: np.ndarray
     merges: np.ndarray
@@ -52,7 +56,9 @@ class Hierarchy:
         return [size for size in SIZES if size < self.largest] + [self.largest]
 
     def cut(self, size: int) -> np.ndarray:
-        """Labels ``(s,)`` int64 of the vectors in ``size`` clusters, the largest one first; ties by the first vector."""
+        """Labels ``(s,)`` int64 of the vectors in ``size`` clusters, the largest one first; ties by the first
+        vector.
+        """
         parent = np.arange(2 * self.largest - 1)
         for step, (a, b) in enumerate(self.merges[: self.largest - size]):
             parent[[a, b]] = self.largest + step
@@ -70,7 +76,10 @@ def by_size(labels: np.ndarray) -> np.ndarray:
 
 
 def cluster(vectors: np.ndarray, *, seed: int = 0, most: int | None = None) -> Hierarchy:
-    """Clusters of unit vectors ``(s, d)``. ``most`` bounds the number of fine ones. The same seed gives the same clusters."""
+    """Clusters of unit vectors ``(s, d)``.
+
+    ``most`` bounds the number of fine ones. The same seed gives the same clusters.
+    """
     number = max(1, min(FINE, len(vectors) // PER_FINE, len(vectors) if most is None else most))
     fine = spherical_kmeans(np.ascontiguousarray(vectors, np.float32), number, seed=seed)
     used, fine = np.unique(fine, return_inverse=True)
@@ -98,8 +107,9 @@ def spherical_kmeans(vectors: np.ndarray, number: int, *, seed: int = 0) -> np.n
 
 
 def _spread(vectors: np.ndarray, number: int, rng: np.random.Generator) -> np.ndarray:
-    """``number`` of the vectors, each drawn with a chance that grows with its squared distance from those before; from a sample, and
-    with distances in a random projection to START_DIMS dimensions, which are near enough to draw by."""
+    """``number`` of the vectors, each drawn with a chance that grows with its squared distance from those
+    before; from a sample, and with distances in a random projection to START_DIMS dimensions, which are near
+    enough to draw by."""
     most = max(START, START_PER_CENTRE * number)
     sample = np.arange(len(vectors)) if len(vectors) <= most else np.sort(rng.choice(len(vectors), most, replace=False))
     some = vectors[sample]
@@ -140,7 +150,9 @@ def _means(vectors: np.ndarray, labels: np.ndarray, number: int) -> np.ndarray:
 
 
 def ward(means: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Which two of f clusters to join at each step, ``(f - 1, 2)`` as in :class:`Hierarchy`, from their means ``(f, d)`` and sizes."""
+    """Which two of f clusters to join at each step, ``(f - 1, 2)`` as in :class:`Hierarchy`, from their means
+    ``(f, d)`` and sizes.
+    """
     number = len(means)
     means, sizes, names = means.astype(np.float64).copy(), sizes.astype(np.float64).copy(), np.arange(number)
     squares = np.einsum("fd,fd->f", means, means)
@@ -171,11 +183,15 @@ def ward(means: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
 
 def choose_size(vectors: np.ndarray, hierarchy: Hierarchy, *, seed: int = 0) -> tuple[int, dict[int, float]]:
-    """The size with the largest mean silhouette (cosine), and the silhouettes of all that were tried, to three digits."""
+    """The size with the largest mean silhouette (cosine), and the silhouettes of all that were tried, to
+    three digits.
+    """
     from sklearn.metrics import silhouette_score
 
     rng = np.random.default_rng(seed)
-    judged = np.arange(len(vectors)) if len(vectors) <= JUDGED else np.sort(rng.choice(len(vectors), JUDGED, replace=False))
+    judged = (
+        np.arange(len(vectors)) if len(vectors) <= JUDGED else np.sort(rng.choice(len(vectors), JUDGED, replace=False))
+    )
     distances = (1 - vectors[judged] @ vectors[judged].T).clip(0).astype(np.float64)
     np.fill_diagonal(distances, 0)
     scores = {}

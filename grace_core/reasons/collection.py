@@ -1,4 +1,5 @@
-"""The reasons of a collection: clusters of the sentences of its rationales, with a name, a sentence that stands for each, its documents.
+"""The reasons of a collection: clusters of the sentences of its rationales, with a name, a sentence that
+stands for each, its documents.
 
     <collection>/<model>/reasons.json         sizes, agreement with another seed, what they belong to; written last
                         /reasons.safetensors  the hierarchy, and what its fine clusters add to the documents' vectors
@@ -10,8 +11,9 @@ With c_s what sentence s adds to the unit vector z of its document (:mod:`grace_
     total      M_r = sum over s in r of c_s / n, over n documents: what r adds to the mean vector of the collection
     share      (mean over documents of z · (sum of its c_s in r) - M_r · m) / (1 - |m|²), m the mean vector
 
-The share is r's part of the variance of the documents' vectors, of what sets them apart. With those of the texts, of the template and of
-sentences that say nothing (tags and marks, in no reason), shares add up to 1. All of it belongs to one geometry; sentences do not.
+The share is r's part of the variance of the documents' vectors, of what sets them apart. With those of the
+texts, of the template and of sentences that say nothing (tags and marks, in no reason), shares add up to 1.
+All of it belongs to one geometry; sentences do not.
 """
 
 from __future__ import annotations
@@ -40,8 +42,10 @@ Progress = Callable[[str, int, int], None]  # stage, done, all
 
 @dataclass(frozen=True)
 class Reason:
-    """A group of sentences. ``sentence`` is the number of the one that stands for it, ``size`` how many there are, ``documents`` the rows
-    of those that have one, ``share`` its part of what sets the documents apart."""
+    """A group of sentences.
+
+    ``sentence`` is the number of the one that stands for it, ``size`` how many there are, ``documents`` the
+    rows of those that have one, ``share`` its part of what sets the documents apart."""
 
     number: int
     name: str
@@ -56,8 +60,9 @@ class Reason:
 class Grouping:
     """The reasons at one size. ``labels`` ``(s,)`` is the reason of each sentence, -1 for one that says nothing.
 
-    ``directions`` ``(r, d)`` are unit vectors, ``totals`` ``(r + 3, d)`` what each reason, and each of OTHERS, adds to the mean vector of
-    the collection, ``other_shares`` ``(3,)`` the shares of OTHERS, ``middle`` ``(d,)`` the mean that places are taken from.
+    ``directions`` ``(r, d)`` are unit vectors, ``totals`` ``(r + 3, d)`` what each reason, and each of
+    OTHERS, adds to the mean vector of the collection, ``other_shares`` ``(3,)`` the shares of OTHERS,
+    ``middle`` ``(d,)`` the mean that places are taken from.
     """
 
     sentences: Sentences
@@ -74,7 +79,9 @@ class Grouping:
     def check(self, reason: object) -> int:
         """The number of a reason. Raises GraceError for one that there is not."""
         if type(reason) is not int or not 0 <= reason < len(self):
-            raise GraceError(f"there is no reason {str(reason)[:20]!r}, there are 0 to {len(self) - 1}; take a number of the list")
+            raise GraceError(
+                f"there is no reason {str(reason)[:20]!r}, there are 0 to {len(self) - 1}; take a number of the list"
+            )
         return reason
 
 
@@ -103,7 +110,10 @@ class Reasons:
         return [terms_of(text) for text in self.sentences.texts]
 
     def at(self, size: int | None = None) -> Grouping:
-        """The reasons at one of :attr:`sizes`, made once; None is :attr:`default_size`. Raises GraceError for another."""
+        """The reasons at one of :attr:`sizes`, made once; None is :attr:`default_size`.
+
+        Raises GraceError for another.
+        """
         size = self.default_size if size is None else size
         if type(size) is not int or size not in self.sizes:
             raise GraceError(f"there are no {str(size)[:20]} reasons; sizes are {', '.join(map(str, self.sizes))}")
@@ -132,18 +142,25 @@ class Reasons:
                 standing[fine[i]] = self._standing[i]
         mean = totals.sum(axis=0)
         variance = 1 - float(mean @ mean)
-        shares = (own - totals @ mean) / variance if variance > 1e-5 else np.zeros(len(own))  # of documents that are all the same
+        shares = (
+            (own - totals @ mean) / variance if variance > 1e-5 else np.zeros(len(own))
+        )  # of documents that are all the same
         terms = best_terms(self._terms, labels, size)
         names = name_groups(terms, [self.sentences.texts[i] for i in standing])
         order = np.argsort(labels, kind="stable")
         groups = np.split(order, np.searchsorted(labels[order], np.arange(size)))[1:]
         reasons = [
             Reason(
-                r, names[r], [term for term, _ in terms[r]], int(standing[r]), len(group), np.unique(self.sentences.rows[group]),
+                r,
+                names[r],
+                [term for term, _ in terms[r]],
+                int(standing[r]),
+                len(group),
+                np.unique(self.sentences.rows[group]),
                 float(shares[r]),
             )
             for r, group in enumerate(groups)
-        ]  # fmt: skip
+        ]
         return Grouping(self.sentences, labels, reasons, directions, totals, shares[size:], self._middle)
 
 
@@ -186,7 +203,9 @@ def make_reasons(
     progress: Progress = lambda stage, done, total: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Reasons:
-    """The reasons of an index: those stored, if they are of this ``seed`` (None: of any), or made now. See :func:`find_sentences`.
+    """The reasons of an index: those stored, if they are of this ``seed`` (None: of any), or made now.
+
+    See :func:`find_sentences`.
 
     They are made twice, the second time with the next seed, to tell how much of them is chance.
     """
@@ -197,7 +216,7 @@ def make_reasons(
         return open_reasons(index)
     sentences = find_sentences(
         index, model, progress=lambda done, total: progress("sentences", done, total), should_stop=should_stop
-    )  # fmt: skip
+    )
     tensors, about = group_sentences(sentences, seed=seed or 0, progress=progress)
     with only_writer(index.folder):
         path = index.folder / "reasons.safetensors"
@@ -206,11 +225,18 @@ def make_reasons(
     return open_reasons(index)
 
 
-def group_sentences(sentences: Sentences, *, seed: int = 0, progress: Progress = lambda stage, done, total: None) -> tuple[dict, dict]:
-    """What :class:`Reasons` is made of, as tensors and as a manifest. Raises GraceError if no sentence says anything."""
+def group_sentences(
+    sentences: Sentences, *, seed: int = 0, progress: Progress = lambda stage, done, total: None
+) -> tuple[dict, dict]:
+    """What :class:`Reasons` is made of, as tensors and as a manifest.
+
+    Raises GraceError if no sentence says anything.
+    """
     numbers = np.flatnonzero(sentences.speaking)
     if not len(numbers):
-        raise GraceError(f"no rationale of {sentences.index.folder} says anything; reasons are made of what rationales say")
+        raise GraceError(
+            f"no rationale of {sentences.index.folder} says anything; reasons are made of what rationales say"
+        )
     progress("clusters", 0, 3)
     places, middle = sentence_places(sentences, numbers)
     different = len({sentences.texts[i].strip() for i in numbers})
@@ -219,18 +245,30 @@ def group_sentences(sentences: Sentences, *, seed: int = 0, progress: Progress =
     other = cluster(places, seed=seed + 1, most=different)
     progress("clusters", 2, 3)
     size, silhouettes = choose_size(places, hierarchy, seed=seed)
-    agreements = {str(size): round(agreement(hierarchy.cut(size), other.cut(size)), 3) for size in hierarchy.sizes if size <= other.largest}
+    agreements = {
+        str(size): round(agreement(hierarchy.cut(size), other.cut(size)), 3)
+        for size in hierarchy.sizes
+        if size <= other.largest
+    }
     tensors = {"fine": hierarchy.fine.astype(np.int64), "merges": hierarchy.merges.astype(np.int64).reshape(-1, 2)}
     tensors |= _totals(sentences, numbers, hierarchy) | _examples(places, numbers, hierarchy) | {"middle": middle}
     progress("clusters", 3, 3)
     return tensors, {
-        "seed": seed, "size": size, "sizes": hierarchy.sizes, "silhouettes": {str(size): value for size, value in silhouettes.items()},
-        "agreement": agreements, "documents": len(sentences.index), "speaking": len(numbers), "residual": sentences.residual(),
-    }  # fmt: skip
+        "seed": seed,
+        "size": size,
+        "sizes": hierarchy.sizes,
+        "silhouettes": {str(size): value for size, value in silhouettes.items()},
+        "agreement": agreements,
+        "documents": len(sentences.index),
+        "speaking": len(numbers),
+        "residual": sentences.residual(),
+    }
 
 
 def sentence_places(sentences: Sentences, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The places ``(s, d)`` fp32 of some sentences: unit vectors of what they add, less their mean, normalised; and that mean ``(d,)``."""
+    """The places ``(s, d)`` fp32 of some sentences: unit vectors of what they add, less their mean,
+    normalised; and that mean ``(d,)``.
+    """
     places = np.empty((len(numbers), sentences.sums.shape[1]), np.float32)
     for begin in range(0, len(numbers), BLOCK):
         places[begin : begin + BLOCK] = unit(sentences.vectors(numbers[begin : begin + BLOCK]))
@@ -249,8 +287,9 @@ def _totals(sentences: Sentences, numbers: np.ndarray, hierarchy: Hierarchy) -> 
 
 
 def add_up(sentences: Sentences, labels: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of ``groups`` groups of sentences, and of OTHERS behind them: what they add to the mean vector, ``(g + 3, d)``, and the mean of
-    z · (what it adds), ``(g + 3,)``. ``labels`` ``(s,)`` holds the place of each sentence among these."""
+    """Of ``groups`` groups of sentences, and of OTHERS behind them: what they add to the mean vector, ``(g +
+    3, d)``, and the mean of z · (what it adds), ``(g + 3,)``. ``labels`` ``(s,)`` holds the place of each
+    sentence among these."""
     index = sentences.index
     totals, own = np.zeros((groups + len(OTHERS), sentences.sums.shape[1])), np.zeros(groups + len(OTHERS))
     for begin in range(0, len(index), BLOCK):
@@ -268,8 +307,9 @@ def add_up(sentences: Sentences, labels: np.ndarray, groups: int) -> tuple[np.nd
 
 
 def _examples(places: np.ndarray, numbers: np.ndarray, hierarchy: Hierarchy) -> dict[str, np.ndarray]:
-    """Of each fine cluster: ``places`` ``(f, d)``, the sum of its sentences' places; ``standing`` ``(f,)``, the number of the sentence
-    that is nearest to it, the first of equal ones; ``examples`` ``(f, d)``, the place of that sentence."""
+    """Of each fine cluster: ``places`` ``(f, d)``, the sum of its sentences' places; ``standing`` ``(f,)``,
+    the number of the sentence that is nearest to it, the first of equal ones; ``examples`` ``(f, d)``, the
+    place of that sentence."""
     sums = np.zeros((hierarchy.largest, places.shape[1]))
     np.add.at(sums, hierarchy.fine, places)
     near = np.einsum("sd,sd->s", places, unit(sums)[hierarchy.fine])

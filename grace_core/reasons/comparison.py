@@ -1,15 +1,17 @@
 """Two models by reasons: which gained and lost weight over a set of queries, and whether by words or by geometry.
 
-The first model's reasons are the measure. The other model's sentences join them by being read: the first model goes over every text with
-the other's rationale, and each sentence belongs to the reason whose direction is nearest to its place. Three ways to rank:
+The first model's reasons are the measure. The other model's sentences join them by being read: the first
+model goes over every text with the other's rationale, and each sentence belongs to the reason whose direction
+is nearest to its place. Three ways to rank:
 
     own      the first model with its own rationales, of queries and documents
     words    the first model with the other's rationales: what changes is what is said
     other    the other model with its own rationales: what changes now is what is made of it
 
-The weight of a reason is its part of the first ten hits' scores above the corpus (:func:`grace_core.reasons.split.shares_of_hits`) over
-all queries, as a share of these scores; weights add up to 1 with those of text, template and sentences that say nothing. So the change
-of a reason is (words - own) + (other - words), exactly. A query moved by words as far as its first ten hits differ between own and words,
+The weight of a reason is its part of the first ten hits' scores above the corpus
+(:func:`grace_core.reasons.split.shares_of_hits`) over all queries, as a share of these scores; weights add up
+to 1 with those of text, template and sentences that say nothing. So the change of a reason is (words - own) +
+(other - words), exactly. A query moved by words as far as its first ten hits differ between own and words,
 and by geometry as far as they differ between words and other.
 
 Both models must split a rationale into the same tokens: a base and what was trained of it do.
@@ -70,7 +72,9 @@ def compare_models(
     if index.ids != other.ids:
         raise GraceError(f"{index.folder} and {other.folder} hold other documents; compare models over one collection")
     if model.tokenizer.get_vocab() != other_model.tokenizer.get_vocab():
-        raise GraceError(f"{model.name} and {other_model.name} split texts into other tokens; compare a base and what was trained of it")
+        raise GraceError(
+            f"{model.name} and {other_model.name} split texts into other tokens; compare a base and what was trained of it"
+        )
     theirs = find_sentences(other, other_model, progress=lambda done, total: progress("sentences", done, total))
     read = _read(index, theirs, model, progress)
     labels = _nearest(grouping, read)
@@ -83,20 +87,25 @@ def compare_models(
         "words": (words, index.geometry.vectors(worded.sums, worded.counts, role=Role.QUERY), read.index.vectors),
         "other": (others, other.embed(other_asked), other.vectors()),
     }
-    hits = {name: np.stack([order(dots(vectors, query), CUTOFF) for query in asked]) for name, (_, asked, vectors) in ways.items()}
+    hits = {
+        name: np.stack([order(dots(vectors, query), CUTOFF) for query in asked])
+        for name, (_, asked, vectors) in ways.items()
+    }
     weights = {}
     for name, (made, asked, _) in ways.items():
         shares, mean = shares_of_hits(made, asked, hits[name])
         weights[name] = shares / mean
     reasons = [
         {
-            "number": reason.number, "name": reason.name, **{name: float(weights[name][reason.number]) for name in ways},
+            "number": reason.number,
+            "name": reason.name,
+            **{name: float(weights[name][reason.number]) for name in ways},
             "change": float(weights["other"][reason.number] - weights["own"][reason.number]),
             "by_words": float(weights["words"][reason.number] - weights["own"][reason.number]),
             "by_geometry": float(weights["other"][reason.number] - weights["words"][reason.number]),
         }
         for reason in grouping.reasons
-    ]  # fmt: skip
+    ]
     moved = [_moved(query_id, text, i, hits, index.ids) for i, (query_id, text) in enumerate(queries.items())]
     made = {"model": index.model_name, "against": other.model_name, "queries": len(queries)}
     made["others"] = {name: dict(zip(OTHERS, weights[name][len(grouping) :].tolist(), strict=True)) for name in ways}
@@ -109,7 +118,11 @@ def compare_models(
                 row.setdefault("ndcg@10", {})[name] = round(float(value), 4)
     telling = sorted(moved, key=lambda row: (-row["by_words"] - row["by_geometry"], row["id"]))[:TELLING]
     by = {name: round(float(np.mean([row[name] for row in moved])), 4) for name in ("by_words", "by_geometry")}
-    return made | {"hits_moved": by, "reasons": sorted(reasons, key=lambda row: -abs(row["change"])), "telling": telling}
+    return made | {
+        "hits_moved": by,
+        "reasons": sorted(reasons, key=lambda row: -abs(row["change"])),
+        "telling": telling,
+    }
 
 
 def _moved(query_id: str, text: str, i: int, hits: dict[str, np.ndarray], ids: list[str]) -> dict:
@@ -119,12 +132,22 @@ def _moved(query_id: str, text: str, i: int, hits: dict[str, np.ndarray], ids: l
         return round(1 - len(np.intersect1d(hits[a][i], hits[b][i])) / hits[a].shape[1], 4)
 
     first = {name: ids[int(rows[i, 0])] for name, rows in hits.items()}
-    return {"id": query_id, "text": text, "by_words": apart("own", "words"), "by_geometry": apart("words", "other"), "first": first}
+    return {
+        "id": query_id,
+        "text": text,
+        "by_words": apart("own", "words"),
+        "by_geometry": apart("words", "other"),
+        "first": first,
+    }
 
 
 def _read(index: GraceIndex, theirs: Sentences, model: GraceModel, progress) -> Sentences:
     """The other's sentences as the model of ``index`` reads them."""
-    sums, whole, counts = np.zeros_like(theirs.sums), np.zeros(index.sums.shape, np.float32), np.zeros(index.counts.shape, np.int64)
+    sums, whole, counts = (
+        np.zeros_like(theirs.sums),
+        np.zeros(index.sums.shape, np.float32),
+        np.zeros(index.counts.shape, np.int64),
+    )
     for begin in range(0, len(index), BLOCK):
         rows = np.arange(begin, min(begin + BLOCK, len(index)))
         texts = [index.collection.documents[index.ids[row]].content for row in rows]
@@ -137,7 +160,9 @@ def _read(index: GraceIndex, theirs: Sentences, model: GraceModel, progress) -> 
 
 
 def _nearest(grouping: Grouping, read: Sentences) -> np.ndarray:
-    """The reason of each sentence ``(s,)``, -1 for one that says nothing; places are taken from the mean of the reasons' own sentences."""
+    """The reason of each sentence ``(s,)``, -1 for one that says nothing; places are taken from the mean of
+    the reasons' own sentences.
+    """
     labels = np.full(len(read), -1)
     for block in read.blocks():
         places = unit(unit(read.vectors(block)) - grouping.middle)

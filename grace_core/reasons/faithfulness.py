@@ -1,8 +1,8 @@
 """Do reasons serve the queries that they are said to serve? Take one out of all documents, and see who loses.
 
-A query is served by the reason that moves its first ten hits most: the largest sum over them of what it adds above the corpus
-(:attr:`grace_core.reasons.split.Split.above`). For each reason that serves at least LEAST queries, its sentences are taken out of every
-document, and all of these queries are ranked again:
+A query is served by the reason that moves its first ten hits most: the largest sum over them of what it adds
+above the corpus (:attr:`grace_core.reasons.split.Split.above`). For each reason that serves at least LEAST
+queries, its sentences are taken out of every document, and all of these queries are ranked again:
 
     drop       nDCG@10 as it was less nDCG@10 without the reason, of a query that it serves
     matched    the same of another query, which it does not serve: one whose nDCG@10 was nearest, none twice for a reason if there
@@ -12,9 +12,10 @@ document, and all of these queries are ranked again:
     difference       drop less matched: the reason hurts its own queries more than others
     over_other       drop less other: and more than any sentences of the same documents would
 
-with 95 % bootstrap intervals over the served queries; each query is served by one reason. ``stored``: the sentences' states are taken
-out of the stored sums. That is exact for the pooled vector, but the sentences behind a gap were written, and read, with it in place.
-``encoded``: the rationale without the sentences goes through the model again, as a reader would see it.
+with 95 % bootstrap intervals over the served queries; each query is served by one reason. ``stored``: the
+sentences' states are taken out of the stored sums. That is exact for the pooled vector, but the sentences
+behind a gap were written, and read, with it in place. ``encoded``: the rationale without the sentences goes
+through the model again, as a reader would see it.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def evaluate_reasons(
     seed: int = 0,
     report: Callable[[str], None] = lambda line: None,
 ) -> dict:
-    """The measures of the module for judged ``queries`` by id, and those of every reason under ``reasons``; ``encode`` adds ``encoded``.
+    """The measures of the module for judged ``queries`` by id, and those of every reason under ``reasons``;
+    ``encode`` adds ``encoded``.
 
     Raises GraceError if no reason serves LEAST queries.
     """
@@ -58,7 +60,9 @@ def evaluate_reasons(
     before = judge.ndcg(vectors, np.arange(len(queries)))
     reasons = [r for r in range(len(grouping)) if (serving == r).sum() >= LEAST]
     if not reasons:
-        raise GraceError(f"no reason serves {LEAST} of the {len(queries)} queries; give more queries, or a smaller number of reasons")
+        raise GraceError(
+            f"no reason serves {LEAST} of the {len(queries)} queries; give more queries, or a smaller number of reasons"
+        )
     rng, rows = np.random.default_rng(seed), []
     for r in reasons:
         report(f"without {grouping.reasons[r].name}")
@@ -67,14 +71,21 @@ def evaluate_reasons(
         mine = np.flatnonzero(grouping.labels == r)
         others = other_sentences(grouping, mine, rng)
         both = np.concatenate([served, matched])
-        row = {"reason": r, "name": grouping.reasons[r].name, "documents": len(grouping.reasons[r].documents), "queries": len(served)}
+        row = {
+            "reason": r,
+            "name": grouping.reasons[r].name,
+            "documents": len(grouping.reasons[r].documents),
+            "queries": len(served),
+        }
         for kind in ("stored", "encoded") if encode else ("stored",):
             without = _without_encoded if kind == "encoded" else _without_stored
             after = judge.ndcg(_replaced(vectors, without(grouping, model, mine)), both)
             row[kind] = {
                 "drop": (before[served] - after[: len(served)]).tolist(),
                 "matched": (before[matched] - after[len(served) :]).tolist(),
-                "other": (before[served] - judge.ndcg(_replaced(vectors, without(grouping, model, others)), served)).tolist(),
+                "other": (
+                    before[served] - judge.ndcg(_replaced(vectors, without(grouping, model, others)), served)
+                ).tolist(),
             }
         rows.append(row)
     made = {
@@ -86,11 +97,16 @@ def evaluate_reasons(
     }
     made["ndcg@10"] = interval(before)
     for kind in ("stored", "encoded") if encode else ("stored",):
-        drop, matched, other = (np.concatenate([row[kind][name] for row in rows]) for name in ("drop", "matched", "other"))
+        drop, matched, other = (
+            np.concatenate([row[kind][name] for row in rows]) for name in ("drop", "matched", "other")
+        )
         made[kind] = {
-            "drop": interval(drop), "matched": interval(matched), "other": interval(other),
-            "difference": interval(drop - matched), "over_other": interval(drop - other),
-        }  # fmt: skip
+            "drop": interval(drop),
+            "matched": interval(matched),
+            "other": interval(other),
+            "difference": interval(drop - matched),
+            "over_other": interval(drop - other),
+        }
         for row in rows:
             row[kind] = {name: round(float(np.mean(values)), 5) for name, values in row[kind].items()}
     return made | {"by_reason": rows}
@@ -102,10 +118,14 @@ def serving_reason(grouping: Grouping, query: np.ndarray, rows: np.ndarray) -> i
 
 
 def match(values: np.ndarray, served: np.ndarray, others: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """For each of ``served`` one of ``others`` whose value is nearest, none twice unless there are too few; equal ones at random."""
+    """For each of ``served`` one of ``others`` whose value is nearest, none twice unless there are too few;
+    equal ones at random.
+    """
     others, matched = rng.permutation(others), []
     if not len(others):
-        raise GraceError("one reason serves all queries, and there are no others to compare with; take a larger number of reasons")
+        raise GraceError(
+            "one reason serves all queries, and there are no others to compare with; take a larger number of reasons"
+        )
     free = np.ones(len(others), bool)
     for i in served:
         if not free.any():
@@ -118,7 +138,9 @@ def match(values: np.ndarray, served: np.ndarray, others: np.ndarray, rng: np.ra
 
 
 def other_sentences(grouping: Grouping, mine: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """As many sentences as ``mine``, of the same documents at random, none of this reason; fewer where a document has no more."""
+    """As many sentences as ``mine``, of the same documents at random, none of this reason; fewer where a
+    document has no more.
+    """
     sentences, chosen = grouping.sentences, []
     rows, numbers = np.unique(sentences.rows[mine], return_counts=True)
     own = set(mine.tolist())
@@ -166,7 +188,9 @@ def _without_encoded(grouping: Grouping, model: GraceModel, gone: np.ndarray) ->
     for row in rows:
         ids = index.rationale_ids[row]
         kept = [i for i in sentences.of(row) if i not in missing]
-        left.append([token for i in kept for token in ids[sentences.starts[i] : sentences.starts[i] + sentences.counts[i]]])
+        left.append(
+            [token for i in kept for token in ids[sentences.starts[i] : sentences.starts[i] + sentences.counts[i]]]
+        )
         texts.append(index.collection.documents[index.ids[row]].content)
     made = model.represent_given(texts, left)
     return rows, index.geometry.vectors(made.sums, made.counts)

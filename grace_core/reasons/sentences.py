@@ -5,10 +5,11 @@
                         /sentences.parquet      text
                         /.sentences/            shards of a run on its way; a killed one goes on after its last whole shard
 
-With S the sum of the states of a document's rationale and S_s those of its sentences, S = sum over s of S_s, so what the sentences add to
-the document's vector, and what text and template add, adds up to that vector (:meth:`grace_core.geometry.Geometry.groups`). The sums are
-raw: every geometry can be had from them. They come from one forward over the stored texts and rationales; nothing is generated.
-Generation and this forward round differently: up to 1e-6 of a vector in float32, more in bfloat16; ``residual`` tells.
+With S the sum of the states of a document's rationale and S_s those of its sentences, S = sum over s of S_s,
+so what the sentences add to the document's vector, and what text and template add, adds up to that vector
+(:meth:`grace_core.geometry.Geometry.groups`). The sums are raw: every geometry can be had from them. They
+come from one forward over the stored texts and rationales; nothing is generated. Generation and this forward
+round differently: up to 1e-6 of a vector in float32, more in bfloat16; ``residual`` tells.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ REMEDY = "make the reasons again"
 class Sentences:
     """All sentences of an index's rationales, in the order of its documents.
 
-    ``sums`` ``(s, d)`` fp32 and ``counts`` ``(s,)`` are of their states, ``rows`` ``(s,)`` their documents, ``starts`` ``(s,)`` the place
-    of their first token in the rationale.
+    ``sums`` ``(s, d)`` fp32 and ``counts`` ``(s,)`` are of their states, ``rows`` ``(s,)`` their documents,
+    ``starts`` ``(s,)`` the place of their first token in the rationale.
     """
 
     index: GraceIndex
@@ -72,7 +73,9 @@ class Sentences:
 
     def of_rows(self, rows: np.ndarray) -> np.ndarray:
         """The numbers of the sentences of some documents, one document after the other."""
-        return np.concatenate([np.arange(self.borders[row], self.borders[row + 1]) for row in rows] or [np.zeros(0, np.int64)])
+        return np.concatenate(
+            [np.arange(self.borders[row], self.borders[row + 1]) for row in rows] or [np.zeros(0, np.int64)]
+        )
 
     def vectors(self, numbers: np.ndarray | slice = slice(None)) -> np.ndarray:
         """What each of some sentences adds to its document's unit vector, ``(s, d)`` fp64."""
@@ -85,7 +88,9 @@ class Sentences:
         return [slice(begin, min(begin + BLOCK, len(self))) for begin in range(0, len(self), BLOCK)]
 
     def residual(self) -> float:
-        """The largest distance between a rationale's part of a document's vector and what its sentences add together."""
+        """The largest distance between a rationale's part of a document's vector and what its sentences add
+        together.
+        """
         largest = 0.0
         for begin in range(0, len(self.index), BLOCK):
             rows = np.arange(begin, min(begin + BLOCK, len(self.index)))
@@ -112,7 +117,9 @@ def open_sentences(index: GraceIndex) -> Sentences:
 
     check_rationales(index)
     if not have_sentences(index):
-        raise GraceError(f"{index.folder} has no sentences of its rationales as they are now; {REMEDY}: `grace reasons`")
+        raise GraceError(
+            f"{index.folder} has no sentences of its rationales as they are now; {REMEDY}: `grace reasons`"
+        )
     stored = read_json(index.folder / "sentences.json", REMEDY)
     for name in FILES:
         path = index.folder / name
@@ -133,16 +140,18 @@ def find_sentences(
 ) -> Sentences:
     """The sentences of an index's rationales: those stored, or made now by one forward over its texts and rationales.
 
-    ``model`` is the one that built the index; it is loaded if needed. ``progress`` is called with (documents done, all); ``should_stop``
-    is asked between shards and raises BuildStopped: what is finished is kept. Raises GraceError for an index without rationales, or
-    another model.
+    ``model`` is the one that built the index; it is loaded if needed. ``progress`` is called with (documents
+    done, all); ``should_stop`` is asked between shards and raises BuildStopped: what is finished is kept.
+    Raises GraceError for an index without rationales, or another model.
     """
     check_rationales(index)
     if have_sentences(index):
         return open_sentences(index)
     model = index.load_model() if model is None else model
     if model.fingerprint != index.manifest["model"]["sha256"]:
-        raise GraceError(f"{index.folder} was built with another model than {model.name}; use the one it was built with")
+        raise GraceError(
+            f"{index.folder} was built with another model than {model.name}; use the one it was built with"
+        )
     with only_writer(index.folder):
         if not have_sentences(index):
             _make(index, model, batch_size, progress, should_stop)
@@ -153,12 +162,16 @@ def find_sentences(
 def check_rationales(index: GraceIndex) -> None:
     """Raises GraceError for an index that has no rationale."""
     if not index.manifest["rationale"] or not index.counts[:, RATIONALE].any():
-        raise GraceError(f"{index.folder} has no rationales, and reasons are made of their sentences; build it with rationales")
+        raise GraceError(
+            f"{index.folder} has no rationales, and reasons are made of their sentences; build it with rationales"
+        )
 
 
 def _about(index: GraceIndex) -> dict:
     """What stored sentences belong to: the vectors and the rationales, whatever the geometry and the FAISS index."""
-    files = {name.partition(".")[0]: index.manifest["files"][name] for name in ("vectors.safetensors", "rationales.parquet")}
+    files = {
+        name.partition(".")[0]: index.manifest["files"][name] for name in ("vectors.safetensors", "rationales.parquet")
+    }
     return {"schema": SCHEMA, "corpus": index.manifest["corpus_sha256"]} | files
 
 
@@ -238,11 +251,20 @@ def _write_shard(path: Path, index: GraceIndex, model: GraceModel, documents, st
 
 
 def sum_sentences(
-    model: GraceModel, texts: list[str], rationale_ids: list[list[int]], starts: list[np.ndarray], *, batch_size: int = 32
+    model: GraceModel,
+    texts: list[str],
+    rationale_ids: list[list[int]],
+    starts: list[np.ndarray],
+    *,
+    batch_size: int = 32,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sums ``(s, d)`` fp32 of the states of each sentence, one text after the other, by one forward; and part sums ``(n, 3, d)`` fp32 and
-    counts ``(n, 3)`` of the texts. ``starts`` are the first tokens of the sentences in each rationale."""
-    sums, whole = [np.zeros((0, model.dim), np.float32)] * len(texts), np.zeros((len(texts), len(PARTS), model.dim), np.float32)
+    """Sums ``(s, d)`` fp32 of the states of each sentence, one text after the other, by one forward; and part
+    sums ``(n, 3, d)`` fp32 and counts ``(n, 3)`` of the texts. ``starts`` are the first tokens of the
+    sentences in each rationale."""
+    sums, whole = (
+        [np.zeros((0, model.dim), np.float32)] * len(texts),
+        np.zeros((len(texts), len(PARTS), model.dim), np.float32),
+    )
     counts = np.zeros((len(texts), len(PARTS)), np.int64)
     prompts, batches = model.with_rationales(texts, rationale_ids, batch_size=model.batch_size(batch_size))
     for batch in batches:

@@ -7,9 +7,10 @@ With q the query's vector, z the document's, c_s what sentence s adds to it (:mo
     steering          q' = (q + sum over i of a_i g_i) / L, with g_i a reason's direction, a_i the strength, L so that |q'| = 1
                       q' · z = q · z / L + sum over i of a_i g_i · z / L
 
-All three are exact. Since q' is brought to length 1 a score stays a cosine; L is the same for all documents, so it moves no rank. What is
-left between a sum and the score is rounding, and is returned as ``residual``. A share is bookkeeping and no cause: what taking a reason out
-does is measured by :mod:`grace_core.reasons.faithfulness`.
+All three are exact. Since q' is brought to length 1 a score stays a cosine; L is the same for all documents,
+so it moves no rank. What is left between a sum and the score is rounding, and is returned as ``residual``. A
+share is bookkeeping and no cause: what taking a reason out does is measured by
+:mod:`grace_core.reasons.faithfulness`.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ STRONGEST = 4.0  # of a steering, in lengths of the query
 
 @dataclass(frozen=True)
 class Split:
-    """Scores ``(h,)`` of documents ``rows`` and their parts ``(h, r + 3)``: of each reason, then of OTHERS. ``usual`` ``(r + 3,)`` is what
-    each part is on average over the collection."""
+    """Scores ``(h,)`` of documents ``rows`` and their parts ``(h, r + 3)``: of each reason, then of OTHERS.
+    ``usual`` ``(r + 3,)`` is what each part is on average over the collection."""
 
     rows: np.ndarray
     scores: np.ndarray
@@ -44,11 +45,15 @@ class Split:
 
     @property
     def above(self) -> np.ndarray:
-        """The parts ``(h, r + 3)`` less what is usual: they add up to the score above that of the collection's mean vector."""
+        """The parts ``(h, r + 3)`` less what is usual: they add up to the score above that of the
+        collection's mean vector.
+        """
         return self.parts - self.usual
 
     def strongest(self, number: int = 10) -> list[int]:
-        """The reasons, at most ``number``, that move these documents most, up or down: by the sum over them of ``|above|``."""
+        """The reasons, at most ``number``, that move these documents most, up or down: by the sum over them
+        of ``|above|``.
+        """
         moved = np.abs(self.above[:, : -len(OTHERS)]).sum(axis=0)
         return [int(r) for r in np.argsort(-moved, kind="stable")[:number] if moved[r] > 0]
 
@@ -59,7 +64,10 @@ def split_scores(grouping: Grouping, query: np.ndarray, rows: Sequence[int] | np
     index, asked, reasons = sentences.index, query.astype(np.float64), len(grouping)
     parts = np.zeros((len(rows), reasons + len(OTHERS)))
     whole = index.geometry.parts(index.sums[rows], index.counts[rows]) @ asked
-    parts[:, reasons + OTHERS.index("text")], parts[:, reasons + OTHERS.index("template")] = whole[:, TEXT], whole[:, TEMPLATE]
+    parts[:, reasons + OTHERS.index("text")], parts[:, reasons + OTHERS.index("template")] = (
+        whole[:, TEXT],
+        whole[:, TEMPLATE],
+    )
     numbers = sentences.of_rows(rows)
     if len(numbers):
         label = grouping.labels[numbers]
@@ -80,7 +88,9 @@ class Steering:
     directions: np.ndarray
 
     def parts(self, vectors) -> np.ndarray:
-        """New scores of ``vectors`` ``(n, d)`` as parts ``(n, 1 + i)`` fp64: that of the query, then one of each steered reason."""
+        """New scores of ``vectors`` ``(n, d)`` as parts ``(n, 1 + i)`` fp64: that of the query, then one of
+        each steered reason.
+        """
         made = [dots(vectors, self.query, np.float64) / self.length]
         made += [dots(vectors, self.directions[r], np.float64) * (a / self.length) for r, a in self.strengths.items()]
         return np.stack(made, axis=1)
@@ -89,8 +99,8 @@ class Steering:
 def steer(grouping: Grouping, query: np.ndarray, strengths: Mapping[int, float]) -> Steering:
     """The query vector ``(d,)`` with more (above 0) or less of some reasons; a strength is in lengths of the query.
 
-    Raises GraceError for a reason that there is not, for a strength that is not finite or beyond STRONGEST, or if nothing of the query is
-    left.
+    Raises GraceError for a reason that there is not, for a strength that is not finite or beyond STRONGEST,
+    or if nothing of the query is left.
     """
     steered = query.astype(np.float64)
     for reason, strength in strengths.items():
@@ -105,8 +115,9 @@ def steer(grouping: Grouping, query: np.ndarray, strengths: Mapping[int, float])
 
 
 def shares_of_hits(grouping: Grouping, queries: np.ndarray, hits: np.ndarray) -> tuple[np.ndarray, float]:
-    """How much each reason, and each of OTHERS, adds to the scores of hits above the collection's mean: means ``(r + 3,)`` over
-    ``queries`` ``(m, d)`` and their ``hits`` ``(m, k)``; and the mean of these scores, which they add up to."""
+    """How much each reason, and each of OTHERS, adds to the scores of hits above the collection's mean: means
+    ``(r + 3,)`` over ``queries`` ``(m, d)`` and their ``hits`` ``(m, k)``; and the mean of these scores,
+    which they add up to."""
     total, scores = np.zeros(len(grouping) + len(OTHERS)), 0.0
     for query, rows in zip(queries, hits, strict=True):
         found = split_scores(grouping, query, rows)

@@ -38,13 +38,13 @@ from grace_core.pooling import Pooling
 from grace_core.prompt import Prompt
 from grace_core.ranking import dots, order
 from grace_core.serving.batching import Batcher
+from grace_core.serving.chat_requests import complete, stream, submit
 from grace_core.serving.errors import ApiError, from_failure, from_validation, json_response
 from grace_core.serving.failures import Closing, Ended, QueueFull, RunFailed
 from grace_core.serving.gate import Gate
 from grace_core.serving.limits import Limits
 from grace_core.serving.metrics import Metrics
 from grace_core.serving.schemas import ChatRequest, EmbeddingsRequest, RerankRequest, SearchRequest
-from grace_core.serving.talk import complete, stream, submit
 from grace_core.serving.texts import positions_of, prompts_of
 
 T = TypeVar("T")
@@ -52,13 +52,17 @@ FEW = 4  # texts that are no reason to change threads
 FRONT_THREADS = 4
 
 
-def create_app(model: GraceModel, *, index: GraceIndex | None = None, keys: Sequence[str] = (), limits: Limits = Limits()) -> FastAPI:
+def create_app(
+    model: GraceModel, *, index: GraceIndex | None = None, keys: Sequence[str] = (), limits: Limits = Limits()
+) -> FastAPI:
     """An ASGI app around ``model``, which belongs to it from now on; ``index`` must be of the same model.
 
     Raises GraceError if it is not.
     """
     if index is not None and (index.manifest["model"]["sha256"], index.settings) != (model.fingerprint, model.settings):
-        raise GraceError(f"{index.folder} was built with other weights or settings than {model.name} has; use the model that built it")
+        raise GraceError(
+            f"{index.folder} was built with other weights or settings than {model.name} has; use the model that built it"
+        )
     _check_room(model)
     if index is not None:  # read now what the first search would wait for
         index.faiss_index()
@@ -107,7 +111,9 @@ class Served:
 
     @property
     def geometry(self) -> Geometry:
-        """That of the collection which is served, so that a client's dot product is the score of a search; else the model's own."""
+        """That of the collection which is served, so that a client's dot product is the score of a search;
+        else the model's own.
+        """
         return self.model.geometry if self.index is None else self.index.geometry
 
     def close(self) -> None:
@@ -115,13 +121,23 @@ class Served:
         self.front.shutdown()
 
     def pooling(self, name: str | None, asked: str | None, default: Pooling = Pooling.FULL) -> Pooling:
-        """The pooling that a model's name and the field ``pooling`` ask for. Raises ApiError for a name that is not served."""
+        """The pooling that a model's name and the field ``pooling`` ask for.
+
+        Raises ApiError for a name that is not served.
+        """
         if name not in (None, *self.names, self.model.source):
             there = " and ".join(repr(known) for known in (*self.names, *self.others))
-            raise ApiError(404, f"the model {name!r:.100} is not served here; there are {there}", param="model", code="model_not_found")
+            raise ApiError(
+                404,
+                f"the model {name!r:.100} is not served here; there are {there}",
+                param="model",
+                code="model_not_found",
+            )
         if name == self.names[1]:
             if asked == Pooling.FULL:
-                raise ApiError(400, f"{name!r} embeds the text alone; ask {self.names[0]!r} for pooling {asked!r}", param="pooling")
+                raise ApiError(
+                    400, f"{name!r} embeds the text alone; ask {self.names[0]!r} for pooling {asked!r}", param="pooling"
+                )
             return Pooling.TEXT
         return Pooling(asked) if asked else default
 
@@ -130,11 +146,19 @@ class Served:
         return await asyncio.get_running_loop().run_in_executor(self.front, function, *arguments)
 
     async def by_size(self, texts: int, function: Callable[..., T], *arguments) -> T:
-        """The function's result, from a front thread if it is about many texts: for a few the way there takes longer than the work."""
+        """The function's result, from a front thread if it is about many texts: for a few the way there takes
+        longer than the work.
+        """
         return await self.in_front(function, *arguments) if texts > FEW else function(*arguments)
 
     async def represent(
-        self, request: Request, inputs: Sequence[str] | Sequence[list[int]], labels: Sequence[str], *, rationale: bool, truncate: bool
+        self,
+        request: Request,
+        inputs: Sequence[str] | Sequence[list[int]],
+        labels: Sequence[str],
+        *,
+        rationale: bool,
+        truncate: bool,
     ) -> Representations:
         """Representations of a request's texts or token ids, made together with those of other requests."""
 
@@ -189,7 +213,9 @@ def usage(made: Representations) -> dict[str, int]:
 def _add_openai(app: FastAPI, served: Served) -> None:
     @app.get("/v1/models")
     async def models() -> Response:
-        return json_response({"object": "list", "data": [_model_object(served, name) for name in (*served.names, *served.others)]})
+        return json_response(
+            {"object": "list", "data": [_model_object(served, name) for name in (*served.names, *served.others)]}
+        )
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> Response:
@@ -215,14 +241,18 @@ def _add_openai(app: FastAPI, served: Served) -> None:
     @app.post("/v1/chat/completions")
     async def chat(asked: ChatRequest, request: Request) -> Response:
         served.pooling(asked.model, None)
-        talk = await served.in_front(submit, served.model, served.batcher, served.limits, asked, asyncio.get_running_loop())
+        pending = await served.in_front(
+            submit, served.model, served.batcher, served.limits, asked, asyncio.get_running_loop()
+        )
         if asked.stream:
-            events = stream(served.metrics, talk, asked)
+            events = stream(served.metrics, pending, asked)
             return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-        return json_response(await unless_gone(request, complete(served.metrics, talk, asked)))
+        return json_response(await unless_gone(request, complete(served.metrics, pending, asked)))
 
 
-def _embeddings_response(asked: EmbeddingsRequest, made: Representations, pooling: Pooling, geometry: Geometry) -> Response:
+def _embeddings_response(
+    asked: EmbeddingsRequest, made: Representations, pooling: Pooling, geometry: Geometry
+) -> Response:
     vectors = geometry.vectors(made.sums, made.counts, pooling, asked.input_type)
     as_text = asked.encoding_format == "base64"
     data = []
@@ -234,7 +264,9 @@ def _embeddings_response(asked: EmbeddingsRequest, made: Representations, poolin
 
 
 def _flags(asked: EmbeddingsRequest | RerankRequest, made: Representations, i: int) -> dict:
-    """What was asked for of text ``i`` besides its vector or score: the rationale, and whether it or the text was cut."""
+    """What was asked for of text ``i`` besides its vector or score: the rationale, and whether it or the text
+    was cut.
+    """
     told = {"rationale": made.rationales[i], "truncated": bool(made.truncated[i])} if asked.rationale else {}
     return told | ({"text_truncated": bool(made.text_truncated[i])} if asked.rationale or asked.truncate else {})
 
@@ -248,35 +280,55 @@ def _add_retrieval(app: FastAPI, served: Served) -> None:
     async def search(asked: SearchRequest, request: Request) -> Response:
         index = served.index
         if index is None:
-            raise ApiError(404, "no collection is served here; start the server with --collection", code="no_collection")
+            raise ApiError(
+                404, "no collection is served here; start the server with --collection", code="no_collection"
+            )
         if asked.k > served.limits.max_k:
             raise ApiError(400, f"k must be at most {served.limits.max_k}, got {asked.k}", param="k")
         pooling = served.pooling(asked.model, asked.pooling, index.default_pooling)
         full = pooling is Pooling.FULL
         if full and index.default_pooling is Pooling.TEXT:
-            raise ApiError(400, f"{index.collection.name} was built without rationales; search it with pooling 'text'", param="pooling")
+            raise ApiError(
+                400,
+                f"{index.collection.name} was built without rationales; search it with pooling 'text'",
+                param="pooling",
+            )
         try:
             among = None if asked.filter is None else await served.in_front(index.selections.of, asked.filter)
         except GraceError as error:
             raise ApiError(400, str(error), param="filter") from None
         made = await served.represent(request, [asked.query], ["query"], rationale=full, truncate=asked.truncate)
-        hits = await served.in_front(lambda: index.hits(index.embed(made, pooling)[0], asked.k, pooling=pooling, where=asked.filter))
-        return json_response({
-            "model": served.names[0] if full else served.names[1], "collection": index.collection.name,
-            "rationale": made.rationales[0], "truncated": bool(made.truncated[0]), "text_truncated": bool(made.text_truncated[0]),
-            "results": [hit.as_dict() for hit in hits], "usage": usage(made), **({} if among is None else {"filtered": len(among)}),
-        })  # fmt: skip
+        hits = await served.in_front(
+            lambda: index.hits(index.embed(made, pooling)[0], asked.k, pooling=pooling, where=asked.filter)
+        )
+        return json_response(
+            {
+                "model": served.names[0] if full else served.names[1],
+                "collection": index.collection.name,
+                "rationale": made.rationales[0],
+                "truncated": bool(made.truncated[0]),
+                "text_truncated": bool(made.text_truncated[0]),
+                "results": [hit.as_dict() for hit in hits],
+                "usage": usage(made),
+                **({} if among is None else {"filtered": len(among)}),
+            }
+        )
 
     @app.post("/rerank")
     @app.post("/v1/rerank", include_in_schema=False)
     async def rerank(asked: RerankRequest, request: Request) -> Response:
         pooling = served.pooling(asked.model, asked.pooling)
         wanted = pooling is Pooling.FULL or asked.rationale
-        texts, labels = [asked.query, *asked.documents], ["query", *(f"documents[{i}]" for i in range(len(asked.documents)))]
+        texts, labels = (
+            [asked.query, *asked.documents],
+            ["query", *(f"documents[{i}]" for i in range(len(asked.documents)))],
+        )
         made = await served.represent(request, texts, labels, rationale=wanted, truncate=asked.truncate)
         geometry, (sums, counts) = served.geometry, (made.sums, made.counts)
         query = geometry.vectors(sums[:1], counts[:1], pooling, Role.QUERY)[0]
-        places: dict[str, int] = {}  # of each text: one that was sent twice may have been run twice, in batches that round otherwise
+        places: dict[
+            str, int
+        ] = {}  # of each text: one that was sent twice may have been run twice, in batches that round otherwise
         first = [places.setdefault(text, i) for i, text in enumerate(asked.documents)]
         scores = dots(geometry.vectors(sums[1:], counts[1:], pooling, Role.DOCUMENT)[first], query)
         results = []
@@ -295,18 +347,24 @@ def _add_state(app: FastAPI, served: Served) -> None:
 
     model, index = served.model, served.index
     info = {
-        "model": model.name, "source": model.source, "fingerprint": model.fingerprint, "dim": model.dim, "dtype": model.dtype,
-        "device": str(model.engine.device), "settings": asdict(model.settings),
-        "geometry": served.geometry.as_dict(), "limits": asdict(served.limits),
+        "model": model.name,
+        "source": model.source,
+        "fingerprint": model.fingerprint,
+        "dim": model.dim,
+        "dtype": model.dtype,
+        "device": str(model.engine.device),
+        "settings": asdict(model.settings),
+        "geometry": served.geometry.as_dict(),
+        "limits": asdict(served.limits),
         "collection": {"name": index.collection.name, "documents": len(index)} if index is not None else None,
         "versions": {"grace": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
-    }  # fmt: skip
+    }
 
     @app.get("/health")
     async def health() -> Response:
-        ailment = served.batcher.ailment()
-        if ailment:
-            return json_response({"status": "unhealthy", "reason": ailment}, 503)
+        failure_reason = served.batcher.failure_reason()
+        if failure_reason:
+            return json_response({"status": "unhealthy", "reason": failure_reason}, 503)
         return json_response({"status": "ready"})
 
     @app.get("/metrics")
@@ -338,7 +396,9 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Closing)
     async def closing(_request: Request, _error: Closing) -> Response:
-        return ApiError(503, "the server is shutting down; ask another one, or try again later", retry_after=5).response()
+        return ApiError(
+            503, "the server is shutting down; ask another one, or try again later", retry_after=5
+        ).response()
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_request: Request, error: RequestValidationError) -> Response:

@@ -1,16 +1,20 @@
-"""One thread owns the model: it lets texts of all requests join those that are being decoded, a step at a time, and leave when they end.
+"""One thread owns the model: it lets texts of all requests join those that are being decoded, a step at a
+time, and leave when they end.
 
-Who joins. One text of every waiting request in turn, and whom it served goes to the end of the queue, so that a large request does not
-keep small ones waiting. Where nothing is being decoded, the first ones wait until all places are filled, until nothing has arrived for a
-tenth of ``max_wait``, or for ``max_wait``; later ones join as soon as one place in TOGETHER is free and wanted, or after the same time. A
-text is answered when it ends, whatever it runs with. (When texts ran in whole batches, clients got their answers and asked again all at
-once, and while HTTP was at work the model was not.)
+Who joins. One text of every waiting request in turn, and whom it served goes to the end of the queue, so that
+a large request does not keep small ones waiting. Where nothing is being decoded, the first ones wait until
+all places are filled, until nothing has arrived for a tenth of ``max_wait``, or for ``max_wait``; later ones
+join as soon as one place in JOIN_SHARE is free and wanted, or after the same time. A text is answered when it
+ends, whatever it runs with. (When texts ran in whole batches, clients got their answers and asked again all
+at once, and while HTTP was at work the model was not.)
 
-What runs side by side. Up to CHAT_RUNS groups of chats take turns with the texts. Texts without rationale need a single forward and go in
-between. vLLM does all this by itself: it gets whatever there is at once, each chat by itself.
+What runs side by side. Up to CHAT_RUNS groups of chats take turns with the texts. Texts without rationale
+need a single forward and go in between. vLLM does all this by itself: it gets whatever there is at once, each
+chat by itself.
 
-A text's result does not depend on what it ran with: padding is masked and sampling noise belongs to the text (see the engine). Where a step
-fails, the texts in it are run again in halves, as batches of their own, until the text at fault is alone.
+A text's result does not depend on what it ran with: padding is masked and sampling noise belongs to the text
+(see the engine). Where a step fails, the texts in it are run again in halves, as batches of their own, until
+the text at fault is alone.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from dataclasses import dataclass, field
 
 from grace_core.cache import Row
 from grace_core.engines.inflight import Decoding, InFlight
-from grace_core.engines.transformers import TOGETHER
+from grace_core.engines.transformers import JOIN_SHARE
 from grace_core.errors import GraceError
 from grace_core.model import GraceModel
 from grace_core.prompt import Prompt
@@ -58,7 +62,10 @@ _Entry = tuple[_Job, int]  # a position of a job
 
 @dataclass(eq=False)
 class Chat:
-    """One answer in the making. ``emit`` is called from the worker with every token id, at last with "stop", "length" or an Exception."""
+    """One answer in the making.
+
+    ``emit`` is called from the worker with every token id, at last with "stop", "length" or an Exception.
+    """
 
     prompt: Prompt
     decoding: Decoding
@@ -89,7 +96,7 @@ class _Flow:
 
 
 @dataclass(eq=False)
-class _Talk:
+class _ChatBatch:
     """Chats that are being decoded together; ``running`` holds the rows that have not ended."""
 
     steps: Generator
@@ -110,7 +117,7 @@ class Batcher:
         self._jobs: list[_Job] = []
         self._chats: deque[Chat] = deque()
         self._again: deque[dict[str, list[_Entry]]] = deque()  # halves of batches that failed
-        self._runs: list[_Embedding | _Talk] = []
+        self._runs: list[_Embedding | _ChatBatch] = []
         self._first = self._last = 0.0  # when gathering began, and when the newest text arrived
         self._pace = 0.0  # seconds a text, a moving average
         self._closing = self._failed = False  # as asked for; by an error of the thread's own
@@ -125,7 +132,8 @@ class Batcher:
         self._thread = threading.Thread(target=self._work, name="grace-model", daemon=True)
         self._thread.start()
 
-    # --- for callers ----------------------------------------------------------------------------------------------------------
+    # --- for callers
+    # ----------------------------------------------------------------------------------------------------------
 
     def embed(self, prompts: Sequence[Prompt], *, rationale: bool) -> Future[list[Row]]:
         """A future of the prompts' rows; what is in the cache is not run. Cancel it when nobody wants it any more.
@@ -163,7 +171,9 @@ class Batcher:
         return sum(len(job.order) for job in tuple(self._jobs)) + len(self._chats)
 
     def _admit(self, count: int) -> None:
-        """Refuse what does not fit; an empty queue takes any request, since there is none that would fit better later."""
+        """Refuse what does not fit; an empty queue takes any request, since there is none that would fit
+        better later.
+        """
         if self._closing:
             raise Closing
         if ended := self.ended():
@@ -180,7 +190,7 @@ class Batcher:
             return "vLLM has died; see the log, and restart the server"
         return None
 
-    def ailment(self) -> str | None:
+    def failure_reason(self) -> str | None:
         """What is wrong, in one line; None if all is well."""
         if ended := self.ended():
             return ended
@@ -200,7 +210,8 @@ class Batcher:
         if self._vllm:
             self.model.engine.close()
 
-    # --- the worker -----------------------------------------------------------------------------------------------------------
+    # --- the worker
+    # -----------------------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
         while self._wait_for_work():
@@ -242,12 +253,12 @@ class Batcher:
             return float("inf")
         enough = self._size
         if rationale and self._flow and (running := len(self._flow.entries)):
-            enough = max(1, min(self._size - running, self._size // TOGETHER))
+            enough = max(1, min(self._size - running, self._size // JOIN_SHARE))
         if self._closing or waiting >= enough:
             return 0.0
         return min(self._last + self.limits.max_wait / 10, self._first + self.limits.max_wait) - time.monotonic()
 
-    def _new_runs(self) -> Iterator[_Embedding | _Talk]:
+    def _new_runs(self) -> Iterator[_Embedding | _ChatBatch]:
         decoding = sum(isinstance(run, _Embedding) for run in self._runs) >= (VLLM_RUNS if self._vllm else 1)
         joining: dict[str, list[_Entry]] = {}
         with self._changed:
@@ -260,7 +271,7 @@ class Batcher:
                 joining = self._gather(rationale=True)
             elif self._vllm and not decoding and self._unripe(True) <= 0:
                 rationales = self._gather(rationale=True)
-            talks = sum(isinstance(run, _Talk) for run in self._runs)
+            talks = sum(isinstance(run, _ChatBatch) for run in self._runs)
             chats = self._gather_chats() if talks < (VLLM_RUNS if self._vllm else CHAT_RUNS) else []
         if joining:
             self._join(joining)
@@ -270,14 +281,18 @@ class Batcher:
             yield self._begin(rationales)
         if chats:
             self.metrics.batch.labels("chat").observe(len(chats))
-            steps = self._steps([chat.prompt for chat in chats], chats[0].decoding, [chat.decoding.seed for chat in chats])
-            yield _Talk(steps, chats, set(range(len(chats))))
+            steps = self._steps(
+                [chat.prompt for chat in chats], chats[0].decoding, [chat.decoding.seed for chat in chats]
+            )
+            yield _ChatBatch(steps, chats, set(range(len(chats))))
 
     def _begin(self, entries: dict[str, list[_Entry]]) -> _Embedding:
         prompts = [job.prompts[i] for job, i in (same[0] for same in entries.values())]
         rationale = next(iter(entries.values()))[0][0].rationale
         self.metrics.batch.labels("rationale" if rationale else "text").observe(len(prompts))
-        return _Embedding(self._steps(prompts, self.model.settings.decoding) if rationale else self._pool(prompts), entries)
+        return _Embedding(
+            self._steps(prompts, self.model.settings.decoding) if rationale else self._pool(prompts), entries
+        )
 
     def _join(self, entries: dict[str, list[_Entry]]) -> None:
         flow, prompts = self._flow, [job.prompts[i] for job, i in (same[0] for same in entries.values())]
@@ -297,7 +312,9 @@ class Batcher:
             self._try(flow.rows.step)
 
     def _try(self, step: Callable[[], tuple]) -> None:
-        """A step of the flow: gives the texts that ended to those who asked for them, or all of them a second try if it fails."""
+        """A step of the flow: gives the texts that ended to those who asked for them, or all of them a second
+        try if it fails.
+        """
         flow, self._step_began = self._flow, time.monotonic()
         try:
             _, ended = step()
@@ -361,7 +378,7 @@ class Batcher:
         self._chats = rest
         return taken
 
-    def _advance(self, run: _Embedding | _Talk) -> None:
+    def _advance(self, run: _Embedding | _ChatBatch) -> None:
         """One step of a run, and what follows from it."""
         if not run.wanted:
             self._end(run)
@@ -369,7 +386,7 @@ class Batcher:
         self._step_began = time.monotonic()
         try:
             new = next(run.steps)
-            if isinstance(run, _Talk):
+            if isinstance(run, _ChatBatch):
                 self._say(run, new)
         except StopIteration as stop:
             self._failures = 0
@@ -385,11 +402,11 @@ class Batcher:
         finally:
             self._step_began = None
 
-    def _end(self, run: _Embedding | _Talk) -> None:
+    def _end(self, run: _Embedding | _ChatBatch) -> None:
         self._runs.remove(run)
         run.steps.close()
 
-    def _say(self, run: _Talk, new: list[tuple[int, int]]) -> None:
+    def _say(self, run: _ChatBatch, new: list[tuple[int, int]]) -> None:
         for row, token in new:
             run.chats[row].emit(token)
         if self._vllm:  # a row that has no token this time may have one next time
@@ -399,8 +416,8 @@ class Batcher:
             run.chats[row].emit("stop")
         run.running &= speaking
 
-    def _finish(self, run: _Embedding | _Talk, pooled) -> None:
-        if isinstance(run, _Talk):
+    def _finish(self, run: _Embedding | _ChatBatch, pooled) -> None:
+        if isinstance(run, _ChatBatch):
             for row in run.running:
                 run.chats[row].emit("length" if pooled.truncated[row] else "stop")
             return
@@ -421,12 +438,12 @@ class Batcher:
                 if not job.left:
                     _settle(job)
 
-    def _broken(self, run: _Embedding | _Talk, error: Exception) -> None:
+    def _broken(self, run: _Embedding | _ChatBatch, error: Exception) -> None:
         """Fail the chats, or the text, of a run that failed; several texts are tried again in halves."""
         ended = self.ended()
         failed = Ended(ended) if ended else RunFailed(f"{type(error).__name__}: {error}")
         failed.__cause__ = error
-        if isinstance(run, _Talk):
+        if isinstance(run, _ChatBatch):
             self._failures += 1
             for row in run.running:
                 run.chats[row].emit(failed)
@@ -445,14 +462,19 @@ class Batcher:
             self._failed = True
             error = Ended(self.ended())
             runs = [run.entries for run in (*self._runs, self._flow) if isinstance(run, _Embedding | _Flow)]
-            jobs = {job for entries in (*runs, *self._again) for same in entries.values() for job, _ in same} | set(self._jobs)
-            chats = [chat for run in self._runs if isinstance(run, _Talk) for chat in run.chats] + list(self._chats)
+            jobs = {job for entries in (*runs, *self._again) for same in entries.values() for job, _ in same} | set(
+                self._jobs
+            )
+            chats = [chat for run in self._runs if isinstance(run, _ChatBatch) for chat in run.chats] + list(
+                self._chats
+            )
         for job in jobs:
             _settle(job, error)
         for chat in chats:
             chat.emit(error)
 
-    # --- the cache: a broken one is done without -------------------------------------------------------------------------------
+    # --- the cache: a broken one is done without
+    # -------------------------------------------------------------------------------
 
     def _cached(self, keys: list[str]) -> dict[str, Row]:
         try:

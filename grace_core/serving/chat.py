@@ -14,10 +14,13 @@ from grace_core.text_stream import TextStream
 def conversation(model: GraceModel, messages: Sequence[Message]) -> Prompt:
     """The prompt of a conversation by the model's chat template, all of it as the prompt's text.
 
-    The literal form of a special token in a message stays text: it ends nobody's turn. Raises GraceError where the template takes no
-    such roles, in their order.
+    The literal form of a special token in a message stays text: it ends nobody's turn. Raises GraceError
+    where the template takes no such roles, in their order.
     """
-    turns = [{"role": "system" if message.role == "developer" else message.role, "content": message.content} for message in messages]
+    turns = [
+        {"role": "system" if message.role == "developer" else message.role, "content": message.content}
+        for message in messages
+    ]
     specials = [token for token in model.tokenizer.get_added_vocab() if token]
     if any(token in turn["content"] for turn in turns for token in specials):
         marks = [f"{SENTINEL}{place}{SENTINEL}" for place in range(len(turns))]
@@ -25,7 +28,9 @@ def conversation(model: GraceModel, messages: Sequence[Message]) -> Prompt:
         for mark, turn in zip(marks, turns, strict=True):
             before, found, rest = rest.partition(mark)
             if not found:
-                raise GraceError(f"the chat template of {model.name} does not show every message; write special tokens otherwise")
+                raise GraceError(
+                    f"the chat template of {model.name} does not show every message; write special tokens otherwise"
+                )
             ids += _ids(model, before) + model.prompts.literal_ids(turn["content"])
         ids += _ids(model, rest)
     else:
@@ -37,7 +42,9 @@ def _render(model: GraceModel, turns: list[dict]) -> str:
     try:
         return model.prompts.render(turns)
     except Exception as error:  # jinja raises its own types, TemplateError among them, for roles it does not accept
-        raise GraceError(f"the chat template of {model.name} does not take these messages: {str(error).splitlines()[0][:200]}") from error
+        raise GraceError(
+            f"the chat template of {model.name} does not take these messages: {str(error).splitlines()[0][:200]}"
+        ) from error
 
 
 def _ids(model: GraceModel, text: str) -> list[int]:
@@ -59,7 +66,9 @@ class Answer:
         return self._stream.ids
 
     def add(self, token: int) -> str:
-        """The text that this token made certain, often none: part of a character, or what may become a stop, is held back."""
+        """The text that this token made certain, often none: part of a character, or what may become a stop,
+        is held back.
+        """
         return self._settle(self._stream.add(token))
 
     def end(self) -> str:
@@ -67,7 +76,9 @@ class Answer:
         return "" if self.stopped else self._settle(self._stream.end(), last=True)
 
     def _settle(self, new: str, last: bool = False) -> str:
-        """What is certain of the text held back and the ``new`` one; a stop that ends in the new one begins in either."""
+        """What is certain of the text held back and the ``new`` one; a stop that ends in the new one begins
+        in either.
+        """
         text = self._held + new
         cut = min((place for stop in self.stops if (place := text.find(stop)) >= 0), default=None)
         self.stopped = cut is not None

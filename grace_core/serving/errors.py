@@ -15,7 +15,15 @@ TYPES = {401: "authentication_error", 429: "rate_limit_error", 500: "server_erro
 class ApiError(Exception):
     """Ends a request with ``status`` and one line for whoever sent it."""
 
-    def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None, retry_after: int | None = None):
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: int | None = None,
+    ):
         super().__init__(message)
         self.status, self.message, self.param, self.code, self.retry_after = status, message, param, code, retry_after
 
@@ -43,7 +51,9 @@ def json_response(value: Any, status: int = 200, headers: dict[str, str] | None 
 
 
 def to_json(value: Any) -> bytes:
-    """orjson, since the standard library takes seconds for a large request's vectors and stops all other clients meanwhile."""
+    """orjson, since the standard library takes seconds for a large request's vectors and stops all other
+    clients meanwhile.
+    """
     return orjson.dumps(value, default=str, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
 
 
@@ -54,12 +64,21 @@ def from_validation(found: list[dict[str, Any]]) -> ApiError:
     place = [str(part) for part in error["loc"] if part != "body" and (isinstance(part, int) or part.isidentifier())]
     kind, name = error["type"], ".".join(place)[:100]
     if kind == "json_invalid":
-        return ApiError(400, f"the body is not JSON: {error['ctx']['error']} at character {place[0]}", code="invalid_json")
+        return ApiError(
+            400, f"the body is not JSON: {error['ctx']['error']} at character {place[0]}", code="invalid_json"
+        )
     if kind == "extra_forbidden":
         unknown = f"{error['loc'][-1]!r:.60}"
-        return ApiError(400, f"unknown field {unknown}; leave it out, or check its spelling", param=name or None, code="unknown_parameter")
+        return ApiError(
+            400,
+            f"unknown field {unknown}; leave it out, or check its spelling",
+            param=name or None,
+            code="unknown_parameter",
+        )
     if not place:
-        return ApiError(400, "the body must be a JSON object, sent with Content-Type: application/json", code="invalid_json")
+        return ApiError(
+            400, "the body must be a JSON object, sent with Content-Type: application/json", code="invalid_json"
+        )
     if kind == "missing":
         return ApiError(400, f"{name!r} is missing", param=name, code="missing_required_parameter")
     message = error["msg"].removeprefix("Value error, ")

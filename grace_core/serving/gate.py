@@ -49,14 +49,20 @@ class Gate:
             if scope["path"] in OPEN or self._may_pass(scope):
                 most, seconds = self.limits.max_body, self.limits.upload_seconds
                 too_large = f"the request has more than {most:,} bytes; send its texts in several requests"
-                await self.app(scope, limit_body(scope, receive, most=most, seconds=seconds, too_large=too_large), counted)
+                await self.app(
+                    scope, limit_body(scope, receive, most=most, seconds=seconds, too_large=too_large), counted
+                )
             else:
-                error = ApiError(401, "a valid API key is needed: send it as 'Authorization: Bearer KEY'", code="invalid_api_key")
+                error = ApiError(
+                    401, "a valid API key is needed: send it as 'Authorization: Bearer KEY'", code="invalid_api_key"
+                )
                 await error.response()(scope, receive, counted)
         except Exception:
             log.exception("%s %s failed", scope["method"], _route(scope))
             if code == GONE:  # nothing was sent yet
-                await ApiError(500, "the server failed on this request; its log says why").response()(scope, receive, counted)
+                await ApiError(500, "the server failed on this request; its log says why").response()(
+                    scope, receive, counted
+                )
         finally:
             self.metrics.active.dec()
             self.metrics.requests.labels(_route(scope), code).inc()
@@ -73,7 +79,9 @@ class Gate:
 
 
 def limit_body(scope: Scope, receive: Receive, *, most: int, seconds: float, too_large: str) -> Receive:
-    """``receive`` that refuses a body of more than ``most`` bytes with 413, or one that takes longer than ``seconds`` to arrive."""
+    """``receive`` that refuses a body of more than ``most`` bytes with 413, or one that takes longer than
+    ``seconds`` to arrive.
+    """
     length = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
     declared = int(length) if length.isdigit() and len(length) < 19 else 0
     deadline = time.monotonic() + seconds

@@ -9,7 +9,9 @@ from grace_core.errors import GraceError
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Everything is counted before any work is done on it, except for tokens, which are counted before the model sees them."""
+    """Everything is counted before any work is done on it, except for tokens, which are counted before the
+    model sees them.
+    """
 
     max_body: int = 8 << 20  # bytes of one request
     max_texts: int = 2048  # texts of one request, as OpenAI's
@@ -17,8 +19,12 @@ class Limits:
     max_request_tokens: int = 300_000  # of all texts of one request, as OpenAI's
     max_queue: int = 2048  # texts and chats that may wait; more are refused with 429
     max_batch: int = 64  # texts in one batch
-    max_batch_tokens: int = 65_536  # texts of a batch times the longest of them, rationale included: bounds the key-value cache
-    max_wait: float = 0.05  # seconds that a batch waits for more texts while they keep arriving; a tenth of it when none arrives
+    max_batch_tokens: int = (
+        65_536  # texts of a batch times the longest of them, rationale included: bounds the key-value cache
+    )
+    max_wait: float = (
+        0.05  # seconds that a batch waits for more texts while they keep arriving; a tenth of it when none arrives
+    )
     max_chat_tokens: int = 1024  # tokens of one answer
     max_k: int = 1000  # documents of one search
     upload_seconds: float = 30.0  # for one request to arrive

@@ -15,10 +15,14 @@ class Metrics:
         self.registry = CollectorRegistry()
         own = {"registry": self.registry}
         self.requests = Counter("grace_requests", "Requests by route and status.", ["route", "code"], **own)
-        self.seconds = Histogram("grace_request_seconds", "From a request's head to the answer's end.", ["route"], buckets=SECONDS, **own)
+        self.seconds = Histogram(
+            "grace_request_seconds", "From a request's head to the answer's end.", ["route"], buckets=SECONDS, **own
+        )
         self.active = Gauge("grace_requests_active", "Requests that are not answered yet.", **own)
         self.queued = Gauge("grace_queue_texts", "Texts and chats that are not begun with.", **own)
-        self.batch = Histogram("grace_batch_texts", "Texts that are begun with together.", ["kind"], buckets=SIZES, **own)
+        self.batch = Histogram(
+            "grace_batch_texts", "Texts that are begun with together.", ["kind"], buckets=SIZES, **own
+        )
         self.step = Histogram("grace_step_texts", "Texts whose rationales a step goes on with.", buckets=SIZES, **own)
         self.tokens = Counter("grace_tokens", "Tokens read and written for answers.", ["kind"], **own)
         self.cached = Counter("grace_cache", "Texts that were found in the cache, or were not.", ["result"], **own)

@@ -18,18 +18,24 @@ from grace_core.errors import GraceError
 from grace_core.serving.limits import Limits
 
 CONNECTIONS = 1000  # more get 503 at once
-KEEP_ALIVE = 75  # seconds; longer than the 60 of common proxies, which would else send into a connection that is being closed
+KEEP_ALIVE = (
+    75  # seconds; longer than the 60 of common proxies, which would else send into a connection that is being closed
+)
 
 
 def listen(host: str, port: int) -> socket.socket:
     """A bound socket; port 0 takes a free one. Raises GraceError if the address is not to be had."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
     except OSError as error:
-        raise GraceError(f"cannot serve at {host}:{port} ({error}); the port is taken or not allowed: give another --port") from error
+        raise GraceError(
+            f"cannot serve at {host}:{port} ({error}); the port is taken or not allowed: give another --port"
+        ) from error
     return bound
 
 
@@ -39,7 +45,9 @@ def url_of(bound: socket.socket) -> str:
 
 
 class Server(uvicorn.Server):
-    """Ends with status 0 on SIGTERM and SIGINT, where uvicorn raises the signal again; a second signal ends it at once."""
+    """Ends with status 0 on SIGTERM and SIGINT, where uvicorn raises the signal again; a second signal ends
+    it at once.
+    """
 
     def handle_exit(self, sig: int, frame) -> None:
         if self.should_exit:
@@ -49,10 +57,20 @@ class Server(uvicorn.Server):
 
 def make_server(app, limits: Limits) -> Server:
     """A server for ``app``; ``run(sockets=[…])`` serves until it is told to end."""
-    return Server(uvicorn.Config(
-        app, http=_patient(limits.upload_seconds), ws="none", lifespan="on", log_config=None, access_log=False, server_header=False,
-        limit_concurrency=CONNECTIONS, timeout_keep_alive=KEEP_ALIVE, timeout_graceful_shutdown=round(limits.shutdown_seconds),
-    ))  # fmt: skip
+    return Server(
+        uvicorn.Config(
+            app,
+            http=_patient(limits.upload_seconds),
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            limit_concurrency=CONNECTIONS,
+            timeout_keep_alive=KEEP_ALIVE,
+            timeout_graceful_shutdown=round(limits.shutdown_seconds),
+        )
+    )
 
 
 def _patient(seconds: float) -> type[H11Protocol]:
@@ -74,7 +92,9 @@ def _patient(seconds: float) -> type[H11Protocol]:
             self._forget()
 
         def _watch(self) -> None:
-            """The clock runs from the first byte of a head to its last; uvicorn's own runs while nothing is sent between requests."""
+            """The clock runs from the first byte of a head to its last; uvicorn's own runs while nothing is
+            sent between requests.
+            """
             if self.conn.their_state is not h11.IDLE:
                 self._forget()
             elif self._head is None:
@@ -90,7 +110,9 @@ def _patient(seconds: float) -> type[H11Protocol]:
 
 @contextmanager
 def cleaned_up_on_sigterm() -> Iterator[None]:
-    """Until the server listens to it, SIGTERM ends the program as an exception would: killed, it would leave vLLM's processes behind."""
+    """Until the server listens to it, SIGTERM ends the program as an exception would: killed, it would leave
+    vLLM's processes behind.
+    """
     if threading.current_thread() is not threading.main_thread():  # where signals cannot be listened to
         yield
         return

@@ -1,4 +1,7 @@
-"""What clients may send. Strict types, no unknown fields; what OpenAI has and this server has not is refused with the reason."""
+"""What clients may send.
+
+Strict types, no unknown fields; what OpenAI has and this server has not is refused with the reason.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,11 @@ def repaired(text: str) -> str:
 
 
 def _shown(value: Any) -> str:
-    return f"{type(value).__name__} {value!r:.40}" if isinstance(value, (str, int, float, bool, type(None))) else type(value).__name__
+    return (
+        f"{type(value).__name__} {value!r:.40}"
+        if isinstance(value, (str, int, float, bool, type(None)))
+        else type(value).__name__
+    )
 
 
 def _texts_or_ids(value: Any) -> list[str] | list[list[int]]:
@@ -26,7 +33,9 @@ def _texts_or_ids(value: Any) -> list[str] | list[list[int]]:
     if isinstance(value, str):
         return [repaired(value)]
     if not isinstance(value, list):
-        raise ValueError(f"expected a text, a list of texts, a list of token ids or a list of lists of token ids, got {_shown(value)}")
+        raise ValueError(
+            f"expected a text, a list of texts, a list of token ids or a list of lists of token ids, got {_shown(value)}"
+        )
     if not value:
         raise ValueError("the list is empty; send at least one text")
     if _are_ids(value):
@@ -49,7 +58,9 @@ def _are_ids(value: list) -> bool:
 def _documents(value: Any) -> list[str]:
     """Texts, or objects with a text as Cohere's and Jina's clients send them."""
     if not isinstance(value, list) or not value:
-        raise ValueError(f"expected a list of at least one text, got {'an empty list' if value == [] else _shown(value)}")
+        raise ValueError(
+            f"expected a list of at least one text, got {'an empty list' if value == [] else _shown(value)}"
+        )
     texts = [item.get("text") if isinstance(item, dict) else item for item in value]
     for position, text in enumerate(texts):
         if not isinstance(text, str):
@@ -62,10 +73,10 @@ def _content(value: Any) -> str:
     if isinstance(value, str):
         return repaired(value)
     if not isinstance(value, list) or not value:
-        raise ValueError(f"expected a text, or a list of parts {{\"type\": \"text\", \"text\": …}}, got {_shown(value)}")
+        raise ValueError(f'expected a text, or a list of parts {{"type": "text", "text": …}}, got {_shown(value)}')
     for position, part in enumerate(value):
         if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-            raise ValueError(f"[{position}] must be {{\"type\": \"text\", \"text\": …}}: this model reads text only")
+            raise ValueError(f'[{position}] must be {{"type": "text", "text": …}}: this model reads text only')
     return repaired("".join(part["text"] for part in value))
 
 
@@ -110,9 +121,13 @@ class EmbeddingsRequest(Request):
     user: str | None = None
     rationale: bool = Field(False, description="Add to every item the rationale that the model wrote about the text.")
     pooling: PoolingName | None = Field(None, description="'text' embeds the text alone; default 'text+rationale'.")
-    truncate: bool = Field(False, description="Cut a text that is too long, where it would be refused; its item says text_truncated.")
+    truncate: bool = Field(
+        False, description="Cut a text that is too long, where it would be refused; its item says text_truncated."
+    )
     input_type: Role = Field(
-        Role.DOCUMENT, strict=False, description="What the texts are in a search: it matters where the geometry is calibrated."
+        Role.DOCUMENT,
+        strict=False,
+        description="What the texts are in a search: it matters where the geometry is calibrated.",
     )
 
 
@@ -121,7 +136,9 @@ class SearchRequest(Request):
 
     query: Text
     k: int = Field(10, ge=1)
-    filter: Text | None = Field(None, description="Only documents that satisfy it, such as \"year > 2000 and kind in ('river', 'lake')\".")
+    filter: Text | None = Field(
+        None, description="Only documents that satisfy it, such as \"year > 2000 and kind in ('river', 'lake')\"."
+    )
     model: str | None = None
     pooling: PoolingName | None = None
     truncate: bool = False

@@ -1,4 +1,5 @@
-"""Several models behind one address: each has its own app and batcher, and a request goes to the one that its ``model`` names.
+"""Several models behind one address: each has its own app and batcher, and a request goes to the one that its
+``model`` names.
 
 Requests that name none go to the first; so do those that name one that is not served, and it refuses them.
 """
@@ -22,7 +23,10 @@ ANY = ("/health", "/metrics", "/info")  # of one model with ?model=NAME
 
 
 def serve_several(apps: Sequence[FastAPI], limits: Limits):
-    """One ASGI app of those of :func:`grace_core.serving.app.create_app`. Raises GraceError if two models have the same name."""
+    """One ASGI app of those of :func:`grace_core.serving.app.create_app`.
+
+    Raises GraceError if two models have the same name.
+    """
     if len(apps) == 1:
         return apps[0]
     by_name: dict[str, FastAPI] = {}
@@ -31,7 +35,9 @@ def serve_several(apps: Sequence[FastAPI], limits: Limits):
         for name in dict.fromkeys((*served.names, served.model.source)):
             if name in by_name:
                 other = by_name[name].state.served.model.source
-                raise GraceError(f"{other} and {served.model.source} would both be served as {name!r}; rename the folder of one")
+                raise GraceError(
+                    f"{other} and {served.model.source} would both be served as {name!r}; rename the folder of one"
+                )
             by_name[name] = app
     for app in apps:
         app.state.served.others = tuple(name for other in apps if other is not app for name in other.state.served.names)
@@ -48,8 +54,8 @@ class _Several:
             return
         path, name = scope["path"], None
         if path == "/health" and not scope["query_string"]:
-            ailing = [app for app in self.apps if app.state.served.batcher.ailment()]
-            await (ailing or self.apps)[0](scope, receive, send)
+            failing = [app for app in self.apps if app.state.served.batcher.failure_reason()]
+            await (failing or self.apps)[0](scope, receive, send)
             return
         if path.startswith("/v1/models/"):
             name = unquote(path.removeprefix("/v1/models/"))
@@ -70,7 +76,10 @@ class _Several:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _named(self, receive: Receive) -> tuple[str | None, Receive]:
-        """The ``model`` of a body, and a ``receive`` that gives the body again. What is too large or too slow is left to the app."""
+        """The ``model`` of a body, and a ``receive`` that gives the body again.
+
+        What is too large or too slow is left to the app.
+        """
         kept: deque[Message] = deque()
         size, whole = 0, False
         pending = None

@@ -1,1 +1,3 @@
-"""Training: the GRACE policy on TRL's GRPO trainer, and the contrastive baselines CL and SimCSE on sentence-transformers."""
+"""Training: the GRACE policy on TRL's GRPO trainer, and the contrastive baselines CL and SimCSE on
+sentence-transformers.
+"""

@@ -1,17 +1,20 @@
-"""Best-of-n, or expert iteration: the model imitates the best of what it writes itself, round after round, without a policy gradient.
+"""Best-of-n, or expert iteration: the model imitates the best of what it writes itself, round after round,
+without a policy gradient.
 
-A round samples n rationales (``rollouts``) of each query and document of ``best_of_n.batches`` batches from the model as it is, scores
-them by GRACE's symmetric reward among their batch, in the geometry of the run, and keeps one of each text
-(:mod:`grace_core.training.choosing`). Then it trains on these, ``best_of_n.passes`` times over, by cross-entropy. With c the kept
-rationale of a text x, its end token included, and T the tokens of all c of an optimizer step:
+A round samples n rationales (``rollouts``) of each query and document of ``best_of_n.batches`` batches from
+the model as it is, scores them by GRACE's symmetric reward among their batch, in the geometry of the run, and
+keeps one of each text (:mod:`grace_core.training.choosing`). Then it trains on these, ``best_of_n.passes``
+times over, by cross-entropy. With c the kept rationale of a text x, its end token included, and T the tokens
+of all c of an optimizer step:
 
     loss = -(1/T) sum over texts x, sum over the tokens of c of log p(c_t | prompt of x, c_<t)
 
-The prompt has no loss of its own. In the calibrated geometry the statistics follow the sampled rationales, batch by batch, and while the
-weights move the kept ones, step by step.
+The prompt has no loss of its own. In the calibrated geometry the statistics follow the sampled rationales,
+batch by batch, and while the weights move the kept ones, step by step.
 
-What was sampled is kept piece by piece below ``rounds/`` of the run's folder, ``ROUND/BATCH/kept.json``, so that a run that is resumed does
-not sample it again. What was sampled later than the checkpoint that a run goes on from is removed first.
+What was sampled is kept piece by piece below ``rounds/`` of the run's folder, ``ROUND/BATCH/kept.json``, so
+that a run that is resumed does not sample it again. What was sampled later than the checkpoint that a run
+goes on from is removed first.
 """
 
 from __future__ import annotations
@@ -48,10 +51,20 @@ from grace_core.training.lora import with_lora
 from grace_core.training.reward import measures, novelty, score, text_roles, vectors
 from grace_core.training.states import Rollout, Sums, decoder_of, last_states, pooled_parts
 
-TOGETHER = 128  # rationales that are sampled at a time
+SAMPLING_BATCH = 128  # rationales that are sampled at a time
 # settings that what is sampled does not depend on
 ELSEWHERE = {"out", "report_to", "evaluation", "serving", "collapse", "save_every", "keep_checkpoints"}
-SHOWN = ("reward", "best_reward", "kept_reward", "kept", "kept_finished", "truncated", "rationale_tokens", "novelty", "kept_novelty")
+SHOWN = (
+    "reward",
+    "best_reward",
+    "kept_reward",
+    "kept",
+    "kept_finished",
+    "truncated",
+    "rationale_tokens",
+    "novelty",
+    "kept_novelty",
+)
 
 
 @dataclass(frozen=True)
@@ -63,12 +76,12 @@ class Kept:
     ids: tuple[int, ...]
 
 
-def fine_tuning_loss(
-    model, rollouts: Sequence[Rollout], *, pad_id: int, end_id: int, decoder
-) -> tuple[Tensor, Sums]:  # fmt: skip
-    """Minus the summed log-probability of the rollouts' rationales and end tokens, and part sums ``(n, 3, d)`` and counts without gradient.
+def fine_tuning_loss(model, rollouts: Sequence[Rollout], *, pad_id: int, end_id: int, decoder) -> tuple[Tensor, Sums]:
+    """Minus the summed log-probability of the rollouts' rationales and end tokens, and part sums ``(n, 3,
+    d)`` and counts without gradient.
 
-    Prompts are padded on the left, rationales follow, as in TRL. Only the logits behind which a rationale's token stands are computed.
+    Prompts are padded on the left, rationales follow, as in TRL. Only the logits behind which a rationale's
+    token stands are computed.
     """
     begin, keep = max(len(r.prompt.ids) for r in rollouts), max(len(r.ids) for r in rollouts) + 1
     ids = torch.full((len(rollouts), begin + keep), pad_id)
@@ -83,14 +96,20 @@ def fine_tuning_loss(
     ids, mask, labels = ids.to(device), mask.to(device), labels.to(device)
     with last_states(decoder) as caught:
         logits = model(
-            input_ids=ids, attention_mask=mask, position_ids=token_positions(mask), use_cache=False, logits_to_keep=keep + 1
-        ).logits  # fmt: skip
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=token_positions(mask),
+            use_cache=False,
+            logits_to_keep=keep + 1,
+        ).logits
     loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels.flatten(), ignore_index=-100, reduction="sum")
     return loss, part_sums(caught[0].detach(), pooled_parts(rollouts, begin, begin + keep))
 
 
 class _Rounds(TrainerCallback):
-    """Saves at the end of every round, whatever ``save_every`` is, and removes what was sampled after where a run goes on from."""
+    """Saves at the end of every round, whatever ``save_every`` is, and removes what was sampled after where a
+    run goes on from.
+    """
 
     def __init__(self, trainer: BestOfNTrainer):
         self.trainer = trainer
@@ -108,7 +127,9 @@ class _Rounds(TrainerCallback):
 class BestOfNTrainer(Trainer):
     """Transformers' trainer over pieces of optimizer steps; a round is sampled when its first piece is reached."""
 
-    def __init__(self, *, config: TrainConfig, model: GraceModel, items: list[Item], out: Path, calibration: Calibration | None):
+    def __init__(
+        self, *, config: TrainConfig, model: GraceModel, items: list[Item], out: Path, calibration: Calibration | None
+    ):
         rule, self.layout = config.best_of_n, Layout.of(config)
         self.config, self.builder, self.tokenizer, self.items = config, model.prompts, model.tokenizer, items
         self.calibration, self.rounds, self.report = calibration, out / "rounds", _silent
@@ -116,7 +137,9 @@ class BestOfNTrainer(Trainer):
         self.pass_steps = ceil(texts / rule.texts)
         self.round_steps = self.pass_steps * rule.passes
         number, steps = rule.rounds * rule.batches, rule.rounds * self.round_steps
-        self.order = batches(items, batch=config.batch, number=number, seed=config.seed, neighbours=config.data.neighbours)
+        self.order = batches(
+            items, batch=config.batch, number=number, seed=config.seed, neighbours=config.data.neighbours
+        )
         self.pad_id, self.end_ids = model.engine.pad_id, model.engine.end_ids
         self.end_id = self.tokenizer.eos_token_id if self.tokenizer.eos_token_id in self.end_ids else min(self.end_ids)
         settings = config.model_dump(exclude=ELSEWHERE, exclude_defaults=True)
@@ -126,10 +149,11 @@ class BestOfNTrainer(Trainer):
         self._seen: list[tuple[Tensor, Tensor, Tensor]] = []  # part sums, counts and roles of the pieces of a step
         module = with_lora(model, config)
         super().__init__(
-            model=module, args=arguments(config, out=out, steps=steps, round_steps=self.round_steps),
+            model=module,
+            args=arguments(config, out=out, steps=steps, round_steps=self.round_steps),
             train_dataset=[{"piece": piece} for piece in range(steps * config.accumulate)],
             data_collator=lambda rows: {"piece": torch.tensor([row["piece"] for row in rows])},
-        )  # fmt: skip
+        )
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the tokens of the whole step
         self.decoder = decoder_of(self.model)
         self.add_callback(_Rounds(self))
@@ -150,7 +174,8 @@ class BestOfNTrainer(Trainer):
             logs, self._figures = logs | self._figures, {}
         super().log(logs, *args, **options)
 
-    # -- training ------------------------------------------------------------------------------------------------------------
+    # -- training
+    # ------------------------------------------------------------------------------------------------------------
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         step, piece = divmod(int(inputs["piece"][0]), self.config.accumulate)
@@ -181,7 +206,8 @@ class BestOfNTrainer(Trainer):
         chosen = np.array_split(np.arange(len(kept)), self.pass_steps)[place % self.pass_steps]
         return sorted((kept[i] for i in chosen), key=lambda one: len(self.builder.build(one.text).ids) + len(one.ids))
 
-    # -- sampling ------------------------------------------------------------------------------------------------------------
+    # -- sampling
+    # ------------------------------------------------------------------------------------------------------------
 
     def _sample_round(self, number: int, *, first: bool) -> list[Kept]:
         """What a round keeps; its figures are logged with its ``first`` step."""
@@ -189,7 +215,9 @@ class BestOfNTrainer(Trainer):
         pieces = [self._piece(number, batch) for batch in range(rule.batches)]
         if first:
             names = {name for piece in pieces for name in piece["figures"]}
-            self._figures = {name: float(np.mean([p["figures"][name] for p in pieces if name in p["figures"]])) for name in names}
+            self._figures = {
+                name: float(np.mean([p["figures"][name] for p in pieces if name in p["figures"]])) for name in names
+            }
             self._figures["seconds/sampling"] = sum(piece["seconds"] for piece in pieces)
         kept = [Kept(one["text"], one["role"], tuple(one["ids"])) for piece in pieces for one in piece["kept"]]
         if not kept:
@@ -217,7 +245,9 @@ class BestOfNTrainer(Trainer):
         write_json(folder / "kept.json", made)
         figures = "  ".join(f"{name} {made['figures'][name]:.3g}" for name in SHOWN if name in made["figures"])
         of = f"{batch + 1}/{self.config.best_of_n.batches}"
-        self.report(f"round {number + 1}/{self.config.best_of_n.rounds}, batch {of} sampled  {figures}  {made['seconds']:.0f} s")
+        self.report(
+            f"round {number + 1}/{self.config.best_of_n.rounds}, batch {of} sampled  {figures}  {made['seconds']:.0f} s"
+        )
         return made
 
     def _sample(self, place: int) -> dict:
@@ -233,7 +263,9 @@ class BestOfNTrainer(Trainer):
             self.calibration.update(*pooled, text_roles(number, layout))
         scoring = None if config.reward_geometry else self.calibration
         scored = score(vectors(pooled, number, layout=layout, calibration=scoring), cut, layout=layout, config=config)
-        words = [text.strip() for text in self.tokenizer.batch_decode([r.ids for r in rollouts], skip_special_tokens=True)]
+        words = [
+            text.strip() for text in self.tokenizer.batch_decode([r.ids for r in rollouts], skip_special_tokens=True)
+        ]
         new = [novelty(text, rationale) for (text, _), rationale in zip(rows, words, strict=True)]
         stops = [whole_sentences(read_pieces(self.tokenizer, r.ids)) if r.truncated else len(r.ids) for r in rollouts]
         kept, best = [], []
@@ -245,20 +277,37 @@ class BestOfNTrainer(Trainer):
             finished = [not rollouts[row].truncated for row in group]
             best.append(max(rewards))
             found = choose(
-                rewards, [new[row] or 0.0 for row in group], finished, [stops[row] for row in group], config.best_of_n,
+                rewards,
+                [new[row] or 0.0 for row in group],
+                finished,
+                [stops[row] for row in group],
+                config.best_of_n,
                 novelty_weight=config.novelty_weight,
-            )  # fmt: skip
+            )
             if found is not None:
                 ids = rollouts[group[found]].ids[: stops[group[found]]]
-                kept.append({
-                    "text": text, "role": role, "rationale": self.tokenizer.decode(ids, skip_special_tokens=True).strip(), "ids": ids,
-                    "finished": finished[found], "reward": rewards[found], "mean_reward": float(np.mean(rewards)),
-                    "novelty": new[group[found]],
-                })  # fmt: skip
+                kept.append(
+                    {
+                        "text": text,
+                        "role": role,
+                        "rationale": self.tokenizer.decode(ids, skip_special_tokens=True).strip(),
+                        "ids": ids,
+                        "finished": finished[found],
+                        "reward": rewards[found],
+                        "mean_reward": float(np.mean(rewards)),
+                        "novelty": new[group[found]],
+                    }
+                )
         self.state.num_input_tokens_seen += sum(r.stop for r in rollouts)
         figures = measures(scored, lengths, keys, layout=layout)
-        trained = [value for value, (_, role) in zip(new, rows, strict=True) if role in layout.trained and value is not None]
-        figures |= {"kept": len(kept) / (len(items) * len(layout.trained)), "novelty": _mean(trained), "best_reward": _mean(best)}
+        trained = [
+            value for value, (_, role) in zip(new, rows, strict=True) if role in layout.trained and value is not None
+        ]
+        figures |= {
+            "kept": len(kept) / (len(items) * len(layout.trained)),
+            "novelty": _mean(trained),
+            "best_reward": _mean(best),
+        }
         if kept:
             figures |= {f"kept_{name}": _mean([one[name] for one in kept]) for name in ("reward", "finished")}
             figures |= {"kept_tokens": _mean([len(one["ids"]) for one in kept])}
@@ -266,18 +315,26 @@ class BestOfNTrainer(Trainer):
         return {"kept": kept, "figures": figures}
 
     def _rollouts(self, rows: Sequence[tuple[str, str]], *, seed: int) -> tuple[list[Rollout], Sums]:
-        """Sampled rationales of texts by role, and their part sums. Noise belongs to seed, prompt and place in the group."""
+        """Sampled rationales of texts by role, and their part sums.
+
+        Noise belongs to seed, prompt and place in the group.
+        """
         model, k = self.accelerator.unwrap_model(self.model), self.layout.k
         prompts, training = [self.builder.build(text) for text, _ in rows], model.training
         stands_for = {i: [i] for i in range(len(rows))}
         if self.config.share_negatives:  # the first of a negative's rollouts stands for all
-            stands_for = {i: list(range(i, i + k)) if role == NEGATIVE else [i] for i, (_, role) in enumerate(rows)
-                          if role != NEGATIVE or i % k == 0}  # fmt: skip
+            stands_for = {
+                i: list(range(i, i + k)) if role == NEGATIVE else [i]
+                for i, (_, role) in enumerate(rows)
+                if role != NEGATIVE or i % k == 0
+            }
         order = sorted(stands_for, key=lambda i: (len(prompts[i].ids), i))
         engine = TransformersEngine(model, pad_id=self.pad_id, end_ids=self.end_ids)  # puts it into eval mode
         decoding = Decoding(self.config.max_new_tokens, self.config.temperature)
         with self.accelerator.autocast():
-            made = engine.generate([prompts[i] for i in order], decoding, [seed + i % k for i in order], width=TOGETHER)
+            made = engine.generate(
+                [prompts[i] for i in order], decoding, [seed + i % k for i in order], width=SAMPLING_BATCH
+            )
         model.train(training)
         source = {row: place for place, i in enumerate(order) for row in stands_for[i]}
         places = [source[row] for row in range(len(rows))]
@@ -309,18 +366,40 @@ def arguments(config: TrainConfig, *, out: Path, steps: int, round_steps: int) -
     """Transformers' settings for a run: a row is a piece of an optimizer step."""
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(out / "tensorboard")
     return TrainingArguments(
-        output_dir=str(out), use_cpu=not torch.cuda.is_available(), max_steps=steps, num_train_epochs=1, remove_unused_columns=False,
-        per_device_train_batch_size=1, gradient_accumulation_steps=config.accumulate, dataloader_pin_memory=torch.cuda.is_available(),
-        learning_rate=config.learning_rate, lr_scheduler_type=config.lr_scheduler_type, warmup_steps=round(config.warmup * steps),
-        weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm, optim="adamw_torch", bf16=config.precision == "bfloat16",
-        gradient_checkpointing=config.gradient_checkpointing, logging_steps=1, logging_first_step=True, logging_nan_inf_filter=False,
-        report_to=list(config.report_to) or "none", save_strategy="steps", save_steps=config.save_every or round_steps,
-        save_total_limit=config.keep_checkpoints, eval_strategy="no", disable_tqdm=True, seed=config.seed, data_seed=config.seed,
+        output_dir=str(out),
+        use_cpu=not torch.cuda.is_available(),
+        max_steps=steps,
+        num_train_epochs=1,
+        remove_unused_columns=False,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=config.accumulate,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.lr_scheduler_type,
+        warmup_steps=round(config.warmup * steps),
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        optim="adamw_torch",
+        bf16=config.precision == "bfloat16",
+        gradient_checkpointing=config.gradient_checkpointing,
+        logging_steps=1,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        report_to=list(config.report_to) or "none",
+        save_strategy="steps",
+        save_steps=config.save_every or round_steps,
+        save_total_limit=config.keep_checkpoints,
+        eval_strategy="no",
+        disable_tqdm=True,
+        seed=config.seed,
+        data_seed=config.seed,
         include_num_input_tokens_seen="no",
-    )  # fmt: skip
+    )
 
 
-def make_trainer(config: TrainConfig, model: GraceModel, items: list[Item], *, out: Path, processes: int = 1) -> BestOfNTrainer:
+def make_trainer(
+    config: TrainConfig, model: GraceModel, items: list[Item], *, out: Path, processes: int = 1
+) -> BestOfNTrainer:
     """A trainer over all rounds. Raises GraceError for several processes."""
     if processes > 1:
         raise GraceError(f"method best_of_n runs in one process, got {processes}; start it without accelerate launch")

@@ -1,10 +1,12 @@
-"""The calibrated geometry during training: the vectors of :mod:`grace_core.geometry` in torch, with gradient, by running statistics.
+"""The calibrated geometry during training: the vectors of :mod:`grace_core.geometry` in torch, with gradient,
+by running statistics.
 
     x_p = (S_p / n_p - m_{r,p}) / D_p,      z = sum over p of x_p / |x_p|, normalised
 
-m and D move with the model. They begin as the starting model's own statistics, or as those of the first batch, and follow every batch of
-rollouts: m ← m + MOMENTUM (mean of the batch - m), and the documents' variances likewise, about the new mean. Statistics that stood still
-while the model moved would let it earn reward by shifting all vectors away from the old mean.
+m and D move with the model. They begin as the starting model's own statistics, or as those of the first
+batch, and follow every batch of rollouts: m ← m + MOMENTUM (mean of the batch - m), and the documents'
+variances likewise, about the new mean. Statistics that stood still while the model moved would let it earn
+reward by shifting all vectors away from the old mean.
 """
 
 from __future__ import annotations
@@ -55,13 +57,17 @@ class Calibration:
                 share = torch.where(number > 0, MOMENTUM if begun else 1.0, 0.0)
                 if role == DOCUMENT:
                     apart = (parts - self.means[role] - share * (mean - self.means[role])) * mine[:, :, None]
-                    self.variances = self.variances + share * ((apart**2).sum(dim=0) / number.clamp(min=1) - self.variances)
+                    self.variances = self.variances + share * (
+                        (apart**2).sum(dim=0) / number.clamp(min=1) - self.variances
+                    )
                 self.means[role] += share * (mean - self.means[role])
             self.documents += int((roles == DOCUMENT).sum())
             self.queries += int((roles == QUERY).sum())
 
     def vectors(self, sums: Tensor, counts: Tensor, roles: Tensor) -> Tensor:
-        """Unit vectors ``(n, d)`` from part sums ``(n, 3, d)`` and counts ``(n, 3)``; a part that a row lacks adds nothing."""
+        """Unit vectors ``(n, d)`` from part sums ``(n, 3, d)`` and counts ``(n, 3)``; a part that a row lacks
+        adds nothing.
+        """
         parts, there = _means(sums, counts)
         deviation = self.variances.sqrt()
         middle = deviation.median(dim=1, keepdim=True).values
@@ -92,7 +98,9 @@ def raw_vectors(sums: Tensor, counts: Tensor) -> Tensor:
 
 
 def part_sums(states: Tensor, parts: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums ``(b, 3, d)`` in fp32 and counts ``(b, 3)`` of states ``(b, t, d)`` by the part of each position ``(b, t)``; 0 is none."""
+    """Sums ``(b, 3, d)`` in fp32 and counts ``(b, 3)`` of states ``(b, t, d)`` by the part of each position
+    ``(b, t)``; 0 is none.
+    """
     masks = F.one_hot(parts.to(states.device).long(), len(PARTS) + 1)[:, :, 1:].float()
     return torch.einsum("btp,btd->bpd", masks, states.float()), masks.sum(dim=1)
 

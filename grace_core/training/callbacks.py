@@ -1,4 +1,5 @@
-"""What watches a run: metrics to files, held-out evaluation with the best model kept, early stopping, the collapse alarm.
+"""What watches a run: metrics to files, held-out evaluation with the best model kept, early stopping, the
+collapse alarm.
 
 The run's folder gets, besides the models and checkpoints:
 
@@ -26,14 +27,32 @@ from grace_core.training.config import Collapse
 
 # TRL's names and ours; its "reward" counts the rows that are not trained, ours does not
 RENAMED = {
-    "clip_ratio/region_mean": "clip_fraction", "kl": "kl", "entropy": "entropy", "loss": "loss", "grad_norm": "grad_norm",
-    "learning_rate": "learning_rate", "contrastive": "contrastive", "retain": "retain",
-    "seconds/sampling": "seconds_sampling", "seconds/reference": "seconds_reference",  # the rest of a step is its gradient
-}  # fmt: skip
+    "clip_ratio/region_mean": "clip_fraction",
+    "kl": "kl",
+    "entropy": "entropy",
+    "loss": "loss",
+    "grad_norm": "grad_norm",
+    "learning_rate": "learning_rate",
+    "contrastive": "contrastive",
+    "retain": "retain",
+    "seconds/sampling": "seconds_sampling",
+    "seconds/reference": "seconds_reference",  # the rest of a step is its gradient
+}
 OURS = (
-    "reward", "reward_spread", "advantage_std", "truncated", "rationale_tokens", "distinct", "novelty",
-    "best_reward", "kept", "kept_reward", "kept_finished", "kept_tokens", "kept_novelty",
-)  # fmt: skip
+    "reward",
+    "reward_spread",
+    "advantage_std",
+    "truncated",
+    "rationale_tokens",
+    "distinct",
+    "novelty",
+    "best_reward",
+    "kept",
+    "kept_reward",
+    "kept_finished",
+    "kept_tokens",
+    "kept_novelty",
+)
 
 
 class TrainingCollapsed(GraceError):
@@ -59,7 +78,9 @@ class RunFiles:
         self.out, self.main = out, main
 
     def start(self, about: dict, *, step: int) -> list[dict]:
-        """Write run.json and cut the rows behind ``step``, from which the run goes on; returns the evaluations so far."""
+        """Write run.json and cut the rows behind ``step``, from which the run goes on; returns the
+        evaluations so far.
+        """
         kept = [row for row in read_rows(self.out / "metrics.jsonl") if row["step"] <= step] if step else []
         probes = [row for row in read_rows(self.out / "probes.jsonl") if row["step"] <= step] if step else []
         if self.main:
@@ -89,7 +110,9 @@ def _rounded(values: dict[str, float]) -> dict[str, float]:
 class Recorder(TrainerCallback):
     """Writes a row for every step, reports progress with the time left, and sounds the collapse alarm."""
 
-    def __init__(self, files: RunFiles, collapse: Collapse | None, *, report: Callable[[str], None], quiet_seconds: float = 5.0):
+    def __init__(
+        self, files: RunFiles, collapse: Collapse | None, *, report: Callable[[str], None], quiet_seconds: float = 5.0
+    ):
         self.files, self.collapse, self.report, self.quiet_seconds = files, collapse, report, quiet_seconds
         self.recent: dict[str, deque] = {}
         self.alarm: str | None = None
@@ -107,7 +130,9 @@ class Recorder(TrainerCallback):
             return
         seconds = time.perf_counter() - self._step_began - self.paused
         row = {ours: logs[theirs] for theirs, ours in RENAMED.items() if logs.get(theirs) is not None}
-        row |= {key: logs[key] for key in logs if key.startswith("term/")} | {key: logs[key] for key in OURS if key in logs}
+        row |= {key: logs[key] for key in logs if key.startswith("term/")} | {
+            key: logs[key] for key in OURS if key in logs
+        }
         row |= {"seconds": seconds}
         self._spent += seconds
         if tokens := state.num_input_tokens_seen - self._tokens:
@@ -118,7 +143,16 @@ class Recorder(TrainerCallback):
             self._reported = time.perf_counter()
             done, left = state.global_step - self._first, state.max_steps - state.global_step
             minutes = self._spent / max(done, 1) * left / 60
-            shown = ("reward", "reward_spread", "kept_reward", "kl", "distinct", "truncated", "rationale_tokens", "loss")
+            shown = (
+                "reward",
+                "reward_spread",
+                "kept_reward",
+                "kl",
+                "distinct",
+                "truncated",
+                "rationale_tokens",
+                "loss",
+            )
             figures = "  ".join(f"{key} {row[key]:.4g}" for key in shown if key in row)
             self.report(f"step {state.global_step}/{state.max_steps}  {figures}  {minutes:.1f} minutes left")
         self._watch(row, state, control)
@@ -126,13 +160,18 @@ class Recorder(TrainerCallback):
     def _watch(self, row: dict, state, control) -> None:
         bad = next((key for key in ("loss", "reward", "grad_norm") if key in row and not math.isfinite(row[key])), None)
         if bad:
-            self.alarm = f"{bad} is {row[bad]} at step {state.global_step}: lower learning_rate, or set precision: float32"
+            self.alarm = (
+                f"{bad} is {row[bad]} at step {state.global_step}: lower learning_rate, or set precision: float32"
+            )
             control.should_training_stop = True
             return
         if not self.collapse or "reward_spread" not in row:
             return
         limits = {
-            "reward_spread": (self.collapse.spread, "the rewards of a group no longer differ, so there is nothing to learn from"),
+            "reward_spread": (
+                self.collapse.spread,
+                "the rewards of a group no longer differ, so there is nothing to learn from",
+            ),
             "distinct": (self.collapse.distinct, "nearly all texts get the same rationale"),
             "truncated": (self.collapse.truncated, "nearly all rationales run to the length limit"),
         }
@@ -155,17 +194,25 @@ class Recorder(TrainerCallback):
 
 
 class HeldOutEvaluation(TrainerCallback):
-    """Evaluates every so many steps, before the first and after the last; saves the best model; stops when patience is at its end.
+    """Evaluates every N steps, before the first and after the last; saves the best model; stops when patience
+    is at its end.
 
-    ``evaluate()`` gives scores and probes and runs on every process; ``save(about)`` writes the best model's folder; ``announce(scores)``
-    hands them to TensorBoard and the like.
+    ``evaluate()`` gives scores and probes and runs on every process; ``save(about)`` writes the best model's
+    folder; ``announce(scores)`` hands them to TensorBoard and the like.
     """
 
     def __init__(
-        self, files: RunFiles, recorder: Recorder, *, every: int, patience: int | None,
-        evaluate: Callable[[], tuple[dict[str, float], list[dict]]], save: Callable[[dict], None],
-        announce: Callable[[dict[str, float]], None], report: Callable[[str], None],
-    ):  # fmt: skip
+        self,
+        files: RunFiles,
+        recorder: Recorder,
+        *,
+        every: int,
+        patience: int | None,
+        evaluate: Callable[[], tuple[dict[str, float], list[dict]]],
+        save: Callable[[dict], None],
+        announce: Callable[[dict[str, float]], None],
+        report: Callable[[str], None],
+    ):
         self.files, self.recorder, self.every, self.patience = files, recorder, every, patience
         self.evaluate, self.save, self.announce, self.report = evaluate, save, announce, report
         self.best: dict | None = None
@@ -202,7 +249,9 @@ class HeldOutEvaluation(TrainerCallback):
         better = self._rank({"step": state.global_step, **scores})
         self.files.add("metrics.jsonl", {"step": state.global_step, "eval": _rounded(scores)})
         if probes:
-            self.files.add("probes.jsonl", {"step": state.global_step, "ndcg@10": round(scores["ndcg@10"], 4), "probes": probes})
+            self.files.add(
+                "probes.jsonl", {"step": state.global_step, "ndcg@10": round(scores["ndcg@10"], 4), "probes": probes}
+            )
         self.report(f"step {state.global_step}  held-out nDCG@10 {scores['ndcg@10']:.4f}{' (best)' if better else ''}")
         self.announce({f"eval/{key}": value for key, value in scores.items()})
         if better:

@@ -1,15 +1,17 @@
 """Folders that a run leaves: the best model as a plain model folder, and the trainer's checkpoints for resuming.
 
-``best/`` holds safetensors, tokenizer and grace_config.json, and GraceModel.from_pretrained reads it. LoRA weights are merged into it,
+``best/`` holds safetensors, tokenizer and grace_config.json, and GraceModel.from_pretrained reads it. LoRA
+weights are merged into it,
 
     W = W_base + (alpha / r) B A
 
-unless the configuration keeps them apart: then it holds the adapter alone, which names its base. A run in the calibrated geometry leaves
-its running statistics beside them.
+unless the configuration keeps them apart: then it holds the adapter alone, which names its base. A run in the
+calibrated geometry leaves its running statistics beside them.
 
-``checkpoint-N/`` is written by transformers' Trainer: the weights are safetensors, but its arguments and the states of optimizer, scheduler
-and random generators are torch's own ``.bin``, ``.pt`` and ``.pth`` files, pickles that it reads back with ``weights_only=True`` or not at
-all. They serve to resume a run and are no model to hand on.
+``checkpoint-N/`` is written by transformers' Trainer: the weights are safetensors, but its arguments and the
+states of optimizer, scheduler and random generators are torch's own ``.bin``, ``.pt`` and ``.pth`` files,
+pickles that it reads back with ``weights_only=True`` or not at all. They serve to resume a run and are no
+model to hand on.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ from grace_core.training.lora import base_of
 
 
 def settings_of(config: TrainConfig, *, serving: bool = True) -> Settings:
-    """The settings that a trained model is used with: prompt and limits of training, or those of ``serving``; greedy decoding."""
+    """The settings that a trained model is used with: prompt and limits of training, or those of ``serving``;
+    greedy decoding.
+    """
     limits = {"max_prompt_tokens": config.max_prompt_tokens, "max_new_tokens": config.max_new_tokens}
     if serving:
         limits |= {name: value for name, value in config.serving.model_dump().items() if value}
@@ -44,7 +48,9 @@ def settings_of(config: TrainConfig, *, serving: bool = True) -> Settings:
 
 
 def merged_state(state: dict[str, Tensor], *, scale: float) -> dict[str, Tensor]:
-    """The weights of a plain model from those of a PEFT model with LoRA adapters: names as before, adapters added in fp32."""
+    """The weights of a plain model from those of a PEFT model with LoRA adapters: names as before, adapters
+    added in fp32.
+    """
     made = {}
     for name, weight in state.items():
         name = name.removeprefix("base_model.model.")
@@ -61,12 +67,20 @@ def merged_state(state: dict[str, Tensor], *, scale: float) -> dict[str, Tensor]
 
 
 def save_model(
-    folder: Path, *, model, tokenizer, state: dict[str, Tensor], config: TrainConfig, about: dict, statistics: Statistics | None = None
+    folder: Path,
+    *,
+    model,
+    tokenizer,
+    state: dict[str, Tensor],
+    config: TrainConfig,
+    about: dict,
+    statistics: Statistics | None = None,
 ) -> None:
     """Write a model folder beside ``folder`` and put it in its place, so that there is always a whole one.
 
-    ``model`` is unwrapped; ``state`` its full weights (gathered, if it is sharded). ``about`` goes into training.json. An adapter that is
-    not to be merged is saved as one, in bfloat16, with the name and the hash of its base.
+    ``model`` is unwrapped; ``state`` its full weights (gathered, if it is sharded). ``about`` goes into
+    training.json. An adapter that is not to be merged is saved as one, in bfloat16, with the name and the
+    hash of its base.
     """
     finish_saving(folder)
     fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
@@ -89,7 +103,9 @@ def save_model(
 
 
 def finish_saving(folder: Path) -> None:
-    """Put a model in its place whose process was killed on the way: the new one is whole as soon as the old one is moved away."""
+    """Put a model in its place whose process was killed on the way: the new one is whole as soon as the old
+    one is moved away.
+    """
     fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
     if old.exists() and not folder.exists():
         os.replace(fresh if fresh.exists() else old, folder)
@@ -103,11 +119,19 @@ def _save_adapter(folder: Path, model, state: dict[str, Tensor], config: TrainCo
 
     folder.mkdir(parents=True)
     adapter = get_peft_model_state_dict(model, state_dict=state, save_embedding_layers=False)
-    save_file({name: weight.to(torch.bfloat16).contiguous() for name, weight in adapter.items()}, folder / ADAPTER_WEIGHTS)
-    about = model.peft_config["default"].to_dict() | {"base_model_name_or_path": (base := base_of(config.model)), "inference_mode": True}
+    save_file(
+        {name: weight.to(torch.bfloat16).contiguous() for name, weight in adapter.items()}, folder / ADAPTER_WEIGHTS
+    )
+    about = model.peft_config["default"].to_dict() | {
+        "base_model_name_or_path": (base := base_of(config.model)),
+        "inference_mode": True,
+    }
     if packaged_folder(base) is None:  # a package's file has a hash of its own, and is found by name
         about |= {BASE_HASH: folder_fingerprint(find_model(base))}
-    write_json(folder / ADAPTER_CONFIG, {name: sorted(value) if isinstance(value, set) else value for name, value in about.items()})
+    write_json(
+        folder / ADAPTER_CONFIG,
+        {name: sorted(value) if isinstance(value, set) else value for name, value in about.items()},
+    )
 
 
 def newest_checkpoint(out: Path) -> Path | None:
@@ -125,7 +149,9 @@ def _whole(folder: Path) -> bool:
 
 
 def trained_module(trainer):
-    """The causal LM (with PEFT's wrapper, if there is one) that the trainer trains, without what data parallelism puts around it."""
+    """The causal LM (with PEFT's wrapper, if there is one) that the trainer trains, without what data
+    parallelism puts around it.
+    """
     model = trainer.accelerator.unwrap_model(trainer.model)
     return model[0].causal_lm if isinstance(model, torch.nn.Sequential) else model
 

@@ -4,8 +4,9 @@ Of n rationales of a text with rewards r and novelties v (:func:`grace_core.trai
 
     the largest  r + novelty_weight v    among those that ended by themselves and have v >= min_novelty
 
-and if none of these ended, either none (``unfinished: drop``) or by the same rule the best of the others, up to the end of its last whole
-sentence (``cut``), so that what is learned is to end. A rationale of no words, or a cut one without a whole sentence, is never kept.
+and if none of these ended, either none (``unfinished: drop``) or by the same rule the best of the others, up
+to the end of its last whole sentence (``cut``), so that what is learned is to end. A rationale of no words,
+or a cut one without a whole sentence, is never kept.
 """
 
 from __future__ import annotations
@@ -20,10 +21,18 @@ SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s|\Z)|[。！？]")
 
 
 def choose(
-    rewards: Sequence[float], novelties: Sequence[float], finished: Sequence[bool], stops: Sequence[int], rule: BestOfN,
-    *, novelty_weight: float = 0.0,
-) -> int | None:  # fmt: skip
-    """The number of the rationale that is kept, the first of equals; None for none. ``stops`` are the tokens that each would keep."""
+    rewards: Sequence[float],
+    novelties: Sequence[float],
+    finished: Sequence[bool],
+    stops: Sequence[int],
+    rule: BestOfN,
+    *,
+    novelty_weight: float = 0.0,
+) -> int | None:
+    """The number of the rationale that is kept, the first of equals; None for none.
+
+    ``stops`` are the tokens that each would keep.
+    """
     usable = [i for i in range(len(rewards)) if stops[i] and novelties[i] >= rule.min_novelty]
     ended = [i for i in usable if finished[i]]
     pool = ended or (usable if rule.unfinished == "cut" else [])
@@ -31,6 +40,10 @@ def choose(
 
 
 def whole_sentences(pieces: Sequence[str]) -> int:
-    """How many of a text's tokens, given as what each adds to it, reach to the end of its last whole sentence; 0 if it has none."""
+    """How many of a text's tokens, given as what each adds to it, reach to the end of its last whole
+    sentence; 0 if it has none.
+    """
     end = max((match.end() for match in SENTENCE_END.finditer("".join(pieces))), default=0)
-    return next((place for place, length in enumerate(accumulate(map(len, pieces)), 1) if length >= end), 0) if end else 0
+    return (
+        next((place for place, length in enumerate(accumulate(map(len, pieces)), 1) if length >= end), 0) if end else 0
+    )

@@ -1,11 +1,13 @@
 """What a training run is made of: a YAML file, checked before anything is loaded.
 
-A file may name others that it builds on (``extends``, paths beside it); its own keys win. ``--set key=value`` wins over the file:
-dots go into sections (``data.limit=100``), values are read as YAML (``lora={r: 16}``), and ``extends`` itself may be set.
+A file may name others that it builds on (``extends``, paths beside it); its own keys win. ``--set key=value``
+wins over the file: dots go into sections (``data.limit=100``), values are read as YAML (``lora={r: 16}``),
+and ``extends`` itself may be set.
 
-Sizes. A step samples B triplets (``batch``), each a row for every role (supervised: query, positive, negative), each row K rollouts
-(``rollouts``). The rows that are trained (see ``grace_core.training.data.Layout``) are then cut into ``minibatches`` optimizer steps, and
-each of these into ``accumulate`` forward and backward passes on every process.
+Sizes. A step samples B triplets (``batch``), each a row for every role (supervised: query, positive,
+negative), each row K rollouts (``rollouts``). The rows that are trained (see
+``grace_core.training.data.Layout``) are then cut into ``minibatches`` optimizer steps, and each of these into
+``accumulate`` forward and backward passes on every process.
 """
 
 from __future__ import annotations
@@ -29,18 +31,22 @@ class Section(BaseModel):
 
 
 class Data(Section):
-    """Where training texts come from: ``demo``, a BEIR folder, a JSONL file of triplets, or for unsupervised runs any corpus."""
+    """Where training texts come from: ``demo``, a BEIR folder, a JSONL file of triplets, or for unsupervised
+    runs any corpus.
+    """
 
     path: str | list[str] = "demo"  # several are put together
     format: Literal["triplets", "beir", "texts"] = "beir"
     split: str | None = "train"  # of a BEIR folder: queries of this split, and negatives from documents judged in it
-    hard_negatives: Positive = 10  # a BEIR negative is drawn from BM25's first so many that are not relevant
-    limit: Annotated[int, Field(ge=2)] | None = None  # the first so many triplets or texts of each path
+    hard_negatives: Positive = 10  # a BEIR negative is drawn from BM25's first N that are not relevant
+    limit: Annotated[int, Field(ge=2)] | None = None  # the first N triplets or texts of each path
     neighbours: Positive = 1  # items whose positives BM25 finds alike, which come into a batch together
 
 
 class Evaluation(Section):
-    """Held-out retrieval during training: dev queries against their relevant passages and a fixed sample of the others."""
+    """Held-out retrieval during training: dev queries against their relevant passages and a fixed sample of
+    the others.
+    """
 
     path: str | list[str] = "demo"  # of several, each is evaluated, and the mean counts
     split: str | None = "dev"
@@ -51,11 +57,14 @@ class Evaluation(Section):
     # of the rationales; nDCG@10, by which the best model is chosen, is the mean over them. 0 is greedy
     temperatures: Annotated[list[Annotated[float, Field(ge=0, le=10)]], Field(min_length=1)] = [0.0]
     probes: Annotated[int, Field(ge=0)] = 6  # fixed texts whose rationales are saved at every evaluation
-    patience: Positive | None = None  # stop after so many evaluations without a new best nDCG@10
+    patience: Positive | None = None  # stop after N evaluations without a new best nDCG@10
 
 
 class Collapse(Section):
-    """When rationales stop to differ. Thresholds hold for the mean over ``window`` steps; 0 (1 for ``truncated``) switches one off."""
+    """When rationales have collapsed, that is, hardly differ any more.
+
+    Thresholds hold for the mean over ``window`` steps; 0 (1 for ``truncated``) switches one off.
+    """
 
     spread: Annotated[float, Field(ge=0)] = 0.005  # standard deviation of the reward within groups
     distinct: Share = 0.05  # distinct rationales among all rollouts of a step
@@ -89,7 +98,9 @@ class Vllm(Section):
 
 
 class BestOfN(Section):
-    """``best_of_n`` only: every round samples ``rollouts`` rationales a text, keeps one of each, and trains on these."""
+    """``best_of_n`` only: every round samples ``rollouts`` rationales a text, keeps one of each, and trains
+    on these.
+    """
 
     rounds: Positive = 2
     batches: Positive = 8  # of items, sampled and rewarded in a round; every round has others
@@ -101,8 +112,10 @@ class BestOfN(Section):
 
 
 class TrainConfig(Section):
-    """A run. ``method`` grace trains the policy, best_of_n imitates the best of what it writes; cl and simcse are the baselines that write
-    nothing, for which the rollout settings have no meaning."""
+    """A run.
+
+    ``method`` grace trains the policy, best_of_n imitates the best of what it writes; cl and simcse are the
+    baselines that write nothing, for which the rollout settings have no meaning."""
 
     model: str = "demo-base"
     out: str
@@ -110,7 +123,9 @@ class TrainConfig(Section):
     mode: Literal["supervised", "unsupervised"] = "supervised"
     objective: Literal["symmetric", "reference", "joint"] = "symmetric"
     geometry: Literal["raw", "calibrated"] = "raw"  # of the vectors that are rewarded, and evaluated
-    reward_geometry: Literal["raw"] | None = None  # ablation: rewarded by raw cosines, while calibrated statistics follow and evaluate
+    reward_geometry: Literal["raw"] | None = (
+        None  # ablation: rewarded by raw cosines, while calibrated statistics follow and evaluate
+    )
     data: Data = Data()
     evaluation: Evaluation | None = Evaluation()
     serving: Serving = Serving()
@@ -129,14 +144,19 @@ class TrainConfig(Section):
     reward_temperature: Temperature = 0.05  # t of the symmetric reward's softmax
     without: list[str] = []  # ablation: reward terms that are logged but do not count
     rank_truncated_last: bool = True  # symmetric and joint; the reference has its flat -1
-    truncation_penalty: Annotated[float, Field(ge=0)] = 0.0  # off the reward of a cut-off rollout, if they do not rank last
-    # of a rationale's novelty (the share of its content words that its text lacks) beside its reward; best_of_n chooses by the sum
+    truncation_penalty: Annotated[float, Field(ge=0)] = (
+        0.0  # off the reward of a cut-off rollout, if they do not rank last
+    )
+    # of a rationale's novelty (the share of its content words that its text lacks) beside its reward;
+    # best_of_n chooses by the sum
     novelty_weight: Annotated[float, Field(ge=0)] = 0.0
     share_negatives: bool = False  # a negative is sampled once, and not as often as what is trained
     contrastive_weight: Annotated[float, Field(ge=0)] = 0.3  # joint only
     contrastive_temperature: Temperature = 0.05  # joint, cl and simcse
     beta: Annotated[float, Field(ge=0)] = 0.05  # weight of the KL divergence to the starting model
-    retain_weight: Annotated[float, Field(ge=0)] = 0.0  # of the KL divergence to the starting model on plain training texts
+    retain_weight: Annotated[float, Field(ge=0)] = (
+        0.0  # of the KL divergence to the starting model on plain training texts
+    )
     retain_texts: Positive = 16  # so many a step on every process, their first 128 tokens
     epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.2  # PPO clip
     delta: Annotated[float, Field(gt=1)] = 3.0  # dual clip
@@ -148,7 +168,9 @@ class TrainConfig(Section):
     warmup: Share = 0.0  # share of the steps
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1  # simcse only: attention dropout that makes the two views of a text
+    dropout: Annotated[float, Field(ge=0, lt=1)] = (
+        0.1  # simcse only: attention dropout that makes the two views of a text
+    )
     lora: Lora | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
@@ -167,15 +189,21 @@ class TrainConfig(Section):
                 given = f"epochs {self.epochs} and steps {self.steps}"
                 raise ValueError(f"method best_of_n counts rounds, got {given}; set them to null, and best_of_n.rounds")
             if self.objective == "reference":
-                raise ValueError("method best_of_n chooses by the symmetric reward, got objective reference; set it to symmetric")
+                raise ValueError(
+                    "method best_of_n chooses by the symmetric reward, got objective reference; set it to symmetric"
+                )
             if self.minibatches != 1 or self.vllm:
                 raise ValueError("method best_of_n knows neither minibatches nor vllm; leave them out")
             if self.accumulate > self.best_of_n.texts:
-                raise ValueError(f"accumulate {self.accumulate} cuts best_of_n.texts {self.best_of_n.texts} into empty pieces; lower it")
+                raise ValueError(
+                    f"accumulate {self.accumulate} cuts best_of_n.texts {self.best_of_n.texts} into empty pieces; lower it"
+                )
         elif (self.epochs is None) == (self.steps is None):
             raise ValueError(f"give either epochs or steps, got epochs {self.epochs} and steps {self.steps}")
         if self.mode == "supervised" and self.data.format == "texts":
-            raise ValueError("supervised training needs pairs, got data.format texts; use triplets or beir, or mode unsupervised")
+            raise ValueError(
+                "supervised training needs pairs, got data.format texts; use triplets or beir, or mode unsupervised"
+            )
         if self.method == "cl" and self.mode != "supervised":
             raise ValueError("method cl is supervised; for unsupervised training use method simcse")
         if self.method == "simcse" and self.mode != "unsupervised":
@@ -183,23 +211,33 @@ class TrainConfig(Section):
         if self.objective == "reference" and self.beta > 0 and self.method == "grace":
             raise ValueError(f"objective reference has no KL term, got beta {self.beta}; set beta: 0")
         if self.objective == "reference" and self.method == "grace" and self.geometry != "raw":
-            raise ValueError(f"objective reference is rewarded by raw cosines, as published, got geometry {self.geometry}; set it to raw")
+            raise ValueError(
+                f"objective reference is rewarded by raw cosines, as published, got geometry {self.geometry}; set it to raw"
+            )
         if self.reward_geometry and (self.geometry == "raw" or not self.writes):
             raise ValueError(
                 f"reward_geometry is for calibrated runs that write rationales, got geometry {self.geometry} and method {self.method}; "
                 "leave it out"
             )
         if self.novelty_weight and self.objective == "reference":
-            raise ValueError(f"objective reference is rewarded as published, got novelty_weight {self.novelty_weight}; set it to 0")
+            raise ValueError(
+                f"objective reference is rewarded as published, got novelty_weight {self.novelty_weight}; set it to 0"
+            )
         if self.truncation_penalty and self.rank_truncated_last:
             raise ValueError("truncation_penalty is for rollouts that do not rank last; set rank_truncated_last: false")
         if self.retain_weight and not self.beta:
-            raise ValueError("retain_weight compares with the starting model, which is kept for beta > 0 only, got beta 0; set both")
-        terms = {"reference": ("positive", "negative", "consistency", "cross")}.get(self.objective, ("query", "document"))
+            raise ValueError(
+                "retain_weight compares with the starting model, which is kept for beta > 0 only, got beta 0; set both"
+            )
+        terms = {"reference": ("positive", "negative", "consistency", "cross")}.get(
+            self.objective, ("query", "document")
+        )
         if self.mode == "unsupervised":
             terms = ("positive", "consistency", "cross") if self.objective == "reference" else ("text",)
         if unknown := set(self.without) - set(terms):
-            raise ValueError(f"without names {', '.join(sorted(unknown))}; {self.objective}, {self.mode} has {', '.join(terms)}")
+            raise ValueError(
+                f"without names {', '.join(sorted(unknown))}; {self.objective}, {self.mode} has {', '.join(terms)}"
+            )
         if set(self.without) == set(terms):
             raise ValueError(f"without names all terms ({', '.join(terms)}), so there is no reward; leave one")
         if self.method == "grace":
@@ -272,7 +310,9 @@ def _read(path: Path, *, extends=None, seen: tuple[Path, ...] = ()) -> dict[str,
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise GraceError(f"{path} is no readable YAML ({' '.join(str(error).split())[:200]}); correct it") from None
     if not isinstance(raw, dict):
-        raise GraceError(f"{path} holds {'nothing' if raw is None else type(raw).__name__}, expected keys and values; see configs/")
+        raise GraceError(
+            f"{path} holds {'nothing' if raw is None else type(raw).__name__}, expected keys and values; see configs/"
+        )
     named = raw.pop("extends", None) if extends is None else extends
     raw.pop("extends", None)
     made: dict[str, Any] = {}
@@ -285,7 +325,9 @@ def _merge(under: dict, over: dict) -> dict:
     """``over`` laid upon ``under``, section by section."""
     merged = dict(under)
     for key, value in over.items():
-        merged[key] = _merge(merged[key], value) if isinstance(value, dict) and isinstance(merged.get(key), dict) else value
+        merged[key] = (
+            _merge(merged[key], value) if isinstance(value, dict) and isinstance(merged.get(key), dict) else value
+        )
     return merged
 
 

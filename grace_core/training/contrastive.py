@@ -1,14 +1,14 @@
 """The baselines: CL and SimCSE, on the same data in the same order as the policy, with sentence-transformers' loss.
 
-Both train the vector of the text alone (``Pooling.TEXT``): the mean over the user's text inside the same chat prompt, or, in the calibrated
-geometry, the calibrated vector of text and template. With normalised embeddings z, temperature t and a batch of B items
-(MultipleNegativesRankingLoss):
+Both train the vector of the text alone (``Pooling.TEXT``): the mean over the user's text inside the same chat
+prompt, or, in the calibrated geometry, the calibrated vector of text and template. With normalised embeddings
+z, temperature t and a batch of B items (MultipleNegativesRankingLoss):
 
     CL       -log-softmax over all positives and negatives d of the batch of cos(z_q, z_d)/t, at q's own positive
     SimCSE   -log-softmax over the batch's texts j of cos(z_i, z'_j)/t, at i; z and z' are two passes with different dropout
 
-Decoder models are pretrained without dropout, so SimCSE's comes from dropout in attention, switched on for the training alone. The
-rationale has no part in this: such a model is used without one.
+Decoder models are pretrained without dropout, so SimCSE's comes from dropout in attention, switched on for
+the training alone. The rationale has no part in this: such a model is used without one.
 """
 
 from __future__ import annotations
@@ -56,7 +56,10 @@ class TextInPrompt(InputModule):
         prompts = [self.builder.build(text) for text in inputs]
         width = max(len(prompt.ids) for prompt in prompts)
         pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
-        ids, mask, pooled = torch.full((len(prompts), width), pad), *(torch.zeros(len(prompts), width, dtype=torch.long) for _ in "mp")
+        ids, mask, pooled = (
+            torch.full((len(prompts), width), pad),
+            *(torch.zeros(len(prompts), width, dtype=torch.long) for _ in "mp"),
+        )
         for row, built in enumerate(prompts):
             ids[row, : len(built.ids)] = torch.tensor(built.ids)
             mask[row, : len(built.ids)] = 1
@@ -67,7 +70,9 @@ class TextInPrompt(InputModule):
         return {"input_ids": ids, "attention_mask": mask, "pooled": pooled, "roles": roles}
 
     def forward(self, features: dict[str, torch.Tensor], **_) -> dict[str, torch.Tensor]:
-        states = decoder_of(self.lm)(features["input_ids"], attention_mask=features["attention_mask"], use_cache=False).last_hidden_state
+        states = decoder_of(self.lm)(
+            features["input_ids"], attention_mask=features["attention_mask"], use_cache=False
+        ).last_hidden_state
         pooled = part_sums(states, features["pooled"])
         if self.calibration is None:
             return features | {"sentence_embedding": raw_vectors(*pooled)}
@@ -80,13 +85,19 @@ class TextInPrompt(InputModule):
 
 
 class ContrastiveTrainer(SentenceTransformerTrainer):
-    """Sentence-transformers' trainer that reads its dataset from start to end, and keeps weights as safetensors in its checkpoints."""
+    """Sentence-transformers' trainer that reads its dataset from start to end, and keeps weights as
+    safetensors in its checkpoints.
+    """
 
     def get_batch_sampler(self, dataset, batch_size, drop_last, valid_label_columns=None, generator=None, seed=0):
         return DefaultBatchSampler(
-            SequentialSampler(dataset), batch_size=batch_size, drop_last=True,
-            valid_label_columns=valid_label_columns, generator=generator, seed=seed,
-        )  # fmt: skip
+            SequentialSampler(dataset),
+            batch_size=batch_size,
+            drop_last=True,
+            valid_label_columns=valid_label_columns,
+            generator=generator,
+            seed=seed,
+        )
 
     def create_model_card(self, *_, **__):
         """No card: what a model was made with stands in its training.json."""
@@ -106,14 +117,25 @@ class ContrastiveTrainer(SentenceTransformerTrainer):
         load_weights(self.model, str(Path(resume_from_checkpoint) / WEIGHTS))
 
 
-def make_trainer(config: TrainConfig, model: GraceModel, items: list[Item], *, out: Path, processes: int = 1) -> ContrastiveTrainer:
-    """A trainer over the whole run's batches, in their order. Raises GraceError for a batch that cannot be shared out to the processes."""
+def make_trainer(
+    config: TrainConfig, model: GraceModel, items: list[Item], *, out: Path, processes: int = 1
+) -> ContrastiveTrainer:
+    """A trainer over the whole run's batches, in their order.
+
+    Raises GraceError for a batch that cannot be shared out to the processes.
+    """
     if config.batch % processes:
-        raise GraceError(f"batch {config.batch} cannot be shared out to {processes} processes in whole items; use a multiple")
+        raise GraceError(
+            f"batch {config.batch} cannot be shared out to {processes} processes in whole items; use a multiple"
+        )
     number = generations_of(config, len(items))
     order = batches(items, batch=config.batch, number=number, seed=config.seed, neighbours=config.data.neighbours)
     if config.method == "cl":
-        columns = {"query": lambda item: item.query, "positive": lambda item: item.positive, "negative": lambda item: item.negative}
+        columns = {
+            "query": lambda item: item.query,
+            "positive": lambda item: item.positive,
+            "negative": lambda item: item.negative,
+        }
     else:
         columns = {"text": lambda item: item.positive, "again": lambda item: item.positive}
     dataset = Dataset.from_dict({name: [of(items[place]) for place in order] for name, of in columns.items()})
@@ -129,16 +151,35 @@ def make_trainer(config: TrainConfig, model: GraceModel, items: list[Item], *, o
     encoder = SentenceTransformer(modules=[TextInPrompt(lm, model.tokenizer, model.prompts, calibration)], device="cpu")
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(out / "tensorboard")
     arguments = SentenceTransformerTrainingArguments(
-        output_dir=str(out), use_cpu=not torch.cuda.is_available(), max_steps=number, num_train_epochs=1,
+        output_dir=str(out),
+        use_cpu=not torch.cuda.is_available(),
+        max_steps=number,
+        num_train_epochs=1,
         per_device_train_batch_size=config.batch // processes,
-        learning_rate=config.learning_rate, lr_scheduler_type=config.lr_scheduler_type, warmup_steps=round(config.warmup * number),
-        weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm, optim="adamw_torch",
-        bf16=config.precision == "bfloat16", logging_steps=1, logging_first_step=True, logging_nan_inf_filter=False,
-        report_to=list(config.report_to) or "none", save_strategy="steps", save_total_limit=config.keep_checkpoints,
-        save_steps=config.checkpoint_every(default=max(1, number // 10)), eval_strategy="no", disable_tqdm=True,
-        seed=config.seed, data_seed=config.seed, ddp_find_unused_parameters=True if processes > 1 else None,
-        dataloader_pin_memory=torch.cuda.is_available(), include_num_input_tokens_seen="no",
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.lr_scheduler_type,
+        warmup_steps=round(config.warmup * number),
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        optim="adamw_torch",
+        bf16=config.precision == "bfloat16",
+        logging_steps=1,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        report_to=list(config.report_to) or "none",
+        save_strategy="steps",
+        save_total_limit=config.keep_checkpoints,
+        save_steps=config.checkpoint_every(default=max(1, number // 10)),
+        eval_strategy="no",
+        disable_tqdm=True,
+        seed=config.seed,
+        data_seed=config.seed,
+        ddp_find_unused_parameters=True if processes > 1 else None,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        include_num_input_tokens_seen="no",
         prompts={name: name for name in columns},
-    )  # fmt: skip
-    loss = MultipleNegativesRankingLoss(encoder, scale=1 / config.contrastive_temperature, gather_across_devices=processes > 1)
+    )
+    loss = MultipleNegativesRankingLoss(
+        encoder, scale=1 / config.contrastive_temperature, gather_across_devices=processes > 1
+    )
     return ContrastiveTrainer(model=encoder, args=arguments, train_dataset=dataset, loss=loss)

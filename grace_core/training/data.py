@@ -1,11 +1,13 @@
 """Training texts, and the order in which a trainer sees them.
 
-A supervised item is a triplet (query, positive, negative), an unsupervised one a text. Triplets come from a JSONL file, or from a BEIR
-folder whose negatives are mined with BM25 among the documents judged in the same split, so that nothing of a held-out split is seen.
+A supervised item is a triplet (query, positive, negative), an unsupervised one a text. Triplets come from a
+JSONL file, or from a BEIR folder whose negatives are mined with BM25 among the documents judged in the same
+split, so that nothing of a held-out split is seen.
 
-A batch holds no two triplets of which one's document is relevant to the other's query: as a distractor it would be a false negative.
-The order is drawn ahead for the whole run, an own permutation for every epoch one after the other, and laid out as one dataset that is read
-from start to end without shuffling. So the rows of a triplet stay together, and a resumed run sees what a run that never stopped would see.
+A batch holds no two triplets of which one's document is relevant to the other's query: as a distractor it
+would be a false negative. The order is drawn ahead for the whole run, an own permutation for every epoch one
+after the other, and laid out as one dataset that is read from start to end without shuffling. So the rows of
+a triplet stay together, and a resumed run sees what a run that never stopped would see.
 """
 
 from __future__ import annotations
@@ -33,7 +35,10 @@ LOOKED_AT = 20_000  # texts that are tokenised to count the over-long ones
 
 @dataclass(frozen=True)
 class Item:
-    """A triplet, or a text (then only ``positive`` is filled). ``relevant`` are all texts known to be relevant to the query."""
+    """A triplet, or a text (then only ``positive`` is filled).
+
+    ``relevant`` are all texts known to be relevant to the query.
+    """
 
     positive: str
     query: str = ""
@@ -47,9 +52,11 @@ class Item:
 
 @dataclass(frozen=True)
 class Layout:
-    """How the rollouts of a batch lie: item after item, within an item role after role, within a role the K rollouts of the group.
+    """How the rollouts of a batch lie: item after item, within an item role after role, within a role the K
+    rollouts of the group.
 
-    ``trained`` are the roles whose rollouts get a reward of their own and enter the policy loss; the others are only sampled.
+    ``trained`` are the roles whose rollouts get a reward of their own and enter the policy loss; the others
+    are only sampled.
     """
 
     roles: tuple[str, ...]
@@ -59,8 +66,11 @@ class Layout:
     @classmethod
     def of(cls, config: TrainConfig) -> Layout:
         if config.mode == "supervised":
-            return cls(TRIPLET_KEYS, (POSITIVE,) if config.objective == "reference" else (QUERY, POSITIVE), config.rollouts)
-        # the reference samples the text once more as its own query; the symmetric reward compares a text's rollouts with each other
+            return cls(
+                TRIPLET_KEYS, (POSITIVE,) if config.objective == "reference" else (QUERY, POSITIVE), config.rollouts
+            )
+        # the reference samples the text once more as its own query; the symmetric reward compares a text's
+        # rollouts with each other
         return cls((QUERY, POSITIVE) if config.objective == "reference" else (POSITIVE,), (POSITIVE,), config.rollouts)
 
     @property
@@ -88,25 +98,36 @@ def folders_of(path: str | Sequence[str]) -> list[Path]:
 
 
 def read_items(config: TrainConfig) -> list[Item]:
-    """The training items of a configuration. Raises GraceError for files that are missing, malformed or too small for one batch."""
+    """The training items of a configuration.
+
+    Raises GraceError for files that are missing, malformed or too small for one batch.
+    """
     items = [item for path in folders_of(config.data.path) for item in _read_items(path, config)]
     if len(items) < config.batch:
         named = config.data.path
-        raise GraceError(f"{named} gives {len(items)} training items, and a batch takes {config.batch}; lower batch or add data")
+        raise GraceError(
+            f"{named} gives {len(items)} training items, and a batch takes {config.batch}; lower batch or add data"
+        )
     return items
 
 
 def _read_items(path: Path, config: TrainConfig) -> list[Item]:
     data = config.data
     if config.mode == "unsupervised":
-        return [Item(positive=text) for text in read_texts(path, split=data.split if data.format == "beir" else None, limit=data.limit)]
+        return [
+            Item(positive=text)
+            for text in read_texts(path, split=data.split if data.format == "beir" else None, limit=data.limit)
+        ]
     if data.format == "triplets":
         return read_triplets(path, limit=data.limit)
     return read_beir(path, split=data.split, hard_negatives=data.hard_negatives, seed=config.seed)[: data.limit]
 
 
 def read_triplets(path: Path, *, limit: int | None = None) -> list[Item]:
-    """Triplets from JSONL rows with ``query``, ``positive`` and ``negative``. Raises GraceError that names the bad lines."""
+    """Triplets from JSONL rows with ``query``, ``positive`` and ``negative``.
+
+    Raises GraceError that names the bad lines.
+    """
     found, bad = [], []
     for number, line in _lines(path):
         if limit is not None and len(found) >= limit:
@@ -121,7 +142,11 @@ def read_triplets(path: Path, *, limit: int | None = None) -> list[Item]:
         if not wrong:
             for key in TRIPLET_KEYS:
                 if not isinstance(row.get(key), str) or not row[key].strip():
-                    got = f"{key} is {json.dumps(row[key])[:40]}" if key in row else f"has no {key} (its keys are {', '.join(row)[:80]})"
+                    got = (
+                        f"{key} is {json.dumps(row[key])[:40]}"
+                        if key in row
+                        else f"has no {key} (its keys are {', '.join(row)[:80]})"
+                    )
                     wrong = f"{got}, expected a text"
                     break
             else:
@@ -157,9 +182,11 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def read_beir(path: Path, *, split: str | None, hard_negatives: int, seed: int) -> list[Item]:
-    """A triplet for every query and each of its best-graded documents, with a negative from BM25's first that are not relevant.
+    """A triplet for every query and each of its best-graded documents, with a negative from BM25's first that
+    are not relevant.
 
-    Negatives come from documents judged in ``split``; without a split from the whole corpus. Raises GraceError for an unknown split.
+    Negatives come from documents judged in ``split``; without a split from the whole corpus. Raises
+    GraceError for an unknown split.
     """
     from grace_core.evaluation.retrieval import judged_queries
 
@@ -173,14 +200,25 @@ def read_beir(path: Path, *, split: str | None, hard_negatives: int, seed: int) 
     for query_id, query in queries.items():
         grades = {document: grade for document, grade in qrels[query_id].items() if grade > 0 and document in texts}
         relevant = frozenset(texts[document] for document in grades)
-        candidates = [texts[d] for d in ranked[query_id] if d not in grades and texts[d] not in relevant][:hard_negatives]
+        candidates = [texts[d] for d in ranked[query_id] if d not in grades and texts[d] not in relevant][
+            :hard_negatives
+        ]
         if not candidates:
             continue
         for document, grade in grades.items():
             if grade == max(grades.values()):
-                items.append(Item(query=query.strip(), positive=texts[document], negative=rng.choice(candidates), relevant=relevant))
+                items.append(
+                    Item(
+                        query=query.strip(),
+                        positive=texts[document],
+                        negative=rng.choice(candidates),
+                        relevant=relevant,
+                    )
+                )
     if not items:
-        raise GraceError(f"{path}: no query of split {split!r} has both a relevant document and one that is not; use more documents")
+        raise GraceError(
+            f"{path}: no query of split {split!r} has both a relevant document and one that is not; use more documents"
+        )
     return items
 
 
@@ -190,7 +228,9 @@ def _bm25(texts: dict[str, str], queries: dict[str, str], *, depth: int) -> dict
     ids = list(texts)
     retriever = bm25s.BM25()
     retriever.index(bm25s.tokenize(list(texts.values()), show_progress=False), show_progress=False)
-    rows, _ = retriever.retrieve(bm25s.tokenize(list(queries.values()), show_progress=False), k=min(depth, len(ids)), show_progress=False)
+    rows, _ = retriever.retrieve(
+        bm25s.tokenize(list(queries.values()), show_progress=False), k=min(depth, len(ids)), show_progress=False
+    )
     return {query: [ids[row] for row in found] for query, found in zip(queries, rows, strict=True)}
 
 
@@ -203,23 +243,33 @@ def read_texts(path: Path, *, split: str | None = None, limit: int | None = None
 
         queries = judged_queries(corpus.judgements, split)
         judged = {document for query in queries for document in corpus.judgements.qrels[query]}
-        texts = [document.content for document in corpus.documents if document.id in judged] + [text.strip() for text in queries.values()]
+        texts = [document.content for document in corpus.documents if document.id in judged] + [
+            text.strip() for text in queries.values()
+        ]
     return [text for text in dict.fromkeys(texts) if text][:limit]
 
 
 def count_overlong(items: Sequence[Item], builder: PromptBuilder) -> dict[str, int]:
-    """How many distinct texts are cut to fit the prompt: ``{"texts", "looked_at", "cut"}``; looks at LOOKED_AT texts at most."""
+    """How many distinct texts are cut to fit the prompt: ``{"texts", "looked_at", "cut"}``; looks at
+    LOOKED_AT texts at most.
+    """
     texts = list(dict.fromkeys(text for item in items for text in (item.query, item.positive, item.negative) if text))
     looked = texts[:LOOKED_AT]
-    return {"texts": len(texts), "looked_at": len(looked), "cut": sum(builder.build(text).text_truncated for text in looked)}
+    return {
+        "texts": len(texts),
+        "looked_at": len(looked),
+        "cut": sum(builder.build(text).text_truncated for text in looked),
+    }
 
 
 def batches(items: Sequence[Item], *, batch: int, number: int, seed: int, neighbours: int = 1) -> list[int]:
-    """Item numbers of ``number`` batches of ``batch``, one after the other; every epoch is a fresh permutation of all items.
+    """Item numbers of ``number`` batches of ``batch``, one after the other; every epoch is a fresh
+    permutation of all items.
 
-    With ``neighbours`` n an item brings the n - 1 whose positives are most like its own (by BM25) with it, as far as the epoch still has
-    them: what is hard to tell apart is what there is to learn from. A triplet that would bring a false negative into a batch waits for
-    the next one; what is left of an epoch that fills no batch is dropped. Raises GraceError if no batch can be filled.
+    With ``neighbours`` n an item brings the n - 1 whose positives are most like its own (by BM25) with it, as
+    far as the epoch still has them: what is hard to tell apart is what there is to learn from. A triplet that
+    would bring a false negative into a batch waits for the next one; what is left of an epoch that fills no
+    batch is dropped. Raises GraceError if no batch can be filled.
     """
     near = _neighbours([item.positive for item in items], neighbours) if neighbours > 1 else None
     order: list[int] = []
@@ -259,7 +309,10 @@ def _neighbours(texts: Sequence[str], n: int) -> list[list[int]]:
     distinct = {str(place): text for place, text in enumerate(rows)}
     ranked = _bm25(distinct, distinct, depth=n)
     groups = list(rows.values())
-    near = [[groups[int(other)][0] for other in ranked[str(place)] if int(other) != place][: n - 1] for place in range(len(groups))]
+    near = [
+        [groups[int(other)][0] for other in ranked[str(place)] if int(other) != place][: n - 1]
+        for place in range(len(groups))
+    ]
     place_of = {text: place for place, text in enumerate(rows)}
     return [near[place_of[text]] for text in texts]
 
@@ -285,14 +338,18 @@ def generations_of(config: TrainConfig, items: int) -> int:
 
 
 def rollout_dataset(items: Sequence[Item], order: Sequence[int], layout: Layout):
-    """The rows for TRL, with columns ``prompt`` (the text), ``role`` and ``item``: for each item of ``order`` one row a role."""
+    """The rows for TRL, with columns ``prompt`` (the text), ``role`` and ``item``: for each item of ``order``
+    one row a role.
+    """
     from datasets import Dataset
 
     wide = len(layout.roles)
     texts = [getattr(item, role) or item.positive for item in items for role in layout.roles]
-    base = Dataset.from_dict({
-        "prompt": texts,
-        "role": list(layout.roles) * len(items),
-        "item": [place for place in range(len(items)) for _ in layout.roles],
-    })  # fmt: skip
+    base = Dataset.from_dict(
+        {
+            "prompt": texts,
+            "role": list(layout.roles) * len(items),
+            "item": [place for place in range(len(items)) for _ in layout.roles],
+        }
+    )
     return base.select([place * wide + role for place in order for role in range(wide)])

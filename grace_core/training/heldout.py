@@ -1,4 +1,5 @@
-"""Held-out retrieval during training: dev queries against their passages and a fixed sample of others, by the live model.
+"""Held-out retrieval during training: dev queries against their passages and a fixed sample of others, by the
+live model.
 
 With normalised embeddings z of queries q and their relevant documents d (Wang & Isola, arXiv 2005.10242):
 
@@ -25,22 +26,26 @@ from grace_core.training.data import folders_of
 
 @dataclass(frozen=True)
 class HeldOut(Judged):
-    """A sample of judged queries and documents, the probe texts, and in ``notes`` what reading them left out, changed or guessed."""
+    """A sample of judged queries and documents, the probe texts, and in ``notes`` what reading them left out,
+    changed or guessed.
+    """
 
     probes: list[str]
     notes: list[str]
 
     @classmethod
     def read(cls, evaluation: Evaluation) -> list[HeldOut]:
-        """Of each path at most ``evaluation.queries`` queries, their relevant documents, and others up to ``evaluation.documents``; always
-        the same."""
+        """Of each path at most ``evaluation.queries`` queries, their relevant documents, and others up to
+        ``evaluation.documents``; always the same."""
         return [cls._read(path, evaluation) for path in folders_of(evaluation.path)]
 
     @classmethod
     def _read(cls, path: Path, evaluation: Evaluation) -> HeldOut:
         corpus = read_corpus(path)
         try:
-            found = Judged.sample(corpus, split=evaluation.split, queries=evaluation.queries, documents=evaluation.documents)
+            found = Judged.sample(
+                corpus, split=evaluation.split, queries=evaluation.queries, documents=evaluation.documents
+            )
         except GraceError as error:
             raise GraceError(f"evaluation.path {path}: {error}") from None
         half = (evaluation.probes + 1) // 2
@@ -54,8 +59,8 @@ class HeldOut(Judged):
     def evaluate(
         self, made: Representations, *, rationale: bool, statistics: Statistics | None = None, kind: str = "raw"
     ) -> tuple[dict[str, float], list[dict]]:
-        """Scores of the representations of ``texts`` in a geometry, for which the model has ``statistics``, and the probes with their
-        rationales.
+        """Scores of the representations of ``texts`` in a geometry, for which the model has ``statistics``,
+        and the probes with their rationales.
 
         Without ``rationale`` the texts alone are pooled, and there is nothing to probe.
         """
@@ -67,8 +72,14 @@ class HeldOut(Judged):
         scores = self.scores(queries, geometry.vectors(*documents, pooling))
         if not rationale:
             return scores, []
-        scores |= {"rationale_tokens": float(made.counts[: m + n, 2].mean()), "truncated": float(made.truncated[: m + n].mean())}
-        probes = [{"text": text, "rationale": words} for text, words in zip(self.probes, made.rationales[m + n :], strict=True)]
+        scores |= {
+            "rationale_tokens": float(made.counts[: m + n, 2].mean()),
+            "truncated": float(made.truncated[: m + n].mean()),
+        }
+        probes = [
+            {"text": text, "rationale": words}
+            for text, words in zip(self.probes, made.rationales[m + n :], strict=True)
+        ]
         return scores, probes
 
     def metrics(self, queries: np.ndarray, documents: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,4 +1,5 @@
-"""The LoRA adapter that a run trains: a fresh one on the starting model, or, where that is an adapter itself, this one further.
+"""The LoRA adapter that a run trains: a fresh one on the starting model, or, where that is an adapter itself,
+this one further.
 
 An adapter that is trained further keeps its base: what is saved names that, and a KL term compares with it.
 """
@@ -16,13 +17,16 @@ def lora_config(config: TrainConfig):
     """PEFT's configuration of a fresh adapter."""
     from peft import LoraConfig
 
-    return LoraConfig(r=config.lora.r, lora_alpha=config.lora.alpha, target_modules=config.lora.targets, task_type="CAUSAL_LM")
+    return LoraConfig(
+        r=config.lora.r, lora_alpha=config.lora.alpha, target_modules=config.lora.targets, task_type="CAUSAL_LM"
+    )
 
 
 def with_lora(model: GraceModel, config: TrainConfig):
     """The module to train: the model as it is, or with an adapter if ``config.lora`` asks for one.
 
-    Raises GraceError for a starting model that is an adapter of another shape than ``config.lora``, or if that is not given.
+    Raises GraceError for a starting model that is an adapter of another shape than ``config.lora``, or if
+    that is not given.
     """
     begun = begun_adapter(model, config)
     if begun is not None or config.lora is None:
@@ -33,13 +37,17 @@ def with_lora(model: GraceModel, config: TrainConfig):
 
 
 def begun_adapter(model: GraceModel, config: TrainConfig):
-    """PEFT's wrapper around a starting model that is an adapter, its weights in fp32 and ready to be trained; None for other models."""
+    """PEFT's wrapper around a starting model that is an adapter, its weights in fp32 and ready to be trained;
+    None for other models.
+    """
     wrapped = model.adapter
     if wrapped is None:
         return None
     found = wrapped.peft_config["default"]
     if config.lora is None:
-        raise GraceError(f"{config.model} is an adapter; give lora: {{r: {found.r}, alpha: {found.lora_alpha}}} to train it further")
+        raise GraceError(
+            f"{config.model} is an adapter; give lora: {{r: {found.r}, alpha: {found.lora_alpha}}} to train it further"
+        )
     if (found.r, found.lora_alpha) != (config.lora.r, config.lora.alpha):
         raise GraceError(
             f"{config.model} is an adapter with r {found.r} and alpha {found.lora_alpha}, got lora with r {config.lora.r} and alpha "

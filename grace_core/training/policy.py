@@ -1,23 +1,29 @@
-"""GRACE (arXiv 2510.04506) on TRL's GRPOTrainer: the policy that writes the rationales is trained to write those that make good embeddings.
+"""GRACE (arXiv 2510.04506) on TRL's GRPOTrainer: the policy that writes the rationales is trained to write
+those that make good embeddings.
 
-For the T tokens of a step's trained rollouts, with the ratio r of new to old probability, A the reward minus its group's mean,
+For the T tokens of a step's trained rollouts, with the ratio r of new to old probability, A the reward minus
+its group's mean,
 
     policy loss = -(1/T) sum over tokens of min(min(r, delta) A, clip(r, 1 - epsilon, 1 + epsilon) A)  +  beta KL(policy || starting model)
 
-and for the objective ``joint`` a contrastive loss on top, differentiated through each rollout's own embedding z (``contrastive_weight`` w):
+and for the objective ``joint`` a contrastive loss on top, differentiated through each rollout's own embedding
+z (``contrastive_weight`` w):
 
     loss = policy loss - w × mean over trained rollouts of log-softmax over the partners m of cos(z, m)/t, at its own partner
 
-z is raw or calibrated, as the run's ``geometry`` says (:mod:`grace_core.training.calibration`). Partners are the mean embeddings that the
-reward was computed with, kept from the reward pass without gradient: a query's are all documents of the batch, a positive's all queries.
-Both sides get their gradient, since both are rollouts of the batch. z comes from the hidden states of the forward that gives the policy's
-log-probabilities anyway, so no second one is needed.
+z is raw or calibrated, as the run's ``geometry`` says (:mod:`grace_core.training.calibration`). Partners are
+the mean embeddings that the reward was computed with, kept from the reward pass without gradient: a query's
+are all documents of the batch, a positive's all queries. Both sides get their gradient, since both are
+rollouts of the batch. z comes from the hidden states of the forward that gives the policy's log-probabilities
+anyway, so no second one is needed.
 
-With ``retain_weight`` v, for either of them, the starting model is imitated on plain texts too (training documents without chat template):
+With ``retain_weight`` v, for either of them, the starting model is imitated on plain texts too (training
+documents without chat template):
 
     loss = … + v × mean over their tokens of KL(starting model || policy)
 
-since the KL of the policy loss sees the model only where it writes rationales, and what it can do elsewhere would wear off unseen.
+since the KL of the policy loss sees the model only where it writes rationales, and what it can do elsewhere
+would wear off unseen.
 
 What is changed in TRL's trainer, and why:
 
@@ -30,7 +36,8 @@ What is changed in TRL's trainer, and why:
 - on a CPU the K rollouts of a prompt share one pass over it, in sampling, in the log-probabilities and in their gradient. So groups are
   not torn apart between the pieces of a gradient that is accumulated: TRL shuffles rows, which on-policy changes nothing but that.
 
-Old log-probabilities and the KL's reference are TRL's. Deviations from the released code: KL in the symmetric and joint objectives.
+Old log-probabilities and the KL's reference are TRL's. Deviations from the released code: KL in the symmetric
+and joint objectives.
 """
 
 from __future__ import annotations
@@ -75,19 +82,36 @@ CPU_ROWS = 16  # the same on a CPU, with gradients too: logits of more leave its
 
 
 class GracePolicyTrainer(GRPOTrainer):
-    """GRPOTrainer with GRACE's prompts, batch layout and losses. ``rollouts`` are the local ones of the batch that was sampled last."""
+    """GRPOTrainer with GRACE's prompts, batch layout and losses.
+
+    ``rollouts`` are the local ones of the batch that was sampled last.
+    """
 
     def __init__(
-        self, *, config: TrainConfig, builder: PromptBuilder, layout: Layout, reward: GraceReward, plain_texts: list[str], **options
+        self,
+        *,
+        config: TrainConfig,
+        builder: PromptBuilder,
+        layout: Layout,
+        reward: GraceReward,
+        plain_texts: list[str],
+        **options,
     ):
-        self.config, self.builder, self.layout, self.reward, self.plain_texts = config, builder, layout, reward, plain_texts
+        self.config, self.builder, self.layout, self.reward, self.plain_texts = (
+            config,
+            builder,
+            layout,
+            reward,
+            plain_texts,
+        )
         self.rollouts: list[Rollout] = []
         self._prompts: list[Prompt] = []
         self._sums: Sums | None = None  # of the rollouts, as soon as a forward has given them
         self._pooled: torch.Tensor | None = None  # parts to pool in the forward of the loss
         super().__init__(reward_funcs=reward, **options)
         if "ref" in getattr(self.model, "peft_config", {}):
-            # TRL compares an adapter that is trained further with a copy of it; here the base is what all runs are compared with
+            # TRL compares an adapter that is trained further with a copy of it; here the base is what all
+            # runs are compared with
             self.model.delete_adapter("ref")
         reward.trainer = self
         self.end_ids = set(self.eos_token_ids)
@@ -108,7 +132,8 @@ class GracePolicyTrainer(GRPOTrainer):
         if self.calibration and self.accelerator.is_main_process:
             self.calibration.save(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
 
-    # -- sampling ------------------------------------------------------------------------------------------------------------
+    # -- sampling
+    # ------------------------------------------------------------------------------------------------------------
 
     def _tokenize_prompts(self, prompts: list[str]):
         built = {text: self.builder.build(text) for text in dict.fromkeys(prompts)}
@@ -119,7 +144,11 @@ class GracePolicyTrainer(GRPOTrainer):
         self._sums, logprobs, began = None, None, perf_counter()
         if self.on_cpu and len(self.end_ids) == 1:
             completions = self._generate_as_in_serving()
-        elif self.config.objective == "reference" and self.config.partner_temperature != self.temperature and not self.use_vllm:
+        elif (
+            self.config.objective == "reference"
+            and self.config.partner_temperature != self.temperature
+            and not self.use_vllm
+        ):
             completions = self._generate_reference(prompt_ids, self.config.partner_temperature, *args, **options)
         else:
             completions, logprobs = super()._generate_single_turn(prompt_ids, *args, **options)
@@ -128,14 +157,17 @@ class GracePolicyTrainer(GRPOTrainer):
         return completions, logprobs
 
     def _generate_as_in_serving(self) -> list[list[int]]:
-        """Rollouts by the engine that serves, which pools while it generates, so that the reward needs no forward of its own.
+        """Rollouts by the engine that serves, which pools while it generates, so that the reward needs no
+        forward of its own.
 
-        Sampling noise belongs to seed, step, prompt and place in the group, so that rollouts do not depend on how many processes share
-        the batch, nor on whether the run was resumed.
+        Sampling noise belongs to seed, step, prompt and place in the group, so that rollouts do not depend on
+        how many processes share the batch, nor on whether the run was resumed.
         """
         model, k = self.accelerator.unwrap_model(self.model), self.layout.k
         training, (end,) = model.training, self.end_ids
-        engine = TransformersEngine(model, pad_id=self._tokenizer.pad_token_id, end_ids=self.end_ids)  # puts it into eval mode
+        engine = TransformersEngine(
+            model, pad_id=self._tokenizer.pad_token_id, end_ids=self.end_ids
+        )  # puts it into eval mode
         trained = self._trained(len(self._prompts)).tolist()
         copies = {i: [i] for i in range(len(trained))}
         if self.config.objective == "reference" or self.config.share_negatives:
@@ -146,11 +178,16 @@ class GracePolicyTrainer(GRPOTrainer):
         sums = torch.zeros(len(self._prompts), len(PARTS), model.config.get_text_config().hidden_size)
         counts = torch.zeros(len(self._prompts), len(PARTS), dtype=torch.long)
         seed = (self.config.seed * 1_000_003 + self.state.global_step) * 1_009
-        for rows, temperature in ((copies.keys() - cooler, self.temperature), (cooler, self.config.partner_temperature)):
+        for rows, temperature in (
+            (copies.keys() - cooler, self.temperature),
+            (cooler, self.config.partner_temperature),
+        ):
             decoding = Decoding(self.config.max_new_tokens, temperature)
             order = sorted(rows, key=lambda i: (len(self._prompts[i].ids), i))
             with self.accelerator.autocast():
-                made = engine.generate([self._prompts[i] for i in order], decoding, [seed + i % k for i in order], width=GENERATION_ROWS)
+                made = engine.generate(
+                    [self._prompts[i] for i in order], decoding, [seed + i % k for i in order], width=GENERATION_ROWS
+                )
             for place, i in enumerate(order):
                 for row in copies[i]:
                     completions[row] = made.rationale_ids[place] + [end] * (not made.truncated[place])
@@ -160,12 +197,14 @@ class GracePolicyTrainer(GRPOTrainer):
         return completions
 
     def _generate_reference(self, prompt_ids, temperature: float, *args, **options) -> list[list[int]]:
-        """Trained rows at the policy's temperature, the others at their own; of the others only the first of a group is used, so only
-        that one is sampled, and stands for the group."""
+        """Trained rows at the policy's temperature, the others at their own; of the others only the first of
+        a group is used, so only that one is sampled, and stands for the group."""
         trained, places = self._trained(len(prompt_ids)), range(len(prompt_ids))
         completions: list[list[int]] = [[] for _ in places]
         main = [i for i in places if trained[i]]
-        for i, ids in zip(main, super()._generate_single_turn([prompt_ids[i] for i in main], *args, **options)[0], strict=True):
+        for i, ids in zip(
+            main, super()._generate_single_turn([prompt_ids[i] for i in main], *args, **options)[0], strict=True
+        ):
             completions[i] = ids
         first = [i for i in places if not trained[i] and i % self.layout.k == 0]
         with self._sampling_at(temperature):
@@ -184,23 +223,31 @@ class GracePolicyTrainer(GRPOTrainer):
             self.generation_config.temperature = self.generation_kwargs["temperature"] = before
 
     def _trained(self, rows: int) -> torch.Tensor:
-        """Which local rows are of a trained role. A process holds whole items, so that the first row is the first of an item."""
+        """Which local rows are of a trained role.
+
+        A process holds whole items, so that the first row is the first of an item.
+        """
         _, role = self.layout.place(torch.arange(rows))
         return torch.isin(role, torch.tensor([self.layout.roles.index(name) for name in self.layout.trained]))
 
-    # -- scoring -------------------------------------------------------------------------------------------------------------
+    # -- scoring
+    # -------------------------------------------------------------------------------------------------------------
 
     def _generate_and_score_completions(self, inputs):
         made = super()._generate_and_score_completions(inputs)
         rows, width = len(inputs), made["prompt_ids"].shape[1] + made["completion_ids"].shape[1]
         device = made["advantages"].device
         if self.config.objective == "joint":
-            # which rollout of the whole batch a row is: rows are shuffled and cut into pieces before they reach the loss
+            # which rollout of the whole batch a row is: rows are shuffled and cut into pieces before they
+            # reach the loss
             made["place"] = torch.arange(rows, device=device) + self.accelerator.process_index * rows
             made["pooled"] = pooled_parts(self.rollouts, made["prompt_ids"].shape[1], width).to(device)
         keep = self._trained(rows).to(device)
         if not keep.all():
-            made = {key: v[keep] if isinstance(v, torch.Tensor) and v.ndim and len(v) == rows else v for key, v in made.items()}
+            made = {
+                key: v[keep] if isinstance(v, torch.Tensor) and v.ndim and len(v) == rows else v
+                for key, v in made.items()
+            }
             made["num_items_in_batch"] = self.accelerator.gather(made["completion_mask"].sum()).sum()
         return made
 
@@ -210,13 +257,23 @@ class GracePolicyTrainer(GRPOTrainer):
             pooled = pooled_parts(self.rollouts, input_ids.shape[1] - logits_to_keep, input_ids.shape[1])
         if self.on_cpu:
             logps, entropies, sums = score_completions(
-                model, input_ids, attention_mask, keep=logits_to_keep, temperature=self.temperature, rows=CPU_ROWS,
-                autocast=self.accelerator.autocast, entropy=options.get("compute_entropy", False), decoder=self.decoder, pooled=pooled,
-            )  # fmt: skip
+                model,
+                input_ids,
+                attention_mask,
+                keep=logits_to_keep,
+                temperature=self.temperature,
+                rows=CPU_ROWS,
+                autocast=self.accelerator.autocast,
+                entropy=options.get("compute_entropy", False),
+                decoder=self.decoder,
+                pooled=pooled,
+            )
             made = logps, entropies, None
         else:
             with last_states(self.decoder) if pooled is not None else nullcontext([]) as caught:
-                made = super()._get_per_token_logps_and_entropies(model, input_ids, attention_mask, logits_to_keep, **options)
+                made = super()._get_per_token_logps_and_entropies(
+                    model, input_ids, attention_mask, logits_to_keep, **options
+                )
             rows = [len(states) for states in caught]
             pieces = [part_sums(s, p) for s, p in zip(caught, pooled.split(rows), strict=True)] if caught else []
             sums = tuple(map(torch.cat, zip(*pieces, strict=True))) if pieces else None
@@ -229,23 +286,34 @@ class GracePolicyTrainer(GRPOTrainer):
         return made
 
     def _is_pass_of_old_probabilities(self, model) -> bool:
-        """Whether the forward to come is that of the old log-probabilities, and the rollouts still lack their embeddings."""
+        """Whether the forward to come is that of the old log-probabilities, and the rollouts still lack their
+        embeddings.
+        """
         pieces = self.args.steps_per_generation * self.num_iterations
-        wanted = self.args.gradient_accumulation_steps % pieces != 0 or (self.use_vllm and self.vllm_importance_sampling_correction)
+        wanted = self.args.gradient_accumulation_steps % pieces != 0 or (
+            self.use_vllm and self.vllm_importance_sampling_correction
+        )
         return wanted and not torch.is_grad_enabled() and model is self.model and self._sums is None
 
     def rollout_sums(self) -> Sums:
         """Part sums ``(n, 3, d)`` and counts ``(n, 3)`` of the local rollouts."""
         if self._sums is None:
             self._sums = pool_rollouts(
-                self.model, self.rollouts, pad_id=self._tokenizer.pad_token_id, rows=FORWARD_ROWS,
-                device=self.accelerator.device, autocast=self.accelerator.autocast, decoder=self.decoder,
-            )  # fmt: skip
+                self.model,
+                self.rollouts,
+                pad_id=self._tokenizer.pad_token_id,
+                rows=FORWARD_ROWS,
+                device=self.accelerator.device,
+                autocast=self.accelerator.autocast,
+                decoder=self.decoder,
+            )
         sums, counts = self._sums
         return sums.to(self.accelerator.device), counts.to(self.accelerator.device)
 
     def _prepare_inputs(self, generation_batch):
-        """TRL's, without its shuffling where groups are to stay together: rollouts that share a prompt share a pass over it."""
+        """TRL's, without its shuffling where groups are to stay together: rollouts that share a prompt share
+        a pass over it.
+        """
         pieces = self.args.steps_per_generation
         if not (self.on_cpu and self.model.training and self.config.minibatches == 1):
             return super()._prepare_inputs(generation_batch)
@@ -253,7 +321,8 @@ class GracePolicyTrainer(GRPOTrainer):
             self._buffered_inputs = split_tensor_dict(self._generate_and_score_completions(generation_batch), pieces)
         return self._buffered_inputs[self._step % pieces]
 
-    # -- loss ----------------------------------------------------------------------------------------------------------------
+    # -- loss
+    # ----------------------------------------------------------------------------------------------------------------
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if self.config.objective == "joint":
@@ -270,7 +339,10 @@ class GracePolicyTrainer(GRPOTrainer):
         """KL(starting model || policy), mean over the tokens of a few plain texts, others at every step."""
         piece = self._step % self.current_gradient_accumulation_steps
         rng = Random(f"{self.config.seed} {self.state.global_step} {piece} {self.accelerator.process_index}")
-        tokenizer, texts = self._tokenizer, rng.sample(self.plain_texts, min(self.config.retain_texts, len(self.plain_texts)))
+        tokenizer, texts = (
+            self._tokenizer,
+            rng.sample(self.plain_texts, min(self.config.retain_texts, len(self.plain_texts))),
+        )
         begin = beginning_of_text(tokenizer)
         rows = [[begin, *tokenizer(text, add_special_tokens=False)["input_ids"][:RETAINED_TOKENS]] for text in texts]
         width = max(map(len, rows))
@@ -311,7 +383,9 @@ class GracePolicyTrainer(GRPOTrainer):
 def trl_arguments(config: TrainConfig, layout: Layout, *, out: Path, steps: int, processes: int) -> GRPOConfig:
     """TRL's settings for a run. Raises GraceError for a batch that cannot be shared out to the processes."""
     if config.batch % processes:
-        raise GraceError(f"batch {config.batch} cannot be shared out to {processes} processes in whole items; use a multiple")
+        raise GraceError(
+            f"batch {config.batch} cannot be shared out to {processes} processes in whole items; use a multiple"
+        )
     local, pieces = config.batch // processes * layout.rows, config.minibatches * config.accumulate
     trained = local // len(layout.roles) * len(layout.trained)
     if local % pieces or trained % pieces:
@@ -319,31 +393,69 @@ def trl_arguments(config: TrainConfig, layout: Layout, *, out: Path, steps: int,
             f"a process has {trained} rollouts to train on ({local} with those that are only sampled), which minibatches "
             f"{config.minibatches} × accumulate {config.accumulate} = {pieces} do not divide; change batch, rollouts or one of these"
         )
-    every = config.checkpoint_every(default=max(config.minibatches, steps // 10 // config.minibatches * config.minibatches))
+    every = config.checkpoint_every(
+        default=max(config.minibatches, steps // 10 // config.minibatches * config.minibatches)
+    )
     vllm = {}
     if config.vllm:
         vllm = {
-            "use_vllm": True, "vllm_mode": config.vllm.mode, "vllm_gpu_memory_utilization": config.vllm.memory,
-            "vllm_tensor_parallel_size": config.vllm.tensor_parallel, "vllm_server_host": config.vllm.host,
+            "use_vllm": True,
+            "vllm_mode": config.vllm.mode,
+            "vllm_gpu_memory_utilization": config.vllm.memory,
+            "vllm_tensor_parallel_size": config.vllm.tensor_parallel,
+            "vllm_server_host": config.vllm.host,
             "vllm_server_port": config.vllm.port,
-        }  # fmt: skip
+        }
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(out / "tensorboard")
     return GRPOConfig(
-        output_dir=str(out), use_cpu=not torch.cuda.is_available(), max_steps=steps, num_train_epochs=1,
-        shuffle_dataset=False, remove_unused_columns=False,
-        per_device_train_batch_size=local // pieces, gradient_accumulation_steps=config.accumulate, steps_per_generation=pieces,
-        num_generations=config.rollouts, num_iterations=1, max_completion_length=config.max_new_tokens, temperature=config.temperature,
-        top_p=1.0, top_k=0, beta=config.beta, epsilon=config.epsilon, delta=config.delta, loss_type="dapo", scale_rewards="none",
-        disable_dropout=True, learning_rate=config.learning_rate, lr_scheduler_type=config.lr_scheduler_type,
-        warmup_steps=round(config.warmup * steps), weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm,
-        optim="adamw_torch", bf16=config.precision == "bfloat16", gradient_checkpointing=config.gradient_checkpointing,
-        logging_steps=1, logging_first_step=True, logging_nan_inf_filter=False, report_to=list(config.report_to) or "none",
-        save_strategy="steps", save_steps=every, save_total_limit=config.keep_checkpoints, eval_strategy="no",
-        disable_tqdm=True, dataloader_pin_memory=torch.cuda.is_available(), seed=config.seed, data_seed=config.seed, **vllm,
-    )  # fmt: skip
+        output_dir=str(out),
+        use_cpu=not torch.cuda.is_available(),
+        max_steps=steps,
+        num_train_epochs=1,
+        shuffle_dataset=False,
+        remove_unused_columns=False,
+        per_device_train_batch_size=local // pieces,
+        gradient_accumulation_steps=config.accumulate,
+        steps_per_generation=pieces,
+        num_generations=config.rollouts,
+        num_iterations=1,
+        max_completion_length=config.max_new_tokens,
+        temperature=config.temperature,
+        top_p=1.0,
+        top_k=0,
+        beta=config.beta,
+        epsilon=config.epsilon,
+        delta=config.delta,
+        loss_type="dapo",
+        scale_rewards="none",
+        disable_dropout=True,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.lr_scheduler_type,
+        warmup_steps=round(config.warmup * steps),
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        optim="adamw_torch",
+        bf16=config.precision == "bfloat16",
+        gradient_checkpointing=config.gradient_checkpointing,
+        logging_steps=1,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        report_to=list(config.report_to) or "none",
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=config.keep_checkpoints,
+        eval_strategy="no",
+        disable_tqdm=True,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        seed=config.seed,
+        data_seed=config.seed,
+        **vllm,
+    )
 
 
-def make_trainer(config: TrainConfig, model: GraceModel, items: list[Item], *, out: Path, processes: int = 1) -> GracePolicyTrainer:
+def make_trainer(
+    config: TrainConfig, model: GraceModel, items: list[Item], *, out: Path, processes: int = 1
+) -> GracePolicyTrainer:
     """A trainer over the whole run's rollouts, in their order."""
     layout = Layout.of(config)
     number = generations_of(config, len(items))
@@ -354,8 +466,14 @@ def make_trainer(config: TrainConfig, model: GraceModel, items: list[Item], *, o
     calibration = Calibration(model.statistics, system=config.system) if config.geometry == "calibrated" else None
     plain = sorted({item.positive for item in items})
     return GracePolicyTrainer(
-        config=config, plain_texts=plain, builder=model.prompts, layout=layout, model=model.model if begun is None else begun,
+        config=config,
+        plain_texts=plain,
+        builder=model.prompts,
+        layout=layout,
+        model=model.model if begun is None else begun,
         reward=GraceReward(config, layout, calibration),
-        args=arguments, train_dataset=rollout_dataset(items, order, layout), processing_class=model.tokenizer,
+        args=arguments,
+        train_dataset=rollout_dataset(items, order, layout),
+        processing_class=model.tokenizer,
         peft_config=lora_config(config) if config.lora and begun is None else None,
-    )  # fmt: skip
+    )

@@ -1,7 +1,9 @@
-"""The reward of a batch of rollouts: part sums gathered from all processes, scored by :mod:`grace_core.rewards`, given back row by row.
+"""The reward of a batch of rollouts: part sums gathered from all processes, scored by
+:mod:`grace_core.rewards`, given back row by row.
 
-TRL calls the reward object on every process with the local rows. The rows of all processes, one process after the other, are the batch in
-the order of the dataset; the rewards of the whole batch are computed everywhere, and each process returns its slice.
+TRL calls the reward object on every process with the local rows. The rows of all processes, one process after
+the other, are the batch in the order of the dataset; the rewards of the whole batch are computed everywhere,
+and each process returns its slice.
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ CONTENT_WORD = re.compile(r"[^\W\d_]{4,}")
 class Scored:
     """What a batch of n rollouts gave. ``rewards`` ``(n,)`` are 0 in roles that are not trained; a term is ``(b, k)``.
 
-    ``partners`` holds, for each trained role, the normalised mean embeddings ``(m, d)`` among which its rollouts have to find their own,
-    which for item i is row i.
+    ``partners`` holds, for each trained role, the normalised mean embeddings ``(m, d)`` among which its
+    rollouts have to find their own, which for item i is row i.
     """
 
     embeddings: Tensor
@@ -39,7 +41,9 @@ class Scored:
 
 
 def vectors(pooled: Sums, rows: Tensor, *, layout: Layout, calibration: Calibration | None) -> Tensor:
-    """Unit vectors ``(n, d)`` of rollouts, whose numbers in the batch are ``rows`` ``(n,)``, in the geometry of the run."""
+    """Unit vectors ``(n, d)`` of rollouts, whose numbers in the batch are ``rows`` ``(n,)``, in the geometry
+    of the run.
+    """
     if calibration is None:
         return raw_vectors(*pooled)
     return calibration.vectors(*pooled, text_roles(rows, layout))
@@ -52,7 +56,9 @@ def text_roles(rows: Tensor, layout: Layout) -> Tensor:
     return torch.where(role == query, calibrated.QUERY, calibrated.DOCUMENT)
 
 
-def score(embeddings: Tensor, truncated: Tensor, *, layout: Layout, config: TrainConfig, bonus: Tensor | None = None) -> Scored:
+def score(
+    embeddings: Tensor, truncated: Tensor, *, layout: Layout, config: TrainConfig, bonus: Tensor | None = None
+) -> Scored:
     """Rewards of a whole batch from embeddings ``(n, d)`` and cut-off marks ``(n,)`` in the order of ``layout``.
 
     A ``bonus`` ``(n,)`` is added to the rewards, before cut-off rollouts are ranked last.
@@ -62,7 +68,8 @@ def score(embeddings: Tensor, truncated: Tensor, *, layout: Layout, config: Trai
         z[NEGATIVE] = z[NEGATIVE][:, :1]
     partners: dict[str, Tensor] = {}
     if config.objective == "reference":
-        # one rationale of query and negative, as released: the first of the group, whose other rollouts are not looked at
+        # one rationale of query and negative, as released: the first of the group, whose other rollouts are
+        # not looked at
         first = {role: z[role][:, 0] for role in layout.roles if role != POSITIVE}
         if config.mode == "supervised":
             terms = rewards.reference_terms(z[POSITIVE], first[QUERY], first[NEGATIVE])
@@ -72,7 +79,9 @@ def score(embeddings: Tensor, truncated: Tensor, *, layout: Layout, config: Trai
         earned = {POSITIVE: rewards.reference_reward(counted, cut[POSITIVE])}
     elif config.mode == "supervised":
         terms = rewards.symmetric_terms(z[QUERY], z[POSITIVE], z[NEGATIVE], temperature=config.reward_temperature)
-        earned = {role: terms[name] for role, name in ((QUERY, "query"), (POSITIVE, "document")) if name not in config.without}
+        earned = {
+            role: terms[name] for role, name in ((QUERY, "query"), (POSITIVE, "document")) if name not in config.without
+        }
         means = {role: rewards.group_mean(z[role]) for role in layout.roles}
         partners = {QUERY: torch.cat([means[POSITIVE], means[NEGATIVE]]), POSITIVE: means[QUERY]}
     else:
@@ -92,7 +101,9 @@ def score(embeddings: Tensor, truncated: Tensor, *, layout: Layout, config: Trai
 
 
 def measures(scored: Scored, lengths: Tensor, keys: Tensor, *, layout: Layout) -> dict[str, float]:
-    """What is logged of a batch's trained rollouts: rewards and terms, their spread within groups, lengths, truncation, distinct ones."""
+    """What is logged of a batch's trained rollouts: rewards and terms, their spread within groups, lengths,
+    truncation, distinct ones.
+    """
 
     def of_trained(values: Tensor) -> Tensor:
         by_role = layout.by_role(values)
@@ -114,13 +125,17 @@ def measures(scored: Scored, lengths: Tensor, keys: Tensor, *, layout: Layout) -
 
 
 def novelty(text: str, rationale: str) -> float | None:
-    """The share of a rationale's distinct content words, those of at least four letters, that its text lacks; None if it has none."""
+    """The share of a rationale's distinct content words, those of at least four letters, that its text lacks;
+    None if it has none.
+    """
     words = set(CONTENT_WORD.findall(rationale.lower()))
     return len(words - set(CONTENT_WORD.findall(text.lower()))) / len(words) if words else None
 
 
 class GraceReward:
-    """The reward function that TRL calls; the trainer binds itself to it, since embeddings come from the trainer's model."""
+    """The reward function that TRL calls; the trainer binds itself to it, since embeddings come from the
+    trainer's model.
+    """
 
     __name__ = "grace"
 
@@ -134,7 +149,9 @@ class GraceReward:
         """The statistics that rewards are computed with; None for raw cosines."""
         return None if self.config.reward_geometry else self.calibration
 
-    def __call__(self, prompts: Sequence[str], completions: Sequence[str], completion_ids: list[list[int]], log_metric, **_) -> list[float]:
+    def __call__(
+        self, prompts: Sequence[str], completions: Sequence[str], completion_ids: list[list[int]], log_metric, **_
+    ) -> list[float]:
         gather = self.trainer.accelerator.gather
         rollouts = self.trainer.rollouts
         device = self.trainer.accelerator.device
@@ -145,7 +162,9 @@ class GraceReward:
             self.calibration.update(*pooled, text_roles(rows, self.layout))
         z = vectors(pooled, rows, layout=self.layout, calibration=self.scoring)
         new = [novelty(text, words) for text, words in zip(prompts, completions, strict=True)]
-        shares = gather(torch.tensor([[value or 0.0, value is not None] for value in new], dtype=torch.float32, device=device))
+        shares = gather(
+            torch.tensor([[value or 0.0, value is not None] for value in new], dtype=torch.float32, device=device)
+        )
         bonus = self.config.novelty_weight * shares[:, 0] if self.config.novelty_weight else None
         self.last = score(z, numbers[:, 0].bool(), layout=self.layout, config=self.config, bonus=bonus)
         for name, value in measures(self.last, numbers[:, 1], numbers[:, 2], layout=self.layout).items():

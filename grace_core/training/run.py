@@ -37,14 +37,19 @@ def print_progress(line: str) -> None:
 
 
 def train(
-    config: TrainConfig, *, resume: bool = False, report: Callable[[str], None] = print_progress, cache: RepresentationCache | None = None
-) -> dict:  # fmt: skip
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    report: Callable[[str], None] = print_progress,
+    cache: RepresentationCache | None = None,
+) -> dict:
     """Train and return ``{"out", "model", "state", "steps", "best": {"step", "ndcg@10", …}, "seconds", …}``.
 
-    The best model by held-out nDCG@10 (without an evaluation, the last) lies in ``out/best``. With ``resume`` the run goes on from its
-    newest checkpoint, or from the start if it has none. ``cache`` serves the evaluation before the first step, which runs from one
-    starting model share. Raises GraceError for bad input before anything is trained, and
-    TrainingCollapsed if the collapse alarm stops the run; the best model so far is there all the same.
+    The best model by held-out nDCG@10 (without an evaluation, the last) lies in ``out/best``. With ``resume``
+    the run goes on from its newest checkpoint, or from the start if it has none. ``cache`` serves the
+    evaluation before the first step, which runs from one starting model share. Raises GraceError for bad
+    input before anything is trained, and TrainingCollapsed if the collapse alarm stops the run; the best
+    model so far is there all the same.
     """
     import torch
     from accelerate import PartialState
@@ -55,7 +60,9 @@ def train(
     if not main:
         report = _silent
     if not resume and any(out.glob("checkpoint-*")):
-        raise GraceError(f"{out} holds a run already; give --resume to go on with it, another out, or remove the folder")
+        raise GraceError(
+            f"{out} holds a run already; give --resume to go on with it, another out, or remove the folder"
+        )
     items = read_items(config)
     heldout = HeldOut.read(config.evaluation) if config.evaluation else []
     model = load_for_training(config)
@@ -83,7 +90,9 @@ def train(
         with only_writer(out):
             for name in ("best", "last"):
                 finish_saving(out / name)
-            return _run(config, trainer, model, heldout, out, checkpoint, done, {"items": len(items), "texts": overlong}, report)
+            return _run(
+                config, trainer, model, heldout, out, checkpoint, done, {"items": len(items), "texts": overlong}, report
+            )
     return _run(config, trainer, model, heldout, out, checkpoint, done, {}, report)
 
 
@@ -124,7 +133,9 @@ def _run(config, trainer, model, heldout, out: Path, checkpoint: Path | None, do
             about = {"step": trainer.state.global_step, "eval": scores, "base": config.model}
             found = trainer.calibration.statistics() if trainer.calibration else None
             module = trained_module(trainer)
-            save_model(out / name, model=module, tokenizer=tokenizer, state=state, config=config, about=about, statistics=found)
+            save_model(
+                out / name, model=module, tokenizer=tokenizer, state=state, config=config, about=about, statistics=found
+            )
         trainer.accelerator.wait_for_everyone()
 
     def evaluate() -> tuple[dict[str, float], list[dict]]:
@@ -134,7 +145,9 @@ def _run(config, trainer, model, heldout, out: Path, checkpoint: Path | None, do
         with live_model(trainer, config, tokenizer) as live:
             if live and model.cache and not trainer.state.global_step:
                 live.fingerprint, live.cache = model.fingerprint, model.cache
-            made = [[represent(trainer, live, one.texts, temperature=t, **options) for t in temperatures] for one in heldout]
+            made = [
+                [represent(trainer, live, one.texts, temperature=t, **options) for t in temperatures] for one in heldout
+            ]
         geometry = {"rationale": rationale, "kind": config.geometry, "statistics": statistics}
         found = [[one.evaluate(part, **geometry) for part in parts] for one, parts in zip(heldout, made, strict=True)]
         first = [scores for (scores, _), *_ in found]
@@ -160,9 +173,15 @@ def _run(config, trainer, model, heldout, out: Path, checkpoint: Path | None, do
     if heldout:
         every = trainer.round_steps if config.method == "best_of_n" else config.evaluation.every
         watcher = HeldOutEvaluation(
-            files, recorder, every=every, patience=config.evaluation.patience,
-            evaluate=evaluate, save=save, announce=announce, report=report,
-        )  # fmt: skip
+            files,
+            recorder,
+            every=every,
+            patience=config.evaluation.patience,
+            evaluate=evaluate,
+            save=save,
+            announce=announce,
+            report=report,
+        )
         watcher.recall(evaluations)
         trainer.add_callback(watcher)
     trainer.add_callback(recorder)
@@ -175,16 +194,23 @@ def _run(config, trainer, model, heldout, out: Path, checkpoint: Path | None, do
     if done < steps:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     state = "collapsed" if recorder.alarm else "stopped early" if watcher and watcher.stopped_early else "finished"
-    kept_apart = config.lora is not None and not config.lora.merge  # an adapter is small: the last one is kept beside the best
+    kept_apart = (
+        config.lora is not None and not config.lora.merge
+    )  # an adapter is small: the last one is kept beside the best
     name = "last" if watcher else "best"
     if state == "finished" and (not watcher or kept_apart) and (done < steps or not (out / name).exists()):
         if done >= steps:  # killed when all steps were done, and the model not yet saved
             trainer._load_from_checkpoint(str(checkpoint))
         save({}, name)
     result = {
-        "out": str(out), "model": str(out / "best"), "state": state, "steps": trainer.state.global_step or done,
-        "best": watcher.best if watcher else None, "seconds": round(time.time() - began, 1), **counts,
-    }  # fmt: skip
+        "out": str(out),
+        "model": str(out / "best"),
+        "state": state,
+        "steps": trainer.state.global_step or done,
+        "best": watcher.best if watcher else None,
+        "seconds": round(time.time() - began, 1),
+        **counts,
+    }
     files.state(state, result=result, **({"alarm": recorder.alarm} if recorder.alarm else {}))
     if recorder.alarm:
         raise TrainingCollapsed(f"{recorder.alarm} (best model so far: {out / 'best'})")
@@ -193,10 +219,11 @@ def _run(config, trainer, model, heldout, out: Path, checkpoint: Path | None, do
 
 @contextmanager
 def live_model(trainer, config: TrainConfig, tokenizer):
-    """A GraceModel around the model as it is now, in eval mode; None on the other processes where the weights are sharded.
+    """A GraceModel around the model as it is now, in eval mode; None on the other processes where the weights
+    are sharded.
 
-    A sharded model cannot run on one process alone, nor can processes that generate texts of different lengths stay in step, so its
-    weights are gathered into a plain copy on the main process.
+    A sharded model cannot run on one process alone, nor can processes that generate texts of different
+    lengths stay in step, so its weights are gathered into a plain copy on the main process.
     """
     module = trained_module(trainer)
     if sharded(trainer):
@@ -227,7 +254,10 @@ def _live(module, tokenizer, config: TrainConfig) -> GraceModel:
 
 
 def represent(trainer, live: GraceModel | None, texts: list[str], **options) -> Representations:
-    """Representations of ``texts`` on every process. The texts are shared out, unless only the main process has a model."""
+    """Representations of ``texts`` on every process.
+
+    The texts are shared out, unless only the main process has a model.
+    """
     from accelerate.utils import broadcast_object_list, gather_object
 
     accelerator = trainer.accelerator
@@ -242,5 +272,7 @@ def represent(trainer, live: GraceModel | None, texts: list[str], **options) -> 
     back = np.argsort(np.concatenate([np.arange(len(texts))[part::n] for part in range(n)]), kind="stable")
     arrays = ("sums", "counts", "truncated", "text_truncated")
     arrays = {name: np.concatenate([getattr(part, name) for part in parts])[back] for name in arrays}
-    lists = {name: [value for part in parts for value in getattr(part, name)] for name in ("rationales", "rationale_ids")}
+    lists = {
+        name: [value for part in parts for value in getattr(part, name)] for name in ("rationales", "rationale_ids")
+    }
     return Representations(**{name: [values[i] for i in back] for name, values in lists.items()}, **arrays)

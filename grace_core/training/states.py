@@ -1,9 +1,10 @@
 """Embeddings of rollouts during training: the pooling rule of serving on the states of the trainer's own model.
 
-A rollout is the prompt's ids followed by the rationale's ids. What is pooled are the last hidden states (after the final norm) from the
-first token of the user's text to the last token of the rationale, template tokens between them included, the end token left out: the
-same positions, in the same three parts, as in :mod:`grace_core.pooling`. The states are caught by a hook on the decoder, so that every
-forward through the root module gives them, whatever it is wrapped in.
+A rollout is the prompt's ids followed by the rationale's ids. What is pooled are the last hidden states
+(after the final norm) from the first token of the user's text to the last token of the rationale, template
+tokens between them included, the end token left out: the same positions, in the same three parts, as in
+:mod:`grace_core.pooling`. The states are caught by a hook on the decoder, so that every forward through the
+root module gives them, whatever it is wrapped in.
 """
 
 from __future__ import annotations
@@ -69,8 +70,8 @@ def last_states(decoder) -> Iterator[list[Tensor]]:
 
 
 def pooled_parts(rollouts: Sequence[Rollout], prompt_width: int, width: int) -> Tensor:
-    """The part of every position ``(b, width)``, 0 where nothing is pooled and 1 + part elsewhere; prompts are padded on the left to
-    ``prompt_width`` and rationales follow, as in TRL."""
+    """The part of every position ``(b, width)``, 0 where nothing is pooled and 1 + part elsewhere; prompts
+    are padded on the left to ``prompt_width`` and rationales follow, as in TRL."""
     parts = torch.zeros(len(rollouts), width, dtype=torch.uint8)
     for row, rollout in enumerate(rollouts):
         shift, prompt = prompt_width - len(rollout.prompt.ids), rollout.prompt
@@ -82,10 +83,12 @@ def pooled_parts(rollouts: Sequence[Rollout], prompt_width: int, width: int) -> 
 
 @torch.no_grad()
 def pool_rollouts(model, rollouts: Sequence[Rollout], *, decoder, pad_id: int, rows: int, device, autocast) -> Sums:
-    """Part sums and counts by forward passes of at most ``rows`` rollouts through ``model``, the root module, in eval mode.
+    """Part sums and counts by forward passes of at most ``rows`` rollouts through ``model``, the root module,
+    in eval mode.
 
-    Rollouts are taken by length and padded on the right: under a causal mask what stands behind a token does not change its state. The
-    number of passes depends on the number of rollouts alone, so that processes which share a sharded model stay in step.
+    Rollouts are taken by length and padded on the right: under a causal mask what stands behind a token does
+    not change its state. The number of passes depends on the number of rollouts alone, so that processes
+    which share a sharded model stay in step.
     """
     order = sorted(range(len(rollouts)), key=lambda i: -rollouts[i].stop)
     found: list[Sums] = []
@@ -113,17 +116,30 @@ def pool_rollouts(model, rollouts: Sequence[Rollout], *, decoder, pad_id: int, r
 
 
 def score_completions(
-    model, ids: Tensor, attention: Tensor, *, keep: int, temperature: float, rows: int, autocast, entropy: bool = True,
-    decoder=None, pooled: Tensor | None = None,
-) -> tuple[Tensor, Tensor | None, Sums | None]:  # fmt: skip
-    """Log-probabilities and entropies ``(n, keep)`` of the last ``keep`` columns of ``ids`` ``(n, t)``, and part sums and counts.
+    model,
+    ids: Tensor,
+    attention: Tensor,
+    *,
+    keep: int,
+    temperature: float,
+    rows: int,
+    autocast,
+    entropy: bool = True,
+    decoder=None,
+    pooled: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None, Sums | None]:
+    """Log-probabilities and entropies ``(n, keep)`` of the last ``keep`` columns of ``ids`` ``(n, t)``, and
+    part sums and counts.
 
-    The rollouts of a group have one prompt, which goes through the model once: its keys and values are then those of all of them, in the
-    backward pass too. Completions follow by length, ``rows`` at a time, without the columns that are padding in all of them. Sums
-    are by the parts ``pooled`` ``(n, t)`` of :func:`pooled_parts`, with gradient; None without them, as are entropies without ``entropy``.
+    The rollouts of a group have one prompt, which goes through the model once: its keys and values are then
+    those of all of them, in the backward pass too. Completions follow by length, ``rows`` at a time, without
+    the columns that are padding in all of them. Sums are by the parts ``pooled`` ``(n, t)`` of
+    :func:`pooled_parts`, with gradient; None without them, as are entropies without ``entropy``.
     """
     begin = ids.shape[1] - keep
-    distinct, prompt_of = torch.where(attention[:, :begin].bool(), ids[:, :begin], -1).unique(dim=0, return_inverse=True)
+    distinct, prompt_of = torch.where(attention[:, :begin].bool(), ids[:, :begin], -1).unique(
+        dim=0, return_inverse=True
+    )
     known = distinct >= 0
     lengths = attention[:, begin:].sum(dim=1)
     order = lengths.argsort()
@@ -131,10 +147,16 @@ def score_completions(
     with last_states(decoder) if pooled is not None else nullcontext([]) as caught:
         with autocast():
             made = model(
-                input_ids=distinct.clamp(min=0), attention_mask=known.long(), position_ids=token_positions(known), use_cache=True,
+                input_ids=distinct.clamp(min=0),
+                attention_mask=known.long(),
+                position_ids=token_positions(known),
+                use_cache=True,
                 logits_to_keep=1,
-            )  # fmt: skip
-        first, cached = made.logits[:, -1] / temperature, [(layer.keys, layer.values) for layer in made.past_key_values.layers]
+            )
+        first, cached = (
+            made.logits[:, -1] / temperature,
+            [(layer.keys, layer.values) for layer in made.past_key_values.layers],
+        )
         prompts = caught.pop() if pooled is not None else None
         for chunk in order.split(rows):
             of, count = prompt_of[chunk], max(int(lengths[chunk].max()), 1)
@@ -142,16 +164,29 @@ def score_completions(
             seen, completions = attention[chunk, left:right], ids[chunk, begin:right]
             with autocast():
                 made = model(
-                    input_ids=completions, attention_mask=seen, position_ids=token_positions(seen)[:, -count:], use_cache=True,
-                    past_key_values=DynamicCache([(keys[of, :, left:], values[of, :, left:]) for keys, values in cached]),
-                )  # fmt: skip
+                    input_ids=completions,
+                    attention_mask=seen,
+                    position_ids=token_positions(seen)[:, -count:],
+                    use_cache=True,
+                    past_key_values=DynamicCache(
+                        [(keys[of, :, left:], values[of, :, left:]) for keys, values in cached]
+                    ),
+                )
             logits = made.logits if temperature == 1 else made.logits / temperature
-            scores = torch.cat([_log_probabilities(first[of, None], completions[:, :1]), _log_probabilities(logits, completions[:, 1:])], 1)
+            scores = torch.cat(
+                [
+                    _log_probabilities(first[of, None], completions[:, :1]),
+                    _log_probabilities(logits, completions[:, 1:]),
+                ],
+                1,
+            )
             missing = (0, keep - count)
             logps.append(F.pad(scores, missing))
             if entropy:
                 with torch.no_grad():
-                    entropies.append(F.pad(torch.cat([_entropies(first[of, None]), _entropies(logits[:, :-1])], dim=1), missing))
+                    entropies.append(
+                        F.pad(torch.cat([_entropies(first[of, None]), _entropies(logits[:, :-1])], dim=1), missing)
+                    )
             if pooled is not None:
                 states = torch.cat([prompts[of, left:], caught.pop()], dim=1)
                 sums.append(part_sums(states, pooled[chunk, left:right]))
@@ -163,7 +198,8 @@ def score_completions(
 def _log_probabilities(logits: Tensor, tokens: Tensor) -> Tensor:
     """Log-probabilities ``(b, t)`` of tokens from logits ``(b, t + more, v)``, of which the first t count.
 
-    What is behind them is left out by the loss and not cut off, since logits are large and a cut one is copied, back and forth.
+    What is behind them is left out by the loss and not cut off, since logits are large and a cut one is
+    copied, back and forth.
     """
     target = F.pad(tokens, (0, logits.shape[1] - tokens.shape[1]), value=-1)
     losses = F.cross_entropy(logits.flatten(0, 1).float(), target.flatten(), ignore_index=-1, reduction="none")

@@ -1,4 +1,6 @@
-"""A small world for the explorer's tests: two tiny real models, collections made with them, files to upload, runs, and the app served."""
+"""A small world for the explorer's tests: two tiny real models, collections made with them, files to upload,
+runs, and the app served.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ TOKENS = 200  # of every rationale: the models never end their turn
 
 @dataclass(frozen=True)
 class World:
-    """``indexes/world`` has both models and judgements, ``indexes/plain`` a model without rationales and no judgements."""
+    """``indexes/world`` has both models and judgements, ``indexes/plain`` a model without rationales and no
+    judgements.
+    """
 
     root: Path
 
@@ -56,7 +60,12 @@ def make_world(root: Path, new_model, sentences: list[str]) -> World:
         new_model("qwen2", seed=seed, end_weight=0, max_new_tokens=TOKENS).save_pretrained(root / "models" / name)
         loaded.append(GraceModel.from_pretrained(root / "models" / name, device="cpu"))
     documents = [
-        Document(f"d{i:02}", f"Story {i}", " ".join(sentences[4 * i : 4 * i + 3]), {"kind": ("tale", "song")[i % 2], "year": 1900 + i})
+        Document(
+            f"d{i:02}",
+            f"Story {i}",
+            " ".join(sentences[4 * i : 4 * i + 3]),
+            {"kind": ("tale", "song")[i % 2], "year": 1900 + i},
+        )
         for i in range(30)
     ]
     documents[3] = Document("d03", f"Marked {SCRIPT}", f"{IMAGE} {documents[3].text}", {"kind": IMAGE, "year": 1903})
@@ -66,7 +75,9 @@ def make_world(root: Path, new_model, sentences: list[str]) -> World:
         {"q1": {"d05": 2, "d11": 1, "gone": 0}, "q2": {"d02": 1}, "q3": {"d09": 1}},
         {"q1": "test", "q2": "test", "q3": "train"},
     )
-    collection = Collection.create(Corpus(documents, judgements, "made here", ["kind", "year"]), world.indexes / "world")
+    collection = Collection.create(
+        Corpus(documents, judgements, "made here", ["kind", "year"]), world.indexes / "world"
+    )
     for model in loaded:
         build(collection, model)
     plain = [Document(str(i), "", text, {}) for i, text in enumerate(sentences[100:108])]
@@ -80,17 +91,23 @@ def _write_files(folder: Path, sentences: list[str]) -> None:
     with open(folder / "my notes.csv", "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["key", "<i>heading</i>", "body"])
-        writer.writerows([f"n{i}", f"Note {i} {SCRIPT if i == 0 else ''}", f"{sentences[i]} {sentences[i + 1]}"] for i in range(30))
+        writer.writerows(
+            [f"n{i}", f"Note {i} {SCRIPT if i == 0 else ''}", f"{sentences[i]} {sentences[i + 1]}"] for i in range(30)
+        )
     rows = [{"_id": f"m{i}", "text": " ".join(sentences[i : i + 3])} for i in range(280)]
     (folder / "many.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     (folder / "broken.jsonl").write_text('{"_id": "1", "text": "fine"}\n{"_id": "2", "text": \n', encoding="utf-8")
 
 
-def write_run(folder: Path, *, state: str = "finished", steps: int = 6, planned: int = 6, probes: list | None = None, **about) -> Path:
+def write_run(
+    folder: Path, *, state: str = "finished", steps: int = 6, planned: int = 6, probes: list | None = None, **about
+) -> Path:
     """The files of a run as a trainer writes them, without one; an evaluation every second step, the best at step 4."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {"method": "grace", "mode": "supervised", "objective": "symmetric", "model": "tiny"}
-    (folder / "run.json").write_text(json.dumps({"config": config, "steps": planned, "state": state, "time": time.time(), **about}))
+    (folder / "run.json").write_text(
+        json.dumps({"config": config, "steps": planned, "state": state, "time": time.time(), **about})
+    )
     metrics, told = [], []
     for step in range(steps + 1):
         if step:
@@ -99,7 +116,9 @@ def write_run(folder: Path, *, state: str = "finished", steps: int = 6, planned:
         if step % 2 == 0:
             score = 0.5 - abs(step - 4) / 20
             metrics.append({"step": step, "eval": {"ndcg@10": score}})
-            rows = probes or [{"text": f"probe text {i}", "rationale": f"words that stay and number{step} of {i}"} for i in range(3)]
+            rows = probes or [
+                {"text": f"probe text {i}", "rationale": f"words that stay and number{step} of {i}"} for i in range(3)
+            ]
             told.append({"step": step, "ndcg@10": score, "probes": rows})
     for name, rows in (("metrics", metrics), ("probes", told)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -116,12 +135,15 @@ def free_port() -> int:
 def serving(world: World, *extra: str):
     """The app in a process of its own; gives its address and the process."""
     port = free_port()
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "GRACE_CACHE": str(world.root / "cache.sqlite"),
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",  # tiny steps wait for their threads on a busy machine, and gain nothing from them on an idle one
-    }
+    environment = (
+        os.environ
+        | {
+            "PYTHONPATH": str(ROOT),
+            "GRACE_CACHE": str(world.root / "cache.sqlite"),
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": "1",  # tiny steps wait for their threads on a busy machine, and gain nothing from them on an idle one
+        }
+    )
     log = world.root / f"served-{port}.log"
     with open(log, "w") as out:
         command = [sys.executable, "-m", "grace_app", "--indexes", str(world.indexes), "--runs", str(world.runs)]

@@ -1,4 +1,6 @@
-"""A collection with enough judged queries to evaluate two tiny models on, some of them with markup; its rationales are short."""
+"""A collection with enough judged queries to evaluate two tiny models on, some of them with markup; its
+rationales are short.
+"""
 
 from __future__ import annotations
 
@@ -15,21 +17,31 @@ DOCUMENTS, QUERIES, TEST = 48, 30, 18
 
 
 def make_judged(root: Path, new_model, sentences: list[str]) -> World:
-    """``indexes/judged``: 48 documents, 30 queries, 18 of the split test, the others dev; no evaluation yet. Each query has its words from
-    the document that it is about. ``indexes/unjudged`` has one column and no judgements."""
+    """``indexes/judged``: 48 documents, 30 queries, 18 of the split test, the others dev; no evaluation yet.
+
+    Each query has its words from the document that it is about. ``indexes/unjudged`` has one column and no
+    judgements."""
     world = World(root)
-    documents = [Document(f"d{i:02}", f"Story {i}", f"{sentences[2 * i]} {sentences[2 * i + 1]}", {}) for i in range(DOCUMENTS)]
+    documents = [
+        Document(f"d{i:02}", f"Story {i}", f"{sentences[2 * i]} {sentences[2 * i + 1]}", {}) for i in range(DOCUMENTS)
+    ]
     documents[0] = Document("d00", f"Marked {SCRIPT}", documents[0].text, {})
     queries = {f"q{i:02}": " ".join(sentences[2 * i].split()[:6]) for i in range(QUERIES)}
     queries |= {"q00": f"{IMAGE} {queries['q00']}", "q01": f"{SCRIPT} {queries['q01']}"}
     qrels = {f"q{i:02}": {f"d{i:02}": 2, f"d{i + 1:02}": 1} for i in range(QUERIES)}
     splits = {name: "test" if place < TEST else "dev" for place, name in enumerate(queries)}
-    collection = Collection.create(Corpus(documents, Judgements(queries, qrels, splits), "made here", []), world.indexes / "judged")
+    collection = Collection.create(
+        Corpus(documents, Judgements(queries, qrels, splits), "made here", []), world.indexes / "judged"
+    )
     for seed, name in enumerate(("tiny-a", "tiny-b")):
         new_model("qwen2", seed=seed, end_weight=0, max_new_tokens=8).save_pretrained(root / "models" / name)
         build(collection, GraceModel.from_pretrained(root / "models" / name, device="cpu"))
     plain = Corpus([Document(str(i), "", text, {}) for i, text in enumerate(sentences[100:104])], None, "made here", [])
-    build(Collection.create(plain, world.indexes / "unjudged"), GraceModel.from_pretrained(world.model, device="cpu"), rationale=False)
+    build(
+        Collection.create(plain, world.indexes / "unjudged"),
+        GraceModel.from_pretrained(world.model, device="cpu"),
+        rationale=False,
+    )
     return world
 
 

@@ -1,7 +1,8 @@
 """What the server tells a page, message by message.
 
-Gradio sends of every answer after an event's first only what is new in it, and its page applies that to the answer before, also if it has
-not come to look at that one yet. What a later answer takes out of an update may so never be told.
+Gradio sends of every answer after an event's first only what is new in it, and its page applies that to the
+answer before, also if it has not come to look at that one yet. What a later answer takes out of an update may
+so never be told.
 """
 
 from __future__ import annotations
@@ -39,8 +40,18 @@ class Page:
     def told(self, part: str, event: str, data: list, event_data: object = None, **address: str) -> list[list]:
         """The data of each message that answers the first ``event`` of the part with the elem_id ``part``, as sent."""
         (component,) = (one["id"] for one in self.config["components"] if one["props"].get("elem_id") == part)
-        number = next(one["id"] for one in self.config["dependencies"] if [component, event] in [list(each) for each in one["targets"]])
-        asked = {"data": data, "event_data": event_data, "fn_index": number, "trigger_id": component, "session_hash": self.name}
+        number = next(
+            one["id"]
+            for one in self.config["dependencies"]
+            if [component, event] in [list(each) for each in one["targets"]]
+        )
+        asked = {
+            "data": data,
+            "event_data": event_data,
+            "fn_index": number,
+            "trigger_id": component,
+            "session_hash": self.name,
+        }
         httpx.post(f"{self.where}join", params=address, json=asked).raise_for_status()
         found = []
         with httpx.stream("GET", f"{self.where}data", params={"session_hash": self.name}, timeout=120) as lines:
@@ -60,7 +71,9 @@ def page(demo, request):
 
 
 def taken_away(messages: list[list]) -> list:
-    """The edits by which messages after the first, and before the last, which is whole, take something away from an update."""
+    """The edits by which messages after the first, and before the last, which is whole, take something away
+    from an update.
+    """
     return [edit for message in messages[1:-1] for edits in message for edit in edits if edit[0] == "delete"]
 
 
@@ -68,7 +81,12 @@ def test_every_answer_of_the_evaluate_tab_is_whole(page):
     messages = page.told("g-eval-picture", "shown", [None] * 6, **ADDRESS)
     assert len(messages) == 3  # without and with BM25, and the end
     for whole in (messages[0], messages[-1]):
-        assert [update.get("value") for update in whole[:4]] == ["judged", "tiny-a:rationale", "tiny-b:rationale", "test"]
+        assert [update.get("value") for update in whole[:4]] == [
+            "judged",
+            "tiny-a:rationale",
+            "tiny-b:rationale",
+            "test",
+        ]
     assert taken_away(messages) == []
 
 
@@ -87,14 +105,21 @@ def test_every_answer_of_an_evaluation_is_whole(page):
 
 def test_every_answer_of_a_search_is_whole(page):
     page.told("g-results", "ready", [], collection="judged")
-    messages = page.told("g-search", "click", ["judged", "tiny-a:rationale", "tiny-b:rationale", 5, "", "river and town"])
+    messages = page.told(
+        "g-search", "click", ["judged", "tiny-a:rationale", "tiny-b:rationale", 5, "", "river and town"]
+    )
     assert len(messages) >= 3
     assert taken_away(messages) == []
 
 
 def test_a_query_leads_to_explore_in_one_answer(page):
     page.told("g-eval-picture", "shown", [None] * 6, **ADDRESS)
-    (only,) = page.told("g-eval-cases", "select", ["judged", "tiny-a:rationale", "tiny-b:rationale", "test", "all", []], {"query": "q02"})
+    (only,) = page.told(
+        "g-eval-cases",
+        "select",
+        ["judged", "tiny-a:rationale", "tiny-b:rationale", "test", "all", []],
+        {"query": "q02"},
+    )
     assert {"selected": "explore", "__type__": "update"} in only
 
 

@@ -25,17 +25,31 @@ def test_only_the_named_endpoints_are_offered(client):
 
 @pytest.mark.parametrize("rationale", [True, False])
 def test_search_agrees_with_the_library(client, workspace, rationale):
-    found = client.predict(query=QUERY, collection="world", model="tiny-b", rationale=rationale, k=4, api_name="/search")
+    found = client.predict(
+        query=QUERY, collection="world", model="tiny-b", rationale=rationale, k=4, api_name="/search"
+    )
     index = workspace.index("world", "tiny-b")
     made = workspace.model_of(index).represent([QUERY], rationale=rationale)
     from grace_app.workspace.view import Column
 
-    expected = index.hits(index.embed(made, Column("tiny-b", rationale).pooling)[0], 4, pooling=Column("tiny-b", rationale).pooling)
+    expected = index.hits(
+        index.embed(made, Column("tiny-b", rationale).pooling)[0], 4, pooling=Column("tiny-b", rationale).pooling
+    )
     assert found["query"] == QUERY
     assert found["rationale"] == made.rationales[0]
     assert [hit["id"] for hit in found["hits"]] == [hit.document.id for hit in expected]
     assert [hit["score"] for hit in found["hits"]] == pytest.approx([hit.score for hit in expected], abs=1e-5)
-    assert set(found["hits"][0]) == {"rank", "id", "score", "title", "text", "rationale", "truncated", "text_truncated", "metadata"}
+    assert set(found["hits"][0]) == {
+        "rank",
+        "id",
+        "score",
+        "title",
+        "text",
+        "rationale",
+        "truncated",
+        "text_truncated",
+        "metadata",
+    }
     assert (found["truncated"], found["text_truncated"]) == (bool(made.truncated[0]), False)
 
 
@@ -60,36 +74,42 @@ def test_encode_takes_one_text(client):
     assert len(client.predict("the river", "tiny-a", False, api_name="/encode")["embeddings"]) == 1
 
 
-@pytest.mark.parametrize(("arguments", "said"), [
-    (("", "world", "tiny-a"), "the query is empty"),
-    (("x" * 30_000, "world", "tiny-a"), "shorten it"),
-    (("x", "nope", "tiny-a"), "there is no collection 'nope'"),
-    (("x", "../world", "tiny-a"), "there is no collection"),
-    (("x", "world", "Qwen/Qwen2.5-0.5B"), "has no 'Qwen/Qwen2.5-0.5B'"),
-    (("x", "plain", "tiny-a", True), "plain has no 'tiny-a' with rationale=True"),
-    (("x", "world", "tiny-a", "yes"), "true or false"),
-    (("x", "world", "tiny-a", True, 0), "whole number from 1 to 100"),
-    (("x", "world", "tiny-a", True, 1.5), "whole number"),
-    (("x", "world", "tiny-a", True, 10**9), "whole number"),
-    ((7, "world", "tiny-a"), "must be text"),
-    (("x", {"a": 1}, "tiny-a"), "collection must be a name"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("", "world", "tiny-a"), "the query is empty"),
+        (("x" * 30_000, "world", "tiny-a"), "shorten it"),
+        (("x", "nope", "tiny-a"), "there is no collection 'nope'"),
+        (("x", "../world", "tiny-a"), "there is no collection"),
+        (("x", "world", "Qwen/Qwen2.5-0.5B"), "has no 'Qwen/Qwen2.5-0.5B'"),
+        (("x", "plain", "tiny-a", True), "plain has no 'tiny-a' with rationale=True"),
+        (("x", "world", "tiny-a", "yes"), "true or false"),
+        (("x", "world", "tiny-a", True, 0), "whole number from 1 to 100"),
+        (("x", "world", "tiny-a", True, 1.5), "whole number"),
+        (("x", "world", "tiny-a", True, 10**9), "whole number"),
+        ((7, "world", "tiny-a"), "must be text"),
+        (("x", {"a": 1}, "tiny-a"), "collection must be a name"),
+    ],
+)
 def test_bad_searches_are_refused_in_a_sentence(client, arguments, said):
     with pytest.raises(AppError, match=said):
         client.predict(*arguments, api_name="/search")
 
 
-@pytest.mark.parametrize(("arguments", "said"), [
-    ((["x"] * 65, "tiny-a"), "got 65 texts"),
-    (([], "tiny-a"), "got 0 texts"),
-    (([" "], "tiny-a"), "text 0 is empty"),
-    ((["x", "y" * 20_001], "tiny-a"), "text 1 has 20,001 characters"),
-    (([1], "tiny-a"), "a list of texts"),
-    (({"a": 1}, "tiny-a"), "a list of texts"),
-    ((["x"], "someone/a-model"), "there is no model"),
-    ((["x"], "/etc"), "there is no model"),
-    ((["x"], "tiny-a", 1), "true or false"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((["x"] * 65, "tiny-a"), "got 65 texts"),
+        (([], "tiny-a"), "got 0 texts"),
+        (([" "], "tiny-a"), "text 0 is empty"),
+        ((["x", "y" * 20_001], "tiny-a"), "text 1 has 20,001 characters"),
+        (([1], "tiny-a"), "a list of texts"),
+        (({"a": 1}, "tiny-a"), "a list of texts"),
+        ((["x"], "someone/a-model"), "there is no model"),
+        ((["x"], "/etc"), "there is no model"),
+        ((["x"], "tiny-a", 1), "true or false"),
+    ],
+)
 def test_bad_texts_are_refused_in_a_sentence(client, arguments, said):
     with pytest.raises(AppError, match=said):
         client.predict(*arguments, api_name="/encode")
@@ -106,7 +126,11 @@ def test_maps_are_told_compactly(client, workspace):
         assert np.isfinite(points).all()
     kept = np.frombuffer(base64.b64decode(told["overlap"]["kept"]["data"]), told["overlap"]["kept"]["dtype"])
     assert kept.mean() == pytest.approx(told["overlap"]["mean"] * told["overlap"]["k"], abs=1e-5)
-    refused = {"there is no collection": ("nope", columns), "world has no column 'x'": ("world", ["x"]), "1 to 4": ("world", [])}
+    refused = {
+        "there is no collection": ("nope", columns),
+        "world has no column 'x'": ("world", ["x"]),
+        "1 to 4": ("world", []),
+    }
     for said, arguments in refused.items():
         with pytest.raises(AppError, match=said):
             client.predict(*arguments, api_name="/map")

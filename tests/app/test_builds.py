@@ -193,7 +193,9 @@ def test_a_file_is_added_to_a_collection_and_an_update_is_resumed(builds, world,
     again = Builds(builds.workspace).resume("grown", "tiny-a")
     wait(again, lambda job: not job.running)
     assert (again.state, again.total) == ("done", 140), again
-    assert any(note.startswith("120 new (") and note.endswith("; 20 stay as they are") for note in again.notes), again.notes
+    assert any(note.startswith("120 new (") and note.endswith("; 20 stay as they are") for note in again.notes), (
+        again.notes
+    )
     assert builds.unfinished() == []
     assert len(builds.workspace.index("grown", "tiny-a")) == 140
     assert builds.workspace.behind("grown") == {}

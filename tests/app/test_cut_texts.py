@@ -1,4 +1,6 @@
-"""What was cut to fit the prompt is shown: of the query, on every hit, in the opened document, after a build, and in the API."""
+"""What was cut to fit the prompt is shown: of the query, on every hit, in the opened document, after a build,
+and in the API.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,10 @@ def test_the_page_shows_how_much_of_a_text_was_read(workspace, rationale):
     *_, shot = search(workspace, View("some", column, column, 5, LONG))
     assert Reader(render_results(shot)).text.count(f"query cut after {room} of {tokens} tokens") == 2
 
-    opened = {name: open_document(workspace, View("some", column, column, 5, "a bridge", doc=name)) for name in ("short", "long")}
+    opened = {
+        name: open_document(workspace, View("some", column, column, 5, "a bridge", doc=name))
+        for name in ("short", "long")
+    }
     assert f"tiny: text cut after {room} of {tokens} tokens" in Reader(render_detail(opened["long"])).text
     assert "text cut" not in Reader(render_detail(opened["short"])).text
 

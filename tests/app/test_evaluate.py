@@ -54,10 +54,17 @@ def known(space):
     evaluations = Evaluations(space)
     texts = space.collection("judged").judgements.queries
     best, none = ("d00", "d01"), ("d20",)
-    rankings = {"q00": (none, best), "q01": (("d01", "d02"), ("d20", "d01", "d02")), "q02": (none, none), "q03": (none, none),
-                "q04": (("d04", "d05"), ("d04", "d05"))}  # fmt: skip
+    rankings = {
+        "q00": (none, best),
+        "q01": (("d01", "d02"), ("d20", "d01", "d02")),
+        "q02": (none, none),
+        "q03": (none, none),
+        "q04": (("d04", "d05"), ("d04", "d05")),
+    }
     for place, column in enumerate((A, B)):
-        rows = {name: Retrieved(texts[name], found[place], f"{SCRIPT} about {name}") for name, found in rankings.items()}
+        rows = {
+            name: Retrieved(texts[name], found[place], f"{SCRIPT} about {name}") for name, found in rankings.items()
+        }
         evaluations.add(space.index("judged", column.model), column, rows)
     return evaluations
 
@@ -80,13 +87,16 @@ def test_an_address_gives_back_its_view(space):
         assert read_evaluate(space, view.params()) == (view, [])
 
 
-@pytest.mark.parametrize(("params", "said"), [
-    ({"on": "../etc"}, "there is no collection '../etc' here"),
-    ({"x": "tiny-c:text"}, "judged has no column 'tiny-c:text'"),
-    ({"y": SCRIPT}, "judged has no column"),
-    ({"split": "train"}, "judged has no split 'train'; there are: test, dev, all"),
-    ({"first": "7"}, "first is '7', expected 100"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ({"on": "../etc"}, "there is no collection '../etc' here"),
+        ({"x": "tiny-c:text"}, "judged has no column 'tiny-c:text'"),
+        ({"y": SCRIPT}, "judged has no column"),
+        ({"split": "train"}, "judged has no split 'train'; there are: test, dev, all"),
+        ({"first": "7"}, "first is '7', expected 100"),
+    ],
+)
 def test_what_is_wrong_in_an_address_is_said(space, params, said):
     view, problems = read_evaluate(space, params)
     assert said in "; ".join(problems)
@@ -235,7 +245,9 @@ def test_progress_tells_speed_and_time_left():
     assert render_progress(Progress("done", 5, 5)) == ""
 
 
-@pytest.mark.parametrize("data", [None, {}, {"query": 7}, {"query": "q99"}, {"query": SCRIPT}, "q00", {"query": ["q00"]}])
+@pytest.mark.parametrize(
+    "data", [None, {}, {"query": 7}, {"query": "q99"}, {"query": SCRIPT}, "q00", {"query": ["q00"]}]
+)
 def test_events_that_do_not_fit_are_refused(space, data):
     with pytest.raises(GraceError, match="does not fit"):
         explore_view(space, VIEW, data)
@@ -243,7 +255,12 @@ def test_events_that_do_not_fit_are_refused(space, data):
 
 def test_a_query_goes_to_explore_with_both_columns(space):
     view = explore_view(space, VIEW, {"query": "q02"})
-    assert (view.collection, view.a, view.b, view.query) == ("judged", A, B, space.collection("judged").judgements.queries["q02"])
+    assert (view.collection, view.a, view.b, view.query) == (
+        "judged",
+        A,
+        B,
+        space.collection("judged").judgements.queries["q02"],
+    )
 
 
 def test_programs_get_the_figures_of_the_library(space):
@@ -251,7 +268,9 @@ def test_programs_get_the_figures_of_the_library(space):
     told = evaluate_api(evaluations, "judged", A.id, "tiny-b:text", "dev", False)
     index = space.index("judged", "tiny-a")
     queries = judged_queries(space.collection("judged").judgements, "dev")
-    values = per_query(evaluate_index(index, space.model_of(index), queries), space.collection("judged").judgements.qrels)
+    values = per_query(
+        evaluate_index(index, space.model_of(index), queries), space.collection("judged").judgements.qrels
+    )
     assert told["columns"][A.id] == summary(values)
     assert list(told["columns"]) == [A.id, "tiny-b:text"]
     assert told["queries"] == sum(told["difference"][name] for name in ("better", "equal", "worse")) == QUERIES - TEST
@@ -259,13 +278,16 @@ def test_programs_get_the_figures_of_the_library(space):
     assert evaluate_api(evaluations, "judged", A.id, "", "dev", False)["difference"] is None
 
 
-@pytest.mark.parametrize(("arguments", "said"), [
-    (("nope", A.id, "", "", False), "there is no collection 'nope'"),
-    (("judged", "tiny-a", "", "", False), "has no column 'tiny-a'"),
-    (("judged", A.id, "", "train", False), "no split 'train'"),
-    (("judged", A.id, 7, "", False), "b must be a name, or empty"),
-    (("judged", A.id, "", "", "yes"), "first must be true or false"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("nope", A.id, "", "", False), "there is no collection 'nope'"),
+        (("judged", "tiny-a", "", "", False), "has no column 'tiny-a'"),
+        (("judged", A.id, "", "train", False), "no split 'train'"),
+        (("judged", A.id, 7, "", False), "b must be a name, or empty"),
+        (("judged", A.id, "", "", "yes"), "first must be true or false"),
+    ],
+)
 def test_bad_questions_of_programs_are_refused_in_a_sentence(space, arguments, said):
     with pytest.raises(GraceError, match=said):
         evaluate_api(Evaluations(space), *arguments)

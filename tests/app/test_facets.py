@@ -1,4 +1,6 @@
-"""Facets: which columns are some, their counts as one narrows, and the filter that ticking writes; in the view, the search and the API."""
+"""Facets: which columns are some, their counts as one narrows, and the filter that ticking writes; in the
+view, the search and the API.
+"""
 
 from __future__ import annotations
 
@@ -20,28 +22,45 @@ KINDS = ["river", "lake", "o'sea"]
 
 @pytest.fixture(scope="module")
 def facets(tmp_path_factory) -> Facets:
-    """24 documents; kinds in turn, a flag, grades 0 to 3, tags in lists, and columns that are no facets: numbers all different, and one
-    value for all."""
+    """24 documents; kinds in turn, a flag, grades 0 to 3, tags in lists, and columns that are no facets:
+    numbers all different, and one value for all."""
     documents = [
-        Document(f"d{i}", "", f"text {i}", {
-            "kind": KINDS[i % 3] if i else None, "open": i % 2 == 0, "grade": i % 4, "tags": ["wet", *(["deep"] if i % 2 else [])],
-            "year": 1900 + i, "same": "x", "share": i / 7,
-        })
+        Document(
+            f"d{i}",
+            "",
+            f"text {i}",
+            {
+                "kind": KINDS[i % 3] if i else None,
+                "open": i % 2 == 0,
+                "grade": i % 4,
+                "tags": ["wet", *(["deep"] if i % 2 else [])],
+                "year": 1900 + i,
+                "same": "x",
+                "share": i / 7,
+            },
+        )
         for i in range(24)
-    ]  # fmt: skip
+    ]
     fields = ["kind", "open", "grade", "tags", "year", "same", "share"]
-    return Facets(Collection.create(Corpus(documents, None, "made here", fields), tmp_path_factory.mktemp("facets") / "c"))
+    return Facets(
+        Collection.create(Corpus(documents, None, "made here", fields), tmp_path_factory.mktemp("facets") / "c")
+    )
 
 
 def told(facets: Facets, where: str) -> dict[str, dict]:
-    return {facet.column: {choice.value: (choice.count, choice.ticked) for choice in facet.choices} for facet in facets.shown(where)}
+    return {
+        facet.column: {choice.value: (choice.count, choice.ticked) for choice in facet.choices}
+        for facet in facets.shown(where)
+    }
 
 
 def test_columns_of_few_values_are_facets_with_counts(facets):
     assert told(facets, "") == {
-        "kind": {"lake": (8, False), "o'sea": (8, False), "river": (7, False)}, "open": {False: (12, False), True: (12, False)},
-        "grade": dict.fromkeys(range(4), (6, False)), "tags": {"wet": (24, False), "deep": (12, False)},
-    }  # fmt: skip
+        "kind": {"lake": (8, False), "o'sea": (8, False), "river": (7, False)},
+        "open": {False: (12, False), True: (12, False)},
+        "grade": dict.fromkeys(range(4), (6, False)),
+        "tags": {"wet": (24, False), "deep": (12, False)},
+    }
 
 
 def test_counts_narrow_with_every_part_of_the_filter_but_a_facet_s_own(facets):
@@ -67,7 +86,9 @@ def test_ticking_writes_the_filter_and_leaves_the_rest_of_it_as_it_was(facets):
     assert told(facets, "not kind = 'lake'")["kind"]["lake"] == (0, False)  # no tick, but a condition
 
 
-@pytest.mark.parametrize(("column", "key"), [("year", "1901"), ("kind", "lake"), ("kind", '"x"'), (["kind"], "1"), ("kind", None)])
+@pytest.mark.parametrize(
+    ("column", "key"), [("year", "1901"), ("kind", "lake"), ("kind", '"x"'), (["kind"], "1"), ("kind", None)]
+)
 def test_what_is_no_value_of_a_facet_is_refused(facets, column, key):
     with pytest.raises(GraceError, match="does not fit"):
         facets.toggle("", column, key)

@@ -26,7 +26,9 @@ def demo(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # a proxy that does not know this machine
         patch.setenv("NO_PROXY", "example.org")
-        made.address = launch(made, port=0, accounts=read_accounts(None, folder / "accounts"), rate=RATE, max_upload=MAX_UPLOAD)
+        made.address = launch(
+            made, port=0, accounts=read_accounts(None, folder / "accounts"), rate=RATE, max_upload=MAX_UPLOAD
+        )
         yield made
     made.close()
 
@@ -35,7 +37,9 @@ def demo(tmp_path_factory):
 def visitor(demo, request):
     """A client with an address of its own, as a proxy on this machine tells it, and not logged in."""
     number = sum(map(ord, request.node.name)) % 60_000
-    with httpx.Client(base_url=demo.address, headers={"X-Forwarded-For": f"10.1.{number // 256}.{number % 256}"}, timeout=60) as http:
+    with httpx.Client(
+        base_url=demo.address, headers={"X-Forwarded-For": f"10.1.{number // 256}.{number % 256}"}, timeout=60
+    ) as http:
         yield http
 
 
@@ -49,7 +53,9 @@ def test_nothing_is_answered_without_a_name_and_its_password(demo, visitor):
     names = [event.api_name for event in demo.fns.values() if event.api_visibility == "public"]
     assert {"search", "encode", "runs"} <= set(names)
     routes = [f"{way}/{name}" for name in names for way in ("call", "run", "api")]
-    for number, route in enumerate([*routes, "queue/join", "component_server", "upload"]):  # one question of each client
+    for number, route in enumerate(
+        [*routes, "queue/join", "component_server", "upload"]
+    ):  # one question of each client
         answer = visitor.post(f"/gradio_api/{route}", json=QUESTION, headers={"X-Forwarded-For": f"10.3.0.{number}"})
         assert answer.status_code == 401, route
     for path in ("/config", "/gradio_api/info", "/gradio_api/queue/data?session_hash=x", "/gradio_api/file=README.md"):
@@ -107,7 +113,11 @@ def test_addresses_of_one_ipv6_network_are_one_client(http):
 
 def test_all_that_runs_a_model_is_counted(demo):
     marked = {event._id for event in demo.fns.values() if getattr(event.fn, "runs_model", False)}
-    endpoints = {event._id for event in demo.fns.values() if event.concurrency_id == "api" and event.api_name not in ("runs", "run")}
+    endpoints = {
+        event._id
+        for event in demo.fns.values()
+        if event.concurrency_id == "api" and event.api_name not in ("runs", "run")
+    }
     searches = {event._id for event in demo.fns.values() if event.concurrency_id == "search"}
     assert len(endpoints) == 6
     assert len(searches) >= 5
@@ -121,26 +131,33 @@ def test_what_is_too_large_is_refused(http):
     for size, status in ((1000, 200), (MAX_UPLOAD + 1, 413), (2 * MAX_UPLOAD + 1, 413)):
         answer = http.post("/gradio_api/upload", files={"files": ("corpus.txt", b"x" * size)})
         assert answer.status_code == status, answer.text
-        assert status == 200 or "maximum allowed size" in answer.text or "an upload has at most" in answer.json()["detail"]
+        assert (
+            status == 200 or "maximum allowed size" in answer.text or "an upload has at most" in answer.json()["detail"]
+        )
     answer = http.post("/gradio_api/call/runs", content=b'{"data": ["' + b"x" * MAX_BODY + b'"]}')
     assert (answer.status_code, f"more than {MAX_BODY:,} bytes" in answer.json()["detail"]) == (413, True)
 
 
 def test_passwords_cannot_be_tried_without_end(visitor):
-    codes = [visitor.post("/login", data={"username": "ann", "password": str(i)}).status_code for i in range(LOGINS + 1)]
+    codes = [
+        visitor.post("/login", data={"username": "ann", "password": str(i)}).status_code for i in range(LOGINS + 1)
+    ]
     assert codes == [400] * LOGINS + [429]
     assert visitor.post("/login/", data={"username": "ann", "password": "one:two"}).status_code == 429
 
 
-@pytest.mark.parametrize(("given", "file", "said"), [
-    ("a:b", "c:d", "got both --auth and --auth-file"),
-    ("hunter2", None, "--auth, line 1: expected NAME:PASSWORD"),
-    (":hunter2", None, "--auth, line 1"),
-    ("", None, "--auth is empty"),
-    (None, "a:b\nhunter2", "line 2: expected NAME:PASSWORD"),
-    (None, "\n", "is empty, expected a line"),
-    (None, b"\xff:hunter2", "cannot be read"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "file", "said"),
+    [
+        ("a:b", "c:d", "got both --auth and --auth-file"),
+        ("hunter2", None, "--auth, line 1: expected NAME:PASSWORD"),
+        (":hunter2", None, "--auth, line 1"),
+        ("", None, "--auth is empty"),
+        (None, "a:b\nhunter2", "line 2: expected NAME:PASSWORD"),
+        (None, "\n", "is empty, expected a line"),
+        (None, b"\xff:hunter2", "cannot be read"),
+    ],
+)
 def test_accounts_that_cannot_be_read_are_refused_and_not_repeated(tmp_path, given, file, said):
     path = tmp_path / "accounts"
     if file is not None:
@@ -160,7 +177,15 @@ def test_accounts_come_from_the_environment_too(monkeypatch):
 
 
 def test_an_address_that_others_reach_wants_a_password(grace, tmp_path, monkeypatch):
-    hosts = {"127.0.0.1": True, "127.9.9.9": True, "::1": True, "[::1]": True, "localhost": True, "0.0.0.0": False, "::": False}
+    hosts = {
+        "127.0.0.1": True,
+        "127.9.9.9": True,
+        "::1": True,
+        "[::1]": True,
+        "localhost": True,
+        "0.0.0.0": False,
+        "::": False,
+    }
     assert {host: is_loopback(host) for host in hosts} == hosts
     start = ("app", "--no-browser", "--collection", "nope", "--indexes", tmp_path)
     status, _, err = grace(*start, "--host", "0.0.0.0")

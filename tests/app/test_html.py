@@ -16,7 +16,9 @@ from grace_app.page.html import Safe, banner, drawing, join, tag
 
 NASTY = st.one_of(
     st.text(),
-    st.sampled_from(["<script>alert(1)</script>", "</p><img src=x onerror=alert(1)>", "\" onmouseover='x", "&lt;b&gt;", "${1}{{2}}"]),
+    st.sampled_from(
+        ["<script>alert(1)</script>", "</p><img src=x onerror=alert(1)>", "\" onmouseover='x", "&lt;b&gt;", "${1}{{2}}"]
+    ),
     st.text(alphabet="<>&\"'/=! abc${}`"),
 )
 
@@ -56,7 +58,10 @@ def test_nested_children_stay_text(children):
 
 
 def test_attributes_that_are_none_or_false_are_left_out():
-    assert tag("button", "x", disabled=True, title=None, hidden=False, class_="c") == '<button disabled class="c">x</button>'
+    assert (
+        tag("button", "x", disabled=True, title=None, hidden=False, class_="c")
+        == '<button disabled class="c">x</button>'
+    )
 
 
 @pytest.mark.parametrize("name", ["img src=x", "p onclick", "", "<p", "P"])

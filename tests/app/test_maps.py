@@ -1,4 +1,6 @@
-"""The Map tab without a browser: what is sent of a collection, what comes back, and what is said where there is little to draw."""
+"""The Map tab without a browser: what is sent of a collection, what comes back, and what is said where there
+is little to draw.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from test_html import Reader
 from grace_app.map.colours import KINDS, MISSING, code_kinds, code_numbers, code_regions, code_values, field_kind
 from grace_app.map.jobs import MapJob, MapJobs
 from grace_app.map.maps import Maps, array, squared, turned
-from grace_app.map.tab import Desk, explored
+from grace_app.map.tab import MapServer, explored
 from grace_app.map.view import KEYS, MapView, read_map, read_rows
 from grace_app.workspace.state import Workspace
 from grace_app.workspace.view import Column
@@ -27,17 +29,19 @@ from grace_core.errors import GraceError
 
 FIXTURE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
 A, B = Column("tiny-a", True), Column("tiny-b", True)
-OURS = set("div span p b h2 h3 header section article ul li button mark kbd details summary table thead tbody tr th td".split())
+OURS = set(
+    "div span p b h2 h3 header section article ul li button mark kbd details summary table thead tbody tr th td".split()
+)
 VIEW = {"corpus": "world", "left": A.id, "right": B.id}
 
 
 @pytest.fixture(scope="module")
-def desk(workspace):
-    return Desk(workspace)
+def server(workspace):
+    return MapServer(workspace)
 
 
-def ask(desk, name: str, /, view: dict = VIEW, **what) -> dict:
-    (function,) = [one for one in desk.functions() if one.__name__ == name]
+def ask(server, name: str, /, view: dict = VIEW, **what) -> dict:
+    (function,) = [one for one in server.functions() if one.__name__ == name]
     answer = function({"view": view, "documents": 30, **what})
     json.dumps(answer, allow_nan=False)  # it must be possible to send it
     return answer
@@ -60,16 +64,19 @@ def test_an_address_gives_back_its_view(workspace):
     assert read_map(workspace, {}) == (MapView("world", A, B, ""), [])
 
 
-@pytest.mark.parametrize(("params", "said"), [
-    ({"corpus": "nope"}, "no collection 'nope' here; there are: plain, world"),
-    ({"corpus": "../world"}, "no collection '../world'"),
-    ({"left": "tiny-c:text"}, "world has no column 'tiny-c:text'"),
-    ({"colour": "field:nope"}, "no colour 'field:nope'; there are: overlap"),
-    ({"zoom": "1,2,3"}, "expected four numbers"),
-    ({"zoom": "0,nan,0,1"}, "expected four numbers"),
-    ({"zoom": "1,0,0,1"}, "expected four numbers"),
-    ({"star": "   "}, "the query is empty"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ({"corpus": "nope"}, "no collection 'nope' here; there are: plain, world"),
+        ({"corpus": "../world"}, "no collection '../world'"),
+        ({"left": "tiny-c:text"}, "world has no column 'tiny-c:text'"),
+        ({"colour": "field:nope"}, "no colour 'field:nope'; there are: overlap"),
+        ({"zoom": "1,2,3"}, "expected four numbers"),
+        ({"zoom": "0,nan,0,1"}, "expected four numbers"),
+        ({"zoom": "1,0,0,1"}, "expected four numbers"),
+        ({"star": "   "}, "the query is empty"),
+    ],
+)
 def test_what_is_wrong_in_an_address_is_said(workspace, params, said):
     view, problems = read_map(workspace, params)
     assert said in "; ".join(problems)
@@ -78,7 +85,9 @@ def test_what_is_wrong_in_an_address_is_said(workspace, params, said):
         read_map(workspace, params, strict=True)
 
 
-RUBBISH = st.one_of(st.text(), st.integers(), st.none(), st.lists(st.text()), st.floats(), st.dictionaries(st.text(), st.text()))
+RUBBISH = st.one_of(
+    st.text(), st.integers(), st.none(), st.lists(st.text()), st.floats(), st.dictionaries(st.text(), st.text())
+)
 
 
 @FIXTURE
@@ -90,25 +99,30 @@ def test_rubbish_never_breaks_the_page(workspace, params):
 
 
 @FIXTURE
-@given(st.one_of(RUBBISH, st.dictionaries(st.sampled_from(["view", "documents", "rows", "row", "id", "kind"]), RUBBISH)))
-def test_every_question_has_an_answer(desk, data):
-    for function in desk.functions():
+@given(
+    st.one_of(RUBBISH, st.dictionaries(st.sampled_from(["view", "documents", "rows", "row", "id", "kind"]), RUBBISH))
+)
+def test_every_question_has_an_answer(server, data):
+    for function in server.functions():
         if function.__name__ not in ("map_compute", "map_open"):
             assert isinstance(function(data), dict)
             assert function.__name__ in ("map_progress", "map_cancel") or "went wrong" not in function(data)["error"]
-    assert "error" not in desk.functions()[0](data)  # an address may hold anything
+    assert "error" not in server.functions()[0](data)  # an address may hold anything
 
 
-@pytest.mark.parametrize(("sent", "said"), [
-    (rows(30), "row 30, there are 30 documents"),
-    (rows(*range(11)), "at most 10 are taken"),
-    ([0, -1], "does not fit"),
-    ([True], "does not fit"),
-    ("!!", "does not fit"),
-    (base64.b64encode(b"12345").decode(), "does not fit"),
-    ("A" * 400, "more than 10 documents"),
-    (None, "does not fit"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        (rows(30), "row 30, there are 30 documents"),
+        (rows(*range(11)), "at most 10 are taken"),
+        ([0, -1], "does not fit"),
+        ([True], "does not fit"),
+        ("!!", "does not fit"),
+        (base64.b64encode(b"12345").decode(), "does not fit"),
+        ("A" * 400, "more than 10 documents"),
+        (None, "does not fit"),
+    ],
+)
 def test_rows_from_the_page_are_checked(sent, said):
     with pytest.raises(GraceError, match=said):
         read_rows(sent, 30, 10)
@@ -143,10 +157,19 @@ def test_one_outlier_does_not_take_all_colours():
     assert code_numbers("n", [math.nan]).codes.tolist() == [MISSING]
 
 
-@pytest.mark.parametrize(("values", "kind"), [
-    (["a", "b", "a"], "kinds"), ([1, 2, 1], "kinds"), ([1.5, 2.0], "numbers"), (range(30), "numbers"), ([True, False], "kinds"),
-    (["x", "x", None], ""), ([f"id{i}" for i in range(50)], ""), ([], ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (["a", "b", "a"], "kinds"),
+        ([1, 2, 1], "kinds"),
+        ([1.5, 2.0], "numbers"),
+        (range(30), "numbers"),
+        ([True, False], "kinds"),
+        (["x", "x", None], ""),
+        ([f"id{i}" for i in range(50)], ""),
+        ([], ""),
+    ],
+)
 def test_a_field_is_coloured_by_what_it_holds(values, kind):
     assert field_kind(list(values)) == kind
 
@@ -154,7 +177,9 @@ def test_a_field_is_coloured_by_what_it_holds(values, kind):
 def test_regions_that_share_a_colour_lie_far_apart():
     places = np.array([[i % 6, i // 6] for i in range(36)]) / 6
     coded = code_regions("regions", np.arange(36) % 36, [f"r{i}" for i in range(36)], places)
-    shared = [np.hypot(*(places[i] - places[j])) for i in range(36) for j in range(i) if coded.tones[i] == coded.tones[j]]
+    shared = [
+        np.hypot(*(places[i] - places[j])) for i in range(36) for j in range(i) if coded.tones[i] == coded.tones[j]
+    ]
     assert min(shared) > 0.3
     assert code_regions("regions", np.array([-1, 0]), ["r"], places[:1]).codes.tolist() == [65535, 0]
 
@@ -174,10 +199,10 @@ def test_a_map_that_was_only_turned_lies_on_the_other():
 # what is sent of a collection
 
 
-def test_both_maps_are_sent_compactly(desk, workspace):
-    told = ask(desk, "map_open", {})
+def test_both_maps_are_sent_compactly(server, workspace):
+    told = ask(server, "map_open", {})
     assert (told["documents"], told["one"], told["view"]["left"], told["view"]["right"]) == (30, False, A.id, B.id)
-    pair = desk.maps.open(read_map(workspace, {})[0])
+    pair = server.maps.open(read_map(workspace, {})[0])
     for side, chart in zip(told["sides"], pair.charts, strict=True):
         points = unpacked(side["points"], "<u2").reshape(30, 2) / 65535
         assert np.abs(points - chart.points).max() < 1 / 65535
@@ -187,88 +212,103 @@ def test_both_maps_are_sent_compactly(desk, workspace):
     codes = unpacked(told["colour"]["codes"], "u1")
     assert [told["colour"]["labels"][code] for code in codes] == kinds
     assert [one["id"] for one in told["colours"]] == [
-        "overlap", "field:kind", "field:year", "length-left", "cut-left", "length-right", "cut-right", "none"
-    ]  # fmt: skip
+        "overlap",
+        "field:kind",
+        "field:year",
+        "length-left",
+        "cut-left",
+        "length-right",
+        "cut-right",
+        "none",
+    ]
 
 
-def test_neighbours_are_those_of_the_full_space(desk, workspace):
-    pair = desk.maps.open(read_map(workspace, VIEW)[0])
+def test_neighbours_are_those_of_the_full_space(server, workspace):
+    pair = server.maps.open(read_map(workspace, VIEW)[0])
     a, b = (workspace.index("world", column.model).vectors(column.pooling) for column in (A, B))
     before = pair.neighbours(4)  # found for one document
     change = pair.change()  # found for all
     assert before == pair.neighbours(4) == change.of(4)
-    card = ask(desk, "map_card", row=4)
+    card = ask(server, "map_card", row=4)
     assert set(card["kept"]) | set(card["lost"]) == set(np.argsort(-(a @ a[4]))[1:16].tolist())
     assert set(card["kept"]) | set(card["won"]) == set(np.argsort(-(b @ b[4]))[1:16].tolist())
-    kept = unpacked(ask(desk, "map_colour", VIEW | {"colour": "overlap"})["colour"]["codes"], "u1") / 254 * 15
+    kept = unpacked(ask(server, "map_colour", VIEW | {"colour": "overlap"})["colour"]["codes"], "u1") / 254 * 15
     assert round(kept[4]) == len(card["kept"])
-    page = Reader(ask(desk, "map_change")["html"])
+    page = Reader(ask(server, "map_change")["html"])
     assert f"{change.mean * 15:.1f} of 15 neighbours kept on average" in page.text
     first = next(attributes for name, attributes in page.elements if "data-row" in attributes)
     assert int(first["data-row"]) == change.moved[0]
 
 
-def test_a_query_is_placed_by_its_neighbours(desk, workspace):
-    told = ask(desk, "map_star", VIEW | {"star": QUERY, "right": "tiny-a:text"})
+def test_a_query_is_placed_by_its_neighbours(server, workspace):
+    told = ask(server, "map_star", VIEW | {"star": QUERY, "right": "tiny-a:text"})
     for side, column in zip(told["sides"], (A, Column("tiny-a", False)), strict=True):
         index = workspace.index("world", column.model)
         made = workspace.model_of(index).represent([QUERY], rationale=column.rationale)
         (vector,) = index.embed(made, column.pooling)
         assert side["rows"] == [hit.row for hit in index.hits(vector, 10, pooling=column.pooling)]
         assert all(0 <= part <= 1 for part in side["at"])
-    assert "error" in ask(desk, "map_star", VIEW)
+    assert "error" in ask(server, "map_star", VIEW)
 
 
-def test_words_are_found_in_titles_texts_and_rationales(desk, workspace):
-    told = ask(desk, "map_find", VIEW | {"find": "STORY 4"})
+def test_words_are_found_in_titles_texts_and_rationales(server, workspace):
+    told = ask(server, "map_find", VIEW | {"find": "STORY 4"})
     assert unpacked(told["rows"], "<u4").tolist() == [4]
     rationale = workspace.index("world", "tiny-b").rationales[9]
     word = max(rationale.split(), key=len)
-    assert 9 in unpacked(ask(desk, "map_find", VIEW | {"find": word})["rows"], "<u4")
-    assert unpacked(ask(desk, "map_find", VIEW)["rows"], "<u4").tolist() == []
-    told = ask(desk, "map_find", VIEW | {"find": "where: year > 1926 and kind = 'tale'"})
+    assert 9 in unpacked(ask(server, "map_find", VIEW | {"find": word})["rows"], "<u4")
+    assert unpacked(ask(server, "map_find", VIEW)["rows"], "<u4").tolist() == []
+    told = ask(server, "map_find", VIEW | {"find": "where: year > 1926 and kind = 'tale'"})
     assert unpacked(told["rows"], "<u4").tolist() == [28]
     assert "1 document satisfies “year &gt; 1926 and kind = &#x27;tale&#x27;”" in told["html"]
-    told = ask(desk, "map_find", VIEW | {"find": "where: year >"})
+    told = ask(server, "map_find", VIEW | {"find": "where: year >"})
     assert (unpacked(told["rows"], "<u4").tolist(), "got the end, expected a value" in told["html"]) == ([], True)
 
 
-def test_markup_in_documents_is_text_everywhere(desk):
+def test_markup_in_documents_is_text_everywhere(server):
     view = VIEW | {"star": SCRIPT, "find": "<b>"}
     pages = [
-        ask(desk, "map_card", view, row=3), ask(desk, "map_card", view, id="<b>&\"'"), ask(desk, "map_selection", view, rows=rows(3, 7, 9)),
-        ask(desk, "map_find", VIEW | {"find": "img src"}), ask(desk, "map_find", view), ask(desk, "map_change", view),
-        ask(desk, "map_star", view),
-    ]  # fmt: skip
+        ask(server, "map_card", view, row=3),
+        ask(server, "map_card", view, id="<b>&\"'"),
+        ask(server, "map_selection", view, rows=rows(3, 7, 9)),
+        ask(server, "map_find", VIEW | {"find": "img src"}),
+        ask(server, "map_find", view),
+        ask(server, "map_change", view),
+        ask(server, "map_star", view),
+    ]
     for page in pages:
         found = Reader(page["html"])
         assert {name for name, _ in found.elements} <= OURS
         assert not any(key.startswith("on") for _, attributes in found.elements for key in attributes)
     assert f"Marked {SCRIPT}" in Reader(pages[0]["html"]).text
     assert IMAGE in Reader(pages[0]["html"]).text
-    assert ask(desk, "map_titles", rows=[3])["documents"][0]["title"] == f"Marked {SCRIPT}"  # a script puts it in as text
+    assert (
+        ask(server, "map_titles", rows=[3])["documents"][0]["title"] == f"Marked {SCRIPT}"
+    )  # a script puts it in as text
 
 
-def test_a_selection_leaves_with_everything(desk, workspace):
-    told = json.loads(ask(desk, "map_export", rows=rows(3, 9), kind="json")["text"])
+def test_a_selection_leaves_with_everything(server, workspace):
+    told = json.loads(ask(server, "map_export", rows=rows(3, 9), kind="json")["text"])
     assert [one["id"] for one in told] == ["d03", "d09"]
     assert told[1]["b"]["rationale"] == workspace.index("world", "tiny-b").rationales[9]
     assert told[1]["metadata"] == {"kind": "song", "year": 1909}
-    flat = list(csv.DictReader(io.StringIO(ask(desk, "map_export", rows=rows(3, 9), kind="csv")["text"], newline="")))
+    flat = list(csv.DictReader(io.StringIO(ask(server, "map_export", rows=rows(3, 9), kind="csv")["text"], newline="")))
     assert flat[0]["title"] == f"Marked {SCRIPT}"
     assert float(flat[1]["a.x"]) == told[1]["a"]["x"]
-    assert "error" in ask(desk, "map_export", rows=rows(3), kind="exe")
+    assert "error" in ask(server, "map_export", rows=rows(3), kind="exe")
 
 
-def test_the_way_to_explore(desk):
+def test_the_way_to_explore(server):
     event = {"view": VIEW | {"star": "how fast the ice melts"}, "doc": "d04"}
-    assert explored(desk, event | {"what": "title"}).query == "Story 4"
-    assert explored(desk, event | {"what": "text"}).query.startswith(desk.workspace.collection("world").documents["d04"].text[:40])
-    why = explored(desk, event | {"what": "why"})
+    assert explored(server, event | {"what": "title"}).query == "Story 4"
+    assert explored(server, event | {"what": "text"}).query.startswith(
+        server.workspace.collection("world").documents["d04"].text[:40]
+    )
+    why = explored(server, event | {"what": "why"})
     assert (why.query, why.doc, why.panel, why.a, why.b) == ("how fast the ice melts", "d04", "why", A, B)
     for wrong in ({}, None, event, event | {"what": "why", "view": VIEW}, event | {"what": "title", "doc": "nope"}):
         with pytest.raises(GraceError):
-            explored(desk, wrong)
+            explored(server, wrong)
 
 
 # little or nothing to draw
@@ -284,57 +324,66 @@ def odd(tmp_path_factory):
         store_index(root / f"of{n}", random.normal(size=(n, 4)).astype(np.float32))
     store_index(root / "equal", np.ones((30, 4), np.float32))
     nasty = [Document(f"={i}", f"=HYPERLINK({i})", SCRIPT, {f"<b>{IMAGE}": f"{SCRIPT}{i % 2}"}) for i in range(12)]
-    store_index(root / "nasty", random.normal(size=(12, 4)).astype(np.float32), documents=nasty, rationales=[IMAGE] * 12)
+    store_index(
+        root / "nasty", random.normal(size=(12, 4)).astype(np.float32), documents=nasty, rationales=[IMAGE] * 12
+    )
     return Workspace(root, cache_path=root / "cache.sqlite")
 
 
 @pytest.mark.parametrize(("name", "n"), [("of1", 1), ("of2", 2), ("of5", 5), ("equal", 30)])
 def test_few_or_equal_documents_are_drawn_all_the_same(odd, name, n):
-    desk = Desk(odd)
+    server = MapServer(odd)
     view = {"corpus": name}
-    told = desk.open({"view": view})
+    told = server.open({"view": view})
     assert (told["documents"], told["problems"]) == (n, [])
     points = unpacked(told["sides"][0]["points"], "<u2").reshape(n, 2)
     assert len(np.unique(points, axis=0)) == (1 if name in ("of1", "equal") else n)
     assert any(("too few" if n < 10 else "same vector") in note for note in told["notes"])
-    change = desk.change({"view": view, "documents": n})["html"]
+    change = server.change({"view": view, "documents": n})["html"]
     assert ("no neighbours to compare" if n == 1 else f"of {min(n - 1, 15)} neighbours kept") in Reader(change).text
-    card = desk.card({"view": view, "documents": n, "row": 0})
+    card = server.card({"view": view, "documents": n, "row": 0})
     assert len(card["kept"]) == min(n - 1, 15)
-    assert Reader(desk.selection({"view": view, "documents": n, "rows": list(range(n))})["html"]).text
-    assert desk.find({"view": view | {"find": "number"}, "documents": n})["rows"]
+    assert Reader(server.selection({"view": view, "documents": n, "rows": list(range(n))})["html"]).text
+    assert server.find({"view": view | {"find": "number"}, "documents": n})["rows"]
 
 
 def test_one_column_gives_one_map(workspace):
-    desk = Desk(workspace)
-    told = desk.open({"view": {"corpus": "plain"}})
+    server = MapServer(workspace)
+    told = server.open({"view": {"corpus": "plain"}})
     assert (told["one"], len(told["sides"]), told["documents"]) == (True, 1, 8)
     assert "overlap" not in [one["id"] for one in told["colours"]]
-    page = Reader(desk.change({"view": {"corpus": "plain"}, "documents": 8})["html"])
+    page = Reader(server.change({"view": {"corpus": "plain"}, "documents": 8})["html"])
     assert "Choose another column" in page.text
-    assert desk.card({"view": {"corpus": "plain"}, "documents": 8, "row": 0})["lost"] == []
+    assert server.card({"view": {"corpus": "plain"}, "documents": 8, "row": 0})["lost"] == []
 
 
 def test_no_collection_is_said(tmp_path):
-    told = Desk(Workspace(tmp_path / "none")).open({"view": {}})
+    told = MapServer(Workspace(tmp_path / "none")).open({"view": {}})
     assert told["empty"]
     assert "no collection to search yet" in Reader(told["html"]).text
 
 
-def test_a_collection_that_changed_is_not_answered_for(desk):
-    assert "reload the page" in ask(desk, "map_card", documents=29, row=1)["error"]
+def test_a_collection_that_changed_is_not_answered_for(server):
+    assert "reload the page" in ask(server, "map_card", documents=29, row=1)["error"]
 
 
 def test_markup_in_fields_and_formulas_in_cells(odd):
-    desk = Desk(odd)
+    server = MapServer(odd)
     view = {"corpus": "nasty"}
-    told = desk.open({"view": view})
+    told = server.open({"view": view})
     assert told["view"]["colour"] == f"field:<b>{IMAGE}"
-    for page in (desk.card({"view": view, "documents": 12, "row": 0}), desk.selection({"view": view, "documents": 12, "rows": [0, 1]})):
+    for page in (
+        server.card({"view": view, "documents": 12, "row": 0}),
+        server.selection({"view": view, "documents": 12, "rows": [0, 1]}),
+    ):
         assert {name for name, _ in Reader(page["html"]).elements} <= OURS
-    (one,) = csv.DictReader(io.StringIO(desk.export({"view": view, "documents": 12, "rows": [3], "kind": "csv"})["text"], newline=""))
+    (one,) = csv.DictReader(
+        io.StringIO(server.export({"view": view, "documents": 12, "rows": [3], "kind": "csv"})["text"], newline="")
+    )
     assert (one["id"], one["title"]) == ("'=3", "'=HYPERLINK(3)")
-    assert json.loads(desk.export({"view": view, "documents": 12, "rows": [3], "kind": "json"})["text"])[0]["id"] == "=3"
+    assert (
+        json.loads(server.export({"view": view, "documents": 12, "rows": [3], "kind": "json"})["text"])[0]["id"] == "=3"
+    )
 
 
 # computing
@@ -351,7 +400,7 @@ def test_maps_are_computed_and_found_again(odd):
     assert all(chart.map is not None for chart in pair.charts)
     assert pair.aligned
     assert sorted(column.id for column in jobs.maps.mapped("of5")) == ["made:rationale", "made:text"]
-    told = Desk(odd).open({"view": {"corpus": "of5", "colour": "region-left"}})  # another one finds them on disk
+    told = MapServer(odd).open({"view": {"corpus": "of5", "colour": "region-left"}})  # another one finds them on disk
     assert told["sides"][0]["method"] != "preview"
     assert told["view"]["colour"] == "region-left"
 
@@ -386,17 +435,20 @@ def test_a_hundred_thousand_documents_fit_in_three_megabytes(tmp_path):
     n = 100_000
     store_index(tmp_path / "many", np.random.default_rng(0).normal(size=(n, 4)).astype(np.float32))
     workspace = Workspace(tmp_path, cache_path=tmp_path / "cache.sqlite")
-    desk = Desk(workspace)
-    told = desk.open({"view": {}})
+    server = MapServer(workspace)
+    told = server.open({"view": {}})
     assert (told["documents"], len(told["sides"])) == (n, 2)
-    recoloured = desk.colour({"view": {"colour": "length-right"}, "documents": n})
+    recoloured = server.colour({"view": {"colour": "length-right"}, "documents": n})
     assert len(json.dumps(told)) + len(json.dumps(recoloured)) < 3_000_000
     selected = np.arange(0, n, 10, dtype="<u4")
     text = base64.b64encode(selected.tobytes()).decode()
-    answer = desk.selection({"view": {}, "documents": n, "rows": text})["html"]
+    answer = server.selection({"view": {}, "documents": n, "rows": text})["html"]
     assert "10,000 documents selected" in Reader(answer).text
 
 
 def test_arrays_say_what_they_are():
     told = array(np.array([[1.5, 2], [3, 4]], np.float32))
-    assert np.frombuffer(base64.b64decode(told["data"]), told["dtype"]).reshape(told["shape"]).tolist() == [[1.5, 2], [3, 4]]
+    assert np.frombuffer(base64.b64decode(told["data"]), told["dtype"]).reshape(told["shape"]).tolist() == [
+        [1.5, 2],
+        [3, 4],
+    ]

@@ -1,4 +1,6 @@
-"""BM25, a sentence encoder and fusions in the explorer: links, search, an opened document, Why?, What if?, Evaluate, the API."""
+"""BM25, a sentence encoder and fusions in the explorer: links, search, an opened document, Why?, What if?,
+Evaluate, the API.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,11 @@ from grace_core.errors import GraceError
 
 QUERY = "summer river under the old bridge"
 PAIRS = [
-    ("bm25", "st:mini"), ("0.7*bm25+0.3*tiny-a:rationale", "rrf(bm25,tiny-b:text)"), ("st:cls", "tiny-a:rationale"),
+    ("bm25", "st:mini"),
+    ("0.7*bm25+0.3*tiny-a:rationale", "rrf(bm25,tiny-b:text)"),
+    ("st:cls", "tiny-a:rationale"),
     ("bm25+st:mini+2*tiny-b:rationale", "tiny-a:text"),
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +57,8 @@ def test_a_link_gives_back_its_columns(space, a, b):
 
 
 @pytest.mark.parametrize(
-    "text", ["bm26", "st:nobody", "bm25+nobody", "0*bm25+tiny-a", "bm25+bm25", "/etc/passwd", "st:/etc", "a b", "rrf(bm25)"]
+    "text",
+    ["bm26", "st:nobody", "bm25+nobody", "0*bm25+tiny-a", "bm25+bm25", "/etc/passwd", "st:/etc", "a b", "rrf(bm25)"],
 )
 def test_what_is_no_column_is_told(space, text):
     view, problems = read_view(space, {"collection": "world", "a": text, "q": QUERY})
@@ -121,7 +126,13 @@ def test_a_fusion_s_rationale_is_edited(space):
 
 
 def test_evaluate_puts_any_number_in_one_table(space):
-    asked = {"on": "world", "x": "tiny-a:text", "y": "bm25", "more": "st:mini|bm25+st:mini|rrf(bm25,tiny-a:text)", "split": "all"}
+    asked = {
+        "on": "world",
+        "x": "tiny-a:text",
+        "y": "bm25",
+        "more": "st:mini|bm25+st:mini|rrf(bm25,tiny-a:text)",
+        "split": "all",
+    }
     view, problems = read_evaluate(space, asked)
     assert problems == []
     assert read_evaluate(space, view.params())[0] == view

@@ -18,8 +18,25 @@ from grace_core.index import Hit
 from grace_core.readers import Document
 
 A, B = Column("one", False), Column("two", True)
-OURS = {"div", "span", "p", "b", "h2", "h3", "header", "section", "ol", "ul", "li", "button", "mark", "kbd", "dl", "dt", "dd"} | {
-    "table", "thead", "tbody", "tr", "th", "td"}
+OURS = {
+    "div",
+    "span",
+    "p",
+    "b",
+    "h2",
+    "h3",
+    "header",
+    "section",
+    "ol",
+    "ul",
+    "li",
+    "button",
+    "mark",
+    "kbd",
+    "dl",
+    "dt",
+    "dd",
+} | {"table", "thead", "tbody", "tr", "th", "td"}
 
 
 def hit(rank, document, rationale=""):
@@ -32,7 +49,10 @@ def documents(*ids):
 
 def snapshot(first, second, k=5):
     view = View("c", A, B, k, "query")
-    sides = [Side(column, hits=[hit(rank, d) for rank, d in enumerate(found, 1)]) for column, found in ((A, first), (B, second))]
+    sides = [
+        Side(column, hits=[hit(rank, d) for rank, d in enumerate(found, 1)])
+        for column, found in ((A, first), (B, second))
+    ]
     return Snapshot(view, *sides, documents=9, done=True)
 
 
@@ -48,10 +68,15 @@ def test_movements_say_how_far_a_document_stands_higher(first, second):
             assert places == -found[first.index(document)]
 
 
-@pytest.mark.parametrize(("places", "sign", "spoken"), [
-    (2, "▲2", "2 places higher than in column A"), (-1, "▼1", "1 place lower than in column A"), (0, "=", "same rank as in column A"),
-    (None, "only here", "not among the first 5 of column A"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("places", "sign", "spoken"),
+    [
+        (2, "▲2", "2 places higher than in column A"),
+        (-1, "▼1", "1 place lower than in column A"),
+        (0, "=", "same rank as in column A"),
+        (None, "only here", "not among the first 5 of column A"),
+    ],
+)
 def test_markers_are_shown_and_spoken(places, sign, spoken):
     page = marker(places, other="a", k=5)
     assert f'<span aria-hidden="true">{sign}</span>' in page

@@ -17,7 +17,7 @@ from grace_app.training.curves import curves, reach_of, smooth, span, thin, tick
 from grace_app.training.render import chosen, render_probes, render_runs
 from grace_app.training.runs import SILENT_AFTER, Runs
 from grace_app.training.tab import TrainingTab, look, pick
-from grace_app.workspace.view import COMPARED, TrainingView, change_training, read_training, settle
+from grace_app.workspace.view import COMPARED, TrainingView, change_training, read_training, revalidated
 from grace_core.errors import GraceError
 
 
@@ -43,13 +43,25 @@ def trained(tmp_path_factory, tiny_folder, sentences):
     queries = [{"_id": f"q{i}", "text": texts[i][:12]} for i in range(6)]
     for name, rows in (("corpus", documents), ("queries", queries)):
         (beir / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    (beir / "qrels" / "dev.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *(f"q{i}\td{i}\t1" for i in range(6))]) + "\n")
-    config = TrainConfig.model_validate({
-        "model": str(tiny_folder), "out": str(root / "runs" / "tiny"), "steps": 4, "batch": 2, "rollouts": 2, "learning_rate": 1e-3,
-        "data": {"path": str(root / "triplets.jsonl"), "format": "triplets"}, "max_prompt_tokens": 128, "max_new_tokens": 8,
-        "evaluation": {"path": str(beir), "every": 2, "queries": 4, "documents": 12, "probes": 2},
-        "report_to": [], "collapse": {"action": "warn"},
-    })  # fmt: skip
+    (beir / "qrels" / "dev.tsv").write_text(
+        "\n".join(["query-id\tcorpus-id\tscore", *(f"q{i}\td{i}\t1" for i in range(6))]) + "\n"
+    )
+    config = TrainConfig.model_validate(
+        {
+            "model": str(tiny_folder),
+            "out": str(root / "runs" / "tiny"),
+            "steps": 4,
+            "batch": 2,
+            "rollouts": 2,
+            "learning_rate": 1e-3,
+            "data": {"path": str(root / "triplets.jsonl"), "format": "triplets"},
+            "max_prompt_tokens": 128,
+            "max_new_tokens": 8,
+            "evaluation": {"path": str(beir), "every": 2, "queries": 4, "documents": 12, "probes": 2},
+            "report_to": [],
+            "collapse": {"action": "warn"},
+        }
+    )
     return root / "runs" / "tiny", train(config, report=lambda line: None)
 
 
@@ -66,12 +78,25 @@ def test_a_real_run_is_read_as_it_was(trained):
     runs = Runs(folder.parent)
     run = runs.get("tiny")
     assert (run.state, run.reached, run.planned, run.problems) == ("finished", 4, 4, ())
-    assert (run.best["step"], run.best["ndcg@10"]) == (result["best"]["step"], pytest.approx(result["best"]["ndcg@10"], abs=1e-5))
+    assert (run.best["step"], run.best["ndcg@10"]) == (
+        result["best"]["step"],
+        pytest.approx(result["best"]["ndcg@10"], abs=1e-5),
+    )
     assert [row["step"] for row in run.steps] == [1, 2, 3, 4]
     assert [row["step"] for row in run.evaluations] == [row["step"] for row in run.probes] == [0, 2, 4]
     assert [len(row["probes"]) for row in run.probes] == [2, 2, 2]
     found = charts(runs)
-    wanted = {"ndcg@10", "reward", "reward_spread", "kl", "entropy", "rationale_tokens", "truncated", "distinct", "loss"}
+    wanted = {
+        "ndcg@10",
+        "reward",
+        "reward_spread",
+        "kl",
+        "entropy",
+        "rationale_tokens",
+        "truncated",
+        "distinct",
+        "loss",
+    }
     assert wanted | {f"term/{name}{end}" for name in ("query", "document") for end in ("", "_spread")} <= set(found)
     assert found["ndcg@10"]["lines"][0]["base"] == pytest.approx(run.base, rel=1e-4)
     assert "symmetric objective, supervised" in render_runs(runs.all(), ticked(runs), runs.root)
@@ -129,16 +154,23 @@ def test_only_what_is_a_run_is_listed_newest_first(runs):
     assert [run.name for run in runs.all()] == ["new", "middle", "old"]
 
 
-@pytest.mark.parametrize(("name", "content", "said"), [
-    ("run.json", '{"state": "runn', "run.json is damaged"),
-    ("run.json", "[1, 2]", "run.json holds a list, expected an object"),
-    ("run.json", "[" * 100_000, "run.json is damaged"),
-    ("run.json", None, "run.json is missing"),
-    ("metrics.jsonl", '{"step": 1}\nnonsense\n\n[3]\n{"step": "x"}\n', "metrics.jsonl: 3 lines that hold no row were left out (line 2)"),
-    ("metrics.jsonl", b"\xff\xfe\x00\n", "metrics.jsonl: a line that holds no row was left out (line 1)"),
-    ("metrics.jsonl", "[" * 100_000 + "\n", "metrics.jsonl: a line"),
-    ("probes.jsonl", '{"step": 0, "probes": {"text": 1}}\n{"probes": []}\n', "probes.jsonl: a line"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("run.json", '{"state": "runn', "run.json is damaged"),
+        ("run.json", "[1, 2]", "run.json holds a list, expected an object"),
+        ("run.json", "[" * 100_000, "run.json is damaged"),
+        ("run.json", None, "run.json is missing"),
+        (
+            "metrics.jsonl",
+            '{"step": 1}\nnonsense\n\n[3]\n{"step": "x"}\n',
+            "metrics.jsonl: 3 lines that hold no row were left out (line 2)",
+        ),
+        ("metrics.jsonl", b"\xff\xfe\x00\n", "metrics.jsonl: a line that holds no row was left out (line 1)"),
+        ("metrics.jsonl", "[" * 100_000 + "\n", "metrics.jsonl: a line"),
+        ("probes.jsonl", '{"step": 0, "probes": {"text": 1}}\n{"probes": []}\n', "probes.jsonl: a line"),
+    ],
+)
 def test_broken_files_give_a_line(runs, name, content, said):
     path = write_run(runs.root / "a") / name
     path.unlink()
@@ -151,11 +183,14 @@ def test_broken_files_give_a_line(runs, name, content, said):
     json.loads(curves(runs.all(), ticked(runs)))
 
 
-@pytest.mark.parametrize("about", [
-    {"config": None, "steps": "many", "time": "never", "state": ["running"], "alarm": 5},
-    {"config": {"method": 7, "model": {"a": 1}}, "steps": -3, "time": 1e300, "state": "dancing"},
-    {"steps": 10**40, "time": float("nan"), "state": "running"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"config": None, "steps": "many", "time": "never", "state": ["running"], "alarm": 5},
+        {"config": {"method": 7, "model": {"a": 1}}, "steps": -3, "time": 1e300, "state": "dancing"},
+        {"steps": 10**40, "time": float("nan"), "state": "running"},
+    ],
+)
 def test_nonsense_in_run_json_is_not_believed(runs, about):
     (write_run(runs.root / "a") / "run.json").write_text(json.dumps(about))
     run = runs.get("a")
@@ -168,7 +203,10 @@ def test_nonsense_in_run_json_is_not_believed(runs, about):
 def test_numbers_that_are_none_leave_gaps(runs):
     folder = write_run(runs.root / "a")
     with open(folder / "metrics.jsonl", "a") as file:
-        file.write('{"step": 7, "reward": NaN, "loss": Infinity, "kl": 1%s}\n{"step": 8, "reward": true, "kl": "x"}\n' % ("0" * 400))
+        file.write(
+            '{"step": 7, "reward": NaN, "loss": Infinity, "kl": 1%s}\n{"step": 8, "reward": true, "kl": "x"}\n'
+            % ("0" * 400)
+        )
     run = runs.get("a")
     assert [row.get("reward") for row in run.steps[-2:]] == [None, None]
     assert (run.steps[-2]["loss"], run.steps[-2]["kl"]) == (None, None)
@@ -208,9 +246,18 @@ def test_names_are_looked_up_and_never_opened(runs, name):
         change_training(TrainingView(("a",), "a"), ["a"], {"set": "run", "value": name})
 
 
-@pytest.mark.parametrize("data", [
-    None, [], {}, {"set": "run"}, {"set": "root", "value": "x"}, {"set": "step", "value": "-1"}, {"set": "probe", "value": "²"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "data",
+    [
+        None,
+        [],
+        {},
+        {"set": "run"},
+        {"set": "root", "value": "x"},
+        {"set": "step", "value": "-1"},
+        {"set": "probe", "value": "²"},
+    ],
+)
 def test_events_that_do_not_fit_are_refused(runs, data):
     write_run(runs.root / "a")
     tab = TrainingTab(None, runs, None, None, None, None, None, None)
@@ -233,7 +280,7 @@ def test_a_view_comes_back_from_its_address():
 
 def test_a_run_keeps_its_colour_while_others_come_and_go():
     names = list("abcdefgh")
-    view = settle(TrainingView(("a",)), names)
+    view = revalidated(TrainingView(("a",)), names)
     for name in "bcdef":
         view = change_training(view, names, {"set": "run", "value": name})
     with pytest.raises(GraceError, match=f"at most {COMPARED} runs"):
@@ -242,7 +289,7 @@ def test_a_run_keeps_its_colour_while_others_come_and_go():
     assert (view.runs, view.of) == (("", "b", "c", "d", "e", "f"), "b")
     view = change_training(view, names, {"set": "run", "value": "g"})
     assert view.runs == ("g", "b", "c", "d", "e", "f")
-    assert settle(view, ["c", "g"]).runs == ("g", "", "c")
+    assert revalidated(view, ["c", "g"]).runs == ("g", "", "c")
 
 
 def test_the_best_is_compared_with_the_first_until_something_else_is_chosen(runs):
@@ -266,16 +313,24 @@ def test_markup_stays_text_wherever_it_stands(runs):
     nasty = f"{SCRIPT}{IMAGE}</script>"
     name = "<img src=x onerror=alert(1)>"
     config = {"method": nasty, "mode": nasty, "objective": nasty, "model": nasty}
-    write_run(runs.root / name, state="collapsed", probes=[{"text": nasty, "rationale": nasty}], config=config, alarm=nasty)
+    write_run(
+        runs.root / name, state="collapsed", probes=[{"text": nasty, "rationale": nasty}], config=config, alarm=nasty
+    )
     with open(runs.root / name / "metrics.jsonl", "a") as file:
         file.write(json.dumps({"step": 7, f"term/{nasty}": 1.0}) + "\n")
     found, view = runs.all(), ticked(runs)
-    pages = [render_runs(found, view, runs.root, message=nasty), render_probes(found, view), render_runs([], view, runs.root / nasty)]
+    pages = [
+        render_runs(found, view, runs.root, message=nasty),
+        render_probes(found, view),
+        render_runs([], view, runs.root / nasty),
+    ]
     page = "".join(pages)
     assert "<script" not in page
     assert "<img" not in page
     assert "&lt;script&gt;window.pwned = 1&lt;/script&gt;" in page
-    assert f"Term: {nasty}" in [chart["title"] for chart in json.loads(curves(found, view))["charts"]]  # set as text by the script
+    assert f"Term: {nasty}" in [
+        chart["title"] for chart in json.loads(curves(found, view))["charts"]
+    ]  # set as text by the script
 
 
 def test_nothing_is_sent_when_nothing_changed(runs):

@@ -11,7 +11,7 @@ import pytest
 from explorer_world import QUERY, TOKENS
 
 from grace_app.explore.search import open_document, search
-from grace_app.workspace.shared import QueryCache, Turns, share
+from grace_app.workspace.shared import FairLock, QueryCache, share
 from grace_app.workspace.state import Workspace
 from grace_app.workspace.view import Column, View
 from grace_core.cache import RepresentationCache
@@ -76,8 +76,10 @@ def test_a_search_agrees_with_the_library(workspace):
 
 def test_rationales_grow_and_text_columns_do_not_wait(workspace, monkeypatch):
     monkeypatch.setattr("grace_app.explore.search.FRAME", 0)
-    seen = [(shot.a.hits is not None, shot.b.hits is not None, len(shot.b.rationale))
-            for shot in search(workspace, View("world", TEXT, FULL, 5, "a query that nobody has asked before"))]  # fmt: skip
+    seen = [
+        (shot.a.hits is not None, shot.b.hits is not None, len(shot.b.rationale))
+        for shot in search(workspace, View("world", TEXT, FULL, 5, "a query that nobody has asked before"))
+    ]
     lengths = [length for a, b, length in seen if a and not b]
     assert len(set(lengths)) > TOKENS / 4
     assert seen[-1][:2] == (True, True)
@@ -158,7 +160,7 @@ def test_several_threads_get_what_one_gets(new_model, sentences):
 
 
 def test_turns_are_taken_in_the_order_they_were_asked_for():
-    turns, order, threads = Turns(), [], []
+    turns, order, threads = FairLock(), [], []
 
     def take(number):
         with turns:

@@ -31,7 +31,11 @@ def files(tmp_path):
 def test_several_files_are_a_document_each(files):
     chosen = [files["c.html"], files["a.md"], files["b.pdf"]]
     corpus = read_upload(chosen, None)
-    assert [(document.id, document.title) for document in corpus.documents] == [("a.md", "Rivers"), ("b.pdf", "b"), ("c.html", "C")]
+    assert [(document.id, document.title) for document in corpus.documents] == [
+        ("a.md", "Rivers"),
+        ("b.pdf", "b"),
+        ("c.html", "C"),
+    ]
     assert len(corpus.notes) == 1
     assert corpus.notes[0].endswith("1 page, in b.pdf, page 2")
     assert preview_upload(chosen).mapping == {"id": "id", "title": "title", "text": "text"}
@@ -43,7 +47,9 @@ def test_one_file_in_a_list_is_read_as_ever(files):
 
 
 def test_what_cannot_be_read_together_is_refused_by_its_name(files, tmp_path):
-    with pytest.raises(GraceError, match=r"^t.csv is no text, Markdown, HTML or PDF file, of which several are read at once: choose it"):
+    with pytest.raises(
+        GraceError, match=r"^t.csv is no text, Markdown, HTML or PDF file, of which several are read at once: choose it"
+    ):
         read_upload([files["a.md"], files["t.csv"]], None)
     with pytest.raises(GraceError, match=r"^two files are called a.md: rename one"):
         read_upload([files["a.md"], str(write(tmp_path / "5" / "a.md", "x"))], None)
@@ -54,7 +60,10 @@ def test_what_cannot_be_read_together_is_refused_by_its_name(files, tmp_path):
 
 
 def test_an_error_names_an_upload_without_its_place(files):
-    assert shortened(f"{files['a.md']} is bad, and {files['b.pdf']}", [files["a.md"], files["b.pdf"]]) == "a.md is bad, and b.pdf"
+    assert (
+        shortened(f"{files['a.md']} is bad, and {files['b.pdf']}", [files["a.md"], files["b.pdf"]])
+        == "a.md is bad, and b.pdf"
+    )
 
 
 TYPED = {"": None, " 1,000 ": Chunk(1000), "5": Chunk(5)}

@@ -33,19 +33,22 @@ def test_an_address_gives_back_its_view(workspace):
     assert read_view(workspace, {"q": "x", "why": "a"})[0].panel == ""  # of no document
 
 
-@pytest.mark.parametrize(("params", "said"), [
-    ({"collection": "nope"}, "no collection 'nope' here; there are: plain, world"),
-    ({"collection": "../world"}, "no collection '../world'"),
-    ({"a": "tiny-a"}, "no column 'tiny-a'"),
-    ({"b": "tiny-c:text"}, "no column 'tiny-c:text'"),
-    ({"collection": "plain", "b": "tiny-a:rationale"}, "plain has no column"),
-    ({"k": "7"}, "expected one of 5, 10, 20"),
-    ({"k": "ten"}, "k is 'ten'"),
-    ({"q": "river", "doc": "d01", "why": "c"}, "why is 'c', expected a or b"),
-    ({"q": "river", "doc": "d01", "whatif": "<b>"}, "whatif is '<b>', expected a or b"),
-    ({"q": "   "}, "the query is empty"),
-    ({"q": "x" * (MAX_QUERY + 1)}, "shorten it"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ({"collection": "nope"}, "no collection 'nope' here; there are: plain, world"),
+        ({"collection": "../world"}, "no collection '../world'"),
+        ({"a": "tiny-a"}, "no column 'tiny-a'"),
+        ({"b": "tiny-c:text"}, "no column 'tiny-c:text'"),
+        ({"collection": "plain", "b": "tiny-a:rationale"}, "plain has no column"),
+        ({"k": "7"}, "expected one of 5, 10, 20"),
+        ({"k": "ten"}, "k is 'ten'"),
+        ({"q": "river", "doc": "d01", "why": "c"}, "why is 'c', expected a or b"),
+        ({"q": "river", "doc": "d01", "whatif": "<b>"}, "whatif is '<b>', expected a or b"),
+        ({"q": "   "}, "the query is empty"),
+        ({"q": "x" * (MAX_QUERY + 1)}, "shorten it"),
+    ],
+)
 def test_what_is_wrong_in_an_address_is_said(workspace, params, said):
     view, problems = read_view(workspace, params)
     assert said in "; ".join(problems)

@@ -58,9 +58,13 @@ def test_a_struck_sentence_has_the_effect_that_stood_beside_it(found, start, par
 def test_a_rewritten_text_is_encoded_with_the_stored_rationale(found, start):
     made = what_if(found, text=kept(start, "text", _0=f"{SCRIPT} Snow on the walls."))
     rest = " ".join(one["text"] for one in start["sentences"]["text"][1:])
-    whole = found.explainer.model.represent_given([f"{SCRIPT} Snow on the walls.\n{rest}"], [found.explainer.rationale_ids[found.row]])
+    whole = found.explainer.model.represent_given(
+        [f"{SCRIPT} Snow on the walls.\n{rest}"], [found.explainer.rationale_ids[found.row]]
+    )
     (whole,) = found.index.embed(whole, role="document")
-    assert made["score"] == pytest.approx(float(whole @ found.query_vector), abs=0.02)  # white space between sentences may differ
+    assert made["score"] == pytest.approx(
+        float(whole @ found.query_vector), abs=0.02
+    )  # white space between sentences may differ
     assert made["score"] != start["score"]
 
 
@@ -94,7 +98,11 @@ def test_another_hit_s_rationale_can_be_swapped_in(found, start):
 
 def test_ranks_are_those_of_the_scores(found, start):
     vectors, query = found.explainer.vectors(found.pooling), found.query_vector
-    made = what_if(found, text=kept(start, "text", _0="Entirely other words stand here."), rationale=kept(start, "rationale", _0=False))
+    made = what_if(
+        found,
+        text=kept(start, "text", _0="Entirely other words stand here."),
+        rationale=kept(start, "rationale", _0=False),
+    )
     scores = vectors @ query
     scores[found.row] = made["score"]
     order = [found.index.ids[i] for i in np.argsort(-scores, kind="stable")]
@@ -112,7 +120,9 @@ def test_ranks_are_those_of_the_scores(found, start):
 def test_one_edit_asks_for_the_query_once(workspace, start, monkeypatch):
     fresh, asked = case(workspace, view(), "a"), []
     represent = GraceModel.represent
-    monkeypatch.setattr(GraceModel, "represent", lambda self, texts, **options: asked.extend(texts) or represent(self, texts, **options))
+    monkeypatch.setattr(
+        GraceModel, "represent", lambda self, texts, **options: asked.extend(texts) or represent(self, texts, **options)
+    )
     assert what_if(fresh, text=kept(start, "text", _0=False), effects=True)["sentences"] == start["sentences"]
     assert asked == [QUERY]
 
@@ -124,13 +134,16 @@ def test_a_column_of_the_text_alone_has_a_text_to_edit(workspace):
     assert what_if(found, text=kept(start, "text", _0=False))["score"] != start["score"]
 
 
-@pytest.mark.parametrize(("edits", "said"), [
-    ({"text": "x"}, "must be a list"),
-    ({"text": [1]}, "must be a list"),
-    ({"rationale": {"0": True}}, "must be a list"),
-    ({"rationale": [True] * 999}, "got edits of 999"),
-    ({"text": [False] * 99}, "got edits of 99"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("edits", "said"),
+    [
+        ({"text": "x"}, "must be a list"),
+        ({"text": [1]}, "must be a list"),
+        ({"rationale": {"0": True}}, "must be a list"),
+        ({"rationale": [True] * 999}, "got edits of 999"),
+        ({"text": [False] * 99}, "got edits of 99"),
+    ],
+)
 def test_edits_that_do_not_fit_are_refused(found, edits, said):
     with pytest.raises(GraceError, match=said):
         what_if(found, **edits)
@@ -175,22 +188,29 @@ def test_the_endpoint_agrees_with_the_page(client, found, start):
     made = client.predict(QUERY, "world", "tiny-a", "d05", leave_one_out=True, api_name="/what_if")
     assert made["score"] == pytest.approx(made["old_score"], abs=1e-6)
     assert made["old_rank"] == start["old_rank"]
-    effects = [one["effect"] for part in ("text", "rationale") for one in start["sentences"][part] if one["effect"] is not None]
+    effects = [
+        one["effect"] for part in ("text", "rationale") for one in start["sentences"][part] if one["effect"] is not None
+    ]
     assert [one["score"] - made["score"] for one in made["leave_one_out"]] == pytest.approx(effects, abs=1e-5)
     empty = client.predict(QUERY, "world", "tiny-a", "d05", edited_rationale="", api_name="/what_if")
-    assert empty["score"] == pytest.approx(what_if(found, rationale=[False] * len(start["sentences"]["rationale"]))["score"], abs=1e-5)
+    assert empty["score"] == pytest.approx(
+        what_if(found, rationale=[False] * len(start["sentences"]["rationale"]))["score"], abs=1e-5
+    )
 
 
-@pytest.mark.parametrize(("arguments", "said"), [
-    ({"edited_text": " "}, "the edited text is empty"),
-    ({"edited_text": "x" * (MAX_EDIT + 1)}, "shorten it"),
-    ({"edited_rationale": "word " * 10_000}, "takes at most"),
-    ({"edited_rationale": 7}, "must be text"),
-    ({"rationale": False, "edited_rationale": "x"}, "changes nothing"),
-    ({"document": "nope"}, "world has no document 'nope'"),
-    ({"model": "someone/a-model"}, "has no 'someone/a-model'"),
-    ({"leave_one_out": "yes"}, "leave_one_out must be true or false"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"edited_text": " "}, "the edited text is empty"),
+        ({"edited_text": "x" * (MAX_EDIT + 1)}, "shorten it"),
+        ({"edited_rationale": "word " * 10_000}, "takes at most"),
+        ({"edited_rationale": 7}, "must be text"),
+        ({"rationale": False, "edited_rationale": "x"}, "changes nothing"),
+        ({"document": "nope"}, "world has no document 'nope'"),
+        ({"model": "someone/a-model"}, "has no 'someone/a-model'"),
+        ({"leave_one_out": "yes"}, "leave_one_out must be true or false"),
+    ],
+)
 def test_bad_trials_are_refused_in_a_sentence(client, arguments, said):
     asked = {"query": QUERY, "collection": "world", "model": "tiny-a", "document": "d05"} | arguments
     with pytest.raises(AppError, match=said):

@@ -50,7 +50,12 @@ def test_every_level_adds_up(workspace, told):
     assert told["score"] == pytest.approx(expected.score, abs=1e-6)
     assert np.allclose(told["raw"], expected.sentences, atol=1e-6)
     above = told["score"] - told["average"]
-    for name, whole in (("raw", told["score"]), ("tokens_raw", told["score"]), ("above", above), ("tokens_above", above)):
+    for name, whole in (
+        ("raw", told["score"]),
+        ("tokens_raw", told["score"]),
+        ("above", above),
+        ("tokens_above", above),
+    ):
         assert np.sum(told[name]) == pytest.approx(whole, abs=1e-5)
     assert 0 <= told["largest_residual"] < 1e-5
     assert np.shape(told["raw"]) == np.shape(told["above"]) == (len(told["query"]), len(told["sentences"]))
@@ -95,10 +100,18 @@ def test_the_opened_document_shows_the_blocks_at_once(workspace):
         assert page.count(f"{place.score:.4f}".replace("-", "−")) >= 2  # beside the rank, and as the sum of the blocks
 
 
-@pytest.mark.parametrize("data", [
-    None, [], {}, {"view": "{", "doc": "d05", "side": "a"}, {"view": view().json(), "doc": 5, "side": "a"},
-    {"view": view().json(), "doc": "d05", "side": "c"}, {"view": "[]", "doc": "d05", "side": "a"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "data",
+    [
+        None,
+        [],
+        {},
+        {"view": "{", "doc": "d05", "side": "a"},
+        {"view": view().json(), "doc": 5, "side": "a"},
+        {"view": view().json(), "doc": "d05", "side": "c"},
+        {"view": "[]", "doc": "d05", "side": "a"},
+    ],
+)
 def test_events_that_do_not_fit_are_refused(workspace, data):
     with pytest.raises(GraceError, match="reload the page"):
         read_case(workspace, data)
@@ -130,16 +143,19 @@ def test_the_endpoint_agrees_with_the_page(client, told):
     assert found["difference"]["score"] == pytest.approx(told["against"]["score"], abs=1e-5)
 
 
-@pytest.mark.parametrize(("arguments", "said"), [
-    (("", "world", "tiny-a", "d05"), "the query is empty"),
-    (("x", "nope", "tiny-a", "d05"), "there is no collection 'nope'"),
-    (("x", "world", "someone/a-model", "d05"), "has no 'someone/a-model'"),
-    (("x", "world", "tiny-a", "nope"), "world has no document 'nope'"),
-    (("x", "world", "tiny-a", ""), "document must be a name"),
-    (("x", "world", "tiny-a", "d05", "yes"), "true or false"),
-    (("x", "world", "tiny-a", "d05", True, "nope"), "world has no document 'nope'"),
-    (("x", "world", "tiny-a", "d05", True, 7), "against must be"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("", "world", "tiny-a", "d05"), "the query is empty"),
+        (("x", "nope", "tiny-a", "d05"), "there is no collection 'nope'"),
+        (("x", "world", "someone/a-model", "d05"), "has no 'someone/a-model'"),
+        (("x", "world", "tiny-a", "nope"), "world has no document 'nope'"),
+        (("x", "world", "tiny-a", ""), "document must be a name"),
+        (("x", "world", "tiny-a", "d05", "yes"), "true or false"),
+        (("x", "world", "tiny-a", "d05", True, "nope"), "world has no document 'nope'"),
+        (("x", "world", "tiny-a", "d05", True, 7), "against must be"),
+    ],
+)
 def test_bad_questions_are_refused_in_a_sentence(client, arguments, said):
     with pytest.raises(AppError, match=said):
         client.predict(*arguments, api_name="/explain")

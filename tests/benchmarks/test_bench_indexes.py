@@ -8,7 +8,21 @@ import pytest
 
 
 def test_search_reports_ratios_and_recall_by_kind(grace, tmp_path):
-    options = ("--documents", 500, "--dim", 16, "--kind", "flat", "--kind", "hnsw", "--runs", 1, "--keep", tmp_path, "--json")
+    options = (
+        "--documents",
+        500,
+        "--dim",
+        16,
+        "--kind",
+        "flat",
+        "--kind",
+        "hnsw",
+        "--runs",
+        1,
+        "--keep",
+        tmp_path,
+        "--json",
+    )
     status, out, err = grace("bench", "search", *options)
     assert status == 0, err
     result = json.loads(out)
@@ -20,7 +34,23 @@ def test_search_reports_ratios_and_recall_by_kind(grace, tmp_path):
 
 
 def test_filter_reports_time_recall_and_whether_it_was_exact(grace):
-    options = ("--documents", 400, "--dim", 16, "--kind", "flat", "--kind", "hnsw", "--share", 0.5, "--share", 0.01, "--runs", 1, "--json")
+    options = (
+        "--documents",
+        400,
+        "--dim",
+        16,
+        "--kind",
+        "flat",
+        "--kind",
+        "hnsw",
+        "--share",
+        0.5,
+        "--share",
+        0.01,
+        "--runs",
+        1,
+        "--json",
+    )
     status, out, err = grace("bench", "filter", *options)
     assert status == 0, err
     result = json.loads(out)

@@ -76,5 +76,7 @@ CONTRAST = """([selector, property]) => {
 
 @pytest.fixture
 def contrast(page):
-    """The contrast by WCAG of an element's colour (or fill, or stroke) with what is painted under it: ``contrast(selector, property)``."""
+    """The contrast by WCAG of an element's colour (or fill, or stroke) with what is painted under it:
+    ``contrast(selector, property)``.
+    """
     return lambda selector, property: page.evaluate(CONTRAST, [selector, property])

@@ -79,7 +79,9 @@ def test_cancel_and_resume_across_a_reload(corpus, world, url):
     corpus.reload()
     corpus.get_by_role("tab", name="Corpus").click()
     corpus.get_by_role("button", name="Resume").click()
-    expect(corpus.locator(".g-job")).to_have_attribute("data-state", re.compile("encoding|done"))  # what is left may be done at once
+    expect(corpus.locator(".g-job")).to_have_attribute(
+        "data-state", re.compile("encoding|done")
+    )  # what is left may be done at once
     corpus.goto(url)  # closing the tab does not end the build
     corpus.get_by_role("tab", name="Corpus").click()
     expect(corpus.locator(".g-job")).to_have_attribute("data-state", "done", timeout=120_000)

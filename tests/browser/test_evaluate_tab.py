@@ -186,11 +186,20 @@ def test_it_can_be_read_in_light_and_dark_and_on_a_phone(page, url, contrast, sc
     opened(page, url, f"{COLUMNS}&__theme={scheme}")
     for width in (1440, 1180, 390):
         page.set_viewport_size({"width": width, "height": 900})
-        page.wait_for_function("() => Math.abs(document.querySelector('.g-eval-plot svg').viewBox.baseVal.width - "
-                               "document.querySelector('.g-eval-plot').clientWidth) < 1")  # fmt: skip
+        page.wait_for_function(
+            "() => Math.abs(document.querySelector('.g-eval-plot svg').viewBox.baseVal.width - "
+            "document.querySelector('.g-eval-plot').clientWidth) < 1"
+        )
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.locator(".g-eval-table").bounding_box()["width"] <= width
-    words = (".g-eval-interval", ".g-eval-level", ".g-eval-gain", ".g-eval-from", ".g-eval-number-better", ".g-eval-written")
+    words = (
+        ".g-eval-interval",
+        ".g-eval-level",
+        ".g-eval-gain",
+        ".g-eval-from",
+        ".g-eval-number-better",
+        ".g-eval-written",
+    )
     for selector in (*words, ".g-eval-open h4"):
         assert contrast(selector, "color") >= 4.5, selector
     for selector in (".g-tick", ".g-eval-axis-a", ".g-eval-axis-b"):

@@ -27,8 +27,11 @@ def ask(page, query: str) -> None:
     page.fill("#g-query textarea", query)
     page.press("#g-query textarea", "Enter")
     expect(page.locator(".g-results:not([data-busy])[data-view*='\"q\"']")).to_be_visible()
-    page.wait_for_function("q => { try { return JSON.parse(document.querySelector('.g-results:not([data-busy])').dataset.view).q === q } "
-                           "catch { return false } }", arg=query.strip())  # fmt: skip
+    page.wait_for_function(
+        "q => { try { return JSON.parse(document.querySelector('.g-results:not([data-busy])').dataset.view).q === q } "
+        "catch { return false } }",
+        arg=query.strip(),
+    )
 
 
 def hits(page, side: str) -> list[str]:
@@ -70,7 +73,13 @@ def test_a_typed_query_fills_both_columns(explore):
     assert len(hits(explore, "a")) == len(hits(explore, "b")) == 10
     expect(explore.locator(".g-column-a .g-rationale")).to_contain_text("embeds the text alone")
     assert len(explore.locator(".g-column-b .g-rationale-text").inner_text()) > 40
-    assert address(explore) == {"collection": "world", "a": "tiny-a:text", "b": "tiny-a:rationale", "k": "10", "q": query}
+    assert address(explore) == {
+        "collection": "world",
+        "a": "tiny-a:text",
+        "b": "tiny-a:rationale",
+        "k": "10",
+        "q": query,
+    }
     scores = [float(score) for score in explore.locator(".g-column-b .g-score").all_inner_texts()]
     assert scores == sorted(scores, reverse=True)
 
@@ -81,7 +90,9 @@ def test_an_example_searches_and_its_judgements_are_shown(explore):
     expect(explore.locator("#g-query textarea")).to_have_value(QUERY)
     expect(explore.locator(".g-summary")).to_contain_text("2 judged relevant")
     for side in ("a", "b"):
-        marked = explore.locator(f".g-column-{side} .g-hit:has(.g-relevant)").evaluate_all("cards => cards.map(card => card.dataset.hit)")
+        marked = explore.locator(f".g-column-{side} .g-hit:has(.g-relevant)").evaluate_all(
+            "cards => cards.map(card => card.dataset.hit)"
+        )
         assert set(marked) == set(hits(explore, side)) & {"d05", "d11"}
 
 
@@ -231,13 +242,16 @@ def test_a_link_opens_the_same_state_again(explore, chromium):
     assert (hits(explore, "a"), hits(explore, "b"), explore.locator(".g-dialog").inner_text(), explore.url) == before
 
 
-@pytest.mark.parametrize(("query", "said"), [
-    ("?collection=nope&q=hello", "there is no collection 'nope' here; there are: "),
-    ("?a=%3Cscript%3Ewindow.pwned%3D1%3C/script%3E&k=seven&q=x", "has no column '<script>"),
-    ("?collection=..%2F..%2Fetc&q=x", "there is no collection '../../etc'"),
-    ("?q=%20%20", "the query is empty"),
-    ("?collection=world&q=river&doc=nope", "world has no document 'nope'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("?collection=nope&q=hello", "there is no collection 'nope' here; there are: "),
+        ("?a=%3Cscript%3Ewindow.pwned%3D1%3C/script%3E&k=seven&q=x", "has no column '<script>"),
+        ("?collection=..%2F..%2Fetc&q=x", "there is no collection '../../etc'"),
+        ("?q=%20%20", "the query is empty"),
+        ("?collection=world&q=river&doc=nope", "world has no document 'nope'"),
+    ],
+)
 def test_nonsense_in_the_address_gives_a_sentence(page, url, query, said):
     page.goto(url + query)
     expect(page.locator(".g-banner")).to_contain_text(said)
@@ -258,7 +272,9 @@ def test_a_very_long_query_is_cut_and_says_so(explore):
     explore.fill("#g-query textarea", "castle walls and bells " * 600)
     explore.click("#g-search")
     expect(explore.locator(DONE)).to_be_visible()
-    expect(explore.locator(".g-column-a .g-rationale .g-flag")).to_have_text(re.compile(r"query cut after [\d,]+ of 3,001 tokens"))
+    expect(explore.locator(".g-column-a .g-rationale .g-flag")).to_have_text(
+        re.compile(r"query cut after [\d,]+ of 3,001 tokens")
+    )
     assert urlsplit(explore.url).query == ""
     explore.locator(".g-column-a .g-open").first.click()  # it opens all the same
     expect(explore.get_by_role("dialog")).to_be_visible()
@@ -272,7 +288,12 @@ def test_markup_in_documents_is_text(explore):
     expect(dialog.locator("h2")).to_have_text(f"Marked {SCRIPT}")
     expect(dialog.locator(".g-body")).to_contain_text(IMAGE)
     expect(dialog.locator(".g-facts")).to_contain_text(IMAGE)
-    assert explore.locator("#g-results img, #g-results script, #g-detail img, #g-detail script, #g-examples script").count() == 0
+    assert (
+        explore.locator(
+            "#g-results img, #g-results script, #g-detail img, #g-detail script, #g-examples script"
+        ).count()
+        == 0
+    )
     expect(explore.locator("#g-query textarea")).to_have_value(re.compile(r"\$\{7\*7\}"))
 
 
@@ -286,8 +307,12 @@ def test_the_last_of_many_quick_questions_wins(explore):
     for query in ("first question", "second question", "third question", "the last question"):
         explore.fill("#g-query textarea", query)
         explore.click("#g-search")
-    explore.wait_for_function("document.querySelector('.g-results:not([data-busy])')?.dataset.view?.includes('the last question')")
-    explore.wait_for_function("new URLSearchParams(location.search).get('q') === 'the last question'", timeout=5000)  # in a frame to come
+    explore.wait_for_function(
+        "document.querySelector('.g-results:not([data-busy])')?.dataset.view?.includes('the last question')"
+    )
+    explore.wait_for_function(
+        "new URLSearchParams(location.search).get('q') === 'the last question'", timeout=5000
+    )  # in a frame to come
     for _ in range(3):
         explore.locator(".g-column-a .g-open").nth(0).dispatch_event("click")
         explore.locator(".g-column-a .g-open").nth(3).dispatch_event("click")
@@ -321,7 +346,16 @@ def test_dark_and_light_have_contrast(page, url, scheme):
         while (under && (style(under, 'backgroundColor')[3] ?? 1) === 0) under = under.parentElement;
         const [a, b] = [of(style(element, 'color')), of(style(under || document.body, 'backgroundColor'))];
         return (Math.max(a, b) + .05) / (Math.min(a, b) + .05) }"""
-    texts = (".g-open", ".g-snippet", ".g-chip", ".g-score", ".g-column-a .g-rank", ".g-column-b .g-rank", ".g-example", ".g-header h1")
+    texts = (
+        ".g-open",
+        ".g-snippet",
+        ".g-chip",
+        ".g-score",
+        ".g-column-a .g-rank",
+        ".g-column-b .g-rank",
+        ".g-example",
+        ".g-header h1",
+    )
     for selector in (*texts, ".g-column-b .g-rationale-text p", ".g-column-a .g-quiet", ".g-letter-a", ".g-letter-b"):
         assert page.evaluate(luminance, selector) >= 4.5, selector
     assert page.evaluate("document.body.classList.contains('dark')") == (scheme == "dark")

@@ -1,4 +1,6 @@
-"""What is on the screen as one HTML file, opened from the disk with the network off; hits as CSV and JSON. The corpus is hostile."""
+"""What is on the screen as one HTML file, opened from the disk with the network off; hits as CSV and JSON.
+The corpus is hostile.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +29,18 @@ def saved(page, press, path):
 
 @pytest.fixture
 def offline(chromium):
-    """Opens a saved file in a browser without network; fails its test on a script error, a request, or anything that ran."""
+    """Opens a saved file in a browser without network; fails its test on a script error, a request, or
+    anything that ran.
+    """
     context = chromium.new_context(viewport={"width": 1280, "height": 900}, offline=True)
     page = context.new_page()
     wrong = []
     page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
     page.on("console", lambda message: wrong.append(f"console: {message.text}") if message.type == "error" else None)
-    page.on("request", lambda request: wrong.append(request.url) if not request.url.startswith(("file://", "data:")) else None)
+    page.on(
+        "request",
+        lambda request: wrong.append(request.url) if not request.url.startswith(("file://", "data:")) else None,
+    )
 
     def show(path):
         page.goto(path.as_uri())
@@ -49,7 +56,9 @@ def is_inert(page) -> None:
     assert page.locator("script, iframe, object, embed, form, link, button, input, textarea").count() == 0
     names = page.evaluate("[...document.querySelectorAll('*')].flatMap((one) => one.getAttributeNames())")
     assert not [name for name in names if name.startswith("on") or name in ("href", "srcdoc", "action")]
-    assert page.evaluate("[...document.images].every((i) => i.src.startsWith('data:image/png') && i.complete && i.naturalWidth > 0)")
+    assert page.evaluate(
+        "[...document.images].every((i) => i.src.startsWith('data:image/png') && i.complete && i.naturalWidth > 0)"
+    )
 
 
 def test_a_search_is_saved(page, url, offline, tmp_path):
@@ -100,7 +109,9 @@ def test_an_opened_explanation_and_an_edit_are_saved(page, url, offline, tmp_pat
 
 
 def test_the_map_is_saved_with_its_selection(page, url, offline, tmp_path):
-    page.goto(f"{url}?{urlencode({'tab': 'map', 'corpus': 'world', 'left': 'tiny-a:rationale', 'right': 'tiny-b:rationale'})}")
+    page.goto(
+        f"{url}?{urlencode({'tab': 'map', 'corpus': 'world', 'left': 'tiny-a:rationale', 'right': 'tiny-b:rationale'})}"
+    )
     expect(page.locator(".g-map-title").first).to_contain_text("tiny-a")
     expect(page.locator(".g-map-canvas .main-svg").first).to_be_visible()
     page.fill(".g-map-find input", "story")
@@ -121,7 +132,10 @@ def test_the_map_is_saved_with_its_selection(page, url, offline, tmp_path):
 def test_hits_are_saved_as_tables(page, url, tmp_path):
     page.goto(link(url, k="20"))
     expect(page.locator(".g-results:not([data-busy]) .g-column-b .g-hit")).to_have_count(20)
-    ids = [page.locator(f".g-column-{side} .g-hit").evaluate_all("all => all.map((hit) => hit.dataset.hit)") for side in "ab"]
+    ids = [
+        page.locator(f".g-column-{side} .g-hit").evaluate_all("all => all.map((hit) => hit.dataset.hit)")
+        for side in "ab"
+    ]
     scores = page.locator(".g-column-a .g-score").all_inner_texts()
     saved(page, lambda: page.get_by_role("button", name="Hits as JSON").click(), tmp_path / "hits.json")
     found = json.loads((tmp_path / "hits.json").read_text(encoding="utf-8"))

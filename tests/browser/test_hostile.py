@@ -1,6 +1,7 @@
 """A corpus that means harm, through every view: nothing runs, nothing is asked of another host, nothing leaves its box.
 
-The ``page`` fixture fails a test in which a script ran (``window.pwned``), an error was thrown, or a request went elsewhere.
+The ``page`` fixture fails a test in which a script ran (``window.pwned``), an error was thrown, or a request
+went elsewhere.
 """
 
 from __future__ import annotations
@@ -34,9 +35,13 @@ TEXTS = {
     "entity": "&lt;script&gt;window.pwned = 13&lt;/script&gt; &amp;lt;b&amp;gt; a honey",
 }
 IDS = {
-    "script": "../../etc/passwd", "image": "a/b?c#d&e=f", "quotes": "\"'><b>", "drawing": "C:\\con", "frame": "%00%2e%2e",
+    "script": "../../etc/passwd",
+    "image": "a/b?c#d&e=f",
+    "quotes": "\"'><b>",
+    "drawing": "C:\\con",
+    "frame": "%00%2e%2e",
     "formula": "=1+1",
-}  # fmt: skip
+}
 KINDS = [TEXTS[name][:120] for name in ("script", "image", "formula", "backwards")]
 QUERY = TEXTS["image"]
 
@@ -53,17 +58,24 @@ def hostile(tmp_path_factory, new_model, sentences) -> World:
         Document(IDS.get(name, name), text[:3_000], text, {"kind": KINDS[place % 4], "<b>year</b>": 1900 + place})
         for place, (name, text) in enumerate(TEXTS.items())
     ]
-    documents += [Document(f"d{i}", f"Story {i}", sentences[i], {"kind": "tale", "<b>year</b>": 1950 + i}) for i in range(20)]
+    documents += [
+        Document(f"d{i}", f"Story {i}", sentences[i], {"kind": "tale", "<b>year</b>": 1950 + i}) for i in range(20)
+    ]
     queries = {"q1": QUERY, "<q2>": TEXTS["script"], "q3": sentences[3]}
     qrels = {"q1": {IDS["image"]: 1}, "<q2>": {IDS["script"]: 1}, "q3": {"d3": 1}}
-    corpus = Corpus(documents, Judgements(queries, qrels, dict.fromkeys(queries, "test")), "made here", ["kind", "<b>year</b>"])
+    corpus = Corpus(
+        documents, Judgements(queries, qrels, dict.fromkeys(queries, "test")), "made here", ["kind", "<b>year</b>"]
+    )
     collection = Collection.create(corpus, world.indexes / "hostile")
     for seed, name in enumerate(("tiny-a", "tiny-b")):
         new_model("qwen2", seed=seed, end_weight=0, max_new_tokens=6).save_pretrained(world.root / "models" / name)
         build(collection, GraceModel.from_pretrained(world.root / "models" / name, device="cpu"))
     probes = [{"text": text[:2_000], "rationale": text[:2_000]} for text in TEXTS.values()]
     write_run(world.runs / "<img src=x onerror=window.pwned=14>", probes=probes, alarm=TEXTS["script"])
-    rows = [{"_id": IDS.get(name, name), "title": text[:200], "text": text, "<i>column</i>": text[:100]} for name, text in TEXTS.items()]
+    rows = [
+        {"_id": IDS.get(name, name), "title": text[:200], "text": text, "<i>column</i>": text[:100]}
+        for name, text in TEXTS.items()
+    ]
     (world.root / "upload.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return world
 
@@ -77,7 +89,12 @@ def url(hostile):
 def stays_in_its_box(page) -> None:
     wide = page.evaluate("[document.scrollingElement.scrollWidth, innerWidth]")
     assert wide[0] <= wide[1] + 1, wide
-    assert page.locator("iframe, object, embed, a[href^='javascript:'], [onmouseover], [onfocus], [onload], [onerror]").count() == 0
+    assert (
+        page.locator(
+            "iframe, object, embed, a[href^='javascript:'], [onmouseover], [onfocus], [onload], [onerror]"
+        ).count()
+        == 0
+    )
 
 
 def link(url: str, **more: str) -> str:

@@ -240,7 +240,12 @@ def test_the_ways_to_explore_and_back(page, url):
     expect(dialog.locator("h2")).to_have_text("Story 4")
     expect(dialog.locator(".g-sum").first).to_be_visible()
     asked = address(page)
-    assert (asked["q"], asked["doc"], asked["why"], asked["a"]) == ("how fast the ice melts", "d04", "b", "tiny-a:rationale")
+    assert (asked["q"], asked["doc"], asked["why"], asked["a"]) == (
+        "how fast the ice melts",
+        "d04",
+        "b",
+        "tiny-a:rationale",
+    )
     assert "tab" not in asked
     dialog.get_by_role("button", name="Show on the map").click()
     expect(page.locator(".g-map-card h2")).to_have_text("Story 4")
@@ -254,10 +259,13 @@ def test_the_ways_to_explore_and_back(page, url):
     expect(page.locator(".g-map-card")).to_have_count(0)
 
 
-@pytest.mark.parametrize(("query", "said"), [
-    ("corpus=%3Cscript%3Ewindow.pwned=1%3C/script%3E&colour=%3Cb%3E", "there is no collection '<script>"),
-    ("point=nope&zoom=x&star=%20&left=nope", "world has no document 'nope'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("corpus=%3Cscript%3Ewindow.pwned=1%3C/script%3E&colour=%3Cb%3E", "there is no collection '<script>"),
+        ("point=nope&zoom=x&star=%20&left=nope", "world has no document 'nope'"),
+    ],
+)
 def test_nonsense_in_the_address_gives_a_sentence(page, url, query, said):
     opened(page, url, query)
     expect(page.locator(".g-map-banner")).to_contain_text(said)

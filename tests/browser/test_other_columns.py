@@ -50,7 +50,9 @@ def test_columns_are_chosen_and_a_fusion_is_typed(page, site):
     page.press("#g-b input", "Enter")
     expect(page.locator(".g-column-b h2")).to_have_text("0.7 × BM25 + 0.3 × tiny-a · with rationale")
     searched(page)
-    page.wait_for_function("() => new URL(location).searchParams.get('b') && new URL(location).searchParams.get('b').includes('0.7')")
+    page.wait_for_function(
+        "() => new URL(location).searchParams.get('b') && new URL(location).searchParams.get('b').includes('0.7')"
+    )
     assert (address_of(page)["a"], address_of(page)["b"]) == ("bm25", FUSED)
     shoot(page, "search")
     page.fill("#g-b input", "0.7*bm25+nobody")

@@ -26,10 +26,18 @@ HOSTILE = "<img src=x onerror=\"window.pwned='passage'\">"
 
 @pytest.fixture(scope="module")
 def book(world, sentences):
-    """A collection of passages beside the world's own: a PDF file of two hundred pages, and a page of HTML with markup as text."""
+    """A collection of passages beside the world's own: a PDF file of two hundred pages, and a page of HTML
+    with markup as text.
+    """
     files = world.files / "book"
-    write(files / "book.pdf", pdf([f"{sentences[page]} Page {page + 1} tells of bell number {page + 1}." for page in range(200)]))
-    write(files / "notes.md", f"# Notes {HOSTILE}\n\nA river rises. {HOSTILE}\n\n## Towers\n\nThe tower has a zebra. {HOSTILE}\n")
+    write(
+        files / "book.pdf",
+        pdf([f"{sentences[page]} Page {page + 1} tells of bell number {page + 1}." for page in range(200)]),
+    )
+    write(
+        files / "notes.md",
+        f"# Notes {HOSTILE}\n\nA river rises. {HOSTILE}\n\n## Towers\n\nThe tower has a zebra. {HOSTILE}\n",
+    )
     collection = Collection.create(chunked(read_corpus(files), Chunk(12)), world.indexes / "book")
     build(collection, GraceModel.from_pretrained(world.model, max_new_tokens=4), rationale=True)
     return collection
@@ -78,7 +86,10 @@ def test_headings_are_told_and_markup_stays_text(page, url, book):
 
 
 def test_passages_are_shown_before_a_build_of_several_files(page, url, world, tmp_path):
-    one = write(tmp_path / "rivers.md", f"# Rivers\n\nThe river rises. It flows to the sea.\n\n## Deltas {HOSTILE}\n\nSilt settles there.")
+    one = write(
+        tmp_path / "rivers.md",
+        f"# Rivers\n\nThe river rises. It flows to the sea.\n\n## Deltas {HOSTILE}\n\nSilt settles there.",
+    )
     two = write(tmp_path / "pages.pdf", pdf(["A first page about bells.", "A second page about towers."]))
     three = write(tmp_path / "site.html", "<title>Site</title><h1>Snow</h1><p>Snow lies deep.")
     page.goto(url)

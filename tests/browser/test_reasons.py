@@ -46,7 +46,9 @@ def split(page, query: str = QUERY) -> None:
 
 def steer(page, strength: float) -> None:
     slider = page.get_by_label("How much more, or less, of this reason")
-    slider.evaluate("(one, value) => { one.value = value; one.dispatchEvent(new Event('input', { bubbles: true })) }", str(strength))
+    slider.evaluate(
+        "(one, value) => { one.value = value; one.dispatchEvent(new Event('input', { bubbles: true })) }", str(strength)
+    )
 
 
 def test_a_reason_opens_with_its_documents_and_its_sentences_lit(page, found):
@@ -74,8 +76,10 @@ def test_hits_are_split_into_parts_that_are_shown_with_their_sum(page, found):
     hits = page.locator(".g-split-hit")
     expect(hits).to_have_count(20)
     for hit in hits.all()[:5]:
-        lines = [[value.replace("−", "-") for value in line.locator(".g-split-value").all_inner_texts()]
-                 for line in hit.locator(".g-split-line").all()][1:]  # fmt: skip
+        lines = [
+            [value.replace("−", "-") for value in line.locator(".g-split-value").all_inner_texts()]
+            for line in hit.locator(".g-split-line").all()
+        ][1:]
         *parts, total = [[float(value) for value in line] for line in lines]
         for column in (0, 1):
             assert sum(part[column] for part in parts) == pytest.approx(total[column], abs=1e-3)
@@ -106,7 +110,9 @@ def test_steering_moves_ranks_live_and_the_link_keeps_it(page, found):
     after = page.locator(".g-split-hit h4").all_inner_texts()
     assert after != before
     told = page.locator(".g-split-steered").first.inner_text()
-    score, query, added = (float(value) for value in re.match(r"(-?[\d.]+) = (-?[\d.]+) of the query ([+-][\d.]+) of", told).groups())
+    score, query, added = (
+        float(value) for value in re.match(r"(-?[\d.]+) = (-?[\d.]+) of the query ([+-][\d.]+) of", told).groups()
+    )
     assert score == pytest.approx(query + added, abs=2e-4)
     reason = page.locator(".g-reason").nth(2).get_attribute("data-reason")
     assert address(page)["steer"] == f"{reason}:2"
@@ -132,8 +138,10 @@ def test_clicks_are_answered_within_a_second(page, found):
         seconds["open"].append(time.monotonic() - started)
         started = time.monotonic()
         steer(page, 1 + number / 4)
-        page.wait_for_function("text => document.querySelector('.g-split-steered')?.textContent.split(' of ').length > text",
-                               arg=2 + number)  # fmt: skip
+        page.wait_for_function(
+            "text => document.querySelector('.g-split-steered')?.textContent.split(' of ').length > text",
+            arg=2 + number,
+        )
         seconds["steer"].append(time.monotonic() - started)
     assert {name: min(took) for name, took in seconds.items() if min(took) > 1} == {}
 

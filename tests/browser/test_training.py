@@ -155,13 +155,24 @@ def test_markup_in_runs_and_probes_is_text(page, url, runs):
     expect(page.locator(".g-card-right")).to_contain_text(f"{IMAGE} <b>answers</b>")
     expect(row(page, "going-on")).to_be_visible()
     expect(page.locator(".g-run-alarm")).to_have_text(f"collapse: {SCRIPT}")
-    assert page.locator("#g-runs img, #g-curves img, #g-probes img, #g-runs script, #g-curves script, #g-probes script").count() == 0
+    assert (
+        page.locator(
+            "#g-runs img, #g-curves img, #g-probes img, #g-runs script, #g-curves script, #g-probes script"
+        ).count()
+        == 0
+    )
 
 
-@pytest.mark.parametrize(("query", "said"), [
-    ("&run=../../etc", "there is no run '..' here"),
-    ("&run=ended&step=%3Cscript%3Ewindow.pwned=1%3C/script%3E", "step is '<script>window.pwned=1</script>', expected a whole number"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("&run=../../etc", "there is no run '..' here"),
+        (
+            "&run=ended&step=%3Cscript%3Ewindow.pwned=1%3C/script%3E",
+            "step is '<script>window.pwned=1</script>', expected a whole number",
+        ),
+    ],
+)
 def test_nonsense_in_the_address_gives_a_sentence(page, url, runs, query, said):
     opened(page, url, query)
     expect(page.locator(".g-training .g-banner")).to_contain_text(said)
@@ -173,7 +184,15 @@ def test_it_can_be_read_in_light_and_dark(page, url, runs, contrast, scheme, wid
     opened(page, url, f"&run=going-on/ended&__theme={scheme}")
     expect(page.locator(".g-card-right")).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    texts = (".g-run .g-open", ".g-run-kind", ".g-state-running", ".g-gain", ".g-chart b", ".g-chart-note", ".g-time-score")
+    texts = (
+        ".g-run .g-open",
+        ".g-run-kind",
+        ".g-state-running",
+        ".g-gain",
+        ".g-chart b",
+        ".g-chart-note",
+        ".g-time-score",
+    )
     for selector in (*texts, ".g-card-right p"):
         assert contrast(selector, "color") >= 4.5, selector
     assert contrast(".g-tick", "fill") >= 4.5

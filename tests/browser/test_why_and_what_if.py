@@ -12,7 +12,14 @@ from playwright.sync_api import expect
 
 
 def link(url: str, **more: str) -> str:
-    asked = {"collection": "world", "a": "tiny-a:rationale", "b": "tiny-b:rationale", "k": "5", "q": QUERY, "doc": "d05"}
+    asked = {
+        "collection": "world",
+        "a": "tiny-a:rationale",
+        "b": "tiny-b:rationale",
+        "k": "5",
+        "q": QUERY,
+        "doc": "d05",
+    }
     return f"{url}?{urlencode(asked | more)}"
 
 
@@ -53,7 +60,10 @@ def test_a_hit_is_explained(page, url):
     dialog.get_by_role("tab", name="Why?").click()
     expect(dialog.locator(".g-figure-blocks rect").first).to_be_visible()
     expect(dialog.locator(".g-figure-heat-map .g-cell").first).to_be_visible()
-    sums, scores = dialog.locator(".g-why-body > .g-sum"), [dialog.locator(f".g-place-{side} .g-score").inner_text() for side in "ab"]
+    sums, scores = (
+        dialog.locator(".g-why-body > .g-sum"),
+        [dialog.locator(f".g-place-{side} .g-score").inner_text() for side in "ab"],
+    )
     expect(sums).to_contain_text(f"score {scores[1]} =")
     expect(sums).to_contain_text(re.compile(r"largest residual \de-\d"))
     assert dialog.locator(".g-row-score td").all_inner_texts()[:2] == [score.replace("-", "−") for score in scores]
@@ -108,7 +118,9 @@ def test_two_hits_are_compared_and_the_link_opens_the_same_again(why):
     asked = address(why)
     assert asked["vs"] == why.locator(".g-against").input_value() != ""
     before = why.locator(".g-comparison .g-sum").inner_text()
-    difference, total = (float(number.replace("−", "-")) for number in re.findall(r"(?:: |up to )([+−]\d\.\d+)", before))
+    difference, total = (
+        float(number.replace("−", "-")) for number in re.findall(r"(?:: |up to )([+−]\d\.\d+)", before)
+    )
     assert difference == pytest.approx(total, abs=1.1e-4)
     why.reload()
     expect(why.locator(".g-comparison .g-sum")).to_have_text(before)
@@ -204,11 +216,14 @@ def test_what_is_shown_can_be_saved(why):
     assert sum(map(sum, told["raw"])) == pytest.approx(told["score"], abs=1e-5)
 
 
-@pytest.mark.parametrize(("more", "said"), [
-    ({"why": "c"}, "why is 'c', expected a or b"),
-    ({"whatif": "<i>"}, "whatif is '<i>', expected a or b"),
-    ({"why": "a", "vs": "<b>nope"}, "world has no document '<b>nope'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"why": "c"}, "why is 'c', expected a or b"),
+        ({"whatif": "<i>"}, "whatif is '<i>', expected a or b"),
+        ({"why": "a", "vs": "<b>nope"}, "world has no document '<b>nope'"),
+    ],
+)
 def test_nonsense_in_the_address_gives_a_sentence(page, url, more, said):
     page.goto(link(url, **more))
     expect(page.locator(".g-banner")).to_contain_text(said)

@@ -9,7 +9,9 @@ from . import CASES, names, verdicts
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.cases", description="Judge what comes of every input of every folder.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.cases", description="Judge what comes of every input of every folder."
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help="folders; default all")
     parser.add_argument("--cases", type=Path, default=CASES, help="the folder of these folders")
     asked = parser.parse_args()

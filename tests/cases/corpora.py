@@ -9,14 +9,18 @@ from .runner import MODEL, Case, check, documents, holds, inputs, lacks, same
 
 BEIR = {"q1": {"d0": 1}, "q2": {"d1": 1}, "q3": {"d3": 1}}
 BEIR_OTHERS = {  # the judgements that are right, and what must be told
-    "dup-differ": (None, "have two scores"), "doc-not-in-corpus": ({"q1": {"d0": 1, "missing": 1}}, "1 judgement of documents that the"),
+    "dup-differ": (None, "have two scores"),
+    "doc-not-in-corpus": ({"q1": {"d0": 1, "missing": 1}}, "1 judgement of documents that the"),
     "empty-doc": ({"q1": {"d0": 1, "e": 1}}, "1 judgement of documents without a text"),
     "float-scores": ({"q2": {"d1": 0.5}, "q3": None}, ""),
     "int-ids": ({"0": {"0": 1}, "1": {"1": 1}, "2": {"3": 1}, "q1": None, "q2": None, "q3": None}, ""),
-    "negative": ({"q1": {"d0": 1, "d2": -1, "d4": 0}}, ""), "query-no-relevant": ({"q2": {"d1": 0}, "q3": None}, "without a relevant doc"),
+    "negative": ({"q1": {"d0": 1, "d2": -1, "d4": 0}}, ""),
+    "query-no-relevant": ({"q2": {"d1": 0}, "q3": None}, "without a relevant doc"),
     "query-not-in-queries": ({}, "judgements of queries that queries.jsonl lacks are left out: 1 judgement"),
-    "space-sep": ({"q2": None, "q3": None}, ""), "trec-header-iter": ({"q3": None}, ""), "trec-space": ({"q3": None}, ""),
-}  # fmt: skip
+    "space-sep": ({"q2": None, "q3": None}, ""),
+    "trec-header-iter": ({"q3": None}, ""),
+    "trec-space": ({"q3": None}, ""),
+}
 
 
 def beir(case: Case) -> None:
@@ -48,12 +52,15 @@ CITIES = [
     ("3", "Bern", 'Bern ist die "Bundesstadt", nicht Hauptstadt.'),
 ]
 TABLES = {
-    "mixed.csv": "'text;label'", "cp1252.csv": "not UTF-8", "semicolon-cp1252.csv": "not UTF-8",
-    "book.xlsx": "a zip archive", "book-renamed.csv": "a zip archive",
+    "mixed.csv": "'text;label'",
+    "cp1252.csv": "not UTF-8",
+    "semicolon-cp1252.csv": "not UTF-8",
+    "book.xlsx": "a zip archive",
+    "book-renamed.csv": "a zip archive",
     "semi3.csv": [("1", "", "a,b"), ("2", "", "c")],
     "semicolon-no-commas.csv": [("1", "Rain", "It rains in spring"), ("2", "Snow", "It snows in winter")],
     "semicolon-one-comma-each.csv": [("1", "", "It rains, often"), ("2", "", "It snows, rarely")],
-}  # fmt: skip
+}
 
 
 def csv_excel(case: Case) -> None:
@@ -70,7 +77,9 @@ def csv_excel(case: Case) -> None:
             same(documents(case.work / path.name), wanted)
             say(f"{len(wanted)} documents{': ' if notes else ''}{', '.join(notes)}".replace(f"{path}: ", ""))
     with case.judge("semicolon-no-commas.csv, its whole line as the text"):
-        error = case.build(case.folder / "semicolon-no-commas.csv", case.work / "y", "--text-column", "id;title;text").refusal()
+        error = case.build(
+            case.folder / "semicolon-no-commas.csv", case.work / "y", "--text-column", "id;title;text"
+        ).refusal()
         holds(error, "no column 'id;title;text'", "'text'")
 
 
@@ -84,9 +93,12 @@ def folder_files(case: Case) -> None:
 
 
 UPDATES = {  # what is told of each version after the one before, and how many documents are encoded
-    "v2-added": ("10 new", 10), "v3-deleted": ("11 gone", 0), "v4-changed": ("1 new ('d4'), 1 changed ('d0')", 2),
-    "v5-reordered": ("1 changed ('d0')", 1), "v6-metadata": ("15 with other metadata", 0),
-}  # fmt: skip
+    "v2-added": ("10 new", 10),
+    "v3-deleted": ("11 gone", 0),
+    "v4-changed": ("1 new ('d4'), 1 changed ('d0')", 2),
+    "v5-reordered": ("1 changed ('d0')", 1),
+    "v6-metadata": ("15 with other metadata", 0),
+}
 
 
 def incremental(case: Case) -> None:
@@ -111,11 +123,16 @@ def incremental(case: Case) -> None:
 
 FIVE = [(str(i), f"t{i}", f"a short text number {i} about mountains") for i in range(5)]
 JSON = {
-    "bool-text.jsonl": "column 'text' holds a value of type list, expected a string", "concat.jsonl": "one JSON object a line",
-    "dict.json": "put the documents into one array", "wrapped.json": "put the documents into one array",
-    "docs.csv.gz": [("1", "", "packed one")], "docs.jsonl.gz": 5, "gz-renamed.jsonl": 5,
-    "int-id.jsonl": [(str(i), "", f"text {i}") for i in range(3)], "null-text.jsonl": 6,
-}  # fmt: skip
+    "bool-text.jsonl": "column 'text' holds a value of type list, expected a string",
+    "concat.jsonl": "one JSON object a line",
+    "dict.json": "put the documents into one array",
+    "wrapped.json": "put the documents into one array",
+    "docs.csv.gz": [("1", "", "packed one")],
+    "docs.jsonl.gz": 5,
+    "gz-renamed.jsonl": 5,
+    "int-id.jsonl": [(str(i), "", f"text {i}") for i in range(3)],
+    "null-text.jsonl": 6,
+}
 
 
 def jsonl(case: Case) -> None:
@@ -145,14 +162,19 @@ def metadata_filter(case: Case) -> None:
         rows = [line.split(",") for line in (case.folder / "year.csv").read_text().splitlines()]
         names, kept = rows[0], Collection(case.work / "x").corpus.documents
         for row, document in zip(rows[1:], kept, strict=True):
-            same({name: str(value) for name, value in document.plain_metadata.items()}, dict(zip(names[3:], row[3:], strict=True)))
+            same(
+                {name: str(value) for name, value in document.plain_metadata.items()},
+                dict(zip(names[3:], row[3:], strict=True)),
+            )
         same([type(kept[0].metadata[name]) for name in ("year", "price")], [int, float])
         say(f"{len(kept)} documents with {', '.join(names[3:])} as they stand in the file, year and price as numbers")
     with case.judge("year.csv, searched with --where") as say:
         filters = {
             "year > 2000": lambda row: int(row["year"]) > 2000,
             "published < '2003-06-01' and tag = 'a'": lambda row: row["published"] < "2003-06-01" and row["tag"] == "a",
-            "price >= 2.5 or year in (1990, 1991)": lambda row: float(row["price"]) >= 2.5 or int(row["year"]) in (1990, 1991),
+            "price >= 2.5 or year in (1990, 1991)": lambda row: (
+                float(row["price"]) >= 2.5 or int(row["year"]) in (1990, 1991)
+            ),
         }
         asked = ("search", case.work / "x", "river", "--model", MODEL, "-k", 100, "--json", "--where")
         for where, satisfies in filters.items():
@@ -168,8 +190,10 @@ def metadata_filter(case: Case) -> None:
 NESTED = {
     "list-text.parquet": "column 'text' holds a value of type list, expected a string",
     "nan-id.parquet": "row 3: the id (column 'id') is empty or missing",
-    "odd-names.parquet": "", "pandas-index.parquet": "", "struct-text.parquet": "no text column: columns found are ['meta']",
-}  # fmt: skip
+    "odd-names.parquet": "",
+    "pandas-index.parquet": "",
+    "struct-text.parquet": "no text column: columns found are ['meta']",
+}
 
 
 def parquet_nested(case: Case) -> None:
@@ -189,7 +213,9 @@ def parquet_nested(case: Case) -> None:
                 same([d.text for d in corpus.documents], ["river one", "river two", "river three"])
                 first = corpus.documents[0].metadata
                 same((first["tags"], json.loads(first["meta"])), (["x", "y"], {"a": 1, "b": "q"}))
-                holds(notes, "'meta' holds objects or nested lists, which are kept as JSON", "'blob' (binary) is left out")
+                holds(
+                    notes, "'meta' holds objects or nested lists, which are kept as JSON", "'blob' (binary) is left out"
+                )
                 shown = preview(path)
                 holds("\n".join(shown.notes), "'meta' holds", "'blob' (binary) is left out")
                 same(shown.rows[0]["tags"], ["x", "y"])
@@ -201,7 +227,10 @@ def pdf(case: Case) -> None:
         case.build(case.folder / "two-hundred-pages.pdf", case.work / "x").result()
         ((name, _, text),) = documents(case.work / "x")
         pages = text.split("\f")
-        same((name, len(pages), pages[99]), ("two-hundred-pages.pdf", 200, "Page 100 tells of river number 100 and its towns."))
+        same(
+            (name, len(pages), pages[99]),
+            ("two-hundred-pages.pdf", 200, "Page 100 tells of river number 100 and its towns."),
+        )
         say("200 pages, joined by form feeds")
     with case.judge("renamed.txt") as say:
         error = case.build(case.folder / "renamed.txt", case.work / "y").refusal()

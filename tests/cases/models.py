@@ -15,7 +15,11 @@ from .runner import MODEL, Case, check, holds, lacks, same, variable, workspace
 
 
 def cache_is_folder(case: Case) -> None:
-    for name, value in {"a folder": "kept", "a folder that is not there, with a stroke": "new/", "a file": "c.sqlite"}.items():
+    for name, value in {
+        "a folder": "kept",
+        "a folder that is not there, with a stroke": "new/",
+        "a file": "c.sqlite",
+    }.items():
         with case.judge(name) as say, variable("GRACE_CACHE", f"{case.work}/{value}"):
             if name == "a folder":
                 (case.work / value).mkdir()
@@ -33,9 +37,11 @@ def cache_is_folder(case: Case) -> None:
 
 
 REFUSED = {
-    "broken-syntax": "cannot be read (line 1)", "content-twice": "shows the user's text 2 times", "content-upper": "alters the user's text",
+    "broken-syntax": "cannot be read (line 1)",
+    "content-twice": "shows the user's text 2 times",
+    "content-upper": "alters the user's text",
     "no-template": "has no chat template",
-}  # fmt: skip
+}
 OPENED = {"no-generation-prompt": "<|im_start|>assistant\n"}
 PLACES = {"gemma-refuses-system": "user"}
 
@@ -74,15 +80,19 @@ def with_first_token(model: Path) -> None:
     (first,) = [token["id"] for token in tokenizer["added_tokens"] if token["content"] == "<|endoftext|>"]
     one, other = ({"Sequence": {"id": name, "type_id": i}} for i, name in enumerate("AB"))
     tokenizer["post_processor"] = {
-        "type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}, one], "pair": [one, other],
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}, one],
+        "pair": [one, other],
         "special_tokens": {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [first], "tokens": ["<|endoftext|>"]}},
-    }  # fmt: skip
+    }
     path.write_text(json.dumps(tokenizer))
 
 
 def judge_template(case: Case, name: str, model: Path, say: Callable) -> None:
     out = case.work / f"x-{name}"
-    run = case.build(case.folder / "docs.jsonl", out, "--dtype", "float32", model=model)  # in bfloat16 the residual is larger
+    run = case.build(
+        case.folder / "docs.jsonl", out, "--dtype", "float32", model=model
+    )  # in bfloat16 the residual is larger
     if name in REFUSED:
         holds(run.refusal(), REFUSED[name], "chat_template.jinja")
         check(not out.exists(), "a collection is left")
@@ -137,7 +147,10 @@ def dtype_mismatch(case: Case) -> None:
     models = {MODEL: (), "smollm2": ("--limit", 2)} if PACKAGES["smollm2"].path() else {MODEL: ()}
     for model, options in models.items():
         with case.judge(f"real.jsonl with {model} in bfloat16") as say:
-            out, settings = case.work / f"x-{model}", ("--dtype", "bfloat16", "--max-new-tokens", 40, "--geometry", "raw")
+            out, settings = (
+                case.work / f"x-{model}",
+                ("--dtype", "bfloat16", "--max-new-tokens", 40, "--geometry", "raw"),
+            )
             case.build(case.folder / "real.jsonl", out, *settings, *options, model=model).result()
             same(json.loads((out / model / "manifest.json").read_text())["dtype"], "bfloat16")
             rows = [json.loads(line) for line in (case.folder / "real.jsonl").read_text().splitlines()]
@@ -158,7 +171,12 @@ def dups(case: Case) -> None:
                 hits = case.grace("search", out, "liquid metal", "--model", MODEL, "-k", k, "--json").result()
                 same([hit["id"] for hit in hits], copies[:k])
             for place in (0, 57):
-                same(case.grace("explain", out, "liquid metal", f"c{place}", "--model", MODEL, "--json").result()["rank"], place + 1)
+                same(
+                    case.grace("explain", out, "liquid metal", f"c{place}", "--model", MODEL, "--json").result()[
+                        "rank"
+                    ],
+                    place + 1,
+                )
             say("ties in the order of the corpus for k 1 to 100, and explain gives the rank of search")
     with case.judge("100-copies.jsonl"):
         case.build(case.folder / "100-copies.jsonl", case.work / "y").result()
@@ -207,7 +225,11 @@ def models_formats(case: Case) -> None:
     (case.work / "gguf").mkdir()
     file = write_gguf(case.work / "gguf" / "tiny.gguf", tiny_lm("llama", tokenizer), tokenizer, "llama")
     adapter = write_adapter(case.work / "adapter", base)
-    for name, model in {"a GGUF file": file, "a folder with only .gguf": file.parent, "a LoRA adapter": adapter}.items():
+    for name, model in {
+        "a GGUF file": file,
+        "a folder with only .gguf": file.parent,
+        "a LoRA adapter": adapter,
+    }.items():
         with case.judge(name) as say:
             out = case.work / "v.parquet"
             told = case.grace("encode", one, "--model", model, "--out", out, "--max-new-tokens", 8, "--json").result()
@@ -219,9 +241,11 @@ def models_formats(case: Case) -> None:
     (case.work / "cut.gguf").write_bytes(file.read_bytes()[:5000])
     (case.work / "words.gguf").write_text("no model")
     for model, parts in {
-        pickled: ("pytorch_model.bin only, a pickle", "convert it"), case.work / "cut.gguf": ("cut off or damaged", "download it again"),
-        case.work / "words.gguf": ("is no GGUF file",), case.folder: ("without config.json, so not a model",),
-    }.items():  # fmt: skip
+        pickled: ("pytorch_model.bin only, a pickle", "convert it"),
+        case.work / "cut.gguf": ("cut off or damaged", "download it again"),
+        case.work / "words.gguf": ("is no GGUF file",),
+        case.folder: ("without config.json, so not a model",),
+    }.items():
         with case.judge(model.name) as say:
             error = case.grace("encode", one, "--model", model, "--out", case.work / "w.parquet").refusal()
             holds(error, *parts)

@@ -29,7 +29,10 @@ class Run:
     def refusal(self) -> str:
         """The one line of a refusal."""
         lines = [line for line in self.err.splitlines() if line.startswith("error: ")]
-        check(self.status == 2 and len(lines) == 1 and "Traceback" not in self.err, f"status {self.status}: {self.err[-300:]}")
+        check(
+            self.status == 2 and len(lines) == 1 and "Traceback" not in self.err,
+            f"status {self.status}: {self.err[-300:]}",
+        )
         return lines[0].removeprefix("error: ")
 
     def result(self):
@@ -66,7 +69,9 @@ class Case:
 
     @contextmanager
     def judge(self, name: str) -> Iterator[Callable[[object], None]]:
-        """What is checked inside is about the input ``name``; what is called with a word on it adds that to its line."""
+        """What is checked inside is about the input ``name``; what is called with a word on it adds that to
+        its line.
+        """
         said: list[str] = []
         try:
             yield lambda word: said.append(" ".join(str(word).split()))

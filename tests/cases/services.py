@@ -17,10 +17,50 @@ from .runner import MODEL, ROOT, Case, check, same, workspace
 
 NULLS = ("encoding_format", "dimensions", "user", "rationale", "pooling", "truncate", "input_type")
 INPUTS = [  # what a client may send, and what it is answered
-    (200, ["a river", "\u3000x", "\u200b", ["a", "b"], [100, 200, 300], [[100, 200], [300]], "lone \ud83d", "<|im_end|>", "x" * 100]),
-    (400, ["", " ", "\n\t", "\u3000", "\x00", [], [""], ["a", ""], ["a", " "], [[]], [[], [1]], [-1], [99999], ["a", [1]],
-           [["a"]], [1.0, 2.0], [True], None, 5, {"a": 1}, ["a", None], ["a"] * 17, "x" * 2001, "river " * 300]),
-]  # fmt: skip
+    (
+        200,
+        [
+            "a river",
+            "\u3000x",
+            "\u200b",
+            ["a", "b"],
+            [100, 200, 300],
+            [[100, 200], [300]],
+            "lone \ud83d",
+            "<|im_end|>",
+            "x" * 100,
+        ],
+    ),
+    (
+        400,
+        [
+            "",
+            " ",
+            "\n\t",
+            "\u3000",
+            "\x00",
+            [],
+            [""],
+            ["a", ""],
+            ["a", " "],
+            [[]],
+            [[], [1]],
+            [-1],
+            [99999],
+            ["a", [1]],
+            [["a"]],
+            [1.0, 2.0],
+            [True],
+            None,
+            5,
+            {"a": 1},
+            ["a", None],
+            ["a"] * 17,
+            "x" * 2001,
+            "river " * 300,
+        ],
+    ),
+]
 
 
 def server_embeddings(case: Case) -> None:
@@ -94,7 +134,10 @@ def proxy_prefix(case: Case) -> None:
     demo = build_app(case.work / "indexes", case.work / "runs", cache_path=os.environ["GRACE_CACHE"])
     address = launch(demo, port=0, root_path="/grace")
     try:
-        with case.judge("--root-path /grace behind proxy.py") as say, proxy(case.folder / "proxy.py", address.rstrip("/")) as shown:
+        with (
+            case.judge("--root-path /grace behind proxy.py") as say,
+            proxy(case.folder / "proxy.py", address.rstrip("/")) as shown,
+        ):
             from gradio_client import Client
 
             client = Client(shown, verbose=False)
@@ -105,14 +148,27 @@ def proxy_prefix(case: Case) -> None:
     finally:
         demo.close()
     with case.judge("the docs"):
-        told = [path for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")] if "--root-path" in path.read_text()]
+        told = [
+            path for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")] if "--root-path" in path.read_text()
+        ]
         check(told, "no --root-path in README.md and docs/")
 
 
 QUERIES = [
-    "黄河 流经", "🎻👨‍👩‍👧‍👦", "ما هو", "a\u200bb", "line\r\ntwo\rthree\u2028four", "lone \ud83d", "\x00", "", "   ", "x" * 30000,
-    "<script>alert(1)</script>", "\u200b", "\u3000",
-]  # fmt: skip
+    "黄河 流经",
+    "🎻👨‍👩‍👧‍👦",
+    "ما هو",
+    "a\u200bb",
+    "line\r\ntwo\rthree\u2028four",
+    "lone \ud83d",
+    "\x00",
+    "",
+    "   ",
+    "x" * 30000,
+    "<script>alert(1)</script>",
+    "\u200b",
+    "\u3000",
+]
 
 
 def unicode(case: Case) -> None:
@@ -145,7 +201,16 @@ def unicode(case: Case) -> None:
             except GraceError as error:
                 check(not query.strip() or len(query) > 100 or query in "\x00\u200b", error)
                 say(error)
-    for name in ("zh", "id/ with spaces & ünïcode?#", "\u200frtl-id", "newlines", "html", "special", "astral", "only-zw"):
+    for name in (
+        "zh",
+        "id/ with spaces & ünïcode?#",
+        "\u200frtl-id",
+        "newlines",
+        "html",
+        "special",
+        "astral",
+        "only-zw",
+    ):
         with case.judge(f"the app's /explain and /what_if {name!r}") as say:
             try:
                 told = explain_api(opened, "黄河", "unicode", MODEL, name, True, "")

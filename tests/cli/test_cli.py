@@ -76,11 +76,14 @@ def test_every_command_has_help(grace, name):
     assert "Usage:" in out
 
 
-# --- what is printed --------------------------------------------------------------------------------------------------------
+# --- what is printed
+# --------------------------------------------------------------------------------------------------------
 
 
 def test_index_build_prints_counts(grace, dataset, model, tmp_path):
-    status, out, err = grace("index", "build", dataset, "--out", tmp_path / "x", "--model", model, "--limit", 20, "--json")
+    status, out, err = grace(
+        "index", "build", dataset, "--out", tmp_path / "x", "--model", model, "--limit", 20, "--json"
+    )
     assert status == 0, err
     made = json.loads(out)
     assert made["collection"] == str(tmp_path / "x")
@@ -95,10 +98,33 @@ def test_index_build_prints_counts(grace, dataset, model, tmp_path):
 def test_index_build_takes_several_models_and_options(grace, dataset, model, tmp_path):
     second = shutil.copytree(model, tmp_path / "second")
     status, out, err = grace(
-        "index", "build", dataset / "corpus.jsonl", "--out", tmp_path / "x", "-m", model, "-m", second, "--max-new-tokens", 2,
-        "--no-rationale", "--batch-size", 4, "--temperature", 0.5, "--seed", 3, "--no-cache", "--text-column", "text", "--device", "cpu",
-        "--dtype", "float32", "--json",
-    )  # fmt: skip
+        "index",
+        "build",
+        dataset / "corpus.jsonl",
+        "--out",
+        tmp_path / "x",
+        "-m",
+        model,
+        "-m",
+        second,
+        "--max-new-tokens",
+        2,
+        "--no-rationale",
+        "--batch-size",
+        4,
+        "--temperature",
+        0.5,
+        "--seed",
+        3,
+        "--no-cache",
+        "--text-column",
+        "text",
+        "--device",
+        "cpu",
+        "--dtype",
+        "float32",
+        "--json",
+    )
     assert status == 0, err
     assert set(json.loads(out)["models"]) == {"tiny", "second"}
     index = GraceIndex(tmp_path / "x", "second")
@@ -176,7 +202,9 @@ def test_encode_gives_the_vectors_of_the_model_s_own_geometry(grace, dataset, mo
         got[role] = np.stack(pq.read_table(out)["embedding"].to_numpy())
         np.testing.assert_allclose(got[role], loaded.encode(texts, role=role), atol=1e-5)
     assert np.abs(got["query"] - got["document"]).max() > 0.01
-    assert grace("encode", dataset, "--model", folder, "--out", tmp_path / "x.parquet", "--input-type", "passage")[0] == 2
+    assert (
+        grace("encode", dataset, "--model", folder, "--out", tmp_path / "x.parquet", "--input-type", "passage")[0] == 2
+    )
 
 
 def test_eval_retrieval_prints_metrics_of_all_ways(grace, collection):
@@ -193,7 +221,9 @@ def test_eval_retrieval_prints_metrics_of_all_ways(grace, collection):
     narrow = json.loads(grace("eval", "retrieval", collection, "--model", "tiny", "--bm25", *where, "--json")[1])
     assert {row["queries"] for row in narrow.values()} == {1}  # the query that d1 is relevant to
     assert all(row["recall@10"] == 1 for row in narrow.values())
-    assert "leave out --save, or --where" in refusal(grace("eval", "retrieval", collection, "--model", "tiny", *where, "--save"))
+    assert "leave out --save, or --where" in refusal(
+        grace("eval", "retrieval", collection, "--model", "tiny", *where, "--save")
+    )
     assert "no query has a relevant document among the 1" in refusal(
         grace("eval", "retrieval", collection, "--model", "tiny", "--where", "_id = 'd9'")
     )
@@ -208,14 +238,18 @@ def test_demo_corpus_writes_a_corpus(grace, tmp_path):
 @pytest.mark.slow
 def test_demo_pretrain_writes_a_model(grace, monkeypatch, tmp_path):
     monkeypatch.setattr("grace_study.pretrain.POOL", 32)
-    status, out, err = grace("demo", "pretrain", "--work", tmp_path / "work", "--out", tmp_path / "model", "--tokens", 4000, "--json")
+    status, out, err = grace(
+        "demo", "pretrain", "--work", tmp_path / "work", "--out", tmp_path / "model", "--tokens", 4000, "--json"
+    )
     assert status == 0, err
     assert json.loads(out) == {"out": str(tmp_path / "model"), "tokens": 4200}  # the habit is a twentieth on top
     assert "wrote" in err
     assert GraceModel.from_pretrained(tmp_path / "model").dim == 192
 
 
-def test_demo_index_encodes_with_what_is_indexed_and_again_with_new_weights(grace, dataset, model, other_folder, monkeypatch, tmp_path):
+def test_demo_index_encodes_with_what_is_indexed_and_again_with_new_weights(
+    grace, dataset, model, other_folder, monkeypatch, tmp_path
+):
     shutil.copytree(model, tmp_path / "models" / "demo-base")
     shutil.copytree(model, tmp_path / "models" / "demo-cl")
     monkeypatch.setattr("grace_core.sources.DEMO_MODELS_DIR", tmp_path / "models")
@@ -223,8 +257,13 @@ def test_demo_index_encodes_with_what_is_indexed_and_again_with_new_weights(grac
     monkeypatch.setattr("grace_study.ship.INDEXED", ("demo-base", "demo-cl"))
     status, out, err = grace("demo", "index", "--out", tmp_path / "demo", "--json")
     assert status == 0, err
-    assert {name: counts["encoded"] for name, counts in json.loads(out)["models"].items()} == {"demo-base": 29, "demo-cl": 29}
-    manifests = {name: json.loads((tmp_path / "demo" / name / "manifest.json").read_text()) for name in ("demo-base", "demo-cl")}
+    assert {name: counts["encoded"] for name, counts in json.loads(out)["models"].items()} == {
+        "demo-base": 29,
+        "demo-cl": 29,
+    }
+    manifests = {
+        name: json.loads((tmp_path / "demo" / name / "manifest.json").read_text()) for name in ("demo-base", "demo-cl")
+    }
     assert [manifests[name]["rationale"] for name in manifests] == [True, False]
 
     shutil.rmtree(tmp_path / "models" / "demo-cl")
@@ -239,7 +278,12 @@ def test_demo_index_encodes_with_what_is_indexed_and_again_with_new_weights(grac
 def test_demo_study_prints_what_is_measured(grace, tmp_path):
     (tmp_path / "base-seed0").mkdir()
     scores = {key: [0.5, 1.0] for key in ("ndcg@10", "recall@10", "mrr@10")}
-    made = {"way": "base", "seed": 0, "decodings": {"text": scores}, "abilities": {"perplexity": 3.0, "fact_accuracy": 0.5}}
+    made = {
+        "way": "base",
+        "seed": 0,
+        "decodings": {"text": scores},
+        "abilities": {"perplexity": 3.0, "fact_accuracy": 0.5},
+    }
     (tmp_path / "base-seed0" / "measured.json").write_text(json.dumps(made))
     status, out, err = grace("demo", "study", "--keep", tmp_path, "--table")
     assert status == 0, err
@@ -250,7 +294,9 @@ def test_demo_study_prints_what_is_measured(grace, tmp_path):
     assert "no recipe for nonsense" in refusal(grace("demo", "train", "nonsense"))
 
 
-@pytest.mark.parametrize("arguments", [("index", "info"), ("index", "verify"), ("search", "river"), ("eval", "retrieval")], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [("index", "info"), ("index", "verify"), ("search", "river"), ("eval", "retrieval")], ids=" ".join
+)
 def test_without_json_there_is_readable_text(grace, collection, arguments):
     words = list(arguments)
     words.insert(1 if words[0] == "search" else 2, collection)
@@ -261,7 +307,8 @@ def test_without_json_there_is_readable_text(grace, collection, arguments):
         json.loads(out)
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------------
+# --- what is refused
+# --------------------------------------------------------------------------------------------------------
 
 
 def refusal(result: tuple[int, str, str]) -> str:
@@ -275,7 +322,9 @@ def refusal(result: tuple[int, str, str]) -> str:
 
 
 def test_a_corpus_that_is_not_there(grace, model, tmp_path):
-    assert "does not exist" in refusal(grace("index", "build", tmp_path / "no.jsonl", "--out", tmp_path / "x", "--model", model))
+    assert "does not exist" in refusal(
+        grace("index", "build", tmp_path / "no.jsonl", "--out", tmp_path / "x", "--model", model)
+    )
     assert not (tmp_path / "x").exists()
 
 
@@ -297,7 +346,8 @@ def test_bad_options_leave_nothing(grace, dataset, model, tmp_path, option):
 
 
 @pytest.mark.parametrize(
-    "option", ["--limit=0", "--temperature=-1", "--temperature=nan", "--temperature=hot", "--batch-size=0", "--nonsense"]
+    "option",
+    ["--limit=0", "--temperature=-1", "--temperature=nan", "--temperature=hot", "--batch-size=0", "--nonsense"],
 )
 def test_options_out_of_range_are_usage_errors(grace, dataset, model, tmp_path, option):
     status, out, err = grace("index", "build", dataset, "--out", tmp_path / "x", "--model", model, option)
@@ -316,9 +366,13 @@ def test_other_settings_for_a_built_index(grace, dataset, collection, model):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("index", "info", "{none}"), ("index", "verify", "{none}"), ("search", "{none}", "river", "--model", "tiny"),
-        ("search", "{collection}", "river", "--model", "other"), ("search", "{collection}", "  ", "--model", "tiny"),
-        ("search", "{collection}", "", "--model", "tiny"), ("eval", "retrieval", "{none}", "--model", "tiny"),
+        ("index", "info", "{none}"),
+        ("index", "verify", "{none}"),
+        ("search", "{none}", "river", "--model", "tiny"),
+        ("search", "{collection}", "river", "--model", "other"),
+        ("search", "{collection}", "  ", "--model", "tiny"),
+        ("search", "{collection}", "", "--model", "tiny"),
+        ("eval", "retrieval", "{none}", "--model", "tiny"),
         ("eval", "retrieval", "{collection}", "--model", "tiny", "--split", "validation"),
         ("encode", "{none}", "--model", "{model}", "--out", "{none}.parquet"),
         ("encode", "{dataset}", "--model", "{model}", "--out", "{none}/deeper/v.parquet"),
@@ -326,7 +380,7 @@ def test_other_settings_for_a_built_index(grace, dataset, collection, model):
         ("index", "build", "{dataset}", "--out", "{dataset}/corpus.jsonl/x", "--model", "{model}"),
         ("bench", "encode", "--model", "demo-nothing"),
     ],
-)  # fmt: skip
+)
 def test_what_a_user_got_wrong_is_told_in_one_line(grace, arguments, collection, dataset, model, tmp_path):
     places = {"none": tmp_path / "none", "collection": collection, "dataset": dataset, "model": model}
     refusal(grace(*(argument.format(**places) for argument in arguments), "--json"))
@@ -344,7 +398,8 @@ def test_a_collection_without_judgements_cannot_be_evaluated(grace, dataset, mod
     assert "queries.jsonl" in refusal(grace("eval", "retrieval", tmp_path / "x", "--model", "tiny"))
 
 
-# --- as processes -----------------------------------------------------------------------------------------------------------
+# --- as processes
+# -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_process_prints_one_document_and_nothing_else(python, collection):

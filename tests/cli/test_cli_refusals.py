@@ -16,18 +16,42 @@ REFUSED = {  # of a command in a folder: what it says
     "out is a file": ((*BUILD, "file"), ("file is a file, expected a folder for the collection", "give another --out")),
     "out below a file": ((*BUILD, "file/x"), ("file/x: Not a directory", "check the path")),
     "no out": ((*BUILD, ""), ("--out is the current folder", "give one such as indexes/mine")),
-    "out is the corpus": ((*BUILD, "beir"), ("beir holds corpus.jsonl, which would be read in the place", "give another --out")),
-    "out is no collection": ((*BUILD, "junk"), ("junk/corpus.parquet cannot be read", "remove the folder and build again")),
-    "out is another's": ((*BUILD, "table"), ("table/corpus.parquet has the columns a, expected _id, title, text", "no collection's")),
-    "name with a path": ((*BUILD, "new", "--name", "../x"), ("'../x' is no name for a model's folder; give one such as 'x'",)),
+    "out is the corpus": (
+        (*BUILD, "beir"),
+        ("beir holds corpus.jsonl, which would be read in the place", "give another --out"),
+    ),
+    "out is no collection": (
+        (*BUILD, "junk"),
+        ("junk/corpus.parquet cannot be read", "remove the folder and build again"),
+    ),
+    "out is another's": (
+        (*BUILD, "table"),
+        ("table/corpus.parquet has the columns a, expected _id, title, text", "no collection's"),
+    ),
+    "name with a path": (
+        (*BUILD, "new", "--name", "../x"),
+        ("'../x' is no name for a model's folder; give one such as 'x'",),
+    ),
     "name of dots": ((*BUILD, "new", "--name", ".."), ("'..' gives no name for a model's folder", "letters, digits")),
     "long name": ((*BUILD, "new", "--name", "n" * 300), ("gives no name for a model's folder", "at most 200 bytes")),
-    "encode to a folder": (("encode", "{corpus}", "--model", "{model}", "--out", "beir"), ("beir is a folder, expected a file to write",)),
-    "encode to a pipe": (("encode", "{corpus}", "--model", "{model}", "--out", "pipe"), ("pipe is a device, expected a file to write",)),
-    "encode to CSV": (("encode", "{corpus}", "--model", "{model}", "--out", "v.csv"), ("a Parquet file is written", "ends in .parquet")),
+    "encode to a folder": (
+        ("encode", "{corpus}", "--model", "{model}", "--out", "beir"),
+        ("beir is a folder, expected a file to write",),
+    ),
+    "encode to a pipe": (
+        ("encode", "{corpus}", "--model", "{model}", "--out", "pipe"),
+        ("pipe is a device, expected a file to write",),
+    ),
+    "encode to CSV": (
+        ("encode", "{corpus}", "--model", "{model}", "--out", "v.csv"),
+        ("a Parquet file is written", "ends in .parquet"),
+    ),
     "search nothing": (("search", "junk", "q", "--model", "tiny"), ("junk has no index of model 'tiny'",)),
     "info of nothing": (("index", "info", "table"), ("table/corpus.parquet has the columns a", "build again")),
-    "model is a file": (("encode", "{corpus}", "--model", "file", "--out", "v.parquet"), ("file is a file, expected a folder or a .gguf",)),
+    "model is a file": (
+        ("encode", "{corpus}", "--model", "file", "--out", "v.parquet"),
+        ("file is a file, expected a folder or a .gguf",),
+    ),
 }
 
 
@@ -53,7 +77,10 @@ def place(tmp_path, monkeypatch) -> Path:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b"" for path in sorted(folder.rglob("*"))}
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b""
+        for path in sorted(folder.rglob("*"))
+    }
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -69,7 +96,9 @@ def test_a_path_or_a_name_that_cannot_be_used(grace, place, model, name):
     assert tree(place) == before
 
 
-@pytest.mark.parametrize(("value", "file"), [("n" * 300, None), ("~/c.sqlite", "home/c.sqlite"), ("kept/", "kept/representations.sqlite")])
+@pytest.mark.parametrize(
+    ("value", "file"), [("n" * 300, None), ("~/c.sqlite", "home/c.sqlite"), ("kept/", "kept/representations.sqlite")]
+)
 def test_where_the_cache_is(grace, place, model, monkeypatch, value, file):
     monkeypatch.setenv("HOME", str(place / "home"))
     monkeypatch.setenv("GRACE_CACHE", value)

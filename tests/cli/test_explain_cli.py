@@ -50,7 +50,10 @@ def test_an_explanation_adds_up_to_the_score_of_the_search(grace, collection):
     assert found["score"] == pytest.approx(hit["score"], abs=1e-6)
     assert found["rank"] == hit["rank"]
     assert abs(found["residual"]) < 1e-5
-    for parts in (found["blocks"].values(), *([row["contribution"] for row in found[name]] for name in ("sentences", "tokens"))):
+    for parts in (
+        found["blocks"].values(),
+        *([row["contribution"] for row in found[name]] for name in ("sentences", "tokens")),
+    ):
         assert sum(parts) == pytest.approx(found["score"], abs=1e-5)
     assert found["above_corpus"]["sum"] == pytest.approx(found["above_corpus"]["score"], abs=1e-5)
 
@@ -80,7 +83,9 @@ def test_against_another_document_and_another_model(grace, collection):
 
 
 def test_what_ifs(grace, collection):
-    found = asked(grace, collection, "--with-rationale", "", "--with-text", "Snow lies deep on roads.", "--leave-one-out")
+    found = asked(
+        grace, collection, "--with-rationale", "", "--with-text", "Snow lies deep on roads.", "--leave-one-out"
+    )
     assert found["what_if"]["old_score"] == pytest.approx(found["score"], abs=1e-6)
     assert found["what_if"]["score"] != pytest.approx(found["score"], abs=1e-4)
     sentences = [(row["part"], row["text"]) for row in found["above_corpus"]["sentences"] if row["part"] != "template"]
@@ -96,10 +101,27 @@ def test_what_ifs(grace, collection):
 
 def test_readable_text(grace, collection):
     status, out, _ = grace(
-        "explain", collection, QUERY, "d3", "-m", "first", "--versus", "d4", "--with-rationale", "", "--leave-one-out", "--tokens"
+        "explain",
+        collection,
+        QUERY,
+        "d3",
+        "-m",
+        "first",
+        "--versus",
+        "d4",
+        "--with-rationale",
+        "",
+        "--leave-one-out",
+        "--tokens",
     )
     assert status == 0
-    for words in ("residual", "rationale × rationale", "d3 above d4", "what if (encoded again)", "relative to the mean of the corpus"):
+    for words in (
+        "residual",
+        "rationale × rationale",
+        "d3 above d4",
+        "what if (encoded again)",
+        "relative to the mean of the corpus",
+    ):
         assert words in out
 
 
@@ -144,7 +166,9 @@ def test_faithfulness_of_two_models(grace, collection):
     assert "nDCG@10 swapped" in out
     assert "nDCG@10 words" in out
     assert ", lost " in out
-    assert "no split 'validation'" in refusal(grace("eval", "faithfulness", collection, "-m", "first", "--split", "validation"))
+    assert "no split 'validation'" in refusal(
+        grace("eval", "faithfulness", collection, "-m", "first", "--split", "validation")
+    )
 
 
 def test_the_cost_of_why(grace, tiny_folder, tmp_path):

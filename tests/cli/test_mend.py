@@ -25,7 +25,11 @@ def built(sentences, tiny_folder, tmp_path_factory) -> Path:
     judged = Judgements(queries, {f"q{i}": {f"d{i}": 1} for i in range(10)}, {f"q{i}": "dev" for i in range(8)})
     model = GraceModel.from_pretrained(tiny_folder, dtype="float32", device="cpu", max_new_tokens=8)
     for name, judgements in (("judged", judged), ("unjudged", None)):
-        build(Collection.create(Corpus(documents, judgements, "made here", []), folder / name), model, geometry="calibrated")
+        build(
+            Collection.create(Corpus(documents, judgements, "made here", []), folder / name),
+            model,
+            geometry="calibrated",
+        )
     return folder
 
 
@@ -35,7 +39,9 @@ def folder(built, tmp_path) -> Path:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (folder / "tiny").iterdir() if not path.name.startswith((".", "mends"))}
+    return {
+        path.name: path.read_bytes() for path in (folder / "tiny").iterdir() if not path.name.startswith((".", "mends"))
+    }
 
 
 def ask(grace, *args) -> dict:
@@ -110,7 +116,10 @@ def test_without_judgements_a_mend_is_kept_but_not_tried(grace, built, tmp_path)
         (["try", "nobody", "--remove"], "holds no document 'nobody'; take an id that a search shows"),
         (["try", "d3"], "one of --rationale TEXT, --remove, or --seed and --system"),
         (["try", "d3", "--remove", "--seed", "1"], "one of --rationale TEXT, --remove, or --seed and --system"),
-        (["try", "d3", "--remove", "--temperature", "1"], "--temperature is of a rationale that the model writes again"),
+        (
+            ["try", "d3", "--remove", "--temperature", "1"],
+            "--temperature is of a rationale that the model writes again",
+        ),
         (["try", "d3", "--remove", "--split", "none"], "the dataset has no split 'none'"),
         (["try", "d3", "--rationale", "snow " * 3000], "takes at most"),
         (["why", "nobody"], "'nobody' is no judged query here"),
@@ -139,9 +148,13 @@ def test_an_unchanged_rationale_is_not_kept(grace, folder):
 def test_an_update_tells_of_mends_that_are_not_in_force_any_more(grace, folder, tiny_folder, tmp_path, sentences):
     for document in ("d3", "d4"):
         grace("mend", "keep", folder, document, "--model", "tiny", "--rationale", OTHER)
-    rows = [{"_id": f"d{i}", "text": sentences[200] if i == 4 else f"{sentences[i]} {sentences[i + 40]}"} for i in range(20)]
+    rows = [
+        {"_id": f"d{i}", "text": sentences[200] if i == 4 else f"{sentences[i]} {sentences[i + 40]}"} for i in range(20)
+    ]
     (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    status, out, err = grace("index", "build", tmp_path / "c.jsonl", "--out", folder, "--model", tiny_folder, "--max-new-tokens", 8)
+    status, out, err = grace(
+        "index", "build", tmp_path / "c.jsonl", "--out", folder, "--model", tiny_folder, "--max-new-tokens", 8
+    )
     assert status == 0, err
     assert "1 mends are no longer in force; 1 carried: m2 of 'd4': the text of its document changed" in out + err
     assert "1 mends in force, 0 reverted, 1 no longer in force" in grace("index", "info", folder)[1]

@@ -1,4 +1,6 @@
-"""`grace eval retention`: lm-eval's tasks on files of this disk against plain sums of log-probabilities, perplexity of a corpus, a base."""
+"""`grace eval retention`: lm-eval's tasks on files of this disk against plain sums of log-probabilities,
+perplexity of a corpus, a base.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +87,12 @@ def folder(tmp_path):
     """A folder with tasks over a file of facts."""
     rows = [{"beginning": beginning, "options": options} for beginning, options in FACTS]
     (tmp_path / "facts.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    for name, text in (("facts", TASK), ("sentences", WITHOUT_CONTEXT), ("continuations", LIKELIHOOD), ("group", GROUP)):
+    for name, text in (
+        ("facts", TASK),
+        ("sentences", WITHOUT_CONTEXT),
+        ("continuations", LIKELIHOOD),
+        ("group", GROUP),
+    ):
         (tmp_path / f"{name}.yaml").write_text(text)
     return tmp_path
 
@@ -93,11 +100,16 @@ def folder(tmp_path):
 @pytest.fixture
 def corpus(tmp_path, sentences):
     file = tmp_path / "texts.jsonl"
-    file.write_text("\n".join(json.dumps({"_id": str(i), "text": text}) for i, text in enumerate([*sentences[:7], "", *sentences[7:9]])))
+    file.write_text(
+        "\n".join(
+            json.dumps({"_id": str(i), "text": text}) for i, text in enumerate([*sentences[:7], "", *sentences[7:9]])
+        )
+    )
     return file
 
 
-# --- lm-eval's numbers ------------------------------------------------------------------------------------------------------
+# --- lm-eval's numbers
+# ------------------------------------------------------------------------------------------------------
 
 
 def test_accuracy_is_that_of_summed_log_probabilities(demo_base, folder):
@@ -108,7 +120,9 @@ def test_accuracy_is_that_of_summed_log_probabilities(demo_base, folder):
     assert scores["sentences"]["acc"].items == (likeliest == 0).tolist()
     choices = [Choice("", tuple(f"{beginning} {option}" for option in options), 0) for beginning, options in FACTS]
     counts = np.array([len(row) for row in losses]).reshape(len(FACTS), 3)
-    equal = (counts == counts[:, :1]).all(1)  # where the options have as many tokens, their mean orders them as their sum does
+    equal = (counts == counts[:, :1]).all(
+        1
+    )  # where the options have as many tokens, their mean orders them as their sum does
     assert equal.sum() >= 3
     assert np.array_equal(choices_right(demo_base, choices)[equal], np.array(scores["sentences"]["acc"].items)[equal])
     assert scores["facts"]["acc"].items == [float(best == 0) for best in _without_beginning(demo_base)]
@@ -134,7 +148,9 @@ def _without_beginning(model) -> list[int]:
 
 def test_likelihoods_are_those_of_the_losses(demo_base, folder):
     made = run(demo_base, load_tasks(["continuations"], folder=folder), limit=5)["continuations"]["perplexity"]
-    sums = [-row.sum() for row in token_losses(demo_base, [f"{beginning} {options[0]}" for beginning, options in FACTS[:5]])]
+    sums = [
+        -row.sum() for row in token_losses(demo_base, [f"{beginning} {options[0]}" for beginning, options in FACTS[:5]])
+    ]
     np.testing.assert_allclose(made.items, sums, rtol=1e-4)
     assert made.value == pytest.approx(np.exp(-np.mean(sums)), rel=1e-4)
     found = made.summary()
@@ -145,7 +161,9 @@ def test_likelihoods_are_those_of_the_losses(demo_base, folder):
 def test_a_group_and_a_tag_stand_for_their_tasks(tiny_models, folder):
     made = run(tiny_models["qwen2"], load_tasks(["all_facts"], folder=folder))
     assert set(made) == {"facts", "sentences", "all_facts"}
-    assert made["all_facts"]["acc"].value == pytest.approx((made["facts"]["acc"].value + made["sentences"]["acc"].value) / 2)
+    assert made["all_facts"]["acc"].value == pytest.approx(
+        (made["facts"]["acc"].value + made["sentences"]["acc"].value) / 2
+    )
     assert made["all_facts"]["acc"].summary()["ci95"] is None
     assert set(load_tasks(["known"], folder=folder)["tasks"]) == {"facts", "sentences", "continuations"}
 
@@ -175,7 +193,8 @@ def test_a_template_cannot_leave_its_sandbox(folder, tmp_path):
     assert not trace.exists()
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------------
+# --- what is refused
+# --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -196,7 +215,11 @@ def test_a_template_cannot_leave_its_sandbox(folder, tmp_path):
 def test_a_task_file_that_is_wrong_is_told_in_a_line(folder, change, told):
     if change:
         key = change.partition(":")[0]
-        kept = [line for line in TASK.splitlines() if not line.startswith(key) and not (key == "dataset_path" and "kwargs" in line)]
+        kept = [
+            line
+            for line in TASK.splitlines()
+            if not line.startswith(key) and not (key == "dataset_path" and "kwargs" in line)
+        ]
         kept = kept[:-1] if key == "metric_list" else kept
         (folder / "facts.yaml").write_text("\n".join([*kept, change]))
     else:
@@ -238,12 +261,15 @@ def test_without_lm_eval_the_extra_is_named(grace, folder, monkeypatch):
     assert "pip install 'grace-explorer[lm-eval]'" in err
 
 
-# --- the command ------------------------------------------------------------------------------------------------------------
+# --- the command
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_perplexity_of_a_corpus_against_a_base(grace, corpus, tiny_folder, other_folder, demo_base):
     options = ("--texts", corpus, "--base", tiny_folder, "--json")
-    status, out, err = grace("eval", "retention", "--model", tiny_folder, "--model", other_folder, "--model", "demo-base", *options)
+    status, out, err = grace(
+        "eval", "retention", "--model", tiny_folder, "--model", other_folder, "--model", "demo-base", *options
+    )
     assert status == 0, err
     made = json.loads(out)
     texts = [json.loads(line)["text"] for line in corpus.read_text().splitlines() if json.loads(line)["text"]]
@@ -275,9 +301,15 @@ def test_a_model_has_lost_nothing_against_itself(grace, folder, tiny_folder, oth
     assert status == 0, err
     made = json.loads(out)
     same = {"difference": 0, "ci95": [0, 0], "n": 8}
-    assert made[str(twin)]["against_base"] == {"base": str(tiny_folder), "perplexity": None, "tasks": {"facts": {"acc": same}}}
+    assert made[str(twin)]["against_base"] == {
+        "base": str(tiny_folder),
+        "perplexity": None,
+        "tasks": {"facts": {"acc": same}},
+    }
     values = [made[str(name)]["tasks"]["facts"]["acc"]["value"] for name in (tiny_folder, other_folder)]
-    assert made[str(other_folder)]["against_base"]["tasks"]["facts"]["acc"]["difference"] == pytest.approx(values[1] - values[0])
+    assert made[str(other_folder)]["against_base"]["tasks"]["facts"]["acc"]["difference"] == pytest.approx(
+        values[1] - values[0]
+    )
 
 
 def test_without_options_the_demo_world_is_measured_as_in_the_study(grace, demo_base, demo_entries, monkeypatch):
@@ -294,7 +326,8 @@ def test_without_options_the_demo_world_is_measured_as_in_the_study(grace, demo_
     assert made["tasks"]["demo-facts"]["acc"]["n"] == len(few)
 
 
-# --- the numbers ------------------------------------------------------------------------------------------------------------
+# --- the numbers
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_pieces_and_batches_change_nothing_and_long_texts_are_cut(tiny_models, sentences, monkeypatch):

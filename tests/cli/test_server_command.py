@@ -1,4 +1,6 @@
-"""``grace serve`` as a process of its own: it ends on SIGTERM with all answers given; what it cannot do it says in one line."""
+"""``grace serve`` as a process of its own: it ends on SIGTERM with all answers given; what it cannot do it
+says in one line.
+"""
 
 from __future__ import annotations
 
@@ -39,9 +41,25 @@ def collection(tiny_folder, sentences, tmp_path_factory):
 
 def test_sigterm_in_the_middle_finishes_what_was_accepted(endless, root, sentences):
     process = subprocess.Popen(
-        [sys.executable, "-m", "grace_cli", "serve", "--model", str(endless), "--port", "0", "--no-cache", "--max-batch", "2"],
-        cwd=root, env=os.environ | {"GRACE_API_KEYS": "one, two"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "grace_cli",
+            "serve",
+            "--model",
+            str(endless),
+            "--port",
+            "0",
+            "--no-cache",
+            "--max-batch",
+            "2",
+        ],
+        cwd=root,
+        env=os.environ | {"GRACE_API_KEYS": "one, two"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
         line = process.stdout.readline()
         url = re.search(r"http://[\d.:]+", line)[0]
@@ -75,14 +93,22 @@ def refused(result: tuple[int, str, str], message: str) -> None:
 
 def test_a_port_that_is_taken(grace, tiny_folder):
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        refused(grace("serve", "--model", tiny_folder, "--port", taken.getsockname()[1]), "the port is taken or not allowed")
-    refused(grace("serve", "--model", tiny_folder, "--host", "no.such.host.invalid"), "cannot serve at no.such.host.invalid:8000")
+        refused(
+            grace("serve", "--model", tiny_folder, "--port", taken.getsockname()[1]), "the port is taken or not allowed"
+        )
+    refused(
+        grace("serve", "--model", tiny_folder, "--host", "no.such.host.invalid"),
+        "cannot serve at no.such.host.invalid:8000",
+    )
 
 
 def test_models_collections_and_options_that_cannot_be_served(grace, tiny_folder, collection, other_folder):
     refused(grace("serve", "--port", 0, "--model", "demo-nothing"), "there is no demo model 'demo-nothing'")
     refused(grace("serve", "--port", 0, "--model", tiny_folder, "--collection", "nowhere"), "nowhere is no collection")
-    refused(grace("serve", "--port", 0, "--model", "demo-base", "--collection", collection), "has no index of model 'demo-base'")
+    refused(
+        grace("serve", "--port", 0, "--model", "demo-base", "--collection", collection),
+        "has no index of model 'demo-base'",
+    )
     refused(
         grace("serve", "--port", 0, "--model", tiny_folder, "--collection", collection, "--max-new-tokens", 4),
         "with --collection the settings are those of its index; leave out --max-new-tokens",

@@ -1,4 +1,6 @@
-"""The vLLM engine against the transformers engine, with the model that ships: the same rationales and the same vectors."""
+"""The vLLM engine against the transformers engine, with the model that ships: the same rationales and the
+same vectors.
+"""
 
 from __future__ import annotations
 
@@ -61,13 +63,19 @@ def test_given_rationales_text_alone_and_single_states(in_vllm, written, passage
     np.testing.assert_array_equal(alone.counts, other.counts)
     np.testing.assert_allclose(alone.sums, other.sums, rtol=0, atol=1e-3)
     prompts = [in_vllm.prompts.build(text) for text in passages[:4]]
-    for states, reference in zip(in_vllm.engine.states(prompts, ids[:4]), demo_base.engine.states(prompts, ids[:4]), strict=True):
+    for states, reference in zip(
+        in_vllm.engine.states(prompts, ids[:4]), demo_base.engine.states(prompts, ids[:4]), strict=True
+    ):
         np.testing.assert_allclose(states, reference, atol=1e-3)
 
 
 def test_texts_that_begin_alike_share_the_prefix_cache_and_keep_their_states(in_vllm, passages, demo_base):
     beginning = " ".join(passages[0].split()[:60])
-    texts = [f"{beginning} {passage[:80]}" for passage in passages[:8]] + [beginning, passages[1], passages[1] + " again"]
+    texts = [f"{beginning} {passage[:80]}" for passage in passages[:8]] + [
+        beginning,
+        passages[1],
+        passages[1] + " again",
+    ]
     in_vllm.engine.forget()
     for _ in range(2):  # the second time every block of every prompt is in the cache
         made = in_vllm.represent(texts)
@@ -98,7 +106,8 @@ def test_a_rationale_that_ends_with_the_last_token_allowed_is_not_cut_off(in_vll
 
 
 def test_a_sample_belongs_to_the_text_and_not_to_its_batch(in_vllm, tight, passages, demo_base):
-    # three prompts fit one step: in pieces, vLLM on a CPU cannot sample with seeds, and our own settings for it keep prompts whole
+    # three prompts fit one step: in pieces, vLLM on a CPU cannot sample with seeds, and our own settings for
+    # it keep prompts whole
     texts, options = passages[-3:], {"temperature": 1.0, "max_new_tokens": 24}
     assert sum(len(in_vllm.prompts.build(text).ids) for text in texts) < tight["max_num_batched_tokens"]
     made = in_vllm.represent(texts, seed=3, **options)

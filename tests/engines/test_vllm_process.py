@@ -1,4 +1,6 @@
-"""vLLM as users run it, in processes of its own: the command's output, and what becomes of requests, over HTTP too, when one dies."""
+"""vLLM as users run it, in processes of its own: the command's output, and what becomes of requests, over
+HTTP too, when one dies.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,9 @@ if __name__ == "__main__":
 @pytest.fixture(scope="module")
 def run(python, tmp_path_factory):
     folder = tmp_path_factory.mktemp("process")
-    (folder / "texts.txt").write_text("a river that flows through four capitals\na metal that is liquid\n", encoding="utf-8")
+    (folder / "texts.txt").write_text(
+        "a river that flows through four capitals\na metal that is liquid\n", encoding="utf-8"
+    )
     (folder / "script.py").write_text(SCRIPT, encoding="utf-8")
     return folder, python(folder / "script.py", folder / "texts.txt", folder / "vectors.parquet")
 
@@ -102,7 +106,9 @@ def test_requests_fail_clearly_when_its_process_dies(run):
     assert "alive False" in run[1].stderr, run[1].stderr
     assert len(refused) == 2
     for line in refused:
-        assert line.startswith("refused: vLLM is not running any more (its process was killed, or ended by itself); load the model again")
+        assert line.startswith(
+            "refused: vLLM is not running any more (its process was killed, or ended by itself); load the model again"
+        )
 
 
 def test_a_server_says_so_when_its_process_dies_in_the_middle_of_a_request_and_ever_after(run):

@@ -1,4 +1,6 @@
-"""``grace serve --engine vllm`` as users run it: its answers, and that SIGTERM leaves none of vLLM's processes behind."""
+"""``grace serve --engine vllm`` as users run it: its answers, and that SIGTERM leaves none of vLLM's
+processes behind.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +25,24 @@ TEXTS = ["a river that flows through four capitals", "a metal that is liquid"]
 def served(root, tmp_path_factory):
     """The server's process with a client, and a file of what it printed to stderr."""
     log = tmp_path_factory.mktemp("served") / "stderr"
-    command = [sys.executable, "-m", "grace_cli", "serve", "--model", "demo-base", "--engine", "vllm", "--port", "0", "--no-cache"]
+    command = [
+        sys.executable,
+        "-m",
+        "grace_cli",
+        "serve",
+        "--model",
+        "demo-base",
+        "--engine",
+        "vllm",
+        "--port",
+        "0",
+        "--no-cache",
+    ]
     environment = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
-    with log.open("w") as errors, subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=errors) as process:
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=errors) as process,
+    ):
         try:
             told = re.search(r"http://[\d.:]+", process.stdout.readline().decode())
             assert told, log.read_text()
@@ -41,7 +58,12 @@ def test_embeddings_and_chats(served, demo_base):
     own = demo_base.represent(TEXTS)
     assert [item["rationale"] for item in answer] == own.rationales
     assert (np.array([item["embedding"] for item in answer]) * own.embeddings()).sum(axis=1).min() >= 0.9999
-    talk = {"model": "demo-base", "messages": [{"role": "user", "content": TEXTS[0]}], "temperature": 0, "max_tokens": 8}
+    talk = {
+        "model": "demo-base",
+        "messages": [{"role": "user", "content": TEXTS[0]}],
+        "temperature": 0,
+        "max_tokens": 8,
+    }
     said = http.post("/v1/chat/completions", json=talk).json()["choices"][0]
     assert said["message"]["content"]
     streamed = http.post("/v1/chat/completions", json=talk | {"stream": True}).text

@@ -10,10 +10,21 @@ from grace_core.collection import Collection
 from grace_core.readers import Corpus, Document, Judgements
 
 ODD = (
-    "word", "钢铁是怎样炼成的。它在高温中变硬！", "The river. The river again!", "a b c", "naïve café — “quoted”, 12.5 %",
-    "snow ❄️ rain 🌧️ sun", "summer",
-)  # fmt: skip
-QUERIES = ("river in the mountains", "children dance around the fountain", "how fast the ice melts in summer", "snow", "钢铁是怎样炼成的")
+    "word",
+    "钢铁是怎样炼成的。它在高温中变硬！",
+    "The river. The river again!",
+    "a b c",
+    "naïve café — “quoted”, 12.5 %",
+    "snow ❄️ rain 🌧️ sun",
+    "summer",
+)
+QUERIES = (
+    "river in the mountains",
+    "children dance around the fountain",
+    "how fast the ice melts in summer",
+    "snow",
+    "钢铁是怎样炼成的",
+)
 
 
 def wordpiece(sentences: list[str]):
@@ -29,7 +40,10 @@ def wordpiece(sentences: list[str]):
     vocabulary = [*specials, *characters, *(f"##{character}" for character in characters), *words]
     numbers = {token: number for number, token in enumerate(vocabulary)}
     backend = Tokenizer(models.WordPiece(numbers, unk_token="[UNK]"))
-    backend.normalizer, backend.pre_tokenizer = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    backend.normalizer, backend.pre_tokenizer = (
+        normalizers.BertNormalizer(lowercase=True),
+        pre_tokenizers.BertPreTokenizer(),
+    )
     backend.decoder = decoders.WordPiece()
     backend.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[(name, backend.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
@@ -38,9 +52,17 @@ def wordpiece(sentences: list[str]):
 
 
 def save_encoder(
-    folder: Path, sentences: list[str], *, pooling: str = "mean", dense: str | None = None, normalize: bool = True, limit: int = 32,
-    prompts: dict[str, str] | None = None, include_prompt: bool = True, seed: int = 0,
-) -> Path:  # fmt: skip
+    folder: Path,
+    sentences: list[str],
+    *,
+    pooling: str = "mean",
+    dense: str | None = None,
+    normalize: bool = True,
+    limit: int = 32,
+    prompts: dict[str, str] | None = None,
+    include_prompt: bool = True,
+    seed: int = 0,
+) -> Path:
     """A BERT of two layers with random weights; ``dense`` is "identity" or "tanh"."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
@@ -49,13 +71,22 @@ def save_encoder(
     torch.manual_seed(seed)
     tokenizer = wordpiece(sentences)
     config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=24, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
-        max_position_embeddings=64, initializer_range=0.3, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=48,
+        max_position_embeddings=64,
+        initializer_range=0.3,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     body = folder.with_name(f"{folder.name}-body")
     BertModel(config).eval().save_pretrained(body)
     tokenizer.save_pretrained(body)
-    modules = [Transformer(str(body), max_seq_length=limit), Pooling(24, pooling_mode=pooling, include_prompt=include_prompt)]
+    modules = [
+        Transformer(str(body), max_seq_length=limit),
+        Pooling(24, pooling_mode=pooling, include_prompt=include_prompt),
+    ]
     if dense:
         activation = torch.nn.Tanh() if dense == "tanh" else torch.nn.Identity()
         modules.append(Dense(24, 16, activation_function=activation))
@@ -76,6 +107,8 @@ def make_collection(folder: Path, sentences: list[str], count: int = 60) -> Coll
     documents[20] = Document("d20", "", "", {"year": 1920, "kind": "a"})
     documents += [Document(f"odd{i}", "", text, {"year": 2000 + i, "kind": "odd"}) for i, text in enumerate(ODD)]
     judgements = Judgements(
-        {f"q{i}": query for i, query in enumerate(QUERIES)}, {f"q{i}": {f"d{7 * i + 1:02}": 1} for i in range(len(QUERIES))}, {}
+        {f"q{i}": query for i, query in enumerate(QUERIES)},
+        {f"q{i}": {f"d{7 * i + 1:02}": 1} for i in range(len(QUERIES))},
+        {},
     )
     return Collection.create(Corpus(documents, judgements, "made here", ["year", "kind"]), folder)

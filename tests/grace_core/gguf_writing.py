@@ -9,14 +9,23 @@ import numpy as np
 import torch
 
 NAMES = {
-    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
-    "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
-}  # fmt: skip
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+}
 GEMMA3 = {
-    "post_attention_layernorm": "post_attention_norm", "pre_feedforward_layernorm": "ffn_norm",
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
     "post_feedforward_layernorm": "post_ffw_norm",
-}  # fmt: skip
+}
 WHOLE = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 
 
@@ -27,10 +36,20 @@ def tiny_lm(architecture: str, tokenizer, *, tied: bool = False, seed: int = 0):
     name = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3", "gemma3": "Gemma3Text"}[architecture]
     extra = {"qwen3": {"head_dim": 128}, "gemma3": {"head_dim": 32}}.get(architecture, {})  # 128 is taken for Qwen3
     config = getattr(transformers, f"{name}Config")(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
-        max_position_embeddings=2048, tie_word_embeddings=tied, initializer_range=0.2, bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, **extra,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=2048,
+        tie_word_embeddings=tied,
+        initializer_range=0.2,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **extra,
+    )
     torch.manual_seed(seed)
     kind = "Gemma3ForCausalLM" if architecture == "gemma3" else f"{name}ForCausalLM"
     return getattr(transformers, kind)(config).eval()
@@ -47,11 +66,18 @@ def gguf_name(name: str, architecture: str) -> str:
 
 def _interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
     """Rows of queries and keys in the order of llama.cpp's rotary embedding."""
-    return weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
+    return (
+        weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
+    )
 
 
-def write_gguf(path: Path, lm, tokenizer, architecture: str, *, types: str = "F32", template: bool = True, named: str = "") -> Path:
-    """Write ``lm`` and ``tokenizer``; matrices in ``types``, vectors in F32. ``named`` is the architecture that the file claims."""
+def write_gguf(
+    path: Path, lm, tokenizer, architecture: str, *, types: str = "F32", template: bool = True, named: str = ""
+) -> Path:
+    """Write ``lm`` and ``tokenizer``; matrices in ``types``, vectors in F32.
+
+    ``named`` is the architecture that the file claims.
+    """
     from gguf import GGMLQuantizationType, GGUFWriter, quants
 
     config, claimed = lm.config, named or architecture
@@ -85,7 +111,9 @@ def write_gguf(path: Path, lm, tokenizer, architecture: str, *, types: str = "F3
         if architecture == "gemma3" and "norm" in name:
             values = values + 1
         of = kind if values.ndim > 1 else GGMLQuantizationType.F32
-        writer.add_tensor(gguf_name(name, architecture), quants.quantize(np.ascontiguousarray(values), of), raw_dtype=of)
+        writer.add_tensor(
+            gguf_name(name, architecture), quants.quantize(np.ascontiguousarray(values), of), raw_dtype=of
+        )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -108,7 +136,9 @@ def _write_tokenizer(writer, tokenizer, template: bool, pieces: bool) -> None:
     writer.add_token_list(tokens)
     writer.add_token_types([3 if token in special else 1 for token in tokens])
     if not pieces:
-        writer.add_token_merges([" ".join(merge) if isinstance(merge, list) else merge for merge in backend["model"]["merges"]])
+        writer.add_token_merges(
+            [" ".join(merge) if isinstance(merge, list) else merge for merge in backend["model"]["merges"]]
+        )
     writer.add_eos_token_id(tokenizer.eos_token_id)
     writer.add_pad_token_id(tokenizer.pad_token_id)
     if template:

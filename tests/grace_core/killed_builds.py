@@ -1,6 +1,7 @@
 """Builds an index over and over, killed each time at another moment and then resumed. Run by test_crash.py.
 
-The libraries are imported once; every attempt is a fork that runs the ``grace`` command, with the options that follow the model.
+The libraries are imported once; every attempt is a fork that runs the ``grace`` command, with the options
+that follow the model.
 """
 
 from __future__ import annotations
@@ -22,7 +23,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2ForCausalLM  
 
 from grace_cli import main as cli
 
-FINISHING = (".rationales.parquet*", "rationales.parquet", "vectors.safetensors", ".index.faiss*", "index.faiss", "manifest.json")
+FINISHING = (
+    ".rationales.parquet*",
+    "rationales.parquet",
+    "vectors.safetensors",
+    ".index.faiss*",
+    "index.faiss",
+    "manifest.json",
+)
 RANDOM_MOMENTS = 14
 
 
@@ -35,7 +43,19 @@ def start(corpus: str, out: Path, model: str) -> int:
     try:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
-        sys.argv = ["grace", "index", "build", corpus, "--out", str(out), "--model", model, "--json", "--no-cache", *sys.argv[4:]]
+        sys.argv = [
+            "grace",
+            "index",
+            "build",
+            corpus,
+            "--out",
+            str(out),
+            "--model",
+            model,
+            "--json",
+            "--no-cache",
+            *sys.argv[4:],
+        ]
         cli.main()
     except SystemExit as exit_:
         status = exit_.code or 0
@@ -53,7 +73,10 @@ def finish(corpus: str, out: Path, model: str) -> float:
 
 
 def kill(corpus: str, out: Path, model: str, *, after: float = 0, when: str | None = None) -> bool:
-    """Start a build and kill it after some seconds, or as soon as a file that matches ``when`` is there. False if it ended before."""
+    """Start a build and kill it after some seconds, or as soon as a file that matches ``when`` is there.
+
+    False if it ended before.
+    """
     child = start(corpus, out, model)
     started = time.monotonic()
     while time.monotonic() - started < after if when is None else not any((out / "tiny").glob(when)):

@@ -2,9 +2,10 @@
 
     python tests/grace_core/killed_commands.py gguf|geometry|training FOLDER --moments 20
 
-``gguf`` is an index build with a model from a GGUF file, conversion included; ``geometry`` a change of geometry with queries that are
-encoded; ``training`` a run with a LoRA adapter that is kept apart. One line of JSON a moment: what was there after the kill, and whether
-running the command again gave what a run that was left alone gives. The libraries are imported once; every attempt is a fork.
+``gguf`` is an index build with a model from a GGUF file, conversion included; ``geometry`` a change of
+geometry with queries that are encoded; ``training`` a run with a LoRA adapter that is kept apart. One line of
+JSON a moment: what was there after the kill, and whether running the command again gave what a run that was
+left alone gives. The libraries are imported once; every attempt is a fork.
 """
 
 from __future__ import annotations
@@ -34,13 +35,15 @@ MOST = 5e-3  # by how much a weight of a resumed run may differ: restored states
 
 @dataclass
 class Attempt:
-    """A folder of its own, in which one command is killed and run again; ``tiny`` is the model's place in a collection."""
+    """A folder of its own, in which one command is killed and run again; ``tiny`` is the model's place in a
+    collection.
+    """
 
     folder: Path
 
     def run(self, command: list, *, until: Callable[[float], bool] | None = None) -> tuple[bool, float]:
-        """Whether a command ended by itself, and its seconds; it is killed as soon as ``until``, which is given the seconds so far, is
-        true. Raises RuntimeError if it fails."""
+        """Whether a command ended by itself, and its seconds; it is killed as soon as ``until``, which is
+        given the seconds so far, is true. Raises RuntimeError if it fails."""
         started, child = time.monotonic(), os.fork()
         if not child:
             self.become(command)
@@ -92,23 +95,36 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def bfloat16(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a safetensors file in bfloat16, which numpy has not; without torch, which may not be used before a fork."""
+    """The tensors of a safetensors file in bfloat16, which numpy has not; without torch, which may not be
+    used before a fork.
+    """
     from safetensors import deserialize
 
     tensors = deserialize(path.read_bytes())
-    return {name: (np.frombuffer(bytes(about["data"]), "<u2").astype("<u4") << 16).view("<f4") for name, about in tensors}
+    return {
+        name: (np.frombuffer(bytes(about["data"]), "<u2").astype("<u4") << 16).view("<f4") for name, about in tensors
+    }
 
 
 def write_corpus(path: Path, number: int) -> Path:
-    path.write_text("".join(json.dumps({"_id": f"d{i}", "text": f"{i} {SENTENCES[i % 300]}"}) + "\n" for i in range(number)))
+    path.write_text(
+        "".join(json.dumps({"_id": f"d{i}", "text": f"{i} {SENTENCES[i % 300]}"}) + "\n" for i in range(number))
+    )
     return path
 
 
 class Gguf:
     """An index build with a GGUF file, from nothing."""
 
-    patterns = ("cache/models/.*-1.*/*.safetensors", "index/tiny/.build/0*", "cache/models/*-1", "index/corpus.parquet",
-                "index/tiny/.vectors*", "index/tiny/.index.faiss*", "index/tiny/manifest.json")  # fmt: skip
+    patterns = (
+        "cache/models/.*-1.*/*.safetensors",
+        "index/tiny/.build/0*",
+        "cache/models/*-1",
+        "index/corpus.parquet",
+        "index/tiny/.vectors*",
+        "index/tiny/.index.faiss*",
+        "index/tiny/manifest.json",
+    )
 
     def __init__(self, folder: Path):
         self.model, self.corpus = folder / "tiny.gguf", folder / "corpus.jsonl"
@@ -142,14 +158,22 @@ class Gguf:
         assert not [path for path in cache.glob(".*") if path.is_dir()], "a conversion that was killed is left"
         return files(attempt.folder / "index") | {name.split("/", 1)[-1]: data for name, data in files(cache).items()}
 
-    same = staticmethod(lambda one, other: [name for name in one.keys() | other.keys() if one.get(name) != other.get(name)])
+    same = staticmethod(
+        lambda one, other: [name for name in one.keys() | other.keys() if one.get(name) != other.get(name)]
+    )
 
 
 class Geometry:
     """A change of geometry, for which queries are encoded, of an index that is there."""
 
-    patterns = ("index/tiny/.manifest*", "index/tiny/.queries*", "index/tiny/queries.safetensors", "index/tiny/.geometry*",
-                "index/tiny/geometry-*", "index/tiny/.index.faiss*")  # fmt: skip
+    patterns = (
+        "index/tiny/.manifest*",
+        "index/tiny/.queries*",
+        "index/tiny/queries.safetensors",
+        "index/tiny/.geometry*",
+        "index/tiny/geometry-*",
+        "index/tiny/.index.faiss*",
+    )
 
     def __init__(self, folder: Path):
         self.base, self.queries = Attempt(folder), folder / "queries.txt"
@@ -159,13 +183,34 @@ class Geometry:
         make_model("qwen2", max_new_tokens=4).save_pretrained(folder / "models" / "tiny")
         self.queries.write_text("\n".join(SENTENCES[100:140]))
         corpus = write_corpus(folder / "corpus.jsonl", 200)
-        self.base.become(["index", "build", corpus, "--out", folder / "index", "--model", folder / "models" / "tiny", "--geometry", "raw"])
+        self.base.become(
+            [
+                "index",
+                "build",
+                corpus,
+                "--out",
+                folder / "index",
+                "--model",
+                folder / "models" / "tiny",
+                "--geometry",
+                "raw",
+            ]
+        )
 
     def prepare(self, attempt: Attempt) -> None:
         shutil.copytree(self.base.folder / "index", attempt.folder / "index")
 
     def commands(self, attempt: Attempt, *, again: bool) -> list:
-        return ["index", "geometry", attempt.folder / "index", "--kind", "whitened", "--queries", self.queries, "--json"]
+        return [
+            "index",
+            "geometry",
+            attempt.folder / "index",
+            "--kind",
+            "whitened",
+            "--queries",
+            self.queries,
+            "--json",
+        ]
 
     def left(self, attempt: Attempt) -> str:
         """Whatever the moment, the index opens and searches, in one geometry or the other."""
@@ -188,8 +233,15 @@ class Geometry:
 class Training:
     """A run with an adapter, evaluations and checkpoints."""
 
-    patterns = ("run/checkpoint-2/optimizer.pt", "run/.best.new", "run/.best.old", "run/best", "run/checkpoint-2",
-                "run/checkpoint-2/trainer_state.json", "run/checkpoint-3/adapter_model.safetensors")  # fmt: skip
+    patterns = (
+        "run/checkpoint-2/optimizer.pt",
+        "run/.best.new",
+        "run/.best.old",
+        "run/best",
+        "run/checkpoint-2",
+        "run/checkpoint-2/trainer_state.json",
+        "run/checkpoint-3/adapter_model.safetensors",
+    )
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -200,7 +252,9 @@ class Training:
         texts = [f"{i} {SENTENCES[i]}" for i in range(48)]
         (folder / "beir" / "qrels").mkdir(parents=True)
         written = {
-            "triplets.jsonl": [{"query": text[:20], "positive": text, "negative": texts[24 + i]} for i, text in enumerate(texts[:24])],
+            "triplets.jsonl": [
+                {"query": text[:20], "positive": text, "negative": texts[24 + i]} for i, text in enumerate(texts[:24])
+            ],
             "beir/corpus.jsonl": [{"_id": f"d{i}", "text": texts[i]} for i in range(12)],
             "beir/queries.jsonl": [{"_id": f"q{i}", "text": texts[i][:20]} for i in range(4)],
         }
@@ -210,12 +264,29 @@ class Training:
 
     def prepare(self, attempt: Attempt) -> None:
         config = {
-            "model": str(self.folder / "models" / "tiny"), "out": str(attempt.folder / "run"), "objective": "joint",
+            "model": str(self.folder / "models" / "tiny"),
+            "out": str(attempt.folder / "run"),
+            "objective": "joint",
             "data": {"path": str(self.folder / "triplets.jsonl"), "format": "triplets"},
-            "evaluation": {"path": str(self.folder / "beir"), "split": "dev", "every": 1, "queries": 4, "documents": 12, "probes": 2},
-            "max_prompt_tokens": 96, "max_new_tokens": 6, "batch": 4, "rollouts": 3, "steps": 4, "learning_rate": 1e-3,
-            "lora": {"r": 4, "alpha": 8, "merge": False}, "save_every": 1, "report_to": [], "collapse": {"action": "warn"},
-        }  # fmt: skip
+            "evaluation": {
+                "path": str(self.folder / "beir"),
+                "split": "dev",
+                "every": 1,
+                "queries": 4,
+                "documents": 12,
+                "probes": 2,
+            },
+            "max_prompt_tokens": 96,
+            "max_new_tokens": 6,
+            "batch": 4,
+            "rollouts": 3,
+            "steps": 4,
+            "learning_rate": 1e-3,
+            "lora": {"r": 4, "alpha": 8, "merge": False},
+            "save_every": 1,
+            "report_to": [],
+            "collapse": {"action": "warn"},
+        }
         (attempt.folder / "config.yaml").write_text(yaml.safe_dump(config))
 
     def commands(self, attempt: Attempt, *, again: bool) -> list:
@@ -257,7 +328,6 @@ class Training:
 def main(kind: str, folder: Path, moments: int, seed: int, at_files: bool, report: Callable[[dict], None]) -> None:
     import faiss  # noqa: F401 - imported here so that the forks need not
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
-
 
     folder.mkdir(parents=True, exist_ok=True)
     job = {"gguf": Gguf, "geometry": Geometry, "training": Training}[kind](folder)
@@ -305,6 +375,15 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("--moments", type=int, default=20)
     parser.add_argument("--seed", type=int, default=20)
-    parser.add_argument("--at-files", action="store_true", help="the first moments are those at which certain files appear")
+    parser.add_argument(
+        "--at-files", action="store_true", help="the first moments are those at which certain files appear"
+    )
     asked = parser.parse_args()
-    main(asked.kind, asked.folder, asked.moments, asked.seed, asked.at_files, lambda row: print(json.dumps(row), flush=True))
+    main(
+        asked.kind,
+        asked.folder,
+        asked.moments,
+        asked.seed,
+        asked.at_files,
+        lambda row: print(json.dumps(row), flush=True),
+    )

@@ -1,6 +1,9 @@
-"""Keeps a mend, killed just before something is put in its place for the n-th time, for every n there is. Run by test_mends.py.
+"""Keeps a mend, killed just before something is put in its place for the n-th time, for every n there is.
 
-Prints a line of JSON for each attempt: whether the index holds the mend, whether its layer says so, and whether all verifies.
+Run by test_mends.py.
+
+Prints a line of JSON for each attempt: whether the index holds the mend, whether its layer says so, and
+whether all verifies.
 """
 
 from __future__ import annotations
@@ -22,7 +25,10 @@ from grace_core.mends import Change, Content, check, content_of, keep
 
 
 def run(folder: Path, name: str, at: int | None) -> int:
-    """Take out the rationale of row 1; how often something was put in place or removed. ``at`` is when the process kills itself."""
+    """Take out the rationale of row 1; how often something was put in place or removed.
+
+    ``at`` is when the process kills itself.
+    """
     count = 0
 
     def counted(call):
@@ -55,10 +61,18 @@ def main(before: Path, out: Path, name: str) -> None:
         left = sorted(path.name for path in out.iterdir() if path.name.startswith("."))
         index = GraceIndex(out, name)
         found = check(index)
-        print(json.dumps({
-            "at": at, "mended": index.rationale_ids[1] == [], "in_force": found.get("in_force"), "left": left,
-            "ok": found["ok"] and index.verify()["ok"],
-        }), flush=True)  # fmt: skip
+        print(
+            json.dumps(
+                {
+                    "at": at,
+                    "mended": index.rationale_ids[1] == [],
+                    "in_force": found.get("in_force"),
+                    "left": left,
+                    "ok": found["ok"] and index.verify()["ok"],
+                }
+            ),
+            flush=True,
+        )
         if not found["in_force"]:  # and it can be done now
             run_apart(out, name, None)
             assert check(GraceIndex(out, name))["in_force"] == 1

@@ -1,7 +1,10 @@
-"""Updates a collection over and over, killed each time at another moment, and then again until it ends. Run by test_living.py.
+"""Updates a collection over and over, killed each time at another moment, and then again until it ends.
 
-The collection has two models, of which one is brought up. Every attempt is a fork, killed after some seconds, or just before it puts a
-file or folder in its place for the n-th time: so every step of the switch from the old state to the new one is among the moments.
+Run by test_living.py.
+
+The collection has two models, of which one is brought up. Every attempt is a fork, killed after some seconds,
+or just before it puts a file or folder in its place for the n-th time: so every step of the switch from the
+old state to the new one is among the moments.
 """
 
 from __future__ import annotations
@@ -31,7 +34,10 @@ RANDOM_MOMENTS = 8
 
 
 def run(corpus: str, out: Path, model: str, at: int | None) -> int:
-    """Update ``out`` in this process; how often something was put in place. ``at`` is the time at which the process kills itself."""
+    """Update ``out`` in this process; how often something was put in place.
+
+    ``at`` is the time at which the process kills itself.
+    """
     count, replace = 0, os.replace
 
     def counted(*args) -> None:

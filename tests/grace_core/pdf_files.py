@@ -6,18 +6,28 @@ import io
 import zlib
 
 
-def pdf(pages: list[str | None], *, title: str = "", packed: bool = False, contents: list[bytes] | None = None) -> bytes:
-    """A PDF file with a text a page; None is a page without one, as a scan is. ``contents`` are streams in the place of texts."""
+def pdf(
+    pages: list[str | None], *, title: str = "", packed: bool = False, contents: list[bytes] | None = None
+) -> bytes:
+    """A PDF file with a text a page; None is a page without one, as a scan is.
+
+    ``contents`` are streams in the place of texts.
+    """
     streams = contents or [b"0 0 100 100 re f" if text is None else _shown(text) for text in pages]
-    objects = [b"<< /Type /Catalog /Pages 2 0 R >>", b"", b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
-               b"<< /Title (" + title.encode("latin-1") + b") >>"]  # fmt: skip
+    objects = [
+        b"<< /Type /Catalog /Pages 2 0 R >>",
+        b"",
+        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+        b"<< /Title (" + title.encode("latin-1") + b") >>",
+    ]
     kids = []
     for stream in streams:
         data, how = (zlib.compress(stream), b"/Filter /FlateDecode ") if packed else (stream, b"")
         place = len(objects) + 1
         kids.append(b"%d 0 R" % place)
         objects.append(
-            b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] /Resources << /Font << /F1 3 0 R >> >> /Contents %d 0 R >>" % (place + 1)
+            b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] /Resources << /Font << /F1 3 0 R >> >> /Contents %d 0 R >>"
+            % (place + 1)
         )
         objects.append(b"<< %s/Length %d >>\nstream\n%s\nendstream" % (how, len(data), data))
     objects[1] = b"<< /Type /Pages /Count %d /Kids [%s] >>" % (len(streams), b" ".join(kids))

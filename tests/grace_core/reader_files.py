@@ -38,8 +38,13 @@ def texts(source: object, **options: object) -> list[tuple[str, str, str]]:
 
 
 def beir(folder: Path, qrels: dict[str, str], queries: list[dict] | None = None) -> Path:
-    jsonl(folder / "corpus.jsonl", *({"_id": i, "title": "", "text": f"text {i}", "metadata": {}} for i in ("d1", "d2", "d3")))
-    queries = [{"_id": "q1", "text": "one", "split": "dev"}, {"_id": "q2", "text": "two"}] if queries is None else queries
+    jsonl(
+        folder / "corpus.jsonl",
+        *({"_id": i, "title": "", "text": f"text {i}", "metadata": {}} for i in ("d1", "d2", "d3")),
+    )
+    queries = (
+        [{"_id": "q1", "text": "one", "split": "dev"}, {"_id": "q2", "text": "two"}] if queries is None else queries
+    )
     jsonl(folder / "queries.jsonl", *queries)
     for name, content in qrels.items():
         write(folder / name, content)

@@ -18,7 +18,13 @@ KINDS = (RIVER, METAL, OPERA)
 
 
 def build_given(
-    folder: Path, model: GraceModel, texts: list[str], rationales: list[str], *, geometry: str = "raw", judgements: Judgements | None = None
+    folder: Path,
+    model: GraceModel,
+    texts: list[str],
+    rationales: list[str],
+    *,
+    geometry: str = "raw",
+    judgements: Judgements | None = None,
 ) -> GraceIndex:
     """An index of ``texts`` in which each has the given rationale."""
     documents = [Document(f"d{i}", "", text, {}) for i, text in enumerate(texts)]
@@ -28,7 +34,9 @@ def build_given(
         for number, shard in jobs:
             yield number, model.represent_given(shard, [given[text] for text in shard])
 
-    return build(Collection.create(Corpus(documents, judgements, "test", []), folder), model, geometry=geometry, encode=encode)
+    return build(
+        Collection.create(Corpus(documents, judgements, "test", []), folder), model, geometry=geometry, encode=encode
+    )
 
 
 def numbered_texts(sentences: list[str], number: int) -> list[str]:

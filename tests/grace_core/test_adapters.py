@@ -23,13 +23,16 @@ def model(new_model):
     return new_model("qwen2", max_new_tokens=6)
 
 
-# --- sentence-transformers --------------------------------------------------------------------------------------------------
+# --- sentence-transformers
+# --------------------------------------------------------------------------------------------------
 
 
 def test_encode_takes_what_a_sentence_transformer_takes(model, sentences):
     encoder = SentenceEncoder(model)
     wanted = model.encode(sentences[:4])
-    found = encoder.encode(sentences[:4], batch_size=2, show_progress_bar=False, convert_to_numpy=True, normalize_embeddings=True)
+    found = encoder.encode(
+        sentences[:4], batch_size=2, show_progress_bar=False, convert_to_numpy=True, normalize_embeddings=True
+    )
     np.testing.assert_allclose(found, wanted, atol=1e-5)
     single = encoder.encode(sentences[1])
     assert single.shape == (model.dim,)
@@ -59,7 +62,9 @@ def test_similarities_are_those_of_sentence_transformers(model, sentences):
     a, b = encoder.encode(sentences[:3]), encoder.encode(sentences[3:6])
     np.testing.assert_allclose(encoder.similarity(a, b), cos_sim(a, b), atol=1e-6)
     np.testing.assert_allclose(encoder.similarity(a * 3, b)[0], cos_sim(a[0], b)[0], atol=1e-6)
-    np.testing.assert_allclose(encoder.similarity_pairwise(a, b), pairwise_cos_sim(torch.tensor(a), torch.tensor(b)), atol=1e-6)
+    np.testing.assert_allclose(
+        encoder.similarity_pairwise(a, b), pairwise_cos_sim(torch.tensor(a), torch.tensor(b)), atol=1e-6
+    )
 
 
 def test_a_name_is_loaded_with_options_and_a_model_takes_none(tiny_folder, model):
@@ -77,7 +82,8 @@ def test_the_longest_text_is_not_cut_and_one_more_token_is(new_model):
     assert short.prompts.build("river" + word * (room + 1)).text_truncated
 
 
-# --- LangChain --------------------------------------------------------------------------------------------------------------
+# --- LangChain
+# --------------------------------------------------------------------------------------------------------------
 
 
 def test_langchain_s_vector_store_finds_by_it(model, sentences):
@@ -91,14 +97,17 @@ def test_langchain_s_vector_store_finds_by_it(model, sentences):
     assert store.similarity_search(sentences[3], k=1)[0].page_content == sentences[3]
 
 
-# --- MTEB -------------------------------------------------------------------------------------------------------------------
+# --- MTEB
+# -------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def collection(sentences, tmp_path_factory):
     folder = tmp_path_factory.mktemp("mteb") / "small"
     (folder / "qrels").mkdir(parents=True)
-    rows = [{"_id": f"d{i}", "title": "On snow" if i % 3 else "", "text": text} for i, text in enumerate(sentences[:12])]
+    rows = [
+        {"_id": f"d{i}", "title": "On snow" if i % 3 else "", "text": text} for i, text in enumerate(sentences[:12])
+    ]
     (folder / "corpus.jsonl").write_text("\n".join(map(json.dumps, rows)))
     # half of a document's words, so that it is found often and not always
     queries = [{"_id": f"q{i}", "text": " ".join(sentences[i].split()[: 2 + i % 3])} for i in range(8)]
@@ -122,11 +131,15 @@ def test_mteb_gives_the_scores_that_we_give(model, collection, tmp_path):
         assert found["test"]["main_score"] == found["test"]["ndcg_at_10"]
         assert own["ndcg@10"] > 0
     revisions = {path.parent.name for path in tmp_path.rglob("*Retrieval.json")}
-    assert revisions == {MtebEncoder(model, rationale=rationale).mteb_model_meta.revision for rationale in (True, False)}
+    assert revisions == {
+        MtebEncoder(model, rationale=rationale).mteb_model_meta.revision for rationale in (True, False)
+    }
 
 
 def test_the_command_prints_mteb_s_scores_with_and_without_rationales(grace, tiny_folder, collection, tmp_path):
-    status, out, err = grace("eval", "mteb", "--model", tiny_folder, "--data", collection.folder, "--results", tmp_path, "--json")
+    status, out, err = grace(
+        "eval", "mteb", "--model", tiny_folder, "--data", collection.folder, "--results", tmp_path, "--json"
+    )
     assert status == 0, err
     scores = json.loads(out)
     assert scores.keys() == {str(tiny_folder), f"{tiny_folder}:text"}
@@ -139,12 +152,22 @@ def test_everything_that_decides_an_embedding_is_in_the_revision(new_model, mode
     from grace_core.adapters.mteb import revision_of
 
     def revision(rationale: bool = True, weights: str = "", **settings) -> str:
-        made = GraceModel(model.model, model.tokenizer, type(model.settings)(**{"max_new_tokens": 6, **settings}), name="tiny")
+        made = GraceModel(
+            model.model, model.tokenizer, type(model.settings)(**{"max_new_tokens": 6, **settings}), name="tiny"
+        )
         made.__dict__["fingerprint"] = model.fingerprint + weights
         return revision_of(made, rationale=rationale)
 
     warm = {"temperature": 0.5}
-    changed = [{}, {"max_new_tokens": 7}, warm, warm | {"top_p": 0.5}, warm | {"seed": 1}, {"system": "Read."}, {"weights": "other"}]
+    changed = [
+        {},
+        {"max_new_tokens": 7},
+        warm,
+        warm | {"top_p": 0.5},
+        warm | {"seed": 1},
+        {"system": "Read."},
+        {"weights": "other"},
+    ]
     revisions = [revision(**settings) for settings in changed]
     assert len(set(revisions)) == len(revisions)
     assert revision() == revision(top_p=0.5, seed=3)  # greedy decoding looks at neither

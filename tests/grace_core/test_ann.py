@@ -1,4 +1,6 @@
-"""The kinds of FAISS index: what they find, how their recall is measured, and that scores are cosines whatever the kind."""
+"""The kinds of FAISS index: what they find, how their recall is measured, and that scores are cosines
+whatever the kind.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,8 @@ def index(synthetic, tmp_path):
     return build(Collection.create(corpus, tmp_path / "c"), synthetic, rationale=False, encode=synthetic.encode)
 
 
-# --- what the kinds find ----------------------------------------------------------------------------------------------------
+# --- what the kinds find
+# ----------------------------------------------------------------------------------------------------
 
 
 def test_exact_search_by_blocks_equals_flat(vectors, queries, monkeypatch):
@@ -81,7 +84,9 @@ def test_recall_is_what_a_count_of_found_neighbours_gives(approximate, vectors, 
     # the two documents that a query is the mean of score the same, up to rounding: either may be the tenth
     near = [set(np.flatnonzero(row >= np.sort(row)[-10] - 1e-6).tolist()) for row in exact]
     found = ann.search(index, kind, vectors, asked, 10, effort=quality.effort)[1].tolist()
-    assert quality.recall == pytest.approx(np.mean([len(a & {*b}) / 10 for a, b in zip(near, found, strict=True)]), abs=0.003)
+    assert quality.recall == pytest.approx(
+        np.mean([len(a & {*b}) / 10 for a, b in zip(near, found, strict=True)]), abs=0.003
+    )
     assert quality.recall >= ann.TARGET
     assert quality.queries == 200
     assert ann.recall(index, kind, vectors, quality.effort) == pytest.approx(quality.recall, abs=1e-4)
@@ -118,7 +123,9 @@ def test_ivfpq_is_as_small_as_it_should_be_and_mapped(approximate, vectors, tmp_
     index, quality = approximate["ivfpq"]
     ann.write(index, tmp_path / "i")
     cells = index.nlist * DIM * 4
-    assert (tmp_path / "i").stat().st_size < COUNT * (DIM // 4 + 8) + cells + 256 * DIM * 4 + 64 * 1024 < COUNT * DIM * 4
+    assert (
+        (tmp_path / "i").stat().st_size < COUNT * (DIM // 4 + 8) + cells + 256 * DIM * 4 + 64 * 1024 < COUNT * DIM * 4
+    )
     mapped = ann.read(tmp_path / "i")
     for made in (index, mapped):
         made.nprobe = 1  # not what the search uses
@@ -146,7 +153,8 @@ def test_too_few_vectors_and_unknown_kinds_are_refused(queries):
         ann.make(queries, "ivf")
 
 
-# --- in an index ------------------------------------------------------------------------------------------------------------
+# --- in an index
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_the_kind_is_changed_without_encoding_and_told_in_the_manifest(index, queries):
@@ -155,13 +163,24 @@ def test_the_kind_is_changed_without_encoding_and_told_in_the_manifest(index, qu
     index.change_faiss("hnsw")
     again = GraceIndex(index.collection, index.model_name)
     found = json.loads((index.folder / "manifest.json").read_text())["faiss"]
-    assert found == {"kind": "hnsw", "efSearch": 16, "recall@10": found["recall@10"], "recall_queries": 200, "copies": 0}
+    assert found == {
+        "kind": "hnsw",
+        "efSearch": 16,
+        "recall@10": found["recall@10"],
+        "recall_queries": 200,
+        "copies": 0,
+    }
     assert found["recall@10"] >= ann.TARGET
     for opened in (index, again):
         assert opened.faiss_kind == "hnsw"
         assert opened.verify() == {
-            "model": "synthetic", "ok": True, "documents": 300, "damaged": [], "faiss": found, "faiss_matches_vectors": True,
-        }  # fmt: skip
+            "model": "synthetic",
+            "ok": True,
+            "documents": 300,
+            "damaged": [],
+            "faiss": found,
+            "faiss_matches_vectors": True,
+        }
         np.testing.assert_allclose(opened.search(queries, 5)[0], exact[0], atol=1e-5)
     assert (index.folder / "vectors.safetensors").read_bytes() == vectors
     index.change_faiss("flat")
@@ -188,7 +207,9 @@ def test_every_document_is_found_when_all_are_asked_for(index, queries):
 def test_a_short_search_is_completed_exactly(vectors, queries, synthetic, tmp_path):
     """Cells that are looked into hold fewer than so many documents."""
     corpus = Corpus(Numbered(COUNT), None, "synthetic", [])
-    index = build(Collection.create(corpus, tmp_path / "c"), synthetic, rationale=False, encode=synthetic.encode, faiss="ivfpq")
+    index = build(
+        Collection.create(corpus, tmp_path / "c"), synthetic, rationale=False, encode=synthetic.encode, faiss="ivfpq"
+    )
     assert ann.search(index.faiss_index(), "ivfpq", index.stored(), queries[:2], 9000, effort=4)[1].min() == -1
     scores, rows = index.search(queries[:2], 9000)
     assert rows.min() >= 0
@@ -241,7 +262,8 @@ def test_the_commands_take_a_kind_and_show_its_recall(grace, tiny_folder, senten
     assert "error: ivfpq needs at least 9,984 documents to be trained on, got 40" in err
 
 
-# --- vectors on disk --------------------------------------------------------------------------------------------------------
+# --- vectors on disk
+# --------------------------------------------------------------------------------------------------------
 
 
 def test_created_tensors_are_safetensors_to_the_byte(tmp_path):
@@ -259,7 +281,9 @@ def test_created_tensors_are_safetensors_to_the_byte(tmp_path):
         mapped["sums"][0] = 1
 
 
-@pytest.mark.parametrize("content", [b"", b"\1", b"\xff" * 8 + b"x", b"\2" + bytes(7) + b"[]", b"\7" + bytes(7) + b'{"a":1}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"\1", b"\xff" * 8 + b"x", b"\2" + bytes(7) + b"[]", b"\7" + bytes(7) + b'{"a":1}']
+)
 def test_files_that_hold_no_tensors_are_refused(tmp_path, content):
     (tmp_path / "v").write_bytes(content)
     with pytest.raises(GraceError, match=r"v holds no vectors that can be read .* build again"):

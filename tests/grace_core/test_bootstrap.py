@@ -18,7 +18,9 @@ def test_draws_of_items_against_a_loop(values):
     rng = np.random.default_rng(3)
     by_hand = [np.mean([values[i] for i in row]) for row in rng.integers(0, 30, (bootstrap.RESAMPLES, 30))]
     assert draws == pytest.approx(by_hand)
-    assert bootstrap.ci95(draws) == pytest.approx([np.sort(by_hand)[int(0.025 * 1999)], np.sort(by_hand)[int(0.975 * 1999)]], abs=1e-3)
+    assert bootstrap.ci95(draws) == pytest.approx(
+        [np.sort(by_hand)[int(0.025 * 1999)], np.sort(by_hand)[int(0.975 * 1999)]], abs=1e-3
+    )
 
 
 def test_a_statistic_is_drawn_as_its_items_are(values):

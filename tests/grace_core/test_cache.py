@@ -19,7 +19,9 @@ from grace_core.prompt import PromptBuilder
 def cached(tiny_models, tmp_path, monkeypatch):
     """A model with a fresh cache; ``cached.written`` lists how many prompts each run of the engine got."""
     tiny = tiny_models["qwen2"]
-    model = GraceModel(tiny.model, tiny.tokenizer, tiny.settings, name="tiny", cache=RepresentationCache(tmp_path / "cache.sqlite"))
+    model = GraceModel(
+        tiny.model, tiny.tokenizer, tiny.settings, name="tiny", cache=RepresentationCache(tmp_path / "cache.sqlite")
+    )
     model.written = []
     for method in ("decode", "pool"):
         original = getattr(model.engine, method)
@@ -94,10 +96,14 @@ def test_streaming_fills_the_cache_and_uses_it(cached, sentences):
 @pytest.mark.parametrize(
     "change",
     [
-        {"max_new_tokens": 5}, {"system": "Another."}, {"temperature": 0.5}, {"temperature": 0.5, "seed": 1},
-        {"temperature": 0.5, "top_p": 0.5}, {"rationale": False},
+        {"max_new_tokens": 5},
+        {"system": "Another."},
+        {"temperature": 0.5},
+        {"temperature": 0.5, "seed": 1},
+        {"temperature": 0.5, "top_p": 0.5},
+        {"rationale": False},
     ],
-)  # fmt: skip
+)
 def test_other_settings_are_another_entry(cached, sentences, change):
     cached.represent(sentences[:2])
     cached.represent(sentences[:2], temperature=0.5) if change != {"temperature": 0.5} else None
@@ -178,7 +184,6 @@ def test_a_cache_damaged_within_is_refused_with_a_remedy(cached, sentences):
     data[4096:] = b"\xff" * (len(data) - 4096)
     path.write_bytes(bytes(data))
 
-
     def use_again():
         cached.cache = RepresentationCache(path)
         cached.represent(sentences[:30])
@@ -238,7 +243,9 @@ def test_what_cannot_have_been_made_of_the_text_is_made_again(cached, sentences)
 def test_entries_of_an_older_version_are_not_read_and_stay(tmp_path):
     path = tmp_path / "cache.sqlite"
     with sqlite3.connect(path) as db:
-        db.execute("CREATE TABLE representations (key TEXT PRIMARY KEY, ids BLOB, sums BLOB, counts BLOB, truncated INTEGER) WITHOUT ROWID")
+        db.execute(
+            "CREATE TABLE representations (key TEXT PRIMARY KEY, ids BLOB, sums BLOB, counts BLOB, truncated INTEGER) WITHOUT ROWID"
+        )
         db.execute("INSERT INTO representations VALUES ('a', x'', x'', x'', 0)")
     assert RepresentationCache(path).get(["a"]) == {}
     with sqlite3.connect(path) as db:

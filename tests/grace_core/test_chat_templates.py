@@ -1,4 +1,6 @@
-"""Chat templates of every kind: prompt and text stand in the prompt as they are, or one line says why not and what to do."""
+"""Chat templates of every kind: prompt and text stand in the prompt as they are, or one line says why not and
+what to do.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +26,15 @@ def each(content: str = "{{ m.content }}", *, only: str = "", opening: str = OPE
     return f"{{% for m in messages {only} %}}{turn}{{% endfor %}}{opening}"
 
 
-REFUSES_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('there is no system role') }}{% endif %}" + each()
+REFUSES_SYSTEM = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('there is no system role') }}{% endif %}" + each()
+)
 DROPS_SYSTEM = each(only="if m.role != 'system'")
 PARTS = each("{% for part in m.content %}{% if part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}")
 DATED = "{{ 'Today is ' + strftime_now('%A, %d %B %Y, %H:%M') + '. ' }}" + each()
-THINKS = each(opening=OPEN + "{% if enable_thinking is defined and not enable_thinking %}{{ '<think></think>' }}{% endif %}")
+THINKS = each(
+    opening=OPEN + "{% if enable_thinking is defined and not enable_thinking %}{{ '<think></think>' }}{% endif %}"
+)
 UNOPENED = each(opening="")
 
 
@@ -59,14 +65,26 @@ def test_a_prompt_that_finds_no_system_role_stands_in_front_of_the_text(built, t
     builder = built(template)
     assert builder.place == builder.described["place"] == "user"
     text = "the river rises"
-    assert whole(builder, text) == f"<|im_start|>user\n{REPRESENTATION_PROMPT}\n\n{text}<|im_end|>\n<|im_start|>assistant\n"
+    assert (
+        whole(builder, text)
+        == f"<|im_start|>user\n{REPRESENTATION_PROMPT}\n\n{text}<|im_end|>\n<|im_start|>assistant\n"
+    )
     assert pooled(builder, text).strip() == text
-    assert builder.tokenizer.decode(builder.build(text).ids[builder.build(text).stop :]) == "<|im_end|>\n<|im_start|>assistant\n"
+    assert (
+        builder.tokenizer.decode(builder.build(text).ids[builder.build(text).stop :])
+        == "<|im_end|>\n<|im_start|>assistant\n"
+    )
 
 
 @pytest.mark.parametrize(
     "system",
-    ["{{ m.content | upper }}", "{{ m.content | e }}", "{{ m.content[:9] }}", "{{ m.content + m.content }}", "{{ m.content | tojson }}"],
+    [
+        "{{ m.content | upper }}",
+        "{{ m.content | e }}",
+        "{{ m.content[:9] }}",
+        "{{ m.content + m.content }}",
+        "{{ m.content | tojson }}",
+    ],
 )
 def test_a_prompt_that_a_system_message_would_change_stands_in_front_of_the_text(built, system):
     prompt = 'Read "this" & that.'
@@ -96,20 +114,39 @@ def test_no_prompt_stands_nowhere(built):
 
 
 def test_white_space_around_a_prompt_may_be_trimmed(built):
-    assert built(each("{{ m.content | trim }}"), " Read. ").head == "<|im_start|>system\nRead.<|im_end|>\n<|im_start|>user\n"
+    assert (
+        built(each("{{ m.content | trim }}"), " Read. ").head
+        == "<|im_start|>system\nRead.<|im_end|>\n<|im_start|>user\n"
+    )
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        "m.content | upper", "m.content | lower", "m.content | title", "m.content | capitalize", "m.content | e", "m.content | tojson",
-        "m.content | truncate(2000)", "m.content[:5000]", "m.content.split('\n')[0]", "m.content.split() | join(' ')",
-        "m.content | replace('\u00a0', ' ')", "m.content | replace('\"', '')", "m.content | replace('{', '(')", "m.content | striptags",
-        "m.content | urlize", "m.content | wordwrap(100)", "m.content | indent(2)", "m.content.strip('.!')",
-        "m.content.splitlines() | join('\n')", "m.content | urlencode", "m.content | list",
+        "m.content | upper",
+        "m.content | lower",
+        "m.content | title",
+        "m.content | capitalize",
+        "m.content | e",
+        "m.content | tojson",
+        "m.content | truncate(2000)",
+        "m.content[:5000]",
+        "m.content.split('\n')[0]",
+        "m.content.split() | join(' ')",
+        "m.content | replace('\u00a0', ' ')",
+        "m.content | replace('\"', '')",
+        "m.content | replace('{', '(')",
+        "m.content | striptags",
+        "m.content | urlize",
+        "m.content | wordwrap(100)",
+        "m.content | indent(2)",
+        "m.content.strip('.!')",
+        "m.content.splitlines() | join('\n')",
+        "m.content | urlencode",
+        "m.content | list",
         "m.content.encode('ascii', 'ignore').decode()",
     ],
-)  # fmt: skip
+)
 def test_a_template_that_alters_the_text_is_refused_with_what_it_makes_of_it(built, content):
     message = r"(alters|shows) the user's text.* comes out as .*; put a chat_template.jinja beside"
     with pytest.raises(GraceError, match=message) as raised:
@@ -118,10 +155,13 @@ def test_a_template_that_alters_the_text_is_refused_with_what_it_makes_of_it(bui
 
 
 @pytest.mark.parametrize(
-    ("content", "times"), [("{{ m.content }} {{ m.content }}", 2), ("{{ m.content[:8] }}", 0), ("{{ m.content | length }}", 0)]
+    ("content", "times"),
+    [("{{ m.content }} {{ m.content }}", 2), ("{{ m.content[:8] }}", 0), ("{{ m.content | length }}", 0)],
 )
 def test_a_template_that_does_not_show_the_text_once_is_refused(built, content, times):
-    with pytest.raises(GraceError, match=f"shows the user's text {times} times, expected once.*; put a chat_template.jinja"):
+    with pytest.raises(
+        GraceError, match=f"shows the user's text {times} times, expected once.*; put a chat_template.jinja"
+    ):
         built(each(content))
 
 
@@ -160,7 +200,10 @@ def test_a_template_is_told_the_same_date_on_every_day(built, monkeypatch):
 
 
 def test_a_date_may_be_given_as_the_template_s_own_argument(built):
-    template = "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}{{ date_string }}" + each()
+    template = (
+        "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}{{ date_string }}"
+        + each()
+    )
     assert built(template).head.startswith("01 Jan 2025<|im_start|>")
     given = built(template, template={"date_string": "26 Jul 2024"})
     assert given.head.startswith("26 Jul 2024<|im_start|>")
@@ -205,16 +248,22 @@ def test_what_stands_at_the_very_end_of_a_conversation_does_not_stand_before_an_
 
 
 def test_a_turn_that_needs_no_opening_gets_none(built):
-    inst = "{% for m in messages %}{{ m.content if m.role == 'assistant' else '[A] ' + m.content + ' [/A] ' }}{% endfor %}"
+    inst = (
+        "{% for m in messages %}{{ m.content if m.role == 'assistant' else '[A] ' + m.content + ' [/A] ' }}{% endfor %}"
+    )
     builder = built(inst)
     assert (builder.tail, builder.described["opening"]) == (" [/A] ", None)
 
 
 @pytest.mark.parametrize("only", ["if m.role != 'assistant'", "if loop.length < 3"])
 def test_a_template_that_never_shows_how_an_answer_begins_is_refused(built, only):
-    template = each(only="if m.role != 'assistant'", opening="") if "role" in only else each(
-        "{{ m.content if m.role != 'assistant' else (messages[-2].content + m.content) | length }}", opening=""
-    )  # fmt: skip
+    template = (
+        each(only="if m.role != 'assistant'", opening="")
+        if "role" in only
+        else each(
+            "{{ m.content if m.role != 'assistant' else (messages[-2].content + m.content) | length }}", opening=""
+        )
+    )
     with pytest.raises(GraceError, match=r"opens no turn for the answer.*if add_generation_prompt is set"):
         built(template)
 
@@ -223,8 +272,14 @@ def test_a_template_that_never_shows_how_an_answer_begins_is_refused(built, only
     ("template", "line"),
     [
         ("{% for m in messages %}\n{{ m.content }}{% if %}", r"cannot be read \(line 2\): Expected an expression"),
-        ("{% for m in messages %}\n\n{{ m.content | shiny }}{% endfor %}", r"cannot be read \(line 3\): No filter named 'shiny'"),
-        ("\n{{ messages[0].content + nothing.at.all }}", r"does not accept a user message \(line 2\): 'nothing' is undefined"),
+        (
+            "{% for m in messages %}\n\n{{ m.content | shiny }}{% endfor %}",
+            r"cannot be read \(line 3\): No filter named 'shiny'",
+        ),
+        (
+            "\n{{ messages[0].content + nothing.at.all }}",
+            r"does not accept a user message \(line 2\): 'nothing' is undefined",
+        ),
         ("{{ raise_exception('never\nagain') }}", r"does not accept a user message.*: never;"),
     ],
 )
@@ -235,7 +290,9 @@ def test_a_broken_template_is_named_with_its_line(built, template, line):
 
 
 @pytest.mark.parametrize(
-    "template", [DATED, PARTS, REFUSES_SYSTEM, UNOPENED, THINKS], ids=["dated", "parts", "refuses", "unopened", "thinks"]
+    "template",
+    [DATED, PARTS, REFUSES_SYSTEM, UNOPENED, THINKS],
+    ids=["dated", "parts", "refuses", "unopened", "thinks"],
 )
 def test_a_conversation_is_rendered_as_prompts_are(new_model, template):
     model = new_model("qwen2")
@@ -316,13 +373,31 @@ def test_commands_take_arguments_and_an_index_keeps_them(grace, new_model, sente
     (tmp_path / "corpus.txt").write_text("\n".join(sentences[:4]))
     argument = ("--template", "enable_thinking=false")
     status, _, err = grace(
-        "index", "build", tmp_path / "corpus.txt", "--out", tmp_path / "made", "--model", tmp_path / "thinks", *argument, "--device", "cpu"
+        "index",
+        "build",
+        tmp_path / "corpus.txt",
+        "--out",
+        tmp_path / "made",
+        "--model",
+        tmp_path / "thinks",
+        *argument,
+        "--device",
+        "cpu",
     )
     assert status == 0, err
     manifest = json.loads((tmp_path / "made" / "thinks" / "manifest.json").read_text())
     assert manifest["settings"]["template"] == {"enable_thinking": False}
     assert manifest["settings"]["date"] == DATE
-    encode = ("encode", tmp_path / "corpus.txt", "--model", tmp_path / "thinks", "--out", tmp_path / "made.parquet", "--device", "cpu")
+    encode = (
+        "encode",
+        tmp_path / "corpus.txt",
+        "--model",
+        tmp_path / "thinks",
+        "--out",
+        tmp_path / "made.parquet",
+        "--device",
+        "cpu",
+    )
     assert grace(*encode, *argument)[0] == 0
     assert "never reads the argument 'enabled'" in grace(*encode, "--template", "enabled=1")[2]
     status, _, err = grace("serve", "--model", tmp_path / "thinks", "--collection", tmp_path / "made", *argument)

@@ -29,9 +29,12 @@ def folder(tmp_path):
 def test_passages_of_a_corpus(folder, read):
     corpus = chunked(read(folder), Chunk(9))
     assert [(one.id, one.title, one.metadata["_page"], one.metadata["_heading"]) for one in corpus.documents] == [
-        ("a.md#1", "Rivers", None, None), ("a.md#2", "Rivers", None, "Deltas"),
-        ("b.pdf#1", "b", 1, None), ("b.pdf#2", "b", 3, None), ("c.txt#1", "c", None, None),
-    ]  # fmt: skip
+        ("a.md#1", "Rivers", None, None),
+        ("a.md#2", "Rivers", None, "Deltas"),
+        ("b.pdf#1", "b", 1, None),
+        ("b.pdf#2", "b", 3, None),
+        ("c.txt#1", "c", None, None),
+    ]
     assert corpus.fields == list(RESERVED)
     assert corpus.chunk == Chunk(9)
 
@@ -49,7 +52,13 @@ def test_put_together_they_are_the_documents(folder, overlap):
 def test_a_collection_knows_how_it_is_split(folder, tmp_path):
     made = Collection.create(chunked(read_corpus(folder), Chunk(9, 2)), tmp_path / "x")
     assert made.chunk == Chunk(9, 2)
-    assert made.types == {"_parent": "string", "_begin": "int64", "_end": "int64", "_page": "int64", "_heading": "string"}
+    assert made.types == {
+        "_parent": "string",
+        "_begin": "int64",
+        "_end": "int64",
+        "_page": "int64",
+        "_heading": "string",
+    }
     assert made.corpus.chunk == Chunk(9, 2)
     assert made.corpus.documents == chunked(read_corpus(folder), Chunk(9, 2)).documents
     assert made.passages == {"a.md": ["a.md#1", "a.md#2"], "b.pdf": ["b.pdf#1", "b.pdf#2"], "c.txt": ["c.txt#1"]}
@@ -66,7 +75,9 @@ def test_metadata_goes_with_every_passage_and_clashing_names_are_told(tmp_path):
     assert corpus.fields == ["year", "source_page", "tags", *RESERVED]
     assert corpus.notes == [f"{path}: column '_page' is kept as metadata called 'source_page'"]
     made = Collection.create(corpus, tmp_path / "x")
-    assert made.whole("a") == Document("a", "", "One two. Three four.", {"year": 1999, "source_page": "x", "tags": ["u", "v"]})
+    assert made.whole("a") == Document(
+        "a", "", "One two. Three four.", {"year": 1999, "source_page": "x", "tags": ["u", "v"]}
+    )
 
 
 def test_the_longest_id_may_be_split(tmp_path):
@@ -77,7 +88,10 @@ def test_the_longest_id_may_be_split(tmp_path):
 
 
 def test_judgements_are_of_whole_documents(tmp_path):
-    write(tmp_path / "in" / "corpus.jsonl", "\n".join(json.dumps({"_id": name, "text": f"{name} one. {name} two."}) for name in "ab"))
+    write(
+        tmp_path / "in" / "corpus.jsonl",
+        "\n".join(json.dumps({"_id": name, "text": f"{name} one. {name} two."}) for name in "ab"),
+    )
     write(tmp_path / "in" / "queries.jsonl", json.dumps({"_id": "q", "text": "one"}))
     write(tmp_path / "in" / "qrels.tsv", "query-id\tcorpus-id\tscore\nq\tb\t1\n")
     corpus = chunked(read_corpus(tmp_path / "in"), Chunk(2))
@@ -122,7 +136,9 @@ def test_no_passage_means_no_document():
 
 @pytest.fixture(scope="module")
 def world(tiny_folder, sentences, tmp_path_factory):
-    """Forty documents of one to five sentences, a sentence a passage, with judgements of documents, built by a tiny model."""
+    """Forty documents of one to five sentences, a sentence a passage, with judgements of documents, built by
+    a tiny model.
+    """
     from grace_core.index import build
     from grace_core.model import GraceModel
 
@@ -130,12 +146,22 @@ def world(tiny_folder, sentences, tmp_path_factory):
     rows = []
     for number in range(40):
         count = 1 + number % 5
-        rows.append({"_id": f"d{number}", "title": "", "text": " ".join(sentences[place : place + count]), "kind": "ab"[number % 2]})
+        rows.append(
+            {
+                "_id": f"d{number}",
+                "title": "",
+                "text": " ".join(sentences[place : place + count]),
+                "kind": "ab"[number % 2],
+            }
+        )
         place += count
     write(root / "in" / "corpus.jsonl", "\n".join(map(json.dumps, rows)))
     queries = [{"_id": f"q{number}", "text": sentences[number * 7]} for number in range(10)]
     write(root / "in" / "queries.jsonl", "\n".join(map(json.dumps, queries)))
-    write(root / "in" / "qrels.tsv", "query-id\tcorpus-id\tscore\n" + "".join(f"q{number}\td{number * 3}\t1\n" for number in range(10)))
+    write(
+        root / "in" / "qrels.tsv",
+        "query-id\tcorpus-id\tscore\n" + "".join(f"q{number}\td{number * 3}\t1\n" for number in range(10)),
+    )
     collection = Collection.create(chunked(read_corpus(root / "in"), Chunk(16)), root / "x")
     model = GraceModel.from_pretrained(tiny_folder, max_new_tokens=4)
     return build(collection, model), model
@@ -159,7 +185,9 @@ def test_hits_are_documents_by_their_passages(world, sentences, by, where):
     assert [hit.score for hit in hits] == pytest.approx([value[document] for document in expected[:12]], abs=1e-9)
     for hit in hits:
         assert hit.passages[0][0] == hit.document.id
-        assert sorted(name for name, _ in hit.passages) == sorted(index.collection.passages[hit.document.metadata["_parent"]])
+        assert sorted(name for name, _ in hit.passages) == sorted(
+            index.collection.passages[hit.document.metadata["_parent"]]
+        )
         told = hit.as_dict()
         assert told["id"] == hit.document.metadata["_parent"]
         whole = index.collection.whole(told["id"])
@@ -187,7 +215,9 @@ def test_evaluations_are_of_documents(world):
         assert set(row.ranking) <= set(index.collection.passages)
     vectors = index.embed(model.represent(list(queries.values())))
     by_hand = rankings_of(list(queries), vectors, index.document_ids, index.vectors())
-    assert {name: tuple(ranking) for name, ranking in by_hand.items()} == {name: row.ranking for name, row in found.items()}
+    assert {name: tuple(ranking) for name, ranking in by_hand.items()} == {
+        name: row.ranking for name, row in found.items()
+    }
     assert all(len(set(ranking)) == 10 for ranking in bm25(index.collection.corpus, queries).values())
 
 
@@ -205,7 +235,9 @@ def test_columns_find_documents_too(world, sentences):
         best[document] = max(score, best.get(document, score))
     assert [hit.score for hit in hits] == sorted(best.values(), reverse=True)[:6]
     sums = column.hits(sentences[5], 3, by="sum")
-    assert sums[0].score == pytest.approx(max(sum(scores[i] for i, one in enumerate(documents) if one == name) for name in best))
+    assert sums[0].score == pytest.approx(
+        max(sum(scores[i] for i, one in enumerate(documents) if one == name) for name in best)
+    )
 
 
 def test_adding_a_document_with_fewer_passages_leaves_none_of_the_old_ones(folder, tmp_path):
@@ -218,7 +250,12 @@ def test_adding_a_document_with_fewer_passages_leaves_none_of_the_old_ones(folde
     (folder / "b.pdf").unlink()
     with update(out, read_corpus(folder), add=True) as new:
         staged = new.collection
-        assert staged.passages == {"a.md": ["a.md#1"], "b.pdf": ["b.pdf#1", "b.pdf#2"], "c.txt": ["c.txt#1"], "d.md": ["d.md#1"]}
+        assert staged.passages == {
+            "a.md": ["a.md#1"],
+            "b.pdf": ["b.pdf#1", "b.pdf#2"],
+            "c.txt": ["c.txt#1"],
+            "d.md": ["d.md#1"],
+        }
         assert staged.whole("a.md").text == "\nShort now.\n"
         assert staged.chunk == Chunk(9)
 
@@ -228,8 +265,22 @@ def test_a_thousand_markdown_files_with_a_model_that_ships(python, sentences, tm
     """From the folder to the hit, with the command; the last file's second section is asked for."""
     for number in range(1000):
         first, second = sentences[number % 300], sentences[(number * 7 + 1) % 300]
-        write(tmp_path / "docs" / f"{number:04}.md", f"# Note {number}\n\n{first}\n\n## Part {number}\n\n{second} Zebra {number}.\n")
-    build = ("-m", "grace_cli", "index", "build", tmp_path / "docs", "--out", tmp_path / "x", "--model", "demo-base", "--no-rationale")
+        write(
+            tmp_path / "docs" / f"{number:04}.md",
+            f"# Note {number}\n\n{first}\n\n## Part {number}\n\n{second} Zebra {number}.\n",
+        )
+    build = (
+        "-m",
+        "grace_cli",
+        "index",
+        "build",
+        tmp_path / "docs",
+        "--out",
+        tmp_path / "x",
+        "--model",
+        "demo-base",
+        "--no-rationale",
+    )
     run = python(*build, "--chunk", 12, "--json")
     assert run.returncode == 0, run.stderr[-2000:]
     told = json.loads(run.stdout)

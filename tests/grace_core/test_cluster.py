@@ -1,4 +1,7 @@
-"""Builds on Ray: two real local workers, one of which is killed; what they refuse. One small cluster serves all tests here."""
+"""Builds on Ray: two real local workers, one of which is killed; what they refuse.
+
+One small cluster serves all tests here.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,14 @@ pytestmark = pytest.mark.slow
 def cluster():
     """A Ray of two processors on this machine, for all builds of this file."""
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR", object_store_memory=2**27)
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        object_store_memory=2**27,
+    )
     yield
     ray.shutdown()
 
@@ -76,14 +86,22 @@ def test_a_build_that_loses_a_worker_and_is_stopped_gives_the_same_files(cluster
 
     collection = Collection.create(corpus, tmp_path / "ray")
     with pytest.raises(BuildStopped, match="stopped after 24 of 30 documents"):
-        build(collection, model, encode=ray_encoder(model, workers=2), progress=kill_one, should_stop=lambda: next(asked) == 3)
+        build(
+            collection,
+            model,
+            encode=ray_encoder(model, workers=2),
+            progress=kill_one,
+            should_stop=lambda: next(asked) == 3,
+        )
     assert killed
     assert seen == sorted(seen)
     index = build(collection, model)
     for name in FILES:
         assert (index.folder / name).read_bytes() == (here.folder / name).read_bytes(), name
     timed = ("seconds", "sha256")
-    assert {k: v for k, v in index.manifest.items() if k not in timed} == {k: v for k, v in here.manifest.items() if k not in timed}
+    assert {k: v for k, v in index.manifest.items() if k not in timed} == {
+        k: v for k, v in here.manifest.items() if k not in timed
+    }
     assert not (index.folder / ".build").exists()
 
 
@@ -108,7 +126,9 @@ def test_workers_with_other_weights_or_another_precision_are_refused(model):
     _refuse_others(model, (model.fingerprint, "float32"))
     with pytest.raises(GraceError, match="a worker has other weights of demo-base than are here"):
         _refuse_others(model, ("0" * 64, "float32"))
-    with pytest.raises(GraceError, match="a worker loads demo-base in bfloat16, this machine in float32; say which with --dtype"):
+    with pytest.raises(
+        GraceError, match="a worker loads demo-base in bfloat16, this machine in float32; say which with --dtype"
+    ):
         _refuse_others(model, (model.fingerprint, "bfloat16"))
 
 
@@ -122,11 +142,15 @@ def test_more_workers_than_the_cluster_holds_are_refused(cluster, corpus, model,
 def test_the_command_builds_on_ray(cluster, grace, tiny_folder, sentences, tmp_path):
     (tmp_path / "c.txt").write_text("\n".join(sentences[:20]))
     options = ("--model", tiny_folder, "--max-new-tokens", 2, "--device", "cpu")
-    status, _, err = grace("index", "build", tmp_path / "c.txt", "--out", tmp_path / "c", *options, "--engine", "ray", "--workers", 1)
+    status, _, err = grace(
+        "index", "build", tmp_path / "c.txt", "--out", tmp_path / "c", *options, "--engine", "ray", "--workers", 1
+    )
     assert status == 0, err
     index = GraceIndex(tmp_path / "c", "tiny")
     assert index.verify()["ok"]
     assert (len(index), index.manifest["engine"]) == (20, "transformers")
-    status, _, err = grace("index", "build", tmp_path / "c.txt", "--out", tmp_path / "d", *options, "--engine", "rays:vllm")
+    status, _, err = grace(
+        "index", "build", tmp_path / "c.txt", "--out", tmp_path / "d", *options, "--engine", "rays:vllm"
+    )
     assert status == 2
     assert "error: --engine is 'rays:vllm', expected transformers, vllm, ray, or ray:vllm" in err

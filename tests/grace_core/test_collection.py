@@ -1,4 +1,6 @@
-"""Collections: what differs between corpora, builds that fail at once, judgements written and read; `grace encode` and empty rows."""
+"""Collections: what differs between corpora, builds that fail at once, judgements written and read; `grace
+encode` and empty rows.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,12 @@ ROWS = [{"_id": f"d{i}", "text": f"passage {i}", "year": 1990 + i} for i in rang
         ([{**ROWS[0], "text": "other"}, *ROWS[1:]], "got 6): 1 changed ('d0')"),
         ([{**ROWS[0], "year": 3}, *ROWS[1:]], "got 6): 1 with other metadata ('d0')"),
         (ROWS[::-1], "got 6): the same documents in another order"),
-        ([{**ROWS[0], "text": "y"}, *ROWS[2:], *({"_id": f"n{i}", "text": "x"} for i in range(10))],
-         "got 15): 10 new ('n0', 'n1', 'n2', …), 1 changed ('d0'), 1 gone ('d1')"),
+        (
+            [{**ROWS[0], "text": "y"}, *ROWS[2:], *({"_id": f"n{i}", "text": "x"} for i in range(10))],
+            "got 15): 10 new ('n0', 'n1', 'n2', …), 1 changed ('d0'), 1 gone ('d1')",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_differs_is_told_by_id(tmp_path, rows, words):
     there = Collection.create(read_corpus(jsonl(tmp_path / "a.jsonl", *ROWS)), tmp_path / "c")
     other = stream_corpus(jsonl(tmp_path / "b.jsonl", *rows))

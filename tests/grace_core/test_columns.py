@@ -15,9 +15,17 @@ from grace_core.errors import GraceError
 from grace_core.index import build
 
 NAMES = (
-    "tiny:text", "tiny:rationale", "bm25", "st:mini", "st:cls", "bm25+tiny:rationale", "0.7*bm25+0.3*st:mini",
-    "bm25+st:mini+2*tiny:rationale", "rrf(bm25,st:mini)", "rrf(bm25,tiny:text,st:cls)",
-)  # fmt: skip
+    "tiny:text",
+    "tiny:rationale",
+    "bm25",
+    "st:mini",
+    "st:cls",
+    "bm25+tiny:rationale",
+    "0.7*bm25+0.3*st:mini",
+    "bm25+st:mini+2*tiny:rationale",
+    "rrf(bm25,st:mini)",
+    "rrf(bm25,tiny:text,st:cls)",
+)
 EXACT = [name for name in NAMES if "cls" not in name]
 
 
@@ -30,7 +38,9 @@ def folder(tiny_folder, tmp_path_factory, sentences):
     collection = make_collection(root / "world", sentences)
     build(collection, GraceModel.from_pretrained(tiny_folder, device="cpu"))
     for name, pooling in (("mini", "mean"), ("cls", "cls")):
-        encoded.build(collection, Encoder.load(str(save_encoder(root / "encoders" / name, sentences, pooling=pooling, limit=24))))
+        encoded.build(
+            collection, Encoder.load(str(save_encoder(root / "encoders" / name, sentences, pooling=pooling, limit=24)))
+        )
     return collection.folder
 
 
@@ -65,10 +75,12 @@ def test_a_model_has_its_name_and_the_path_that_it_was_built_from(columns, tiny_
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("nobody", "columns of world are tiny:text, tiny:rationale, bm25, st:cls, st:mini"), ("st:nobody", "there are: st:cls, st:mini"),
-        ("tiny+tiny:rationale", "stands twice"), ("rrf(bm25,nobody)", "no index of model 'nobody'"),
+        ("nobody", "columns of world are tiny:text, tiny:rationale, bm25, st:cls, st:mini"),
+        ("st:nobody", "there are: st:cls, st:mini"),
+        ("tiny+tiny:rationale", "stands twice"),
+        ("rrf(bm25,nobody)", "no index of model 'nobody'"),
     ],
-)  # fmt: skip
+)
 def test_what_is_not_there_is_told(columns, name, told):
     with pytest.raises(GraceError, match=told):
         columns.open(name)
@@ -111,7 +123,9 @@ def test_a_search_is_in_the_order_of_the_scores_and_then_of_the_corpus(column):
 def test_a_filter_leaves_some_and_moves_no_score(columns, column, where):
     mask = columns.collection.mask(where)
     documents = columns.collection.corpus.documents
-    left = [column.row(document.id) for document, there in zip(documents, mask, strict=True) if there and document.content]
+    left = [
+        column.row(document.id) for document, there in zip(documents, mask, strict=True) if there and document.content
+    ]
     scores, rows = column.search(QUERIES[:2], 10, where=where)
     assert rows.shape == (2, min(10, len(left)))
     for query, found, values in zip(QUERIES, rows, scores, strict=False):
@@ -228,7 +242,10 @@ def test_where_a_vector_is_one_token_s_state_the_exact_part_ends(columns):
     assert not columns.open("rrf(bm25,tiny:text,st:cls)").explain(QUERIES[0], "d08").exact
     removed = columns.open("st:cls").leave_one_out(QUERIES[0], "d08")
     assert len(removed) >= 3
-    assert all(one.effect == pytest.approx(columns.open("st:cls").explain(QUERIES[0], "d08").score - one.score) for one in removed)
+    assert all(
+        one.effect == pytest.approx(columns.open("st:cls").explain(QUERIES[0], "d08").score - one.score)
+        for one in removed
+    )
 
 
 def test_an_edit_that_changes_nothing_moves_nothing(column):

@@ -57,7 +57,9 @@ def test_scores_are_those_of_bm25s_alone_and_those_of_a_double_loop(texts, sente
         np.testing.assert_allclose(mine, by_loops(texts, query), atol=1e-5)
         if terms := bm25s.tokenize([query], return_ids=False, show_progress=False)[0]:
             theirs = alone.get_scores(terms)
-            np.testing.assert_allclose(mine, theirs, atol=1e-5, rtol=1e-6)  # which it sums in fp32: 300 terms leave 4e-5 of 58
+            np.testing.assert_allclose(
+                mine, theirs, atol=1e-5, rtol=1e-6
+            )  # which it sums in fp32: 300 terms leave 4e-5 of 58
             if len(terms) < 12:
                 rows, _ = alone.retrieve([terms], k=10, show_progress=False)
                 np.testing.assert_allclose(mine[order(mine, 10)], theirs[rows[0]], atol=1e-5)
@@ -99,7 +101,9 @@ def test_equal_documents_have_equal_scores(texts):
     assert scores[30] == scores[3] == scores.max() > 0
 
 
-@pytest.mark.parametrize("texts", [["a", "I"], ["the", "of"], ["。", "！"], ["word"], ["钢铁是怎样炼成的。", "钢铁"], []])
+@pytest.mark.parametrize(
+    "texts", [["a", "I"], ["the", "of"], ["。", "！"], ["word"], ["钢铁是怎样炼成的。", "钢铁"], []]
+)
 def test_corpora_that_hardly_have_a_term(texts):
     index = Bm25(texts)
     assert index.scores("word 钢铁").shape == (len(texts),)

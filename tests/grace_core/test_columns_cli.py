@@ -22,7 +22,18 @@ def built(world, grace):
     folder, encoder, model = world
     if not (folder / "st-mini").exists():
         status, out, err = grace(
-            "index", "build", folder, "--out", folder, "--model", model, "--model", f"st:{encoder}", "--max-new-tokens", 8, "--json"
+            "index",
+            "build",
+            folder,
+            "--out",
+            folder,
+            "--model",
+            model,
+            "--model",
+            f"st:{encoder}",
+            "--max-new-tokens",
+            8,
+            "--json",
         )
         assert status == 0, err
         told = json.loads(out)
@@ -98,7 +109,10 @@ def test_one_table_of_columns_with_differences(built, grace):
         (("explain", "WORLD", "river", "d01", "-m", "bm25", "--with-rationale", "x"), "reads no rationale"),
         (("eval", "retrieval", "WORLD", "-m", "bm25", "--against", "tiny"), "one of the rows"),
         (("index", "build", "WORLD", "--out", "WORLD", "--model", "bm25"), "needs no index"),
-        (("index", "build", "WORLD", "--out", "WORLD", "--model", "st:/nowhere"), "no folder of a sentence-transformers model"),
+        (
+            ("index", "build", "WORLD", "--out", "WORLD", "--model", "st:/nowhere"),
+            "no folder of a sentence-transformers model",
+        ),
     ],
 )
 def test_what_cannot_be_is_told_in_a_line(built, grace, args, told):

@@ -1,4 +1,6 @@
-"""Sentence encoders: sentence-transformers' vectors, an independent double loop, files that hold and builds that go on."""
+"""Sentence encoders: sentence-transformers' vectors, an independent double loop, files that hold and builds
+that go on.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,17 @@ from grace_core.geometry import Role
 from grace_core.index import BuildStopped
 
 KINDS = {
-    "mean": {}, "cls": {"pooling": "cls"}, "max": {"pooling": "max"}, "last": {"pooling": "lasttoken"},
-    "weighted": {"pooling": "weightedmean"}, "root": {"pooling": "mean_sqrt_len_tokens"}, "linear": {"dense": "identity"},
-    "tanh": {"dense": "tanh", "normalize": False}, "prompts": {"prompts": {"query": "find: ", "document": "text: "}},
+    "mean": {},
+    "cls": {"pooling": "cls"},
+    "max": {"pooling": "max"},
+    "last": {"pooling": "lasttoken"},
+    "weighted": {"pooling": "weightedmean"},
+    "root": {"pooling": "mean_sqrt_len_tokens"},
+    "linear": {"dense": "identity"},
+    "tanh": {"dense": "tanh", "normalize": False},
+    "prompts": {"prompts": {"query": "find: ", "document": "text: "}},
     "unread": {"prompts": {"query": "find: ", "document": "text: "}, "include_prompt": False},
-}  # fmt: skip
+}
 SPLIT = [kind for kind in KINDS if kind not in ("cls", "max", "last", "tanh")]
 
 
@@ -48,7 +56,9 @@ def assert_as_alone(folder, texts, source=None):
 
     alone, mine = SentenceTransformer(str(folder), device="cpu"), Encoder.load(source or str(folder), device="cpu")
     for role, encode in ((Role.QUERY, alone.encode_query), (Role.DOCUMENT, alone.encode_document)):
-        np.testing.assert_allclose(mine.encode(texts, role=role).vectors, encode(texts, normalize_embeddings=True), atol=1e-5)
+        np.testing.assert_allclose(
+            mine.encode(texts, role=role).vectors, encode(texts, normalize_embeddings=True), atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -77,7 +87,9 @@ def test_a_cosine_is_a_double_sum_over_tokens(folders, sentences, kind):
 
 
 def test_a_mean_is_shared_out_as_its_formula_says(folders, sentences):
-    """From the states of transformers' own model: each token's is divided by their number and the length of their mean."""
+    """From the states of transformers' own model: each token's is divided by their number and the length of
+    their mean.
+    """
     import torch
     from transformers import AutoModel, AutoTokenizer
 
@@ -115,7 +127,8 @@ def test_a_vector_that_does_not_split_is_not_split(folders, kind):
         encoder.states("river")
 
 
-# --- in a collection --------------------------------------------------------------------------------------------------------
+# --- in a collection
+# --------------------------------------------------------------------------------------------------------
 
 
 def test_vectors_are_built_once_and_opened(collection, folders):
@@ -148,7 +161,9 @@ def test_a_build_that_was_stopped_goes_on(tmp_path, sentences, folders, monkeypa
     seen = []
     index = encoded.build(collection, encoder, progress=lambda done, total: seen.append(total))
     assert seen[-1] == len(set(encoded.texts_of(collection))) - 30
-    np.testing.assert_allclose(index.vectors, encoder.encode(encoded.texts_of(collection), role=Role.DOCUMENT).vectors, atol=1e-6)
+    np.testing.assert_allclose(
+        index.vectors, encoder.encode(encoded.texts_of(collection), role=Role.DOCUMENT).vectors, atol=1e-6
+    )
     assert not (index.folder / encoded.WORK).exists()
 
 
@@ -166,7 +181,9 @@ def test_a_changed_corpus_is_told_and_only_what_is_new_is_encoded(tmp_path, sent
     seen = []
     index = encoded.build(changed, encoder, progress=lambda done, total: seen.append(total))
     assert seen[-1] == 3
-    np.testing.assert_allclose(index.vectors, encoder.encode(encoded.texts_of(changed), role=Role.DOCUMENT).vectors, atol=1e-6)
+    np.testing.assert_allclose(
+        index.vectors, encoder.encode(encoded.texts_of(changed), role=Role.DOCUMENT).vectors, atol=1e-6
+    )
     assert len(list(index.folder.glob("vectors-*"))) == 1
 
 
@@ -198,7 +215,11 @@ def test_weights_that_changed_since_are_refused(tmp_path, sentences):
 
 @pytest.mark.parametrize(
     ("name", "told"),
-    [("/nowhere/at/all", "no folder of a sentence-transformers model"), ("a/b/c", "no folder"), (".hidden", "no folder")],
+    [
+        ("/nowhere/at/all", "no folder of a sentence-transformers model"),
+        ("a/b/c", "no folder"),
+        (".hidden", "no folder"),
+    ],
 )
 def test_encoders_that_are_not_there(name, told):
     with pytest.raises(GraceError, match=told):
@@ -213,8 +234,9 @@ def test_folders_that_hold_no_encoder(tmp_path, sentences):
     recurrent = {"idx": 3, "name": "3", "path": "3_LSTM", "type": "sentence_transformers.models.LSTM"}
     for modules, told in (
         ([*kept, recurrent], "expected Transformer and Pooling"),
-        ([kept[0] | {"path": "../else"}, *kept[1:]], "outside of the model"), ({"a": 1}, "cannot be read"),
-    ):  # fmt: skip
+        ([kept[0] | {"path": "../else"}, *kept[1:]], "outside of the model"),
+        ({"a": 1}, "cannot be read"),
+    ):
         (folder / "modules.json").write_text(json.dumps(modules))
         with pytest.raises(GraceError, match=told):
             Encoder.load(str(folder))
@@ -225,4 +247,6 @@ def test_folders_that_hold_no_encoder(tmp_path, sentences):
 
 
 def test_packages_are_those_of_the_requirements(root):
-    assert {requirement for requirement, _ in PACKAGES.values()} <= set((root / "requirements-models.txt").read_text().split())
+    assert {requirement for requirement, _ in PACKAGES.values()} <= set(
+        (root / "requirements-models.txt").read_text().split()
+    )

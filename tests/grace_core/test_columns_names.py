@@ -51,15 +51,30 @@ def test_names_are_written_shortest():
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("", "expected a column"), ("  ", "the end"), ("+bm25", "expected a column"), ("bm25+", "got the end"),
-        ("bm25 smollm2", "%2B"), ("0*bm25+a", "above 0"), ("0.5*bm25", "weighs a single column"), ("-1*bm25+a", "no name of a column"),
-        ("1e3*bm25+a", "got '\\*bm25"), ("bm25+bm25", "stands twice"), ("rrf(bm25)", "at least two"),
-        ("rrf(bm25,a", "closing parenthesis"), ("rrf(bm25,a)b", "the end"),
-        ("rrf(2*bm25,a)", "comma"), ("(bm25+a)", "expected a column"), ("st:", "the name of a model"), (":text", "the name of a model"),
-        ('st:"a', "expected"), ('st:a"b"', "around a whole name"), ("a\x00b", "the name of a model"),
-        ("+".join(f"a{i}" for i in range(PARTS + 1)), "at most 8"), ("a" * 3000, "3,000 characters"),
+        ("", "expected a column"),
+        ("  ", "the end"),
+        ("+bm25", "expected a column"),
+        ("bm25+", "got the end"),
+        ("bm25 smollm2", "%2B"),
+        ("0*bm25+a", "above 0"),
+        ("0.5*bm25", "weighs a single column"),
+        ("-1*bm25+a", "no name of a column"),
+        ("1e3*bm25+a", "got '\\*bm25"),
+        ("bm25+bm25", "stands twice"),
+        ("rrf(bm25)", "at least two"),
+        ("rrf(bm25,a", "closing parenthesis"),
+        ("rrf(bm25,a)b", "the end"),
+        ("rrf(2*bm25,a)", "comma"),
+        ("(bm25+a)", "expected a column"),
+        ("st:", "the name of a model"),
+        (":text", "the name of a model"),
+        ('st:"a', "expected"),
+        ('st:a"b"', "around a whole name"),
+        ("a\x00b", "the name of a model"),
+        ("+".join(f"a{i}" for i in range(PARTS + 1)), "at most 8"),
+        ("a" * 3000, "3,000 characters"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_name_is_refused_with_what_was_expected(text, told):
     with pytest.raises(GraceError, match=told):
         parse(text)
@@ -74,7 +89,9 @@ def test_whatever_is_given_is_a_name_that_reads_back_or_a_clear_error(text):
     assert parse(name.id) == name
 
 
-MODELS = st.text(alphabet=st.characters(exclude_characters='"', categories=("L", "N", "P", "S", "Zs")), min_size=1, max_size=12)
+MODELS = st.text(
+    alphabet=st.characters(exclude_characters='"', categories=("L", "N", "P", "S", "Zs")), min_size=1, max_size=12
+)
 SINGLES = (
     st.just(BM25)
     | st.builds(Single, st.just("encoder"), MODELS.filter(str.strip))

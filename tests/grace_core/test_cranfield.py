@@ -24,7 +24,9 @@ def test_two_hundred_abstracts_are_indexed_and_searched_from_the_command_line(gr
     status, out, err = grace("index", "build", CRANFIELD, "--out", folder, "--model", "demo-base", *options)
     assert status == 0, err
     assert json.loads(out)["models"]["demo-base"]["encoded"] == 200
-    status, out, err = grace("search", folder, "heat transfer in the boundary layer of a wing", "-m", "demo-base", "-k", 3, "--json")
+    status, out, err = grace(
+        "search", folder, "heat transfer in the boundary layer of a wing", "-m", "demo-base", "-k", 3, "--json"
+    )
     assert status == 0, err
     hits = json.loads(out)
     assert [hit["rank"] for hit in hits] == [1, 2, 3]
@@ -39,7 +41,9 @@ def test_abstracts_without_text_are_left_out_and_counted(grace, tiny_folder, tmp
     some = [line for line in lines if json.loads(line)["_id"] in ("470", "471", "472", "995", "996")]
     (tmp_path / "five.jsonl").write_text("\n".join(some), encoding="utf-8")
     options = ("--max-new-tokens", 4, "--json")
-    status, out, err = grace("index", "build", tmp_path / "five.jsonl", "--out", tmp_path / "five", "--model", tiny_folder, *options)
+    status, out, err = grace(
+        "index", "build", tmp_path / "five.jsonl", "--out", tmp_path / "five", "--model", tiny_folder, *options
+    )
     assert status == 0, err
     counts = json.loads(out)["models"]["tiny"]
     assert (counts["documents"], counts["encoded"], counts["empty"]) == (5, 3, 2)

@@ -46,22 +46,32 @@ def test_twenty_killed_builds_resume_to_identical_files(python, tiny_folder, sen
     index = GraceIndex(tmp_path / "out" / "killed-19", "tiny")
     assert index.verify()["ok"]
     stages = Counter(
-        "finished" if "tiny/manifest.json" in left else "finishing" if "tiny/rationales.parquet" in left
-        else "shards" if any(name.startswith("tiny/.build/0") for name in left) else "before"
+        "finished"
+        if "tiny/manifest.json" in left
+        else "finishing"
+        if "tiny/rationales.parquet" in left
+        else "shards"
+        if any(name.startswith("tiny/.build/0") for name in left)
+        else "before"
         for left in (attempt["left"] for attempt in attempts)
-    )  # fmt: skip
+    )
     assert stages["shards"] >= 2, stages
     assert stages["finishing"] >= 2, stages
 
 
 @pytest.mark.slow
-def test_killed_builds_of_a_folder_in_passages_resume_to_identical_files(python, tiny_folder, sentences, tmp_path, root):
+def test_killed_builds_of_a_folder_in_passages_resume_to_identical_files(
+    python, tiny_folder, sentences, tmp_path, root
+):
     model, folder = tmp_path / "tiny", tmp_path / "docs"
     GraceModel.from_pretrained(tiny_folder, max_new_tokens=4).save_pretrained(model)
     for number in range(60):
         write(folder / f"{number:03}.md", f"# Number {number}\n\n" + " ".join(sentences[number : number + 8]))
     write(folder / "book.pdf", pdf([sentences[number] for number in range(100)]))
-    write(folder / "page.html", "<title>A page</title>" + "".join(f"<h2>Part</h2><p>{sentence}" for sentence in sentences[:40]))
+    write(
+        folder / "page.html",
+        "<title>A page</title>" + "".join(f"<h2>Part</h2><p>{sentence}" for sentence in sentences[:40]),
+    )
     options = ("--chunk", 20, "--overlap", 8)
     run = python(root / "tests" / "grace_core" / "killed_builds.py", folder, tmp_path / "out", model, *options)
     assert run.returncode == 0, run.stderr[-2000:]

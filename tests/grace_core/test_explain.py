@@ -56,7 +56,9 @@ def test_all_levels_add_up_to_the_score(world, pooling):
         for name, value in found.blocks().items():
             p, q = (PARTS.index(part) for part in name.split(" × "))
             assert value == pytest.approx(blocks[i - 1, p, q], abs=1e-5)
-    assert set(found.blocks()) == ({"text × text"} if pooling is Pooling.TEXT else {f"{a} × {b}" for a in PARTS for b in PARTS})
+    assert set(found.blocks()) == (
+        {"text × text"} if pooling is Pooling.TEXT else {f"{a} × {b}" for a in PARTS for b in PARTS}
+    )
 
 
 def test_the_parts_against_a_plain_double_loop(world):
@@ -102,7 +104,7 @@ def test_sentences_cover_every_token_once_and_read_as_the_text(world):
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.text(alphabet="ab.?!\n <>/thinkT\"", max_size=6), max_size=30))
+@given(st.lists(st.text(alphabet='ab.?!\n <>/thinkT"', max_size=6), max_size=30))
 def test_any_pieces_are_split_without_loss(pieces):
     found = split_sentences(pieces)
     assert [i for a, b in found for i in range(a, b)] == list(range(len(pieces)))

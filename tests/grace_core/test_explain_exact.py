@@ -54,7 +54,8 @@ def test_a_thousand_random_pairs_at_all_levels(tiny_models, new_model, sentences
     rng, left, with_query = np.random.default_rng(0), [], 0
     for query, a, b in rng.integers(0, len(texts), (PAIRS, 3)):
         one, other = (
-            explain(states[0][query], states[0][row], float(vectors[0][query] @ vectors[0][row]), pooling=pooling) for row in (a, b)
+            explain(states[0][query], states[0][row], float(vectors[0][query] @ vectors[0][row]), pooling=pooling)
+            for row in (a, b)
         )
         elsewhere = explain(states[1][query], states[1][a], float(vectors[1][query] @ vectors[1][a]), pooling=pooling)
         left += residuals(one, means[0]) + residuals(elsewhere, means[1])
@@ -94,7 +95,9 @@ def test_two_hundred_abstracts(tiny_folder, dtype):
     query, *documents = token_states(model, texts, made.rationale_ids)
     vectors = made.embeddings()
     mean = vectors[1:].mean(axis=0)
-    found = [explain(query, one, float(vector @ vectors[0])) for one, vector in zip(documents, vectors[1:], strict=True)]
+    found = [
+        explain(query, one, float(vector @ vectors[0])) for one, vector in zip(documents, vectors[1:], strict=True)
+    ]
     left = np.abs([residuals(one, mean) for one in found]).max()
     print(f"{dtype}: {len(found)} documents, largest residual {left:.1e}")
     if dtype == "float32":

@@ -33,7 +33,10 @@ def test_scores_are_those_that_rank(explainer):
     for hit, why in zip(hits, found, strict=True):
         assert why.score == pytest.approx(hit.score, abs=1e-6)
         assert abs(why.residual) < 1e-5
-        assert "".join(p for p, part in zip(why.document.pieces, why.document.parts, strict=True) if part == TEXT) == hit.document.content
+        assert (
+            "".join(p for p, part in zip(why.document.pieces, why.document.parts, strict=True) if part == TEXT)
+            == hit.document.content
+        )
 
 
 def test_ten_hits_are_one_forward_and_then_none(explainer, monkeypatch):
@@ -96,7 +99,9 @@ def test_what_is_not_edited_stays_as_it_is(explainer):
         found = explainer.what_if(QUERY, 6, **edit)
         assert (found.score, found.rank, found.passed, found.passed_by) == (found.old_score, found.old_rank, [], [])
     again = explainer.model.represent_given([explainer.text(6)], [explainer.rationale_ids[6]]).embeddings()[0]
-    assert float(again @ explainer.query_vector(QUERY)) == pytest.approx(found.old_score, abs=1e-6)  # encoding it would not move it either
+    assert float(again @ explainer.query_vector(QUERY)) == pytest.approx(
+        found.old_score, abs=1e-6
+    )  # encoding it would not move it either
 
 
 def test_edits_of_text_and_rationale_move_the_score(explainer):
@@ -123,7 +128,9 @@ def test_each_sentence_is_left_out_of_text_and_rationale(explainer):
         assert score == pytest.approx(float(explainer.model.encode([rest], rationale=False)[0] @ query), abs=1e-5)
     unchanged = explainer.leave_one_out(QUERY, 7, pooling=Pooling.TEXT)
     whole = float(explainer.vectors(Pooling.TEXT)[7] @ query)
-    assert [sentence.part for sentence, _ in unchanged] == [RATIONALE] * sum(s.part == RATIONALE for s in document.sentences)
+    assert [sentence.part for sentence, _ in unchanged] == [RATIONALE] * sum(
+        s.part == RATIONALE for s in document.sentences
+    )
     assert all(score == pytest.approx(whole, abs=1e-5) for _, score in unchanged)
 
 
@@ -150,7 +157,9 @@ def test_an_emptied_text_is_refused(explainer, text):
 
 
 def test_a_rationale_of_ten_thousand_words_is_refused(explainer):
-    with pytest.raises(GraceError, match=r"the edited rationale has \d{5} tokens, tiny-qwen2 takes at most 1024; shorten it"):
+    with pytest.raises(
+        GraceError, match=r"the edited rationale has \d{5} tokens, tiny-qwen2 takes at most 1024; shorten it"
+    ):
         explainer.what_if(QUERY, 1, rationale="river " * 10_000)
 
 

@@ -60,7 +60,9 @@ def test_the_whole_evaluation(world):
         assert role["ndcg@10"]["own"]["mean"] == found["ndcg@10"]["own"]
         assert role["rationales"] + role["left_out"] == len(queries)
         for name, value in role["drop"].items():
-            assert value["mean"] == pytest.approx(role["ndcg@10"]["own"]["mean"] - role["ndcg@10"][name]["mean"], abs=2e-5)
+            assert value["mean"] == pytest.approx(
+                role["ndcg@10"]["own"]["mean"] - role["ndcg@10"][name]["mean"], abs=2e-5
+            )
     assert evaluate(index, model, queries, qrels) == found  # the same seed, the same figures
 
 
@@ -88,7 +90,10 @@ def test_treatments_are_what_they_are_called(spoken):
     found = treated(model, texts, ids, made.sums, made.counts, rng=np.random.default_rng(0))
     np.testing.assert_allclose(found["own"], made.embeddings(), atol=1e-6)
     np.testing.assert_allclose(found["empty"], model.represent_given(texts, [[], [], []]).embeddings(), atol=1e-5)
-    others = [[model.represent_given([text], [ids[j]]).embeddings()[0] for j in range(3) if j != i] for i, text in enumerate(texts)]
+    others = [
+        [model.represent_given([text], [ids[j]]).embeddings()[0] for j in range(3) if j != i]
+        for i, text in enumerate(texts)
+    ]
     for vector, candidates in zip(found["swapped"], others, strict=True):
         assert min(np.abs(vector - candidate).max() for candidate in candidates) < 1e-5
     for name in ("shuffled", "words"):
@@ -120,9 +125,16 @@ def test_where_there_is_one_order_the_words_stay(text):
 
 def test_sentences_are_shuffled_whole_and_tags_stay(tiny_models):
     tokenizer = tiny_models["qwen2"].tokenizer
-    ids = tokenizer("<think>\nSnow lies deep. Bell rings at noon. It ends.\n</think>\nWine is sold.", add_special_tokens=False)["input_ids"]
+    ids = tokenizer(
+        "<think>\nSnow lies deep. Bell rings at noon. It ends.\n</think>\nWine is sold.", add_special_tokens=False
+    )["input_ids"]
     spans = word_sentences(tokenizer, ids)
-    assert [tokenizer.decode(ids[a:b]).strip() for a, b in spans] == ["Snow lies deep.", "Bell rings at noon.", "It ends.", "Wine is sold."]
+    assert [tokenizer.decode(ids[a:b]).strip() for a, b in spans] == [
+        "Snow lies deep.",
+        "Bell rings at noon.",
+        "It ends.",
+        "Wine is sold.",
+    ]
     rng = np.random.default_rng(0)
     for _ in range(5):
         made = shuffle_sentences(ids, spans, rng)
@@ -130,9 +142,14 @@ def test_sentences_are_shuffled_whole_and_tags_stay(tiny_models):
         assert sorted(made) == sorted(ids)
         read = tokenizer.decode(made)
         assert read.startswith("<think>")
-        assert all(sentence in read for sentence in ("Snow lies deep.", "Bell rings at noon.", "It ends.", "Wine is sold."))
+        assert all(
+            sentence in read for sentence in ("Snow lies deep.", "Bell rings at noon.", "It ends.", "Wine is sold.")
+        )
     assert shuffle_sentences(ids, spans[:1], rng) == ids
-    assert tokenizer.decode(without(ids, spans, frozenset({0, 3}))).split() == "<think> Bell rings at noon. It ends. </think>".split()
+    assert (
+        tokenizer.decode(without(ids, spans, frozenset({0, 3}))).split()
+        == "<think> Bell rings at noon. It ends. </think>".split()
+    )
 
 
 def test_deletion_against_a_plain_loop(spoken):
@@ -140,10 +157,19 @@ def test_deletion_against_a_plain_loop(spoken):
     others = model.represent_given(["snow on old town roads"] * 3, [[]] * 3).embeddings()
     rng = np.random.default_rng(3)
     by = [{name: rng.normal(size=len(one)) for name in ("above_corpus", "raw", "length")} for one in spans]
-    found = deletion(model, texts, ids, others, [Attributed(*one) for one in zip(spans, by, strict=True)], rng=np.random.default_rng(5))
+    found = deletion(
+        model,
+        texts,
+        ids,
+        others,
+        [Attributed(*one) for one in zip(spans, by, strict=True)],
+        rng=np.random.default_rng(5),
+    )
 
     def score(i: int, removed: list[int]) -> float:
-        kept = [token for p, token in enumerate(ids[i]) if not any(spans[i][s][0] <= p < spans[i][s][1] for s in removed)]
+        kept = [
+            token for p, token in enumerate(ids[i]) if not any(spans[i][s][0] <= p < spans[i][s][1] for s in removed)
+        ]
         return float(model.represent_given([texts[i]], [kept]).embeddings()[0] @ others[i])
 
     def area(i: int, order: list[int]) -> float:
@@ -161,11 +187,15 @@ def test_deletion_against_a_plain_loop(spoken):
     effects = [score(longest, []) - score(longest, [s]) for s in range(len(spans[longest]))]
     assert -1 <= spearman(by[longest]["raw"], effects) <= 1
     assert found["curves"]["attributed"][0] == pytest.approx(np.mean([score(i, []) for i in range(3)]), abs=2e-5)
-    assert found["curves"]["reverse"][-1] == pytest.approx(np.mean([score(i, list(range(len(spans[i])))) for i in range(3)]), abs=2e-5)
+    assert found["curves"]["reverse"][-1] == pytest.approx(
+        np.mean([score(i, list(range(len(spans[i])))) for i in range(3)]), abs=2e-5
+    )
 
 
 def test_an_order_by_the_true_effects_is_found_to_be_one(spoken):
-    """Contributions that are the leave-one-out effects themselves agree with them fully, and their negatives not at all."""
+    """Contributions that are the leave-one-out effects themselves agree with them fully, and their negatives
+    not at all.
+    """
     model, texts, ids, spans = spoken
     others = model.represent_given(["snow on old town roads"] * 3, [[]] * 3).embeddings()
     parts, chosen = [], [i for i in range(3) if len(spans[i]) >= 3]
@@ -174,7 +204,9 @@ def test_an_order_by_the_true_effects_is_found_to_be_one(spoken):
         scores = model.represent_given([texts[i]] * len(left), left).embeddings() @ others[i]
         effects = (scores[0] - scores[1:]).astype(float)
         parts.append(Attributed(spans[i], {"above_corpus": effects, "raw": -effects, "length": np.ones(len(effects))}))
-    found = deletion(model, [texts[i] for i in chosen], [ids[i] for i in chosen], others[chosen], parts, rng=np.random.default_rng(0))
+    found = deletion(
+        model, [texts[i] for i in chosen], [ids[i] for i in chosen], others[chosen], parts, rng=np.random.default_rng(0)
+    )
     assert found["above_corpus"]["agreement"]["mean"] == 1
     assert found["raw"]["agreement"]["mean"] == -1
     assert found["length"]["agreement"]["mean"] == 0

@@ -14,11 +14,19 @@ from grace_core import filters
 from grace_core.errors import GraceError
 
 ROWS = {
-    "year": [1990, 2001, None], "kind": ["river", "lake's", "sea"], "day": [date(2000, 1, 1), date(2003, 1, 1), None],
-    "at": [datetime(2000, 1, 1, 12, tzinfo=UTC), None, datetime(2000, 1, 1, tzinfo=UTC)], "open": [True, False, None],
-    "tags": [["a"], ["b", "a"], None], "marks": [[1, None], [2], []], "none": [None] * 3, "date of birth": [1.5, 2.0, None],
-    "big": [2**53 + 1, -(2**63), 2**63 - 1], "Größe.x": [1, 2, 3], "in": ["u", "v", 'w"'],
-}  # fmt: skip
+    "year": [1990, 2001, None],
+    "kind": ["river", "lake's", "sea"],
+    "day": [date(2000, 1, 1), date(2003, 1, 1), None],
+    "at": [datetime(2000, 1, 1, 12, tzinfo=UTC), None, datetime(2000, 1, 1, tzinfo=UTC)],
+    "open": [True, False, None],
+    "tags": [["a"], ["b", "a"], None],
+    "marks": [[1, None], [2], []],
+    "none": [None] * 3,
+    "date of birth": [1.5, 2.0, None],
+    "big": [2**53 + 1, -(2**63), 2**63 - 1],
+    "Größe.x": [1, 2, 3],
+    "in": ["u", "v", 'w"'],
+}
 TABLE = pa.table(ROWS)
 
 
@@ -29,24 +37,63 @@ def found(expression: str, table=TABLE) -> list[int]:
 @pytest.mark.parametrize(
     ("expression", "rows"),
     [
-        ("year > 2000", [1]), ("year>=1990 and year<=1990", [0]), ("not year = 1990", [1]), ("year != 1990", [1]), ("year is null", [2]),
-        ("year is not null", [0, 1]), ("not (year is null)", [0, 1]), ("year = 1990 or year is null", [0, 2]), ("year > 1990.5", [1]),
-        ("year = 1990.0", [0]), ("year != 1990.5", [0, 1]), ("year in (1990, 2001.0, 7)", [0, 1]), ("year NOT IN (1990)", [1]),
-        ("year > -1e400 and year < 1e400", [0, 1]), ("year < 99999999999999999999", [0, 1]), ("year > 99999999999999999999", []),
-        ("kind = 'lake''s'", [1]), ('kind = "lake\'s"', [1]), ("kind contains 'ake'", [1]), ("kind not contains 'a'", [0]),
-        ("kind > 'r'", [0, 2]), ("kind in ('sea', 'river') and not kind = 'sea'", [0]), ("kind = ''", []),
-        ("day > '2000-06-30'", [1]), ("day = '2000-01-01 00:00'", [0]), ("day in ('2003-01-01')", [1]),
-        ("at >= '2000-01-01 12:00'", [0]), ("at = '2000-01-01T13:00+01:00'", [0]), ("at = '2000-01-01'", [2]),
-        ("open = true", [0]), ("open != TRUE", [1]), ("open in (true, false)", [0, 1]),
-        ("tags contains 'a'", [0, 1]), ("tags not contains 'b'", [0]), ("not tags contains 'b'", [0]), ("tags is null", [2]),
-        ("marks contains 1", [0]), ("marks contains 2.0", [1]), ("marks is null", []), ("not marks contains 1", [1, 2]),
-        ("none = 3", []), ("none contains 'x'", []), ("none is null", [0, 1, 2]),
-        ('"date of birth" > 1.5', [1]), ("'date of birth' > 1.5", [1]), ("Größe.x >= 2", [1, 2]), ('"in" = \'w"\'', [2]),
-        ("big = 9007199254740993", [0]), ("big > 9007199254740992", [0, 2]), ("big >= 9007199254740992.0", [0, 2]), ("big < -1e18", [1]),
-        ("year > 1 and kind = 'sea' or kind = 'river'", [0]), ("year > 1 and (kind = 'sea' or kind = 'river')", [0]),
-        ("not not year > 2000", [1]), ("\tyear\n>\u00a02000 ", [1]),
+        ("year > 2000", [1]),
+        ("year>=1990 and year<=1990", [0]),
+        ("not year = 1990", [1]),
+        ("year != 1990", [1]),
+        ("year is null", [2]),
+        ("year is not null", [0, 1]),
+        ("not (year is null)", [0, 1]),
+        ("year = 1990 or year is null", [0, 2]),
+        ("year > 1990.5", [1]),
+        ("year = 1990.0", [0]),
+        ("year != 1990.5", [0, 1]),
+        ("year in (1990, 2001.0, 7)", [0, 1]),
+        ("year NOT IN (1990)", [1]),
+        ("year > -1e400 and year < 1e400", [0, 1]),
+        ("year < 99999999999999999999", [0, 1]),
+        ("year > 99999999999999999999", []),
+        ("kind = 'lake''s'", [1]),
+        ('kind = "lake\'s"', [1]),
+        ("kind contains 'ake'", [1]),
+        ("kind not contains 'a'", [0]),
+        ("kind > 'r'", [0, 2]),
+        ("kind in ('sea', 'river') and not kind = 'sea'", [0]),
+        ("kind = ''", []),
+        ("day > '2000-06-30'", [1]),
+        ("day = '2000-01-01 00:00'", [0]),
+        ("day in ('2003-01-01')", [1]),
+        ("at >= '2000-01-01 12:00'", [0]),
+        ("at = '2000-01-01T13:00+01:00'", [0]),
+        ("at = '2000-01-01'", [2]),
+        ("open = true", [0]),
+        ("open != TRUE", [1]),
+        ("open in (true, false)", [0, 1]),
+        ("tags contains 'a'", [0, 1]),
+        ("tags not contains 'b'", [0]),
+        ("not tags contains 'b'", [0]),
+        ("tags is null", [2]),
+        ("marks contains 1", [0]),
+        ("marks contains 2.0", [1]),
+        ("marks is null", []),
+        ("not marks contains 1", [1, 2]),
+        ("none = 3", []),
+        ("none contains 'x'", []),
+        ("none is null", [0, 1, 2]),
+        ('"date of birth" > 1.5', [1]),
+        ("'date of birth' > 1.5", [1]),
+        ("Größe.x >= 2", [1, 2]),
+        ('"in" = \'w"\'', [2]),
+        ("big = 9007199254740993", [0]),
+        ("big > 9007199254740992", [0, 2]),
+        ("big >= 9007199254740992.0", [0, 2]),
+        ("big < -1e18", [1]),
+        ("year > 1 and kind = 'sea' or kind = 'river'", [0]),
+        ("year > 1 and (kind = 'sea' or kind = 'river')", [0]),
+        ("not not year > 2000", [1]),
+        ("\tyear\n>\u00a02000 ", [1]),
     ],
-)  # fmt: skip
+)
 def test_a_filter_finds_rows(expression, rows):
     assert found(expression) == rows
 
@@ -58,28 +105,45 @@ def test_a_filter_finds_rows(expression, rows):
         ("year > 1 and Kind = 'x'", "filter, character 14: there is no column 'Kind': do you mean 'kind'?"),
         ("zzzzzz > 1", "there is no column 'zzzzzz': columns are"),
         ("year > '2000'", "character 8: 'year' holds numbers, got '2000': write a number, without quotes"),
-        ("year = true", "'year' holds numbers, got true"), ("open = 1", "'open' holds true or false, got 1"),
+        ("year = true", "'year' holds numbers, got true"),
+        ("open = 1", "'open' holds true or false, got 1"),
         ("kind in ('a', 3)", "character 15: 'kind' holds text, got 3: write a text in quotes"),
         ("day > 2000", "character 7: 'day' holds dates, got 2000: write a date in quotes, such as '2000-01-31'"),
         ("at > '31.1.2000'", "'at' holds times, got '31.1.2000': write a date in quotes"),
         ("day > 2000-01-01", "'2000-01-01' cannot be read"),
-        ("open > true", "'open' is true or false, which have no order"), ("year contains 3", "holds neither text nor lists"),
-        ("tags = 'a'", "'tags' holds lists: write tags contains 'a'"), ("tags contains 1", "character 15: 'tags' holds text, got 1"),
-        ("kind = 'x and year > 1", "character 8: the quote ' is never closed"), ('"kind = 1', "character 1: the quote \" is never closed"),
-        ("kind == 'x'", "character 6: got '==', expected ="), ("kind <> 'x'", "got '<>', expected !="), ("a && b", "expected and"),
+        ("open > true", "'open' is true or false, which have no order"),
+        ("year contains 3", "holds neither text nor lists"),
+        ("tags = 'a'", "'tags' holds lists: write tags contains 'a'"),
+        ("tags contains 1", "character 15: 'tags' holds text, got 1"),
+        ("kind = 'x and year > 1", "character 8: the quote ' is never closed"),
+        ('"kind = 1', 'character 1: the quote " is never closed'),
+        ("kind == 'x'", "character 6: got '==', expected ="),
+        ("kind <> 'x'", "got '<>', expected !="),
+        ("a && b", "expected and"),
         ("kind = river", "character 8: got 'river', expected a value: put texts in quotes, 'river'"),
-        ("year = null", "character 8: nothing equals null: write is null"), ("", "the filter is empty"), ("  ", "the filter is empty"),
+        ("year = null", "character 8: nothing equals null: write is null"),
+        ("", "the filter is empty"),
+        ("  ", "the filter is empty"),
         ("(year > 1", "character 10: got the end, expected and, or, or the ) that closes the ( at character 1"),
-        ("year > 1)", "character 9: got ')', expected and, or, or the end"), ("year", "character 5: got the end, expected =, !=, <"),
-        ("year >", "got the end, expected a value"), ("year in ()", "got ')', expected a value"), ("year in 3", "expected ( and values"),
-        ("year in (1 2)", "got '2', expected a comma and another value, or )"), ("year is 3", "expected null, or not null"),
-        ("year not > 3", "got '>', expected in or contains"), ("not", "got the end, expected the name of a column"),
-        ("year > 1 year < 3", "character 10: got 'year', expected and, or, or the end"), ("and = 3", "got 'and', expected the name"),
-        ("year > 3x", "'3x' cannot be read"), ("year > ٣", "'٣' cannot be read"), ("kind@x = 3", "character 5: '@x' cannot be read"),
-        ("(" * 5000 + "year > 1", "more than 100 parentheses or negations"), ("not " * 2000 + "year > 1", "more than 100"),
+        ("year > 1)", "character 9: got ')', expected and, or, or the end"),
+        ("year", "character 5: got the end, expected =, !=, <"),
+        ("year >", "got the end, expected a value"),
+        ("year in ()", "got ')', expected a value"),
+        ("year in 3", "expected ( and values"),
+        ("year in (1 2)", "got '2', expected a comma and another value, or )"),
+        ("year is 3", "expected null, or not null"),
+        ("year not > 3", "got '>', expected in or contains"),
+        ("not", "got the end, expected the name of a column"),
+        ("year > 1 year < 3", "character 10: got 'year', expected and, or, or the end"),
+        ("and = 3", "got 'and', expected the name"),
+        ("year > 3x", "'3x' cannot be read"),
+        ("year > ٣", "'٣' cannot be read"),
+        ("kind@x = 3", "character 5: '@x' cannot be read"),
+        ("(" * 5000 + "year > 1", "more than 100 parentheses or negations"),
+        ("not " * 2000 + "year > 1", "more than 100"),
         ("year > 1" + " " * 10_000, "the filter has 10,008 characters, expected at most 10,000"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_told_with_its_place(expression, message):
     with pytest.raises(GraceError) as caught:
         found(expression)
@@ -90,20 +154,30 @@ def test_what_is_wrong_is_told_with_its_place(expression, message):
 NUMBERS = [None, -3, 0, 1, 2, 2000]
 WORDS = [None, "", "a", "b", "ab", "it's", 'q"', "ä", "and", "Z"]
 DATA = {
-    "n": [NUMBERS[i % 6] for i in range(60)], "f": [None if i % 7 == 0 else (i % 9) / 2 for i in range(60)],
-    "w": [WORDS[i % 10] for i in range(60)], "odd name": [WORDS[(3 * i + 1) % 10] for i in range(60)],
+    "n": [NUMBERS[i % 6] for i in range(60)],
+    "f": [None if i % 7 == 0 else (i % 9) / 2 for i in range(60)],
+    "w": [WORDS[i % 10] for i in range(60)],
+    "odd name": [WORDS[(3 * i + 1) % 10] for i in range(60)],
     "flag": [(None, True, False)[i % 3] for i in range(60)],
     "day": [None if i % 5 == 0 else date(2000, 1 + i % 12, 1 + i % 28) for i in range(60)],
     "list": [None if i % 4 == 0 else [WORDS[(i + j) % 10] for j in range(i % 3)] for i in range(60)],
-}  # fmt: skip
-CHUNKED = pa.concat_tables([pa.table({name: values[a:b] for name, values in DATA.items()}, schema=pa.table(DATA).schema)
-                            for a, b in ((0, 7), (7, 7), (7, 60))])  # fmt: skip
+}
+CHUNKED = pa.concat_tables(
+    [
+        pa.table({name: values[a:b] for name, values in DATA.items()}, schema=pa.table(DATA).schema)
+        for a, b in ((0, 7), (7, 7), (7, 60))
+    ]
+)
 SIGNS = {"=": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 LITERALS = {
-    "n": st.one_of(st.integers(-5, 2001), st.floats(-4, 4).map(lambda x: round(x, 1))), "f": st.sampled_from([0, 1, 1.5, 2, 0.25, -1]),
-    "w": st.sampled_from(WORDS[1:]), "odd name": st.sampled_from(WORDS[1:]), "flag": st.booleans(), "list": st.sampled_from(WORDS[1:]),
+    "n": st.one_of(st.integers(-5, 2001), st.floats(-4, 4).map(lambda x: round(x, 1))),
+    "f": st.sampled_from([0, 1, 1.5, 2, 0.25, -1]),
+    "w": st.sampled_from(WORDS[1:]),
+    "odd name": st.sampled_from(WORDS[1:]),
+    "flag": st.booleans(),
+    "list": st.sampled_from(WORDS[1:]),
     "day": st.dates(date(1999, 12, 1), date(2001, 1, 31)),
-}  # fmt: skip
+}
 
 
 def unless_missing(column: str, holds):
@@ -114,8 +188,16 @@ def unless_missing(column: str, holds):
 def comparisons(draw):
     """The text of a comparison, and the same as a function of a row that gives True, False, or None."""
     column = draw(st.sampled_from(list(DATA)))
-    kind = draw(st.sampled_from(["null", "not null", "contains" if column in ("w", "odd name", "list") else "in",
-                                 "sign" if column != "list" else "contains"]))  # fmt: skip
+    kind = draw(
+        st.sampled_from(
+            [
+                "null",
+                "not null",
+                "contains" if column in ("w", "odd name", "list") else "in",
+                "sign" if column != "list" else "contains",
+            ]
+        )
+    )
     name = filters.name(column)
     if kind in ("null", "not null"):
         return f"{name} is {kind}", lambda row: (row[column] is None) == (kind == "null")

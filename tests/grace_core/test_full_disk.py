@@ -1,4 +1,6 @@
-"""A disk that fills up during a build: one clear line, nothing half-written, and the same command goes on when there is room."""
+"""A disk that fills up during a build: one clear line, nothing half-written, and the same command goes on
+when there is room.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,12 @@ def room_for(size: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize(("size", "file"), [(1_000, "texts"), (6_000, "000000.safetensors"), (20_000, "vectors.safetensors")])
-def test_a_build_without_room_says_so_and_goes_on_later(grace, tiny_folder, sentences, tmp_path, monkeypatch, size, file):
+@pytest.mark.parametrize(
+    ("size", "file"), [(1_000, "texts"), (6_000, "000000.safetensors"), (20_000, "vectors.safetensors")]
+)
+def test_a_build_without_room_says_so_and_goes_on_later(
+    grace, tiny_folder, sentences, tmp_path, monkeypatch, size, file
+):
     monkeypatch.setattr(grace_core.index, "SHARD", 16)
     monkeypatch.setattr(grace_core.shards, "QUICK", 0.0)  # the first shard has no other name
     (tmp_path / "c.txt").write_text("\n".join(sentences[:60]))
@@ -53,7 +59,10 @@ def test_a_build_without_room_says_so_and_goes_on_later(grace, tiny_folder, sent
 
 
 def test_every_writer_s_error_becomes_the_same_line(tmp_path):
-    for error in (OSError(28, "No space left on device"), RuntimeError("Error: write error in x: No space left on device")):
+    for error in (
+        OSError(28, "No space left on device"),
+        RuntimeError("Error: write error in x: No space left on device"),
+    ):
 
         def write(path, error=error):
             path.write_bytes(b"half")

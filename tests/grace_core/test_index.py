@@ -22,14 +22,16 @@ from grace_core.files import only_writer, sha256
 from grace_core.index import FILES, BuildStopped, GraceIndex, build
 from grace_core.pooling import Pooling
 from grace_core.readers import Corpus, Document, Judgements
-from grace_core.shards import Work
+from grace_core.shards import ShardWriter
 
 TITLES = ("", "A title", "")
 
 
 def make_corpus(texts: list[str], *, judged: bool = True) -> Corpus:
     documents = [Document(f"d{i}", TITLES[i % 3] if text else "", text, {"number": i}) for i, text in enumerate(texts)]
-    judgements = Judgements({"q1": "river", "q2": "snow"}, {"q1": {"d0": 2, "d3": 1}, "q2": {"d4": 1}}, {"q1": "test", "q2": "dev"})
+    judgements = Judgements(
+        {"q1": "river", "q2": "snow"}, {"q1": {"d0": 2, "d3": 1}, "q2": {"d4": 1}}, {"q1": "test", "q2": "dev"}
+    )
     return Corpus(documents, judgements if judged else None, "made here", ["number"])
 
 
@@ -59,7 +61,9 @@ def model(tiny_folder):
 @pytest.fixture(scope="module")
 def built(corpus, model, tmp_path_factory):
     """A finished index, to be left as it is."""
-    return build(Collection.create(corpus, tmp_path_factory.mktemp("indexes") / "built"), model, batch_size=7, geometry="raw")
+    return build(
+        Collection.create(corpus, tmp_path_factory.mktemp("indexes") / "built"), model, batch_size=7, geometry="raw"
+    )
 
 
 @pytest.fixture
@@ -70,20 +74,30 @@ def index_copy(built, tmp_path):
 
 def content(folder) -> dict[str, bytes]:
     """All files of an index but the lock; the time that the build took is left out of the manifest."""
-    files = {path.name: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock"}
+    files = {
+        path.name: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock"
+    }
     manifest = json.loads(files.pop("manifest.json"))
     return files | {"manifest": {key: value for key, value in manifest.items() if key not in ("seconds", "sha256")}}
 
 
-# --- building ---------------------------------------------------------------------------------------------------------------
+# --- building
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def test_files_have_the_layout_that_is_described(built, corpus, model):
     assert {path.name for path in built.folder.iterdir()} == {*FILES, "manifest.json", ".lock"}
     table = pq.read_table(built.folder / "rationales.parquet")
     assert table.column_names == [
-        "_id", "rationale", "rationale_ids", "text_tokens", "template_tokens", "rationale_tokens", "truncated", "text_truncated",
-    ]  # fmt: skip
+        "_id",
+        "rationale",
+        "rationale_ids",
+        "text_tokens",
+        "template_tokens",
+        "rationale_tokens",
+        "truncated",
+        "text_truncated",
+    ]
     ids = [document.id for document in corpus.documents if document.content]
     assert table["_id"].to_pylist() == ids
     made = model.represent([document.content for document in corpus.documents if document.content])
@@ -173,7 +187,7 @@ def test_a_resumed_build_encodes_nothing_twice(corpus, model, tmp_path, monkeypa
 
 def test_quick_shards_of_a_killed_build_are_made_again(corpus, model, built, tmp_path, monkeypatch):
     monkeypatch.setattr(grace_core.shards, "QUICK", 60.0)
-    monkeypatch.setattr(Work, "keep", lambda self: None)  # as a process that is killed does not
+    monkeypatch.setattr(ShardWriter, "keep", lambda self: None)  # as a process that is killed does not
     collection = Collection.create(corpus, tmp_path / "again")
     asked = iter([False, False, True])
     with pytest.raises(BuildStopped, match="32 of 58"):
@@ -198,7 +212,12 @@ def test_a_build_is_not_gone_on_with_by_another_engine(corpus, model, tmp_path):
 
 def test_progress_goes_up_to_all_documents(corpus, model, tmp_path):
     seen = []
-    build(Collection.create(corpus, tmp_path / "again"), model, batch_size=5, progress=lambda done, total: seen.append((done, total)))
+    build(
+        Collection.create(corpus, tmp_path / "again"),
+        model,
+        batch_size=5,
+        progress=lambda done, total: seen.append((done, total)),
+    )
     assert seen == sorted(seen)
     assert seen[-1] == (58, 58)
 
@@ -253,20 +272,21 @@ def test_rows_of_a_corpus_with_uneven_fields_do_not_hinder_a_second_build(model,
     assert itself.hash == first.hash
 
 
-# --- refusing ---------------------------------------------------------------------------------------------------------------
+# --- refusing
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def test_another_model_of_the_same_name_is_refused(index_copy, other_folder):
     from grace_core.model import GraceModel
 
     other = GraceModel.from_pretrained(other_folder, max_new_tokens=8)
-    with pytest.raises(GraceError, match=r"made with sha256 = .* cannot be mixed: use the same ones, give another --out, or remove"):
+    with pytest.raises(
+        GraceError, match=r"made with sha256 = .* cannot be mixed: use the same ones, give another --out, or remove"
+    ):
         build(Collection(index_copy), other)
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("max_new_tokens", 7), ("system", "Another prompt."), ("temperature", 1.0)]
-)
+@pytest.mark.parametrize(("key", "value"), [("max_new_tokens", 7), ("system", "Another prompt."), ("temperature", 1.0)])
 def test_other_settings_are_refused(index_copy, tiny_folder, key, value):
     from grace_core.model import GraceModel
 
@@ -388,8 +408,13 @@ def test_a_damaged_faiss_file_is_made_again_from_the_vectors(index_copy, built, 
 
 def test_verify_finds_a_sound_index_sound(built):
     assert built.verify() == {
-        "model": "tiny", "ok": True, "documents": 58, "damaged": [], "faiss": {"kind": "flat"}, "faiss_matches_vectors": True,
-    }  # fmt: skip
+        "model": "tiny",
+        "ok": True,
+        "documents": 58,
+        "damaged": [],
+        "faiss": {"kind": "flat"},
+        "faiss_matches_vectors": True,
+    }
 
 
 def test_the_model_is_found_again_with_its_settings(built, sentences):
@@ -418,7 +443,11 @@ def test_unknown_models_and_folders_are_refused(built, tmp_path):
         Collection(tmp_path)
 
 
-@given(name=st.one_of(st.text(max_size=120), st.lists(st.sampled_from(["..", ".", "/", "\\", "a", "\0", "~"])).map("".join)))
+@given(
+    name=st.one_of(
+        st.text(max_size=120), st.lists(st.sampled_from(["..", ".", "/", "\\", "a", "\0", "~"])).map("".join)
+    )
+)
 def test_a_collection_s_name_cannot_lead_elsewhere(tmp_path_factory, name):
     root = tmp_path_factory.getbasetemp()
     try:
@@ -430,7 +459,8 @@ def test_a_collection_s_name_cannot_lead_elsewhere(tmp_path_factory, name):
         assert folder.name == name
 
 
-# --- searching --------------------------------------------------------------------------------------------------------------
+# --- searching
+# --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("pooling", Pooling)

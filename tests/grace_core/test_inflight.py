@@ -18,7 +18,9 @@ def endless(new_model):
 @pytest.fixture(scope="module")
 def prompts(endless, words):
     sizes = {"a": 5, "b": 9, "c": 2, "wide": 60, "d": 7, "e": 3, "f": 30}
-    texts = {name: " ".join(words[(i + j) % len(words)] for j in range(size)) for i, (name, size) in enumerate(sizes.items())}
+    texts = {
+        name: " ".join(words[(i + j) % len(words)] for j in range(size)) for i, (name, size) in enumerate(sizes.items())
+    }
     return {name: endless.prompts.build(text) for name, text in texts.items()}
 
 
@@ -26,7 +28,12 @@ def prompts(endless, words):
 def test_rows_that_join_late_or_take_the_place_of_another_are_as_if_alone(endless, prompts, temperature):
     decoding = Decoding(STEPS, temperature, seed=2)
     flow, written = InFlight(endless.engine, decoding), {}
-    joining = {0: "abc", 4: ["wide"], 6: "d", 15: "ef"}  # wider than what runs; into a gap; behind all when most have ended
+    joining = {
+        0: "abc",
+        4: ["wide"],
+        6: "d",
+        15: "ef",
+    }  # wider than what runs; into a gap; behind all when most have ended
     for step in range(40):
         if step in joining:
             new, _ = flow.join(list(joining[step]), [prompts[name] for name in joining[step]])

@@ -1,4 +1,6 @@
-"""A collection takes in a changed corpus: only new texts are encoded, the outcome is that of a new build, and nothing is half done."""
+"""A collection takes in a changed corpus: only new texts are encoded, the outcome is that of a new build, and
+nothing is half done.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +91,9 @@ def content(index: GraceIndex) -> dict:
     paths = [path for path in sorted(index.folder.rglob("*")) if path.is_file() and path.name != ".lock"]
     files = {path.name: path.read_bytes() for path in paths}
     manifest = json.loads(files.pop("manifest.json"))
-    return files | {"manifest": {key: value for key, value in manifest.items() if key not in ("seconds", "sha256", "history")}}
+    return files | {
+        "manifest": {key: value for key, value in manifest.items() if key not in ("seconds", "sha256", "history")}
+    }
 
 
 def everything(folder: Path) -> dict[str, bytes]:
@@ -106,7 +110,9 @@ def changed(documents: list[Document], kind: str, sentences: list[str]) -> list[
     if kind == "gone":
         return [*some[1:5], *some[8:-1]]
     if kind == "changed":
-        return [replace(document, text=new[i // 3].text) if i in (0, 6, 30) else document for i, document in enumerate(some)]
+        return [
+            replace(document, text=new[i // 3].text) if i in (0, 6, 30) else document for i, document in enumerate(some)
+        ]
     if kind == "in another order":
         return some[::-1]
     if kind == "other metadata":
@@ -123,13 +129,29 @@ def changed(documents: list[Document], kind: str, sentences: list[str]) -> list[
         return [*some, *(replace(document, id=f"again {document.id}") for document in some[:9])]
     if kind == "a text that changes places":
         return [replace(document, title=some[39 - i].title, text=some[39 - i].text) for i, document in enumerate(some)]
-    return [*new[:3], *some[20:35][::-1], *(replace(document, text=new[9].text) for document in some[3:5]), *some[8:20], *new[3:]]
+    return [
+        *new[:3],
+        *some[20:35][::-1],
+        *(replace(document, text=new[9].text) for document in some[3:5]),
+        *some[8:20],
+        *new[3:],
+    ]
 
 
 KINDS = [
-    "new ones between", "gone", "changed", "in another order", "other metadata", "no metadata", "other ids", "a text is lost",
-    "an empty one gets a text", "texts that are known already", "a text that changes places", "all at once",
-]  # fmt: skip
+    "new ones between",
+    "gone",
+    "changed",
+    "in another order",
+    "other metadata",
+    "no metadata",
+    "other ids",
+    "a text is lost",
+    "an empty one gets a text",
+    "texts that are known already",
+    "a text that changes places",
+    "all at once",
+]
 ENCODED = {"new ones between": 12, "changed": 3, "an empty one gets a text": 1, "all at once": 14}
 
 
@@ -161,7 +183,14 @@ def test_an_update_gives_what_a_new_build_gives(kind, first, folder, model, sent
     query = model.encode(["a river"], role="query")
     for mine, theirs in zip(index.search(query, 50), fresh.search(query, 50), strict=True):
         np.testing.assert_array_equal(mine, theirs)
-    assert {path.name for path in folder.iterdir()} == {".lock", "corpus.parquet", "queries.jsonl", "qrels.tsv", "other", model.name}
+    assert {path.name for path in folder.iterdir()} == {
+        ".lock",
+        "corpus.parquet",
+        "queries.jsonl",
+        "qrels.tsv",
+        "other",
+        model.name,
+    }
 
 
 def test_the_history_tells_what_happened(first, folder, model, sentences):
@@ -201,14 +230,18 @@ def test_other_models_are_behind_until_they_are_brought_up(first, folder, model,
         new.build(other, name="other", encode=counting(other, encoded))
         assert new.commit() == {}
     assert len(encoded) == 14
-    fresh = build(Collection.create(corpus_of(documents), tmp_path / "fresh"), other, geometry="calibrated", name="other")
+    fresh = build(
+        Collection.create(corpus_of(documents), tmp_path / "fresh"), other, geometry="calibrated", name="other"
+    )
     assert content(GraceIndex(folder, "other")) == content(fresh)
     assert GraceIndex(folder, model.name).behind == 0
 
 
 def test_a_behind_index_keeps_its_kinds_for_later(first, folder, model, other):
     """Too few documents for a geometry give raw for the time being."""
-    few = [document if i < 5 else replace(document, text=f"{document.text} And more.") for i, document in enumerate(first)]
+    few = [
+        document if i < 5 else replace(document, text=f"{document.text} And more.") for i, document in enumerate(first)
+    ]
     with update(folder, corpus_of(few)) as new:
         new.build(model)
         with pytest.warns(UserWarning, match="geometry raw, since calibrated is not possible"):
@@ -225,7 +258,9 @@ def test_an_index_of_which_nothing_is_left_is_taken_away(first, folder, model, o
     with update(folder, corpus_of(texts)) as new:
         new.build(model)
         new.commit()
-        assert new.notes == ["other: none of its documents is left with the same text; its index is taken away: build it again"]
+        assert new.notes == [
+            "other: none of its documents is left with the same text; its index is taken away: build it again"
+        ]
     assert Collection(folder).models == [model.name]
     assert build(Collection(folder), other, name="other").behind == 0
 
@@ -239,7 +274,11 @@ def test_kinds_and_weights_stay(first, folder, model, sentences):
         new.commit()
     after = GraceIndex(folder, model.name)
     assert after.faiss_kind == "hnsw"
-    assert (after.geometry.kind, after.geometry.weights, after.manifest["geometry"]["queries"]) == ("centred", (1.0, 1.0, 0.5), 3)
+    assert (after.geometry.kind, after.geometry.weights, after.manifest["geometry"]["queries"]) == (
+        "centred",
+        (1.0, 1.0, 0.5),
+        3,
+    )
     assert len([path for path in after.folder.iterdir() if path.name.startswith("geometry-")]) == 1
 
 
@@ -286,7 +325,10 @@ def test_what_is_refused_leaves_all_as_it_was(kind, first, folder, model, tiny_f
             pass
     elif kind == "no text":
         empty = corpus_of([replace(document, title="", text=" ") for document in first])
-        with pytest.raises(GraceError, match="none of the 40 documents of made here has any text"), update(folder, empty):
+        with (
+            pytest.raises(GraceError, match="none of the 40 documents of made here has any text"),
+            update(folder, empty),
+        ):
             pass
     elif kind == "other settings":
         longer = GraceModel.from_pretrained(tiny_folder, dtype="float32", device="cpu", max_new_tokens=5)
@@ -336,7 +378,9 @@ def test_an_update_that_was_stopped_gives_way_to_another(first, folder, model, s
 
 
 def test_shards_of_an_update_are_not_taken_for_those_of_another(first, folder, model, sentences):
-    """The index that was known is gone when the update goes on: all is encoded, and the shards of the new texts are made again."""
+    """The index that was known is gone when the update goes on: all is encoded, and the shards of the new
+    texts are made again.
+    """
     more, encoded = corpus_of(changed(first, "new ones between", sentences)), []
     with pytest.raises(BuildStopped), update(folder, more) as new:
         new.build(model, encode=counting(model, encoded), should_stop=lambda: len(encoded) > 0)
@@ -423,9 +467,12 @@ def test_vectors_of_an_encoder_are_brought_up_or_refused(first, folder, model, s
     np.testing.assert_allclose(after.vectors, fresh.vectors, atol=1e-6)
     kept = [document for document in more.documents if document in first and document.content]
     places = {document.id: row for row, document in enumerate(document for document in first if document.content)}
-    rows = {document.id: row for row, document in enumerate(document for document in more.documents if document.content)}
+    rows = {
+        document.id: row for row, document in enumerate(document for document in more.documents if document.content)
+    }
     np.testing.assert_array_equal(
-        after.vectors[[rows[document.id] for document in kept]], before.vectors[[places[document.id] for document in kept]]
+        after.vectors[[rows[document.id] for document in kept]],
+        before.vectors[[places[document.id] for document in kept]],
     )
     with update(folder, corpus_of(first), remove=True) as new:
         new.build(model)
@@ -442,19 +489,30 @@ def test_added_documents_replace_all_passages_of_their_document(sentences, model
     whole = [Document(f"d{i}", "", text, {}) for i, text in enumerate(texts)]
     build(Collection.create(chunked(corpus_of(whole, None), Chunk(40)), folder), model)
     assert len(Collection(folder).passages["d1"]) > 2
-    with update(folder, corpus_of([replace(whole[1], text=sentences[200]), Document("d9", "", texts[0], {})], None), add=True) as new:
+    with update(
+        folder, corpus_of([replace(whole[1], text=sentences[200]), Document("d9", "", texts[0], {})], None), add=True
+    ) as new:
         new.build(model)
         new.commit()
     collection = Collection(folder)
     assert {name: len(passages) for name, passages in collection.passages.items() if name in ("d1", "d9")} == {
-        "d1": 1, "d9": len(collection.passages["d0"]),
-    }  # fmt: skip
-    assert [collection.whole(f"d{i}").text for i in (0, 1, 2, 3, 9)] == [texts[0], sentences[200], texts[2], texts[3], texts[0]]
+        "d1": 1,
+        "d9": len(collection.passages["d0"]),
+    }
+    assert [collection.whole(f"d{i}").text for i in (0, 1, 2, 3, 9)] == [
+        texts[0],
+        sentences[200],
+        texts[2],
+        texts[3],
+        texts[0],
+    ]
     assert GraceIndex(folder, model.name).history[-1]["encoded"] == 1  # the passages of d9 are known
     assert GraceIndex(folder, model.name).verify()["ok"]
 
 
-VERSION = st.lists(st.tuples(st.integers(0, 9), st.integers(-1, 12)), min_size=1, max_size=8, unique_by=lambda row: row[0])
+VERSION = st.lists(
+    st.tuples(st.integers(0, 9), st.integers(-1, 12)), min_size=1, max_size=8, unique_by=lambda row: row[0]
+)
 
 
 @given(versions=st.lists(VERSION, min_size=2, max_size=4))
@@ -464,8 +522,9 @@ def test_any_sequence_of_updates_ends_as_a_new_build_of_the_last(versions, model
     folder = tmp_path_factory.mktemp("any")
     corpora = [
         corpus_of([Document(f"d{i}", "", sentences[text] if text >= 0 else "", {}) for i, text in rows], None)
-        for rows in versions if any(text >= 0 for _, text in rows)
-    ]  # fmt: skip
+        for rows in versions
+        if any(text >= 0 for _, text in rows)
+    ]
     if not corpora:
         return
     build(Collection.create(corpora[0], folder / "c"), model, geometry="raw")
@@ -478,7 +537,9 @@ def test_any_sequence_of_updates_ends_as_a_new_build_of_the_last(versions, model
 
 
 @pytest.mark.slow
-def test_an_update_that_is_killed_leaves_the_old_state_or_the_new_one(python, tiny_folder, other_folder, sentences, tmp_path, root):
+def test_an_update_that_is_killed_leaves_the_old_state_or_the_new_one(
+    python, tiny_folder, other_folder, sentences, tmp_path, root
+):
     model = tmp_path / "tiny"
     GraceModel.from_pretrained(tiny_folder, max_new_tokens=4).save_pretrained(model)
     rows = [{"_id": f"d{i}", "text": sentences[i % len(sentences)] + f" {i}"} for i in range(300)]
@@ -495,16 +556,22 @@ def test_an_update_that_is_killed_leaves_the_old_state_or_the_new_one(python, ti
     build(collection, GraceModel.from_pretrained(model, max_new_tokens=4))
     build(collection, GraceModel.from_pretrained(other_folder, max_new_tokens=4), name="other")
     write([*rows[50:], *({"_id": f"n{i}", "text": sentences[i] + f" new {i}"} for i in range(200))], "snow")
-    run = python(root / "tests" / "grace_core" / "killed_updates.py", corpus, tmp_path / "before", tmp_path / "out", model)
+    run = python(
+        root / "tests" / "grace_core" / "killed_updates.py", corpus, tmp_path / "before", tmp_path / "out", model
+    )
     assert run.returncode == 0, run.stderr[-2000:]
     attempts = [json.loads(line) for line in run.stdout.splitlines()]
     assert len(attempts) >= 20
     assert [attempt for attempt in attempts if attempt["state"] != attempt["corpus"]] == []
     assert {attempt["state"] for attempt in attempts} == {"old", "new"}
-    assert sum(attempt["state"] == "new" and ".next" in attempt["left"] for attempt in attempts) >= 5  # in the middle of a switch
+    assert (
+        sum(attempt["state"] == "new" and ".next" in attempt["left"] for attempt in attempts) >= 5
+    )  # in the middle of a switch
 
 
-def test_bringing_up_an_index_that_is_killed_half_way_is_finished_by_the_next_who_opens_it(folder, first, model, other, monkeypatch):
+def test_bringing_up_an_index_that_is_killed_half_way_is_finished_by_the_next_who_opens_it(
+    folder, first, model, other, monkeypatch
+):
     with update(folder, corpus_of([*first, Document("n", "", "A new river.", {"number": 99})])) as new:
         new.build(model)
         new.commit()

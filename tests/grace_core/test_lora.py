@@ -27,7 +27,9 @@ def make_adapter(folder, base, *, named=None, seed: int = 0, **options):
     torch.manual_seed(seed)
     lm = copy.deepcopy(base.model)
     targets = options.pop("target_modules", ["q_proj", "v_proj", "down_proj"])
-    config = LoraConfig(r=4, lora_alpha=16, target_modules=targets, task_type="CAUSAL_LM", init_lora_weights=False, **options)
+    config = LoraConfig(
+        r=4, lora_alpha=16, target_modules=targets, task_type="CAUSAL_LM", init_lora_weights=False, **options
+    )
     wrapped = get_peft_model(lm, config)
     wrapped.save_pretrained(folder)
     if named is not None:
@@ -59,7 +61,11 @@ def logits(model, ids):
 
 def bytes_of(*models) -> int:
     """Bytes of all parameters, each piece of memory once."""
-    storages = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for model in models for p in model.model.parameters()}
+    storages = {
+        p.untyped_storage().data_ptr(): p.untyped_storage().nbytes()
+        for model in models
+        for p in model.model.parameters()
+    }
     return sum(storages.values())
 
 
@@ -95,7 +101,9 @@ def test_the_order_of_loading_does_not_matter(base_folder, adapter):
 def test_weights_are_shared_within_one_precision_and_freed_with_the_last(base_folder):
     from grace_core.weights import _held
 
-    one, other = (GraceModel.from_pretrained(base_folder, **SETTINGS | {"dtype": dtype}) for dtype in ("float32", "bfloat16"))
+    one, other = (
+        GraceModel.from_pretrained(base_folder, **SETTINGS | {"dtype": dtype}) for dtype in ("float32", "bfloat16")
+    )
     assert one.model.get_input_embeddings().weight.data_ptr() != other.model.get_input_embeddings().weight.data_ptr()
     before = len(_held)
     del one, other
@@ -123,7 +131,9 @@ def test_a_model_of_its_own_may_be_changed(base_folder):
 @pytest.mark.slow
 def test_nothing_crosses_between_32_requests(base_folder, adapter, tiny_models, sentences, tmp_path):
     make_adapter(tmp_path / "second", tiny_models["qwen2"], named=base_folder, seed=1)
-    models = [GraceModel.from_pretrained(folder, **SETTINGS) for folder in (base_folder, adapter[0], tmp_path / "second")]
+    models = [
+        GraceModel.from_pretrained(folder, **SETTINGS) for folder in (base_folder, adapter[0], tmp_path / "second")
+    ]
     jobs = [(models[i % 3], sentences[i * 4 : i * 4 + 4], i % 2 == 0) for i in range(96)]
 
     def run(job):
@@ -162,7 +172,9 @@ def test_bases_are_found_by_every_kind_of_name(adapter, tmp_path, demo_base):
     assert adapted.settings.system == demo_base.settings.system
     folder = tmp_path / "beside"
     shutil.copytree(adapter[0], folder)
-    shutil.copytree(json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"], folder / "base")
+    shutil.copytree(
+        json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"], folder / "base"
+    )
     edit(folder, base_model_name_or_path="./base")
     assert GraceModel.from_pretrained(folder, **SETTINGS).dim == 48
 

@@ -36,7 +36,9 @@ def documents(sentences) -> list[Document]:
 
 @pytest.fixture(scope="module")
 def judged(sentences) -> Judgements:
-    """Twelve queries, each half of a document's words; of q11 no relevant document is there, and q0 to q5 are of the split dev."""
+    """Twelve queries, each half of a document's words; of q11 no relevant document is there, and q0 to q5 are
+    of the split dev.
+    """
     queries = {f"q{i}": " ".join(sentences[i].split()[::2]) for i in range(12)}
     qrels = {f"q{i}": {f"d{i}": 2, f"d{i + 3}": 1} for i in range(11)} | {"q11": {"nowhere": 1}}
     return Judgements(queries, qrels, {f"q{i}": "dev" if i < 6 else "test" for i in range(12)})
@@ -46,7 +48,12 @@ def judged(sentences) -> Judgements:
 def built(documents, judged, model, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("built")
     for kind in ("raw", "calibrated"):
-        build(Collection.create(Corpus(documents, judged, "made here", []), folder / kind), model, geometry=kind, name="tiny")
+        build(
+            Collection.create(Corpus(documents, judged, "made here", []), folder / kind),
+            model,
+            geometry=kind,
+            name="tiny",
+        )
     return folder
 
 
@@ -62,7 +69,10 @@ def mender(folder, model) -> Mender:
 
 def by_loops(scores, queries, ids, qrels) -> tuple[np.ndarray, list[dict[str, int]]]:
     """nDCG@10 and the rank of every document, from sorted lists of tuples alone."""
-    rankings = [[name for _, _, name in sorted((-s, i, name) for i, (s, name) in enumerate(zip(row, ids, strict=True)))] for row in scores]
+    rankings = [
+        [name for _, _, name in sorted((-s, i, name) for i, (s, name) in enumerate(zip(row, ids, strict=True)))]
+        for row in scores
+    ]
     values = per_query(dict(zip(queries, rankings, strict=True)), qrels)[METRIC]
     return values, [{name: place for place, name in enumerate(ranking, 1)} for ranking in rankings]
 
@@ -164,11 +174,15 @@ def test_failing_queries_are_diagnosed_by_the_rules(mender):
         if failure is None:
             continue
         wrong, right = (mender.index.row[name] for name in (failure.wrong, failure.right))
-        assert failure.difference == pytest.approx(float(mender.scores[i, wrong]) - float(mender.scores[i, right]), abs=1e-5)
+        assert failure.difference == pytest.approx(
+            float(mender.scores[i, wrong]) - float(mender.scores[i, right]), abs=1e-5
+        )
         assert sum(failure.blocks.values()) == pytest.approx(failure.difference, abs=1e-9)
         causes = {cause.name: cause for cause in failure.causes}
         share = sum(value for name, value in failure.blocks.items() if name.endswith("× rationale"))
-        assert ("wrong rationale" in causes) == (mender.content(wrong).counts[RATIONALE] > 0 and share > failure.difference / 2)
+        assert ("wrong rationale" in causes) == (
+            mender.content(wrong).counts[RATIONALE] > 0 and share > failure.difference / 2
+        )
         assert ("lexical trap" in causes) == (failure.blocks["text × text"] > failure.difference / 2)
         if failure.without is not None:
             told = mender.replay(right, mender.with_rationale(right, ""))
@@ -183,7 +197,11 @@ def test_the_sentence_pair_is_one_of_the_explanation(mender):
     failure = mender.diagnose(mender.failing()[0])
     pair = mender.sentence_pair(failure)
     (why,) = Explainer(mender.index, mender.model).why(failure.text, [mender.index.row[failure.wrong]])
-    found = [one for one in why.as_dict()["sentences"] if one["query"] == pair["query"] and one["document"] == pair["document"]]
+    found = [
+        one
+        for one in why.as_dict()["sentences"]
+        if one["query"] == pair["query"] and one["document"] == pair["document"]
+    ]
     assert pair["contribution"] == pytest.approx(found[0]["contribution"], abs=1e-6)
     assert failure.text == mender.texts[failure.query]
 
@@ -229,7 +247,9 @@ def test_what_cannot_be_replayed_is_refused(built, documents, judged, model, tmp
     with pytest.raises(GraceError, match=r"no queries\.jsonl and qrels"):
         Mender(index, model)
     assert Mender(index, model, judged=False).queries == []
-    texts = build(Collection.create(Corpus(documents, judged, "made here", []), tmp_path / "texts"), model, rationale=False)
+    texts = build(
+        Collection.create(Corpus(documents, judged, "made here", []), tmp_path / "texts"), model, rationale=False
+    )
     assert texts.default_pooling is Pooling.TEXT
     with pytest.raises(GraceError, match="without rationales; there is none to mend"):
         Mender(texts, model)

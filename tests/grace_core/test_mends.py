@@ -1,4 +1,6 @@
-"""The layer of mends: kept and reverted byte for byte, at any kill one of two states, carried by updates, exported and imported."""
+"""The layer of mends: kept and reverted byte for byte, at any kill one of two states, carried by updates,
+exported and imported.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,12 @@ def built(documents, model, tmp_path_factory) -> Path:
     """Collections with a raw, and with a calibrated, index: to be left as they are."""
     folder = tmp_path_factory.mktemp("built")
     for kind in ("raw", "calibrated"):
-        build(Collection.create(Corpus(documents, JUDGED, "made here", []), folder / kind), model, geometry=kind, name="tiny")
+        build(
+            Collection.create(Corpus(documents, JUDGED, "made here", []), folder / kind),
+            model,
+            geometry=kind,
+            name="tiny",
+        )
     return folder
 
 
@@ -96,7 +103,11 @@ def test_a_kept_mend_is_what_the_model_makes_of_text_and_rationale(folder, model
 
 def test_reverting_restores_every_file_byte_for_byte(folder, model):
     before = content(folder)
-    first, second, third = mend(folder, model, "d3"), mend(folder, model, "d4", ""), mend(folder, model, "d3", "Snow lies deep.")
+    first, second, third = (
+        mend(folder, model, "d3"),
+        mend(folder, model, "d4", ""),
+        mend(folder, model, "d3", "Snow lies deep."),
+    )
     assert content(folder) != before
     with pytest.raises(GraceError, match=f"mend '{third}' of the same document 'd3' came later; revert that first"):
         revert(opened(folder), first)
@@ -200,7 +211,9 @@ def test_an_update_carries_mends_of_unchanged_texts(folder, model, documents, se
         if rebuild:
             changed.build(model, name="tiny")
         changed.commit()
-    assert any("2 mends are no longer in force; 2 carried" in note and "m3 of 'd8': the text" in note for note in changed.notes)
+    assert any(
+        "2 mends are no longer in force; 2 carried" in note and "m3 of 'd8': the text" in note for note in changed.notes
+    )
     after = opened(folder)
     assert check(after) == {"ok": True, "in_force": 3, "reverted": 0, "stale": 2, "error": ""}
     assert after.verify()["ok"]
@@ -227,7 +240,9 @@ def test_reverted_after_an_update_the_index_is_that_of_an_update_without_mends(f
             changed.build(model, name="tiny")
             changed.commit()
     revert(opened(folder), "m1")
-    files = [{name: data for name, data in content(each).items() if name != "manifest.json"} for each in (folder, other)]
+    files = [
+        {name: data for name, data in content(each).items() if name != "manifest.json"} for each in (folder, other)
+    ]
     assert files[0] == files[1]
 
 
@@ -270,7 +285,10 @@ def test_mends_go_into_another_model_s_index_encoded_anew(raw, model, tiny_model
     mend(raw, model, "d3")
     mend(raw, model, "d8")
     write_export(opened(raw), tmp_path / "mends.json")
-    other, changed = tiny_models["llama"], [replace(one, text=sentences[200]) if one.id == "d8" else one for one in documents]
+    other, changed = (
+        tiny_models["llama"],
+        [replace(one, text=sentences[200]) if one.id == "d8" else one for one in documents],
+    )
     index = build(Collection.create(corpus_of(changed), tmp_path / "other"), other, name="tiny")
     read = read_export(index, tmp_path / "mends.json", other)
     assert (read.encoded, read.left_out) == (1, ["'d8': its text is another one here"])
@@ -282,11 +300,15 @@ def test_mends_go_into_another_model_s_index_encoded_anew(raw, model, tiny_model
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [
-        ("ids", ["a"], "token ids"), ("ids", [10**6], "token ids below"), ("sum", "AAAAAA==", "finite numbers"),
-        ("sum", "AAAA", "cannot be read"), ("sum", "!", "cannot be read"),
-        ("document", 3, "must be a text"), ("rationale", None, "must be a text"),
+        ("ids", ["a"], "token ids"),
+        ("ids", [10**6], "token ids below"),
+        ("sum", "AAAAAA==", "finite numbers"),
+        ("sum", "AAAA", "cannot be read"),
+        ("sum", "!", "cannot be read"),
+        ("document", 3, "must be a text"),
+        ("rationale", None, "must be a text"),
     ],
-)  # fmt: skip
+)
 def test_a_file_that_was_tampered_with_is_refused(raw, model, built, tmp_path, name, value, told):
     mend(raw, model, "d3")
     write_export(opened(raw), tmp_path / "mends.json")

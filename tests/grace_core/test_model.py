@@ -130,7 +130,9 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
 
 def test_a_model_of_another_kind_is_refused(copy_of):
     config = json.loads((copy_of / "config.json").read_text())
-    (copy_of / "config.json").write_text(json.dumps(config | {"model_type": "unheard_of", "architectures": ["Unheard"]}))
+    (copy_of / "config.json").write_text(
+        json.dumps(config | {"model_type": "unheard_of", "architectures": ["Unheard"]})
+    )
     assert "not a causal language model that can be loaded" in refusal(copy_of)
 
 
@@ -138,7 +140,9 @@ def test_an_unknown_demo_model_is_refused_with_those_there_are():
     assert "there is no demo model 'demo-nothing'" in refusal("demo-nothing")
 
 
-@pytest.mark.parametrize("name", ["a/b/c", "../x", "/nowhere/at/all", "what is this", "x//y", "", "nul\0nul", "n" * 5000, "ü/ö?"])
+@pytest.mark.parametrize(
+    "name", ["a/b/c", "../x", "/nowhere/at/all", "what is this", "x//y", "", "nul\0nul", "n" * 5000, "ü/ö?"]
+)
 def test_what_can_be_no_model_s_name_is_refused(name):
     refusal(name)
 
@@ -167,7 +171,8 @@ def test_a_tokenizer_without_any_end_token_is_refused(new_model):
 
 
 @pytest.mark.parametrize(
-    ("name", "safe"), [("demo-base", "demo-base"), ("Qwen/Qwen2.5-0.5B", "Qwen2.5-0.5B"), ("/a/b c/", "b-c"), ("x/..y", "y")]
+    ("name", "safe"),
+    [("demo-base", "demo-base"), ("Qwen/Qwen2.5-0.5B", "Qwen2.5-0.5B"), ("/a/b c/", "b-c"), ("x/..y", "y")],
 )
 def test_a_model_s_folder_name_is_safe(name, safe):
     assert model_name(name) == safe

@@ -21,7 +21,9 @@ def by_hand(vectors: np.ndarray, k: int) -> list[list[int]]:
     exact = vectors.astype(np.float64)
     cosines = np.round(1 - ((exact[:, None] - exact) ** 2).sum(axis=2) / 2, 8)
     return [
-        sorted((row for row in range(len(vectors)) if row != own), key=lambda row, own=own: (-cosines[own, row], row))[:k]
+        sorted((row for row in range(len(vectors)) if row != own), key=lambda row, own=own: (-cosines[own, row], row))[
+            :k
+        ]
         for own in range(len(vectors))
     ]
 
@@ -55,7 +57,11 @@ def test_cosines_that_hardly_differ_are_still_told_apart():
     vectors[:, 0] += 1
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     assert (vectors @ vectors.T).min() > 0.999
-    assert neighbours(vectors, 10).tolist() == by_hand(vectors.astype(np.float32), 10) == neighbours(vectors, 10, of=range(200)).tolist()
+    assert (
+        neighbours(vectors, 10).tolist()
+        == by_hand(vectors.astype(np.float32), 10)
+        == neighbours(vectors, 10, of=range(200)).tolist()
+    )
 
 
 def test_the_length_of_vectors_does_not_matter_and_progress_is_told():
@@ -65,11 +71,14 @@ def test_the_length_of_vectors_does_not_matter_and_progress_is_told():
     assert seen == [(50, 50)]
 
 
-@pytest.mark.parametrize(("vectors", "message"), [
-    (np.array([[1, 0], [np.nan, 1], [np.inf, 0]]), r"row 1 holds NaN or infinity \(2 such rows\)"),
-    (np.ones(4), r"shape \(4,\), expected \(documents, dimensions\)"),
-    (np.ones((0, 4)), r"shape \(0, 4\)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("vectors", "message"),
+    [
+        (np.array([[1, 0], [np.nan, 1], [np.inf, 0]]), r"row 1 holds NaN or infinity \(2 such rows\)"),
+        (np.ones(4), r"shape \(4,\), expected \(documents, dimensions\)"),
+        (np.ones((0, 4)), r"shape \(0, 4\)"),
+    ],
+)
 def test_what_is_no_table_of_numbers_is_refused(vectors, message):
     with pytest.raises(GraceError, match=message):
         neighbours(vectors)
@@ -116,7 +125,9 @@ def test_quality_is_scikit_learn_s_trustworthiness_and_the_share_of_neighbours_k
     found = map_quality(vectors, points, neighbours(vectors))
     near = NearestNeighbors(n_neighbors=15).fit(points).kneighbors(return_distance=False)
     shared = [len(set(a) & set(b)) for a, b in zip(near.tolist(), neighbours(vectors).tolist(), strict=True)]
-    assert found["trustworthiness"] == pytest.approx(trustworthiness(vectors, points, n_neighbors=15, metric="cosine"), abs=1e-6)
+    assert found["trustworthiness"] == pytest.approx(
+        trustworthiness(vectors, points, n_neighbors=15, metric="cosine"), abs=1e-6
+    )
     assert found["knn_preservation"] == pytest.approx(np.mean(shared) / 15)
     assert (found["k"], found["judged"]) == (15, 150)
 
@@ -136,5 +147,8 @@ def test_a_large_map_is_judged_by_a_sample_and_a_tiny_one_by_fewer_neighbours():
     assert found == map_quality(vectors, vectors[:, :2], neighbours(vectors))
     assert map_quality(vectors[:5], vectors[:5, :2], neighbours(vectors[:5]))["k"] == 2
     assert map_quality(vectors[:2], vectors[:2, :2], neighbours(vectors[:2])) == {
-        "trustworthiness": None, "knn_preservation": None, "k": 0, "judged": 0,
-    }  # fmt: skip
+        "trustworthiness": None,
+        "knn_preservation": None,
+        "k": 0,
+        "judged": 0,
+    }

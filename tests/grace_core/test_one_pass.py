@@ -17,7 +17,9 @@ def states_of(model, ids: list[int]) -> np.ndarray:
 
 
 def parts_of(model, text: str, rationale_ids: list[int]) -> np.ndarray:
-    """Part sums (3, d) by a second forward; the span is found with the chat template and the tokenizer's offsets, as it were by hand."""
+    """Part sums (3, d) by a second forward; the span is found with the chat template and the tokenizer's
+    offsets, as it were by hand.
+    """
     messages = [{"role": "system", "content": model.settings.system}, {"role": "user", "content": text}]
     rendered = model.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     ids = model.tokenizer(rendered, add_special_tokens=False).input_ids
@@ -41,7 +43,9 @@ def test_sums_and_embeddings_equal_those_of_a_second_forward(tiny, words):
         np.testing.assert_allclose(made.sums[i], expected, rtol=0, atol=1e-4)
         mean = expected.sum(0) / made.counts[i].sum()
         np.testing.assert_allclose(made.embeddings()[i], mean / np.linalg.norm(mean), rtol=0, atol=1e-4)
-        np.testing.assert_allclose(made.embeddings(Pooling.TEXT)[i], expected[TEXT] / np.linalg.norm(expected[TEXT]), rtol=0, atol=1e-4)
+        np.testing.assert_allclose(
+            made.embeddings(Pooling.TEXT)[i], expected[TEXT] / np.linalg.norm(expected[TEXT]), rtol=0, atol=1e-4
+        )
 
 
 def test_pool_with_given_rationales_agrees_with_generate(tiny, words):
@@ -92,7 +96,9 @@ def test_end_tokens_and_padding_never_occur_in_a_rationale(tiny, words):
         assert tiny.engine.pad_id not in ids
 
 
-@pytest.mark.parametrize("sampling", [{}, {"temperature": 1.0, "seed": 3}, {"temperature": 0.7, "top_p": 0.8, "seed": 4}])
+@pytest.mark.parametrize(
+    "sampling", [{}, {"temperature": 1.0, "seed": 3}, {"temperature": 0.7, "top_p": 0.8, "seed": 4}]
+)
 def test_a_text_has_one_representation_alone_and_in_any_batch(tiny, words, sampling):
     rng = np.random.default_rng(5)
     sizes = np.concatenate([[1, 400], rng.integers(1, 400, 62)])
@@ -131,7 +137,9 @@ def test_a_model_that_never_ends_is_cut_off_at_the_limit(new_model, words):
         made = model.represent(mixed_texts(words), max_new_tokens=limit)
         assert made.truncated.all()
         assert (made.counts[:, RATIONALE] == limit).all()
-        np.testing.assert_allclose(made.sums[0], parts_of(model, mixed_texts(words)[0], made.rationale_ids[0]), atol=1e-4)
+        np.testing.assert_allclose(
+            made.sums[0], parts_of(model, mixed_texts(words)[0], made.rationale_ids[0]), atol=1e-4
+        )
 
 
 def test_a_model_that_ends_at_once_has_empty_rationales(new_model, words):

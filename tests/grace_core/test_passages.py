@@ -23,13 +23,16 @@ def pieces(text: str, words: int, overlap: int = 0) -> list[str]:
 
 
 def test_at_sentences_and_whole_ones():
-    text = "One two three. Four five! \"Six seven?\" Eight (nine ten.) Eleven"
+    text = 'One two three. Four five! "Six seven?" Eight (nine ten.) Eleven'
     assert pieces(text, 5) == ["One two three. Four five! ", '"Six seven?" Eight (nine ten.) ', "Eleven"]
     assert pieces(text, 100) == [text]
 
 
 def test_a_number_and_a_name_with_dots_are_no_ends():
-    assert pieces("It is 3.5 km to example.org and back. Then rest.", 9) == ["It is 3.5 km to example.org and back. ", "Then rest."]
+    assert pieces("It is 3.5 km to example.org and back. Then rest.", 9) == [
+        "It is 3.5 km to example.org and back. ",
+        "Then rest.",
+    ]
 
 
 def test_at_blank_lines_where_there_are_no_stops():
@@ -55,15 +58,34 @@ def test_a_word_of_many_letters_is_cut():
 
 
 OVERLAPS = {
-    "whole sentences": ("One two. Three four. Five six. Seven eight.", 4, 2,
-                        ["One two. Three four. ", "Three four. Five six. ", "Five six. Seven eight."]),
-    "none that is too long": ("One two three. Four five six. Seven.", 4, 2, ["One two three. ", "Four five six. Seven."]),
-    "none that leaves no room": ("One. Two three. Four five six seven.", 4, 3, ["One. Two three. ", "Four five six seven."]),
+    "whole sentences": (
+        "One two. Three four. Five six. Seven eight.",
+        4,
+        2,
+        ["One two. Three four. ", "Three four. Five six. ", "Five six. Seven eight."],
+    ),
+    "none that is too long": (
+        "One two three. Four five six. Seven.",
+        4,
+        2,
+        ["One two three. ", "Four five six. Seven."],
+    ),
+    "none that leaves no room": (
+        "One. Two three. Four five six seven.",
+        4,
+        3,
+        ["One. Two three. ", "Four five six seven."],
+    ),
     "words of a text without sentences": ("a b c d e f g h", 4, 1, ["a b c d ", "d e f g ", "g h"]),
     "not the whole passage before": ("One. Two. Three.", 1, 0, ["One. ", "Two. ", "Three."]),
     "not over a page": ("One two. Three.\fFour. Five.", 3, 2, ["One two. Three.\f", "Four. Five."]),
-    "not over a heading": ("# A\n\none two. three.\n\n# B\n\nfour five.", 5, 3, ["# A\n\none two. three.\n\n", "# B\n\nfour five."]),
-}  # fmt: skip
+    "not over a heading": (
+        "# A\n\none two. three.\n\n# B\n\nfour five.",
+        5,
+        3,
+        ["# A\n\none two. three.\n\n", "# B\n\nfour five."],
+    ),
+}
 
 
 @pytest.mark.parametrize("kind", OVERLAPS)
@@ -84,7 +106,9 @@ def test_thai_counts_five_characters_a_word_and_keeps_its_vowels():
     made = pieces(text, 1)
     assert "".join(made) == text
     assert len(made) > 4
-    assert not {one[0] for one in made} & set("\u0e30\u0e31\u0e32\u0e33\u0e34\u0e35\u0e36\u0e37\u0e38\u0e39\u0e47\u0e48\u0e49\u0e4a\u0e4c")
+    assert not {one[0] for one in made} & set(
+        "\u0e30\u0e31\u0e32\u0e33\u0e34\u0e35\u0e36\u0e37\u0e38\u0e39\u0e47\u0e48\u0e49\u0e4a\u0e4c"
+    )
 
 
 def test_marks_that_combine_and_joined_emoji_are_not_cut_off():
@@ -105,8 +129,10 @@ def test_headings_are_told_and_begin_a_passage_where_enough_stands_before():
     text = "Before.\n\n# A\n\na b c d e f.\n\n## B ##\ng h.\n\nSetext\n======\ni j k l."
     assert [one.title for one in headings(text)] == ["A", "B", "Setext"]
     assert [(text[one.begin : one.end].split()[0], one.heading) for one in split(text, Chunk(12))] == [
-        ("Before.", ""), ("##", "B"), ("Setext", "Setext"),
-    ]  # fmt: skip
+        ("Before.", ""),
+        ("##", "B"),
+        ("Setext", "Setext"),
+    ]
 
 
 def test_sections_of_few_words_stay_together():
@@ -168,7 +194,9 @@ def test_with_overlap_every_character_is_in_a_passage_and_none_is_too_long(text,
     for before, after in pairwise(passages):
         assert before.begin < after.begin <= before.end < after.end
         if after.begin < before.end:
-            assert count_words(text[after.begin : before.end]) <= chunk.overlap + 1  # a word may begin before a mark of its own
+            assert (
+                count_words(text[after.begin : before.end]) <= chunk.overlap + 1
+            )  # a word may begin before a mark of its own
     if text.strip():
         assert max(count_words(text[one.begin : one.end]) for one in passages) <= words + 1
 
@@ -199,7 +227,11 @@ def test_long_texts_take_time_in_proportion():
 def test_a_document_has_the_score_of_its_best_passage():
     documents = numbered(["a", "a", "b", "c", "c"])
     groups = group(np.array([0.1, 0.9, 0.5, 0.9, 0.2], np.float32), np.arange(5), documents, 3)
-    assert [(one.document, round(one.score, 3), one.rows) for one in groups] == [(0, 0.9, (1, 0)), (2, 0.9, (3, 4)), (1, 0.5, (2,))]
+    assert [(one.document, round(one.score, 3), one.rows) for one in groups] == [
+        (0, 0.9, (1, 0)),
+        (2, 0.9, (3, 4)),
+        (1, 0.5, (2,)),
+    ]
 
 
 def test_or_the_sum_of_all():
@@ -220,15 +252,20 @@ def plain(scores: np.ndarray, parents: list[int], k: int, by: str) -> list[tuple
         totals.setdefault(parent, []).append(float(scores[row]))
     value = {parent: max(all_) if by == "best" else sum(all_) for parent, all_ in totals.items()}
     rows = range(len(parents))
-    best = {parent: min(row for row in rows if parents[row] == parent and scores[row] == max(totals[parent])) for parent in value}
+    best = {
+        parent: min(row for row in rows if parents[row] == parent and scores[row] == max(totals[parent]))
+        for parent in value
+    }
     first = best if by == "best" else {parent: parents.index(parent) for parent in value}
     return [(parent, value[parent]) for parent in sorted(value, key=lambda parent: (-value[parent], first[parent]))][:k]
 
 
 @given(
     rows=st.lists(st.tuples(st.sampled_from([0.0, 0.25, 0.5, -0.5, 1.0]), st.integers(0, 6)), min_size=1, max_size=40),
-    k=st.integers(1, 9), by=st.sampled_from(["best", "sum"]), seed=st.integers(0, 99),
-)  # fmt: skip
+    k=st.integers(1, 9),
+    by=st.sampled_from(["best", "sum"]),
+    seed=st.integers(0, 99),
+)
 def test_k_documents_are_the_k_best_whatever_the_order_of_the_rows(rows, k, by, seed):
     parents = sorted(parent for _, parent in rows)
     documents = numbered([str(parent) for parent in parents])
@@ -251,6 +288,8 @@ def test_more_passages_are_asked_for_until_there_are_enough_documents(parents, k
         return scores[rows], rows
 
     found = best_documents(search, documents, k, len(documents))
-    assert [one.document for one in found] == [one.document for one in group(scores, np.arange(len(scores)), documents, k)]
+    assert [one.document for one in found] == [
+        one.document for one in group(scores, np.arange(len(scores)), documents, k)
+    ]
     assert len(found) == min(k, len(set(parents)))
     assert max(asked) <= len(documents)

@@ -33,7 +33,10 @@ KINDS, SIZE, MOVED = 8, 45, 60
 
 @pytest.fixture(scope="module")
 def columns():
-    """Vectors of 360 documents of eight kinds in two columns. The first 60 stand elsewhere in the second, the others nearly do not move."""
+    """Vectors of 360 documents of eight kinds in two columns.
+
+    The first 60 stand elsewhere in the second, the others nearly do not move.
+    """
     random = np.random.default_rng(0)
     middles, kinds = 2.5 * random.normal(size=(KINDS, 24)), random.integers(KINDS, size=KINDS * SIZE)
     first = middles[kinds] + random.normal(size=(KINDS * SIZE, 24))
@@ -53,7 +56,10 @@ def alone(columns):
     """umap-learn's own map of each column."""
     import umap
 
-    return [umap.UMAP(metric="cosine", random_state=seed, n_jobs=1).fit_transform(column) for seed, column in enumerate(columns.values())]
+    return [
+        umap.UMAP(metric="cosine", random_state=seed, n_jobs=1).fit_transform(column)
+        for seed, column in enumerate(columns.values())
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +84,9 @@ def copy(collection, tmp_path):
 
 
 def files(collection) -> list[str]:
-    return sorted(path.name for model in collection.models for path in (collection.folder / model).iterdir() if "map" in path.name)
+    return sorted(
+        path.name for model in collection.models for path in (collection.folder / model).iterdir() if "map" in path.name
+    )
 
 
 def test_a_map_keeps_neighbours_as_umap_learn_does(columns, made, alone):
@@ -149,12 +157,15 @@ def test_copies_groups_without_links_and_fewer_documents_than_neighbours(columns
     assert np.isfinite(few.points).all()
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"dims": 4}, "2 or 3 dimensions, got 4"),
-    ({"neighbours": 1}, "from 2 to 200, got 1"),
-    ({"min_dist": float("nan")}, "min_dist must be from 0 to 1, got nan"),
-    ({"seed": -1}, "seed must be from 0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dims": 4}, "2 or 3 dimensions, got 4"),
+        ({"neighbours": 1}, "from 2 to 200, got 1"),
+        ({"min_dist": float("nan")}, "min_dist must be from 0 to 1, got nan"),
+        ({"seed": -1}, "seed must be from 0"),
+    ],
+)
 def test_settings_that_make_no_map_are_refused(columns, options, message):
     with pytest.raises(GraceError, match=message):
         make_maps(columns, **options)
@@ -191,7 +202,9 @@ def test_a_preview_is_pca_turned_to_the_first_column(columns):
     expected = PCA(2).fit_transform(exact)
     expected /= np.sqrt((expected**2).sum(axis=1).mean())
     assert displacement(expected, found["first"], turn=True).max() < 1e-3
-    assert np.median(displacement(*found.values())[MOVED:]) < 0.3  # two axes of eight kinds are not those of the other column
+    assert (
+        np.median(displacement(*found.values())[MOVED:]) < 0.3
+    )  # two axes of eight kinds are not those of the other column
     assert preview({"a": np.ones((3, 1))}, 3)["a"].tolist() == [[0, 0, 0]] * 3
 
 
@@ -265,7 +278,13 @@ def test_a_map_of_other_vectors_or_a_damaged_one_is_as_good_as_none(copy):
     assert load_map(index) is None
     x = table["x"].to_numpy().copy()
     x[3] = np.nan
-    damaged = [whole[:200], b"", table.replace_schema_metadata(None), table.drop_columns("y"), table.set_column(1, "x", [x])]
+    damaged = [
+        whole[:200],
+        b"",
+        table.replace_schema_metadata(None),
+        table.drop_columns("y"),
+        table.set_column(1, "x", [x]),
+    ]
     for content in damaged:
         if isinstance(content, bytes):
             path.write_bytes(content)
@@ -325,7 +344,10 @@ def test_the_command_maps_one_model_and_refuses_what_it_cannot_map(grace, copy):
     status, out, _ = grace("map", copy.folder, "--model", "second", "--json")
     result = json.loads(out)
     assert (status, result["displacement_ratio"], result["overlap"]) == (0, None, {})
-    for options, message in ((("--model", "third"), "no index of model 'third'"), (("--dims", "4"), "2 or 3 dimensions")):
+    for options, message in (
+        (("--model", "third"), "no index of model 'third'"),
+        (("--dims", "4"), "2 or 3 dimensions"),
+    ):
         status, out, err = grace("map", copy.folder, *options)
         assert (status, out) == (2, "")
         assert message in err

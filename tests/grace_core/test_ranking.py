@@ -31,14 +31,20 @@ def few():
 
 def in_order(vectors: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
     """Rows by a plain sort of plain sums."""
-    scores = [[float(np.float32(sum(float(a) * float(b) for a, b in zip(v, q, strict=True)))) for v in vectors] for q in queries]
+    scores = [
+        [float(np.float32(sum(float(a) * float(b) for a, b in zip(v, q, strict=True)))) for v in vectors]
+        for q in queries
+    ]
     return np.array([sorted(range(len(vectors)), key=lambda row: (-mine[row], row))[:k] for mine in scores])
 
 
 @pytest.mark.parametrize("dim", [1, 7, 24, 256, 333])
 def test_a_score_does_not_depend_on_what_is_scored_along_with_it(dim, monkeypatch):
     rng = np.random.default_rng(dim)
-    vectors, queries = rng.standard_normal((70, dim)).astype(np.float32), rng.standard_normal((5, dim)).astype(np.float32)
+    vectors, queries = (
+        rng.standard_normal((70, dim)).astype(np.float32),
+        rng.standard_normal((5, dim)).astype(np.float32),
+    )
     alone = np.array([[dots(vector[None], query)[0] for vector in vectors] for query in queries])
     np.testing.assert_allclose(alone, queries.astype(np.float64) @ vectors.T.astype(np.float64), rtol=1e-6, atol=1e-6)
     places = rng.integers(0, 70, (5, 30))
@@ -85,7 +91,9 @@ def test_hnsw_gives_the_first_of_the_copies_that_it_finds(few):
     for k in (1, 5, 10):
         scores, rows = opened.search(queries, k)
         np.testing.assert_array_equal(rows, wide[:, :k])
-        np.testing.assert_array_equal(scores, [opened.scores(query, some) for query, some in zip(queries, rows, strict=True)])
+        np.testing.assert_array_equal(
+            scores, [opened.scores(query, some) for query, some in zip(queries, rows, strict=True)]
+        )
         for mine in rows:
             there = mine[np.isin(mine, copies)]
             np.testing.assert_array_equal(there, copies[: len(there)])
@@ -128,7 +136,8 @@ def test_copies_are_found_among_rows_with_one_key(monkeypatch):
     assert not ann.Copies.of(vectors[[0, 1, 2, 3]])
 
 
-# --- in a collection --------------------------------------------------------------------------------------------------------
+# --- in a collection
+# --------------------------------------------------------------------------------------------------------
 
 COPY = "The river rises in the mountains and flows."
 
@@ -166,14 +175,20 @@ def test_search_explanation_and_what_if_give_one_rank(explainer, kind):
         assert rank(scores, row) == place + 1
         same = explainer.what_if(query, row)
         assert (same.old_rank, same.rank, same.passed, same.passed_by) == (place + 1, place + 1, [], [])
-    assert [why.score for why in explainer.why(COPY, rows[:3])] == explainer.index.scores(explainer.query_vector(COPY), rows[:3]).tolist()
+    assert [why.score for why in explainer.why(COPY, rows[:3])] == explainer.index.scores(
+        explainer.query_vector(COPY), rows[:3]
+    ).tolist()
     lifted = explainer.what_if(query, rows[40], text=COPY, rationale=index.rationale_ids[rows[0]])
     assert lifted.score == pytest.approx(scores[rows[0]], abs=1e-6)
 
 
 def test_metrics_count_the_first_of_equal_documents(explainer):
     index, model = explainer.index, explainer.model
-    assert evaluate_index(index, model, {"q": COPY})["q"] == [index.ids[row] for row in index.search(explainer.query_vector(COPY))[1][0]]
+    assert evaluate_index(index, model, {"q": COPY})["q"] == [
+        index.ids[row] for row in index.search(explainer.query_vector(COPY))[1][0]
+    ]
     for query in (COPY, "river mountains", "zebra"):
         ranking = bm25(index.collection.corpus, {"q": query})["q"]
-        assert ranking == (index.ids[:10] if query == "zebra" else [f"d{row}" for row in range(50) if row % 5 not in (1, 3)][:10])
+        assert ranking == (
+            index.ids[:10] if query == "zebra" else [f"d{row}" for row in range(50) if row % 5 not in (1, 3)][:10]
+        )

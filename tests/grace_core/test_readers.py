@@ -57,7 +57,9 @@ def test_bom_crlf_and_blank_lines(tmp_path):
     assert texts(path) == [("1", "", "x"), ("2", "", "y")]
     path = write(tmp_path / "c.csv", b"\xef\xbb\xbfid,text\r\n\r\n1,x\r\n \r\n2,y\r\n")
     assert texts(path) == [("1", "", "x"), ("2", "", "y")]
-    path = write(tmp_path / "c.json", b'\xef\xbb\xbf\r\n[\r\n{"id": 1, "text": "x"} ,\r\n\r\n{"id": 2, "text": "y"}\r\n]\r\n')
+    path = write(
+        tmp_path / "c.json", b'\xef\xbb\xbf\r\n[\r\n{"id": 1, "text": "x"} ,\r\n\r\n{"id": 2, "text": "y"}\r\n]\r\n'
+    )
     assert texts(path) == [("1", "", "x"), ("2", "", "y")]
     path = write(tmp_path / "c.txt", b"\xef\xbb\xbfx\r\n\r\n \ny z")
     assert texts(path) == [("1", "", "x"), ("2", "", "y z")]
@@ -68,7 +70,10 @@ def test_line_separators_of_unicode_do_not_split_lines(tmp_path):
 
 
 def test_json_array_read_piece_by_piece(tmp_path):
-    rows = [{"_id": str(i), "text": f"ünï {i} " + '{[,]}"\\' * (i % 50) + ("z" * 300_000 if i == 500 else "")} for i in range(2000)]
+    rows = [
+        {"_id": str(i), "text": f"ünï {i} " + '{[,]}"\\' * (i % 50) + ("z" * 300_000 if i == 500 else "")}
+        for i in range(2000)
+    ]
     for indent in (None, 2):
         path = write(tmp_path / "c.json", json.dumps(rows, indent=indent, ensure_ascii=False))
         assert texts(path) == [(row["_id"], "", row["text"]) for row in rows]
@@ -79,7 +84,9 @@ def test_csv_and_tsv(tmp_path, suffix, delimiter):
     path = tmp_path / f"c.{suffix}"
     with path.open("w", newline="", encoding="utf-8") as file:
         out = csv.writer(file, delimiter=delimiter)
-        out.writerows([["", "doc_id", "Title", "Body", "year"], ["0", "a", "T", 'x,\t"y"\nz', "1999"], ["1", "b", "", "", ""]])
+        out.writerows(
+            [["", "doc_id", "Title", "Body", "year"], ["0", "a", "T", 'x,\t"y"\nz', "1999"], ["1", "b", "", "", ""]]
+        )
     corpus = read_corpus(path)
     assert corpus.documents[0] == Document("a", "T", 'x,\t"y"\nz', {"column_1": 0, "year": 1999})
     assert corpus.documents[1] == Document("b", "", "", {"column_1": 1, "year": None})
@@ -116,7 +123,12 @@ def test_parquet(tmp_path):
     pq.write_table(table, path)
     corpus = read_corpus(path)
     assert [(d.id, d.title, d.text) for d in corpus.documents] == [("1", "T", ""), ("2", "", "x"), ("3", "U", "y")]
-    assert corpus.documents[0].metadata == {"day": datetime.date(2020, 1, 2), "price": 1.5, "rate": None, "embedding": [1.0]}
+    assert corpus.documents[0].metadata == {
+        "day": datetime.date(2020, 1, 2),
+        "price": 1.5,
+        "rate": None,
+        "embedding": [1.0],
+    }
     assert corpus.documents[1].metadata["rate"] == 0.5
     assert corpus.documents[2].metadata["rate"] is None
     assert corpus.fields == ["day", "price", "rate", "embedding"]
@@ -139,7 +151,12 @@ def test_parquet_over_several_batches(tmp_path):
 
 
 def test_numbers_become_text_and_ids(tmp_path):
-    path = jsonl(tmp_path / "c.jsonl", {"id": 7, "title": 1.5, "text": 42}, {"id": 8.0, "text": float("nan")}, {"id": 0.5, "text": None})
+    path = jsonl(
+        tmp_path / "c.jsonl",
+        {"id": 7, "title": 1.5, "text": 42},
+        {"id": 8.0, "text": float("nan")},
+        {"id": 0.5, "text": None},
+    )
     assert texts(path) == [("7", "1.5", "42"), ("8", "", ""), ("0.5", "", "")]
 
 
@@ -149,7 +166,10 @@ def test_empty_documents_stay(tmp_path):
 
 
 def test_nul_and_unpaired_surrogates(tmp_path):
-    path = write(tmp_path / "c.jsonl", r'{"text": "a\u0000b\ud83dc\ud83d\ude00", "title": "\udc00", "m": "\ud800", "k\ud800": 1}' + "\n")
+    path = write(
+        tmp_path / "c.jsonl",
+        r'{"text": "a\u0000b\ud83dc\ud83d\ude00", "title": "\udc00", "m": "\ud800", "k\ud800": 1}' + "\n",
+    )
     document = read_corpus(path).documents[0]
     assert (document.title, document.text) == ("\ufffd", "ab\ufffdc\U0001f600")
     assert document.metadata == {"m": "\ufffd", "k\ufffd": 1}
@@ -165,8 +185,16 @@ def test_suffix_in_any_case(tmp_path):
 
 def test_guess_columns():
     assert guess_columns(["ID", "Headline", "CONTENT"]) == {"id": "ID", "title": "Headline", "text": "CONTENT"}
-    assert guess_columns(["id", "_id", "body", "text", "name", "title"]) == {"id": "_id", "title": "title", "text": "text"}
-    assert guess_columns(["document_id", " Document ", "x"]) == {"id": "document_id", "title": None, "text": " Document "}
+    assert guess_columns(["id", "_id", "body", "text", "name", "title"]) == {
+        "id": "_id",
+        "title": "title",
+        "text": "text",
+    }
+    assert guess_columns(["document_id", " Document ", "x"]) == {
+        "id": "document_id",
+        "title": None,
+        "text": " Document ",
+    }
     assert guess_columns(["Text", "text"])["text"] == "Text"
     assert guess_columns([]) == {"id": None, "title": None, "text": None}
     for role, usual in readers.COLUMN_NAMES.items():
@@ -229,7 +257,11 @@ def test_preview(tmp_path):
     assert head.mapping == {"id": "id", "title": None, "text": "body"}
     assert head.rows == [{"id": 0, "body": "t0", "year": 1990}, {"id": 1, "body": "t1", "year": 1991}]
     assert len(preview(path).rows) == 5
-    assert preview(path, columns={"title": "body", "text": "year"}).mapping == {"id": "id", "title": "body", "text": "year"}
+    assert preview(path, columns={"title": "body", "text": "year"}).mapping == {
+        "id": "id",
+        "title": "body",
+        "text": "year",
+    }
     assert preview(path, columns={"text": ""}).mapping["text"] is None
 
 
@@ -237,8 +269,15 @@ def test_preview_of_every_format(tmp_path):
     pq.write_table(pa.table({"text": ["x", "y"]}), tmp_path / "c.parquet")
     contents = {"csv": "text\nx\ny\n", "tsv": "text\nx\ny\n", "txt": "x\ny\n", "json": '[{"text": "x"}, {"text": "y"}]'}
     paths = [write(tmp_path / f"c.{suffix}", content) for suffix, content in contents.items()]
-    for path in [*paths, tmp_path / "c.parquet", jsonl(tmp_path / "corpus.jsonl", {"text": "x"}, {"text": "y"}), tmp_path]:
-        assert preview(path, 1) == readers.Preview(["text"], {"id": None, "title": None, "text": "text"}, [{"text": "x"}])
+    for path in [
+        *paths,
+        tmp_path / "c.parquet",
+        jsonl(tmp_path / "corpus.jsonl", {"text": "x"}, {"text": "y"}),
+        tmp_path,
+    ]:
+        assert preview(path, 1) == readers.Preview(
+            ["text"], {"id": None, "title": None, "text": "text"}, [{"text": "x"}]
+        )
 
 
 def test_preview_without_a_text_column_is_no_error(tmp_path):
@@ -247,7 +286,8 @@ def test_preview_without_a_text_column_is_no_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("suffix", "row"), [("jsonl", '{"text": "x"}\n'), ("json", '{"text": "x"},\n'), ("csv", "text\n"), ("txt", "text\n")]
+    ("suffix", "row"),
+    [("jsonl", '{"text": "x"}\n'), ("json", '{"text": "x"},\n'), ("csv", "text\n"), ("txt", "text\n")],
 )
 def test_preview_reads_the_head_only(tmp_path, suffix, row):
     path = write(tmp_path / f"c.{suffix}", (b"[" if suffix == "json" else b"") + row.encode() * 100_000 + b"\xff\n")
@@ -269,13 +309,17 @@ def test_preview_errors(tmp_path):
 
 
 def test_hugging_face_dataset(tmp_path, monkeypatch):
-    """load_dataset takes owner/name for a local folder if there is one; with :config no file has that name, so it is asked."""
-    readme = (
-        "---\nconfigs:\n- config_name: small\n  data_files:\n  - split: train\n    path: a.jsonl\n  - split: test\n    path: b.jsonl\n---\n"
-    )
+    """load_dataset takes owner/name for a local folder if there is one; with :config no file has that name,
+    so it is asked.
+    """
+    files = "  - split: train\n    path: a.jsonl\n  - split: test\n    path: b.jsonl\n"
+    readme = f"---\nconfigs:\n- config_name: small\n  data_files:\n{files}---\n"
     folder = tmp_path / "owner" / "name"
     write(folder / "README.md", readme)
-    jsonl(folder / "a.jsonl", *({"_id": str(i), "title": "T", "text": f"t{i}", "year": i, "tags": ["x"]} for i in range(3)))
+    jsonl(
+        folder / "a.jsonl",
+        *({"_id": str(i), "title": "T", "text": f"t{i}", "year": i, "tags": ["x"]} for i in range(3)),
+    )
     jsonl(folder / "b.jsonl", {"_id": "9", "text": "nine"}, {"_id": "9", "text": "again"})
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -304,7 +348,9 @@ def test_hugging_face_offline(tmp_path):
         "    except ValueError as error: print(type(error).__name__, error)\n"
     )
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+    )
     lines = done.stdout.splitlines()
     assert len(lines) == 2
     for line in lines:
@@ -336,7 +382,9 @@ def test_json_round_trip(tmp_path, rows, ascii_only, suffix):
     else:
         content = "\n".join(json.dumps(o, ensure_ascii=ascii_only) for o in objects)
     corpus = read_corpus(write(tmp_path / f"c.{suffix}", content))
-    assert corpus.documents == [Document(str(i), *map(expected, (a, b)), {"extra": expected(c)}) for i, (a, b, c) in enumerate(rows)]
+    assert corpus.documents == [
+        Document(str(i), *map(expected, (a, b)), {"extra": expected(c)}) for i, (a, b, c) in enumerate(rows)
+    ]
 
 
 @PROPERTY
@@ -358,7 +406,9 @@ def test_parquet_round_trip(tmp_path, rows):
     titles, bodies, extras = zip(*rows, strict=True)
     pq.write_table(pa.table({"title": titles, "text": bodies, "extra": extras}), tmp_path / "c.parquet")
     corpus = read_corpus(tmp_path / "c.parquet")
-    assert corpus.documents == [Document(str(i), *map(expected, (a, b)), {"extra": expected(c)}) for i, (a, b, c) in enumerate(rows, 1)]
+    assert corpus.documents == [
+        Document(str(i), *map(expected, (a, b)), {"extra": expected(c)}) for i, (a, b, c) in enumerate(rows, 1)
+    ]
 
 
 @PROPERTY
@@ -371,9 +421,15 @@ def test_any_json_string_gives_text_that_utf8_can_hold(tmp_path, text):
 
 
 @settings(PROPERTY, max_examples=150)
-@given(content=st.binary(max_size=80), suffix=st.sampled_from(["jsonl", "json", "csv", "tsv", "txt", "parquet"]), head=st.booleans())
+@given(
+    content=st.binary(max_size=80),
+    suffix=st.sampled_from(["jsonl", "json", "csv", "tsv", "txt", "parquet"]),
+    head=st.booleans(),
+)
 def test_any_bytes_give_documents_or_one_clear_error(tmp_path, content, suffix, head):
-    start = {"jsonl": b'{"text": "x"}\n', "json": b'[{"text": "x"},', "csv": b"id,text\n", "tsv": b"id\ttext\n"}.get(suffix, b"")
+    start = {"jsonl": b'{"text": "x"}\n', "json": b'[{"text": "x"},', "csv": b"id,text\n", "tsv": b"id\ttext\n"}.get(
+        suffix, b""
+    )
     path = write(tmp_path / f"c.{suffix}", (start if head else b"") + content)
     try:
         ids, message = [d.id for d in read_corpus(path).documents], ""

@@ -21,7 +21,10 @@ PAGES = {
     "headings": ("<h1>One <b>two</b></h1>x<h3> Three\n</h3><h2></h2>y", "# One two\n\nx\n\n### Three\n\ny"),
     "preformatted": ("<p>a<pre>\nx\n  y\n\nz</pre>b", "a\n\nx\n  y\n\nz\n\nb"),
     "entities": ("&lt;b&gt; &amp; &nbsp;&#8364; &eacute;&hellip;", "<b> & \xa0€ é…"),
-    "scripts and styles": ("a<script>if (1 < 2) '<p>bad</p>'</script><style>p {}</style><noscript>off</noscript> b", "a b"),
+    "scripts and styles": (
+        "a<script>if (1 < 2) '<p>bad</p>'</script><style>p {}</style><noscript>off</noscript> b",
+        "a b",
+    ),
     "drawings and templates": ("<svg><title>no</title><text>x</text></svg><template><p>y</p></template>z", "z"),
     "comments": ("a<!-- <p>x</p> -->b<!doctype html>c", "abc"),
     "a form with choices": ("<form><label>Name</label> <select><option>a<option>b</select></form>", "Name\na\nb"),
@@ -64,7 +67,10 @@ ENCODINGS = {
     "a mark before it": (b"\xef\xbb\xbf" + "<p>Zürich €".encode(), 0),
     "utf-16 with a mark": ("<p>Zürich €".encode("utf-16"), 0),
     "declared": ('<meta charset="windows-1252"><p>Zürich €'.encode("cp1252"), 0),
-    "declared the old way": ('<meta http-equiv=content-type content="text/html; charset=iso-8859-15"><p>Zürich €'.encode("iso8859-15"), 0),
+    "declared the old way": (
+        '<meta http-equiv=content-type content="text/html; charset=iso-8859-15"><p>Zürich €'.encode("iso8859-15"),
+        0,
+    ),
     "latin-1 is windows-1252": ("<meta charset=latin1><p>Zürich €".encode("cp1252"), 0),
     "of xhtml": ('<?xml version="1.0" encoding="windows-1252"?><html><p>Zürich €</p></html>'.encode("cp1252"), 0),
     "none, and not utf-8": ("<p>Zürich €".encode("cp1252"), 1),
@@ -100,8 +106,11 @@ def test_files(tmp_path):
     write(tmp_path / "d.xhtml", '<?xml version="1.0"?><html><body><h1>Third</h1></body></html>')
     write(tmp_path / "e.md", "# Fourth\n\nFour.")
     assert texts(tmp_path) == [
-        ("a.html", "First", "One."), ("b/c.htm.gz", "c", "Two."), ("d.xhtml", "Third", "# Third"), ("e.md", "Fourth", "\nFour."),
-    ]  # fmt: skip
+        ("a.html", "First", "One."),
+        ("b/c.htm.gz", "c", "Two."),
+        ("d.xhtml", "Third", "# Third"),
+        ("e.md", "Fourth", "\nFour."),
+    ]
 
 
 def test_what_is_no_page_is_refused(tmp_path):
@@ -110,7 +119,11 @@ def test_what_is_no_page_is_refused(tmp_path):
 
 
 def test_a_page_beyond_the_limit_is_refused(tmp_path):
-    fails(write(tmp_path / "a.html", b"<p>" + b"x" * (16 * 1024 * 1024)), "a.html is longer than 16,777,216 bytes", "split it")
+    fails(
+        write(tmp_path / "a.html", b"<p>" + b"x" * (16 * 1024 * 1024)),
+        "a.html is longer than 16,777,216 bytes",
+        "split it",
+    )
 
 
 def test_markup_is_text_to_nobody_else(tmp_path):

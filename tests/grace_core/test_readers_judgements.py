@@ -70,7 +70,11 @@ def test_malformed_qrels(tmp_path, line, part):
 def test_qrels_other_errors(tmp_path):
     fails(beir(tmp_path, {"qrels.tsv": HEADER + "q1\td1\t1\nq1\td1\t2\n"}), "line 3", "'q1'", "'d1'", "two scores")
     fails(beir(tmp_path, {"qrels.tsv": HEADER.encode() + b"q1\t\xff\t1\n"}), "qrels.tsv, line 2", "UTF-8")
-    fails(beir(tmp_path, {"qrels.tsv": "q1 Q0 d1 1 0.5 run\n"}), "qrels.tsv, line 1", "6 fields, as the run of a search has")
+    fails(
+        beir(tmp_path, {"qrels.tsv": "q1 Q0 d1 1 0.5 run\n"}),
+        "qrels.tsv, line 1",
+        "6 fields, as the run of a search has",
+    )
 
 
 def test_malformed_queries(tmp_path):
@@ -100,7 +104,9 @@ def test_an_id_of_two_different_queries_is_left_out_and_told(tmp_path):
 
 
 def test_other_columns_of_queries_are_told(tmp_path):
-    corpus = read_corpus(beir(tmp_path, {}, [{"_id": "q1", "text": "x", "metadata": {}, "topic": "rivers", "facets": ["a"]}]))
+    corpus = read_corpus(
+        beir(tmp_path, {}, [{"_id": "q1", "text": "x", "metadata": {}, "topic": "rivers", "facets": ["a"]}])
+    )
     left_out = "columns 'topic', 'facets' of the queries are left out: only id, text and split are kept"
     assert corpus.notes == [f"{tmp_path}/queries.jsonl: {left_out}"]
 
@@ -143,7 +149,9 @@ def test_judgements_in_many_forms(tmp_path, content, name):
 
 
 def test_grades_that_are_no_whole_numbers_and_negative_ones(tmp_path):
-    qrels = read_corpus(beir(tmp_path, {"qrels.tsv": HEADER + "q1\td1\t0.5\nq1\td2\t-1\nq2\td2\t1.0\n"})).judgements.qrels
+    qrels = read_corpus(
+        beir(tmp_path, {"qrels.tsv": HEADER + "q1\td1\t0.5\nq1\td2\t-1\nq2\td2\t1.0\n"})
+    ).judgements.qrels
     assert qrels == {"q1": {"d1": 0.5, "d2": -1}, "q2": {"d2": 1}}
     assert type(qrels["q2"]["d2"]) is int
 
@@ -162,7 +170,9 @@ def test_packed_folders(tmp_path):
     write(tmp_path / "qrels" / "test.tsv.gz", gzip.compress(HEADER.encode() + b"q2\td1\t1\n"))
     corpus = read_corpus(tmp_path)
     assert len(corpus.documents) == 3
-    assert corpus.judgements == readers.Judgements({"q1": "one", "q2": "two"}, {"q2": {"d1": 1}}, {"q1": "dev", "q2": "test"})
+    assert corpus.judgements == readers.Judgements(
+        {"q1": "one", "q2": "two"}, {"q2": {"d1": 1}}, {"q1": "dev", "q2": "test"}
+    )
 
 
 def test_what_does_not_fit_together_is_counted_and_told(tmp_path):
@@ -205,7 +215,9 @@ def test_a_query_of_two_splits_stays_in_the_first(tmp_path):
     files = {"qrels/test.tsv": HEADER + "q2\td1\t1\n", "qrels/train.tsv": HEADER + "q2\td2\t1\nq2\td3\t1\n"}
     corpus = read_corpus(beir(tmp_path, files, QUERIES))
     assert corpus.judgements.splits["q2"] == "test"
-    assert told(corpus, "train.tsv: queries that are judged here and belong to another split stay in that: 1 query, in line 2")
+    assert told(
+        corpus, "train.tsv: queries that are judged here and belong to another split stay in that: 1 query, in line 2"
+    )
 
 
 def test_a_limit_tells_what_it_leaves_out(tmp_path):

@@ -1,4 +1,6 @@
-"""What a file is by its first bytes, gzip, folders of files, and nested values: read, or said what it is and what to do."""
+"""What a file is by its first bytes, gzip, folders of files, and nested values: read, or said what it is and
+what to do.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,7 @@ KINDS = {
     "npy": (b"\x93NUMPY\x01\0", "a NumPy array", "export its rows"),
     "html": (b"\n<!DOCTYPE html>\n<html><p>x</html>", "an HTML page", "give it the ending .html"),
     "xml": (b"\xef\xbb\xbf<?xml version='1.0'?><a/>", "an XML file", "extract its text first"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -114,9 +116,13 @@ def test_text_that_begins_like_another_kind_is_text(tmp_path, text):
 # gzip
 
 CONTENTS = {
-    "jsonl": '{"text": "x"}\n{"text": "y"}\n', "ndjson": '{"text": "x"}\n{"text": "y"}\n', "json": '[{"text": "x"}, {"text": "y"}]',
-    "csv": "text\nx\ny\n", "tsv": "text\nx\ny\n", "txt": "x\ny\n",
-}  # fmt: skip
+    "jsonl": '{"text": "x"}\n{"text": "y"}\n',
+    "ndjson": '{"text": "x"}\n{"text": "y"}\n',
+    "json": '[{"text": "x"}, {"text": "y"}]',
+    "csv": "text\nx\ny\n",
+    "tsv": "text\nx\ny\n",
+    "txt": "x\ny\n",
+}
 
 
 @pytest.mark.parametrize("suffix", CONTENTS)
@@ -229,9 +235,13 @@ def test_a_folder_of_parquet_parts(tmp_path):
     write(tmp_path / "README.md", "# About")
     corpus = read_corpus(tmp_path)
     assert [(d.id, d.metadata) for d in corpus.documents] == [
-        ("0a", {"year": "2019"}), ("0b", {"year": "2019"}), ("1a", {"year": "2020", "more": 1}), ("1b", {"year": "2020", "more": 2}),
-        ("2a", {"year": None, "more": 1}), ("2b", {"year": None, "more": 2}),
-    ]  # fmt: skip
+        ("0a", {"year": "2019"}),
+        ("0b", {"year": "2019"}),
+        ("1a", {"year": "2020", "more": 1}),
+        ("1b", {"year": "2020", "more": 2}),
+        ("2a", {"year": None, "more": 1}),
+        ("2b", {"year": None, "more": 2}),
+    ]
     assert corpus.notes[0].startswith(f"{tmp_path}: 3 Parquet files are read: year=2019/part-0.parquet, ")
     pq.write_table(pa.table({"id": ["0a"], "text": ["z"]}), tmp_path / "year=2020" / "part-1.parquet")
     fails(tmp_path, "row 5", "'0a'", "row 1")
@@ -243,22 +253,38 @@ def test_a_folder_of_parquet_parts(tmp_path):
 def test_lists_keep_their_items_and_what_is_nested_deeper_is_kept_as_json(tmp_path):
     table = pa.table(
         {
-            "text": ["x", "y"], "tags": [["a", "ä"], []], "meta": [{"a": 1, "b": [None]}, None], "many": [[{"k": "v"}], None],
-            "map": pa.array([[("k", 1)], None], pa.map_(pa.string(), pa.int64())), "vector": [[0.5] * 100, None],
-            "fixed": pa.array([[0.5] * 65] * 2, pa.list_(pa.float32(), 65)), "few": [[0.5, 1.0], None], "blobs": [[b"x"], None],
-            "bytes": [b"x", None], "dotted.name": ["u", "v"],
+            "text": ["x", "y"],
+            "tags": [["a", "ä"], []],
+            "meta": [{"a": 1, "b": [None]}, None],
+            "many": [[{"k": "v"}], None],
+            "map": pa.array([[("k", 1)], None], pa.map_(pa.string(), pa.int64())),
+            "vector": [[0.5] * 100, None],
+            "fixed": pa.array([[0.5] * 65] * 2, pa.list_(pa.float32(), 65)),
+            "few": [[0.5, 1.0], None],
+            "blobs": [[b"x"], None],
+            "bytes": [b"x", None],
+            "dotted.name": ["u", "v"],
         }
-    )  # fmt: skip
+    )
     pq.write_table(table, tmp_path / "c.parquet")
     corpus = read_corpus(tmp_path / "c.parquet")
     assert corpus.documents[0].metadata == {
-        "tags": ["a", "ä"], "meta": '{"a": 1, "b": [null]}', "many": '[{"k": "v"}]', "map": '[["k", 1]]',
-        "few": [0.5, 1.0], "dotted.name": "u",
-    }  # fmt: skip
+        "tags": ["a", "ä"],
+        "meta": '{"a": 1, "b": [null]}',
+        "many": '[{"k": "v"}]',
+        "map": '[["k", 1]]',
+        "few": [0.5, 1.0],
+        "dotted.name": "u",
+    }
     told = "\n".join(corpus.notes)
-    for part in ("'vector' (list<element: double>) is left out: vectors of 100", "'fixed' (", "'bytes' (binary) is left out",
-                 "'blobs' is left out",
-                 "'meta' holds objects or nested lists, which are kept as JSON: 1 value", "'map' holds"):  # fmt: skip
+    for part in (
+        "'vector' (list<element: double>) is left out: vectors of 100",
+        "'fixed' (",
+        "'bytes' (binary) is left out",
+        "'blobs' is left out",
+        "'meta' holds objects or nested lists, which are kept as JSON: 1 value",
+        "'map' holds",
+    ):
         assert part in told
     assert "'tags'" not in told
     assert set(corpus.documents[1].metadata.values()) == {None, "v"}

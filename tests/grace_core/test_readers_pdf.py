@@ -61,7 +61,9 @@ def test_a_page_that_cannot_be_read_is_told_and_the_others_are_kept(tmp_path):
     path = write(tmp_path / "a.pdf", pdf(["x", "y"], contents=[many, b"BT /F1 11 Tf (Fine.) Tj ET"], packed=True))
     corpus = read_corpus(path)
     assert corpus.documents[0].text == "\fFine."
-    assert f"PDF pages that cannot be read are left out: 1 page, in {path}, page 1 (LimitReachedError" in corpus.notes[0]
+    assert (
+        f"PDF pages that cannot be read are left out: 1 page, in {path}, page 1 (LimitReachedError" in corpus.notes[0]
+    )
 
 
 def locked(user: str) -> bytes:
@@ -104,7 +106,9 @@ def test_a_folder_keeps_the_others_and_tells_of_each_that_is_left_out(tmp_path):
     write(tmp_path / "d.pdf", locked("secret"))
     corpus = read_corpus(tmp_path)
     assert [document.id for document in corpus.documents] == ["a.txt", "c.pdf"]
-    assert [note.split(" is ")[0] for note in corpus.notes] == [f"left out: {tmp_path / name}" for name in ("b.pdf", "d.pdf")]
+    assert [note.split(" is ")[0] for note in corpus.notes] == [
+        f"left out: {tmp_path / name}" for name in ("b.pdf", "d.pdf")
+    ]
     for number in range(30):
         write(tmp_path / f"e{number}.pdf", b"%PDF-1.4\n")
     notes = read_corpus(tmp_path).notes
@@ -127,16 +131,24 @@ def test_an_address_is_refused():
 
 def form(name: bytes) -> bytes:
     """A form that draws itself."""
-    head = b"<< /Type /XObject /Subtype /Form /BBox [0 0 1 1] /Resources << /XObject << /%s 5 0 R >> >> /Length 6 >>" % name
+    head = (
+        b"<< /Type /XObject /Subtype /Form /BBox [0 0 1 1] /Resources << /XObject << /%s 5 0 R >> >> /Length 6 >>"
+        % name
+    )
     return head + b"\nstream\n/%s Do\nendstream" % name
 
 
 def page(content: bytes, resources: bytes = b"<< >>", more: tuple[bytes, ...] = ()) -> bytes:
     stream = b"<< /Length %d >>\nstream\n%s\nendstream" % (len(content), content)
-    return assembled([
-        b"<< /Type /Catalog /Pages 2 0 R >>", b"<< /Type /Pages /Count 1 /Kids [3 0 R] >>",
-        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 1 1] /Resources " + resources + b" /Contents 4 0 R >>", stream, *more,
-    ])  # fmt: skip
+    return assembled(
+        [
+            b"<< /Type /Catalog /Pages 2 0 R >>",
+            b"<< /Type /Pages /Count 1 /Kids [3 0 R] >>",
+            b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 1 1] /Resources " + resources + b" /Contents 4 0 R >>",
+            stream,
+            *more,
+        ]
+    )
 
 
 def bomb() -> bytes:
@@ -151,17 +163,25 @@ def bomb() -> bytes:
 
 HOSTILE = {
     "a form that draws itself": page(b"/X Do", b"<< /XObject << /X 5 0 R >> >>", (form(b"X"),)),
-    "pages among their own pages": assembled([b"<< /Type /Catalog /Pages 2 0 R >>", b"<< /Type /Pages /Count 9 /Kids [2 0 R 2 0 R] >>"]),
+    "pages among their own pages": assembled(
+        [b"<< /Type /Catalog /Pages 2 0 R >>", b"<< /Type /Pages /Count 9 /Kids [2 0 R 2 0 R] >>"]
+    ),
     "a catalog that is its pages": assembled([b"<< /Type /Catalog /Pages 1 0 R /Kids [1 0 R] /Count 1 >>"]),
     "a million brackets": page(b"[" * 1_000_000),
     "nested objects": assembled([b"<< /Type /Catalog /Pages " + b"[" * 100_000 + b" >>"]),
-    "a length that refers to itself": assembled([
-        b"<< /Type /Catalog /Pages 2 0 R >>", b"<< /Type /Pages /Count 1 /Kids [3 0 R] >>",
-        b"<< /Type /Page /Parent 2 0 R /Contents 4 0 R >>", b"<< /Length 4 0 R >>\nstream\nx\nendstream",
-    ]),
-    "a billion pages": assembled([b"<< /Type /Catalog /Pages 2 0 R >>", b"<< /Type /Pages /Count 1000000000 /Kids [] >>"]),
+    "a length that refers to itself": assembled(
+        [
+            b"<< /Type /Catalog /Pages 2 0 R >>",
+            b"<< /Type /Pages /Count 1 /Kids [3 0 R] >>",
+            b"<< /Type /Page /Parent 2 0 R /Contents 4 0 R >>",
+            b"<< /Length 4 0 R >>\nstream\nx\nendstream",
+        ]
+    ),
+    "a billion pages": assembled(
+        [b"<< /Type /Catalog /Pages 2 0 R >>", b"<< /Type /Pages /Count 1000000000 /Kids [] >>"]
+    ),
     "a bomb": bomb(),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
@@ -203,4 +223,6 @@ def test_a_process_that_is_gone_is_started_again(tmp_path):
 
 def test_text_beyond_the_limit_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("grace_core.readers.extraction.MAX_LINE_BYTES", 1000)
-    fails(write(tmp_path / "a.pdf", pdf(["word " * 100] * 5)), "a.pdf has more than 1,000 characters of text", "split it")
+    fails(
+        write(tmp_path / "a.pdf", pdf(["word " * 100] * 5)), "a.pdf has more than 1,000 characters of text", "split it"
+    )

@@ -46,7 +46,9 @@ def test_folder_in_place_of_a_file(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "tsv", "txt", "json", "parquet"])
 def test_empty_corpus(tmp_path, suffix):
-    path = write(tmp_path / f"c.{suffix}", {"json": " [ ] ", "csv": "id,text\n", "tsv": "id\ttext\n"}.get(suffix, "\n \n"))
+    path = write(
+        tmp_path / f"c.{suffix}", {"json": " [ ] ", "csv": "id,text\n", "tsv": "id\ttext\n"}.get(suffix, "\n \n")
+    )
     if suffix == "parquet":
         pq.write_table(pa.table({"text": pa.array([], pa.string())}), path)
     fails(path, f"c.{suffix}", "is empty")
@@ -134,7 +136,8 @@ def test_invalid_utf8_in_parquet(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line", ['{"text": "x"', "{'text': 1}", '{"text": "a\tb"}', "nonsense", "[" * 100_000, '{"text": ' + "9" * 5000 + "}"]
+    "line",
+    ['{"text": "x"', "{'text': 1}", '{"text": "a\tb"}', "nonsense", "[" * 100_000, '{"text": ' + "9" * 5000 + "}"],
 )
 def test_malformed_json_lines(tmp_path, line):
     fails(write(tmp_path / "c.jsonl", '{"text": "x"}\n\n' + line + "\n"), "c.jsonl, line 3", "malformed JSON")
@@ -216,4 +219,7 @@ def test_unreadable_parquet(tmp_path):
     pq.write_table(pa.table({"text": [str(i) for i in range(50_000)]}), tmp_path / "d.parquet")
     whole = (tmp_path / "d.parquet").read_bytes()
     fails(write(tmp_path / "cut.parquet", whole[: len(whole) // 2]), "cut.parquet", "unreadable Parquet")
-    fails(write(tmp_path / "hole.parquet", whole[:40] + bytes(len(whole) // 2) + whole[40 + len(whole) // 2 :]), "unreadable Parquet")
+    fails(
+        write(tmp_path / "hole.parquet", whole[:40] + bytes(len(whole) // 2) + whole[40 + len(whole) // 2 :]),
+        "unreadable Parquet",
+    )

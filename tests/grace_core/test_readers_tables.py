@@ -189,9 +189,11 @@ CELLS = st.text(
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=8),
-    delimiter=st.sampled_from(DELIMITERS), end=st.sampled_from(["\n", "\r\n"]),
-    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]), suffix=st.sampled_from(["csv", "tsv"]),
-)  # fmt: skip
+    delimiter=st.sampled_from(DELIMITERS),
+    end=st.sampled_from(["\n", "\r\n"]),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+    suffix=st.sampled_from(["csv", "tsv"]),
+)
 def test_what_a_writer_writes_is_read_back(tmp_path, rows, delimiter, end, encoding, suffix):
     rows = [*rows, ("", "a cell that is text, so that all of its column are")]
     content = table([["id", "text", "extra"], *([str(i), *row] for i, row in enumerate(rows))], delimiter, end=end)

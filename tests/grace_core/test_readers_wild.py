@@ -45,12 +45,28 @@ def test_read(tmp_path, name, content, wanted):
 @pytest.mark.parametrize(
     ("name", "content", "parts"),
     [
-        ("c.csv", "id^text\n1^a\n", ("it looks like columns with '^' between them: put a line sep=^ above it, or use one of , ; tab |",)),
+        (
+            "c.csv",
+            "id^text\n1^a\n",
+            ("it looks like columns with '^' between them: put a line sep=^ above it, or use one of , ; tab |",),
+        ),
         ("c.csv", "id\x1ftext\n1\x1fa\n", ("with '\\x1f' between them: use one of",)),
         ("c.csv", "# of 2024\nid,text\n1,a\n", ("line 2: 2 fields, expected 1", "remove what stands above the header")),
-        ("c.csv", "text\nrain, and snow\n", ("line 2: 2 fields, expected 1", "call the file .txt if every line is a document")),
-        ("c.csv", "id,text\r\n1,a\n2,b\r3,c\n", ("line 3: a CR within a field without quotes", "one kind of line ends")),
-        ("c.tsv", "d1\tThe river rises\nd2\tA violin\n", ("if the first line is a document, put a line with names of the columns above",)),
+        (
+            "c.csv",
+            "text\nrain, and snow\n",
+            ("line 2: 2 fields, expected 1", "call the file .txt if every line is a document"),
+        ),
+        (
+            "c.csv",
+            "id,text\r\n1,a\n2,b\r3,c\n",
+            ("line 3: a CR within a field without quotes", "one kind of line ends"),
+        ),
+        (
+            "c.tsv",
+            "d1\tThe river rises\nd2\tA violin\n",
+            ("if the first line is a document, put a line with names of the columns above",),
+        ),
         ("c.csv", ROW * 2, ("is JSON, expected a table: call it .jsonl if every line is an object",)),
         ("c.csv", '{"text": 1}\n{"text": 2}\n', ("it is JSON: call it .jsonl if every line",)),
         ("c.csv", "<table><tr><td>x</td></tr></table>", ("an HTML page",)),
@@ -61,15 +77,22 @@ def test_read(tmp_path, name, content, wanted):
         ("c.jsonl", '{"id": "x"}\n' * 120 + ROW, ("columns found in its first rows are ['id']", "--text-column")),
         ("c.json", '["a"]', ("item 1: malformed JSON (got a string, expected an object or ']')",)),
         ("c.json", ROW * 2, ("got an object, expected an array", "a file with one object a line is called .jsonl")),
-        ("c.txt", POINTER, ("a Git LFS pointer", "git lfs pull")), ("c.csv", POINTER, ("a Git LFS pointer",)),
+        ("c.txt", POINTER, ("a Git LFS pointer", "git lfs pull")),
+        ("c.csv", POINTER, ("a Git LFS pointer",)),
         ("c.parquet", POINTER, ("a Git LFS pointer, expected Parquet",)),
         ("c.txt", b"\x10\0\0\0\x02text\0\x02\0\0\0a\0\0" * 9, ("a binary file (79 of its first 153 bytes are zero",)),
-        ("c.txt", b"%!PS-Adobe-3.0\n", ("a PostScript file",)), ("c.txt", b"GGUF\x03\0\0\0", ("a GGUF model",)),
-        ("c.parquet", "", ("unreadable Parquet: the file is empty",)), ("c.parquet", b"%PDF-1.4", ("a PDF file, expected Parquet",)),
-        ("c.parquet", "id,text\n1,a\n", ("unreadable Parquet: it begins with b'id,text", "give it the ending of what it is")),
+        ("c.txt", b"%!PS-Adobe-3.0\n", ("a PostScript file",)),
+        ("c.txt", b"GGUF\x03\0\0\0", ("a GGUF model",)),
+        ("c.parquet", "", ("unreadable Parquet: the file is empty",)),
+        ("c.parquet", b"%PDF-1.4", ("a PDF file, expected Parquet",)),
+        (
+            "c.parquet",
+            "id,text\n1,a\n",
+            ("unreadable Parquet: it begins with b'id,text", "give it the ending of what it is"),
+        ),
         ("c.parquet", gzip.compress(b"PAR1", mtime=0), ("it is packed with gzip: unpack it first",)),
     ],
-)  # fmt: skip
+)
 def test_refused_with_what_it_is_and_what_to_do(tmp_path, name, content, parts):
     assert "rename it" not in fails(write(tmp_path / name, content), *parts)
 
@@ -82,7 +105,9 @@ def test_an_arrow_file_with_another_name(tmp_path):
 
 def test_columns_of_vectors_with_one_name(tmp_path):
     vectors = pa.array([[0.5] * 100], pa.list_(pa.float32()))
-    pq.write_table(pa.Table.from_arrays([pa.array(["x"]), vectors, vectors], names=["text", "v", "v"]), tmp_path / "c.parquet")
+    pq.write_table(
+        pa.Table.from_arrays([pa.array(["x"]), vectors, vectors], names=["text", "v", "v"]), tmp_path / "c.parquet"
+    )
     fails(tmp_path / "c.parquet", "column 'v' occurs twice: rename one")
 
 
@@ -93,7 +118,9 @@ def test_one_zero_byte_in_a_text_is_no_binary_file(tmp_path):
 
 def test_what_is_left_out_is_counted(tmp_path):
     path = write(tmp_path / "c.csv", "id,text\n1,a,\n2,b,,\n3,c\n")
-    assert read_corpus(path).notes == [f"empty fields behind the last column are left out: 2 records, the first in {path}, line 2"]
+    assert read_corpus(path).notes == [
+        f"empty fields behind the last column are left out: 2 records, the first in {path}, line 2"
+    ]
     path = write(tmp_path / "c.txt", ROW)
     assert read_corpus(path).notes[0].startswith(f"{path} is read as JSONL, since every line is an object with a text")
 
@@ -121,7 +148,11 @@ def test_what_is_about_a_folder_is_not_its_corpus(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("corpus.csv", "_id,text\nd1,x\n"), ("corpus.tsv", "_id\ttext\nd1\tx\n"), ("corpus.json", '[{"_id":"d1","text":"x"}]')],
+    [
+        ("corpus.csv", "_id,text\nd1,x\n"),
+        ("corpus.tsv", "_id\ttext\nd1\tx\n"),
+        ("corpus.json", '[{"_id":"d1","text":"x"}]'),
+    ],
 )
 def test_a_corpus_of_another_kind_in_its_folder(tmp_path, name, content):
     write(tmp_path / name, content)
@@ -153,13 +184,17 @@ def test_layouts_of_judgements(tmp_path, layout):
 def test_judgements_elsewhere_are_told(tmp_path):
     for name in ("test.tsv", "qrels.test.txt", "dev.qrels"):
         folder = beir(tmp_path / name, {name: "q1\td1\t1\n"})
-        assert f"{folder}: {name} not read: judgements are expected in qrels.tsv, or in the files of qrels/" in read_corpus(folder).notes
+        assert (
+            f"{folder}: {name} not read: judgements are expected in qrels.tsv, or in the files of qrels/"
+            in read_corpus(folder).notes
+        )
     folder = beir(tmp_path / "run", {"qrels/test.tsv": "q1 Q0 d1 1 12.5 run\n"})
     fails(folder, "6 fields, as the run of a search has")
 
 
 @pytest.mark.parametrize(
-    "row", [{"qid": "q1", "query": "one"}, {"query_id": "q1", "Question": "one"}, {"_id": "q1", "text": "one", "query": "x"}]
+    "row",
+    [{"qid": "q1", "query": "one"}, {"query_id": "q1", "Question": "one"}, {"_id": "q1", "text": "one", "query": "x"}],
 )
 def test_queries_that_are_called_so(tmp_path, row):
     folder = beir(tmp_path / "b", {"qrels/test.tsv": "q1\td1\t1\n"}, [row])

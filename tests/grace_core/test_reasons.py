@@ -45,7 +45,8 @@ def copy_of(index: GraceIndex, folder) -> GraceIndex:
     return GraceIndex(folder, index.model_name)
 
 
-# --- sentences --------------------------------------------------------------------------------------------------------------
+# --- sentences
+# --------------------------------------------------------------------------------------------------------------
 
 
 def test_sentences_with_text_and_template_are_the_vector(built, model):
@@ -114,7 +115,9 @@ def test_a_killed_run_goes_on_after_its_last_whole_shard(built, model, tiny_fold
         "index.manifest['model']['sha256'] = model.fingerprint;"  # the same weights, from a folder instead of from memory
         "sentences.find_sentences(index, model, progress=lambda done, total: time.sleep(0.3))"
     )
-    process = subprocess.Popen([sys.executable, "-c", code, killed.collection.folder, killed.model_name, tiny_folder], cwd=root)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, killed.collection.folder, killed.model_name, tiny_folder], cwd=root
+    )
     limit = time.monotonic() + 120
     while len(list((killed.folder / ".sentences").glob("0*.safetensors"))) < 3 and process.poll() is None:
         assert time.monotonic() < limit
@@ -125,7 +128,11 @@ def test_a_killed_run_goes_on_after_its_last_whole_shard(built, model, tiny_fold
     kept = {path: path.stat().st_mtime_ns for path in (killed.folder / ".sentences").glob("0*.safetensors")}
     assert len(kept) >= 3
     finished = []
-    find_sentences(killed, model, progress=lambda done, total: finished.append({p for p in kept if p.stat().st_mtime_ns == kept[p]}))
+    find_sentences(
+        killed,
+        model,
+        progress=lambda done, total: finished.append({p for p in kept if p.stat().st_mtime_ns == kept[p]}),
+    )
     assert finished[0] == set(kept), "a finished shard was made again"
     for name in FILES:
         assert (killed.folder / name).read_bytes() == (whole.folder / name).read_bytes()
@@ -168,14 +175,17 @@ def test_another_model_is_refused(built, tiny_models, tmp_path):
         find_sentences(copy_of(built, tmp_path / "c"), tiny_models["llama"])
 
 
-# --- reasons ----------------------------------------------------------------------------------------------------------------
+# --- reasons
+# ----------------------------------------------------------------------------------------------------------------
 
 
 def test_the_kinds_are_found_again_and_named(demo_base, demo_collection, tmp_path):
     """Sixteen documents each of three kinds, with what a trained model wrote about them."""
     shipped = GraceIndex(demo_collection, "demo-base")
     words = ("river", "painter", "mineral")
-    rows = [[row for row, said in enumerate(shipped.rationales) if f"tells of a {word}." in said][:16] for word in words]
+    rows = [
+        [row for row, said in enumerate(shipped.rationales) if f"tells of a {word}." in said][:16] for word in words
+    ]
     rows = [row for some in zip(*rows, strict=True) for row in some]
     texts = [demo_collection.documents[shipped.ids[row]].content for row in rows]
     index = build_given(tmp_path / "c", demo_base, texts, [shipped.rationales[row] for row in rows])
@@ -194,7 +204,9 @@ def test_shares_add_up_to_one_at_every_size(built, model):
     for size in reasons.sizes:
         grouping = reasons.at(size)
         assert len(grouping) == size
-        assert sum(reason.share for reason in grouping.reasons) + grouping.other_shares.sum() == pytest.approx(1, abs=1e-6)
+        assert sum(reason.share for reason in grouping.reasons) + grouping.other_shares.sum() == pytest.approx(
+            1, abs=1e-6
+        )
         assert sum(reason.size for reason in grouping.reasons) == reasons.sentences.speaking.sum()
         np.testing.assert_allclose(grouping.totals.sum(axis=0), built.vectors().mean(axis=0), atol=1e-5)
         assert len({reason.name for reason in grouping.reasons}) == size
@@ -292,7 +304,11 @@ def test_rationales_that_say_nothing_are_told(model, sentences, tmp_path):
 
 
 def test_chinese(model, tmp_path):
-    said = ["这段文字讲的是高血压。高血压会损害心脏。", "这段文字讲的是长江。长江流经十一个省。", "这段文字讲的是京剧。京剧在北京形成。"]
+    said = [
+        "这段文字讲的是高血压。高血压会损害心脏。",
+        "这段文字讲的是长江。长江流经十一个省。",
+        "这段文字讲的是京剧。京剧在北京形成。",
+    ]
     texts = [f"第{i}篇文章：{said[i % 3]}" for i in range(30)]
     index = build_given(tmp_path / "c", model, texts, [said[i % 3] for i in range(30)])
     reasons = make_reasons(index, model)

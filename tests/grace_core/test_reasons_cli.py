@@ -22,25 +22,43 @@ def collection(tiny_folder, other_folder, sentences, tmp_path_factory):
     queries = {f"q{i}": " ".join(texts[i].split()[:4]) for i in range(12)}
     judgements = Judgements(queries, {f"q{i}": {f"d{i}": 1} for i in range(12)}, dict.fromkeys(queries, "test"))
     rationales = [f"{KINDS[kind]} {sentences[11 * i % 300]}" for i, kind in enumerate(kinds_of(NUMBER))]
-    index = build_given(folder, GraceModel.from_pretrained(tiny_folder, device="cpu"), texts, rationales, judgements=judgements)
+    index = build_given(
+        folder, GraceModel.from_pretrained(tiny_folder, device="cpu"), texts, rationales, judgements=judgements
+    )
     build(index.collection, GraceModel.from_pretrained(other_folder, device="cpu"), name="other")
     return folder
 
 
 def test_reasons_a_query_steered_and_both_measures_as_json(grace, collection):
     status, out, err = grace(
-        "reasons", collection, "-m", "tiny", "--query", "the river", "-k", 5, "--steer", "0=0.5", "--faithfulness", "--against", "other",
+        "reasons",
+        collection,
+        "-m",
+        "tiny",
+        "--query",
+        "the river",
+        "-k",
+        5,
+        "--steer",
+        "0=0.5",
+        "--faithfulness",
+        "--against",
+        "other",
         "--json",
-    )  # fmt: skip
+    )
     assert status == 0, err
     found = json.loads(out)
     assert len(found["reasons"]) == found["size"]
-    assert sum(one["share"] for one in found["reasons"]) + sum(found["other_shares"].values()) == pytest.approx(1, abs=1e-6)
+    assert sum(one["share"] for one in found["reasons"]) + sum(found["other_shares"].values()) == pytest.approx(
+        1, abs=1e-6
+    )
     assert found["residual"] <= 1e-5
     assert found["query"]["max_residual"] <= 1e-5
     assert len(found["query"]["hits"]) == 5
     for hit in found["query"]["hits"]:
-        assert sum(one["contribution"] for one in hit["reasons"]) + sum(hit["others"].values()) == pytest.approx(hit["score"], abs=1e-5)
+        assert sum(one["contribution"] for one in hit["reasons"]) + sum(hit["others"].values()) == pytest.approx(
+            hit["score"], abs=1e-5
+        )
         assert hit["steering"]["query"] + sum(hit["steering"]["reasons"]) == pytest.approx(hit["score"], abs=1e-5)
     assert found["against"]["queries"] == 12
     assert found["faithfulness"]["queries"] == 12

@@ -10,7 +10,9 @@ import pytest
 from grace_core.reasons.clusters import SIZES, agreement, by_size, choose_size, cluster, spherical_kmeans, ward
 
 
-def blobs(groups: int, number: int, *, dim: int = 24, spread: float = 0.25, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def blobs(
+    groups: int, number: int, *, dim: int = 24, spread: float = 0.25, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """Unit vectors about random middles, and which middle each is about."""
     rng = np.random.default_rng(seed)
     kinds = np.arange(number) % groups

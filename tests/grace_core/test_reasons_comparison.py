@@ -21,7 +21,10 @@ def world(tiny_models, new_model, sentences, tmp_path_factory):
     model, other = tiny_models["qwen2"], new_model("qwen2", seed=1)
     rationales = [f"{KINDS[kind]} {sentences[11 * i % 300]}" for i, kind in enumerate(kinds_of(NUMBER))]
     index = build_given(folder, model, texts, rationales, geometry="calibrated")
-    others = {name: build(index.collection, one, name=name) for name, one in (("other", other), ("llama", tiny_models["llama"]))}
+    others = {
+        name: build(index.collection, one, name=name)
+        for name, one in (("other", other), ("llama", tiny_models["llama"]))
+    }
     queries = {f"q{i}": " ".join(texts[i].split()[:4]) for i in range(0, NUMBER, 4)}
     qrels = {f"q{i}": {f"d{i}": 1} for i in range(0, NUMBER, 4)}
     return make_reasons(index, model).at(), model, others, other, queries, qrels
@@ -32,7 +35,9 @@ def test_weights_add_up_to_one_and_changes_to_words_and_geometry(world):
     found = compare_models(grouping, model, others["other"], other, queries, qrels)
     assert len(found["reasons"]) == len(grouping)
     for way in ("own", "words", "other"):
-        assert sum(one[way] for one in found["reasons"]) + sum(found["others"][way].values()) == pytest.approx(1, abs=1e-5)
+        assert sum(one[way] for one in found["reasons"]) + sum(found["others"][way].values()) == pytest.approx(
+            1, abs=1e-5
+        )
         assert 0 <= found["ndcg@10"][way] <= 1
     for one in found["reasons"]:
         assert one["change"] == pytest.approx(one["by_words"] + one["by_geometry"], abs=1e-9)
@@ -44,7 +49,9 @@ def test_weights_add_up_to_one_and_changes_to_words_and_geometry(world):
 
 
 def test_a_model_against_itself_moves_nothing(world, sentences):
-    """What it wrote is read again by itself: the same hits, and the same weight of text, template and sentences of no reason."""
+    """What it wrote is read again by itself: the same hits, and the same weight of text, template and
+    sentences of no reason.
+    """
     grouping, model, _, _, queries, qrels = world
     found = compare_models(grouping, model, grouping.sentences.index, model, queries, qrels)
     assert found["hits_moved"] == {"by_words": 0, "by_geometry": 0}

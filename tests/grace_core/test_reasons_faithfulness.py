@@ -45,7 +45,9 @@ def test_a_last_sentence_is_taken_out_of_the_sums_as_by_another_forward(world):
 def test_a_first_sentence_is_seen_by_those_behind_it(world):
     grouping, model = world
     first = np.array([grouping.sentences.of(row)[0] for row in range(6)])
-    stored, encoded = (without(grouping, model, first)[1] for without in (faithfulness._without_stored, faithfulness._without_encoded))
+    stored, encoded = (
+        without(grouping, model, first)[1] for without in (faithfulness._without_stored, faithfulness._without_encoded)
+    )
     assert np.abs(stored - encoded).max() > 1e-3
 
 

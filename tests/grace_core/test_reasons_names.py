@@ -16,7 +16,13 @@ def names_of(groups: list[list[str]]) -> list[str]:
 
 
 def test_terms_are_words_and_pairs_without_stop_words_tags_and_numbers():
-    assert terms_of("<think>The river of 1902 flows, deep water!</think>") == {"river", "flows", "deep", "water", "deep water"}
+    assert terms_of("<think>The river of 1902 flows, deep water!</think>") == {
+        "river",
+        "flows",
+        "deep",
+        "water",
+        "deep water",
+    }
     assert terms_of("") == frozenset()
 
 
@@ -26,11 +32,17 @@ def test_terms_of_scripts_without_spaces_are_runs_of_letters():
 
 
 def test_a_name_is_what_sets_a_group_apart():
-    names = names_of([
-        ["The text tells of high blood pressure.", "It lowers blood pressure.", "The text names blood pressure and salt."],
-        ["The text tells of a broken bone.", "The text says how a bone heals.", "A bone is set."],
-        ["The text tells of a rare fever.", "Fever and chills.", "The text is about fever."],
-    ])  # fmt: skip
+    names = names_of(
+        [
+            [
+                "The text tells of high blood pressure.",
+                "It lowers blood pressure.",
+                "The text names blood pressure and salt.",
+            ],
+            ["The text tells of a broken bone.", "The text says how a bone heals.", "A bone is set."],
+            ["The text tells of a rare fever.", "Fever and chills.", "The text is about fever."],
+        ]
+    )
     assert names[0].startswith("blood pressure")
     assert names[1].startswith("bone")
     assert names[2].startswith("fever")
@@ -38,11 +50,13 @@ def test_a_name_is_what_sets_a_group_apart():
 
 
 def test_chinese_names_are_whole_words_that_recur():
-    names = names_of([
-        ["这段文字讲的是高血压的治疗。", "高血压会损害心脏。", "它说明如何预防高血压。"],
-        ["这段文字讲的是长江的源头。", "长江流经十一个省。", "它描述长江的水坝。"],
-        ["这段文字讲的是京剧的历史。", "京剧在北京形成。", "它介绍京剧的服装。"],
-    ])  # fmt: skip
+    names = names_of(
+        [
+            ["这段文字讲的是高血压的治疗。", "高血压会损害心脏。", "它说明如何预防高血压。"],
+            ["这段文字讲的是长江的源头。", "长江流经十一个省。", "它描述长江的水坝。"],
+            ["这段文字讲的是京剧的历史。", "京剧在北京形成。", "它介绍京剧的服装。"],
+        ]
+    )
     assert [name.split(" · ")[0] for name in names] == ["高血压", "长江", "京剧"]
 
 

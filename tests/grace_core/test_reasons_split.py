@@ -30,7 +30,9 @@ def world(request, tiny_models, sentences, tmp_path_factory):
 
 
 def by_hand(reasons, model, grouping, row: int) -> dict[int, np.ndarray]:
-    """What each reason (-1: text, template and sentences of none) adds to a document's vector, token by token of a forward of its own."""
+    """What each reason (-1: text, template and sentences of none) adds to a document's vector, token by token
+    of a forward of its own.
+    """
     index = reasons.sentences.index
     text = index.collection.documents[index.ids[row]].content
     (states,) = token_states(model, [text], [index.rationale_ids[row]])
@@ -70,8 +72,12 @@ def test_a_thousand_random_pairs_against_a_loop_steered_ones_too(world):
                 if asked is steering.vector:
                     old, *added = steering.parts(vectors[[row]])[0]
                     worst = max(worst, abs(old + sum(added) - found.scores[i]))
-                    by_formula = sum(a * grouping.directions[r] for r, a in strengths.items()) + query.astype(np.float64)
-                    worst = max(worst, abs(float(vectors[row] @ (by_formula / np.linalg.norm(by_formula))) - found.scores[i]))
+                    by_formula = sum(a * grouping.directions[r] for r, a in strengths.items()) + query.astype(
+                        np.float64
+                    )
+                    worst = max(
+                        worst, abs(float(vectors[row] @ (by_formula / np.linalg.norm(by_formula))) - found.scores[i])
+                    )
     assert worst <= 1e-5
 
 
@@ -81,7 +87,9 @@ def test_parts_above_the_corpus_add_up_to_the_score_above_the_mean(world):
     for query in queries[:5]:
         found = split_scores(grouping, query, np.arange(NUMBER))
         np.testing.assert_allclose(found.above.sum(axis=1), found.scores - mean @ query, atol=1e-5)
-        np.testing.assert_allclose(found.above.mean(axis=0), 0, atol=1e-6)  # over all documents what is usual is the mean
+        np.testing.assert_allclose(
+            found.above.mean(axis=0), 0, atol=1e-6
+        )  # over all documents what is usual is the mean
 
 
 def test_every_size_splits_the_same_scores(world):
@@ -134,7 +142,12 @@ def test_no_strength_is_the_query(world):
 
 @pytest.mark.parametrize(
     ("strengths", "told"),
-    [({0: 5.0}, "from -4 to 4"), ({0: float("nan")}, "from -4 to 4"), ({10_000: 1.0}, "no reason"), ({-1: 1.0}, "no reason")],
+    [
+        ({0: 5.0}, "from -4 to 4"),
+        ({0: float("nan")}, "from -4 to 4"),
+        ({10_000: 1.0}, "no reason"),
+        ({-1: 1.0}, "no reason"),
+    ],
     ids=["too strong", "nan", "no such reason", "negative"],
 )
 def test_what_cannot_be_steered_is_refused(world, strengths, told):
@@ -157,6 +170,10 @@ def test_a_document_without_a_rationale_has_its_text_alone(tiny_models, sentence
     query = index.vectors()[0]
     found = split_scores(grouping, query, np.array([3, 4]))
     assert (found.parts[:, : len(grouping)] == 0).all()
-    assert found.parts[0, len(grouping) + OTHERS.index("no reason")] == 0 != found.parts[1, len(grouping) + OTHERS.index("no reason")]
+    assert (
+        found.parts[0, len(grouping) + OTHERS.index("no reason")]
+        == 0
+        != found.parts[1, len(grouping) + OTHERS.index("no reason")]
+    )
     assert (found.parts[:, len(grouping) + OTHERS.index("text")] != 0).all()
     assert np.abs(found.residual).max() <= 1e-5

@@ -22,8 +22,10 @@ def clustered():
     kinds = np.arange(90) % 3
     vectors = np.eye(3, 12)[kinds] + 0.08 * random.normal(size=(90, 12))
     subjects = list(SUBJECTS.values())
-    texts = [f"<think>The text tells of {subjects[kind]}.</think> Document number {row} {chr(97 + row % 26) * 5}." for row, kind in
-             enumerate(kinds)]  # fmt: skip
+    texts = [
+        f"<think>The text tells of {subjects[kind]}.</think> Document number {row} {chr(97 + row % 26) * 5}."
+        for row, kind in enumerate(kinds)
+    ]
     return vectors.astype(np.float32), texts, kinds
 
 
@@ -104,9 +106,14 @@ def test_what_became_of_regions_in_words():
     a = regions([0] * 20 + [1] * 10 + [2] * 10 + [3] * 10, "fauna lakes rivers tools")
     b = regions([0] * 9 + [1] * 11 + [2] * 20 + [3] * 10, "birds mammals waters tools")
     assert regions_changed(a, b) == [
-        "“fauna” split into “birds” and “mammals”", "“lakes” and “rivers” merged into “waters”", "1 of 4 regions stayed",
-    ]  # fmt: skip
-    assert regions_changed(b, a)[:2] == ["“waters” split into “lakes” and “rivers”", "“birds” and “mammals” merged into “fauna”"]
+        "“fauna” split into “birds” and “mammals”",
+        "“lakes” and “rivers” merged into “waters”",
+        "1 of 4 regions stayed",
+    ]
+    assert regions_changed(b, a)[:2] == [
+        "“waters” split into “lakes” and “rivers”",
+        "“birds” and “mammals” merged into “fauna”",
+    ]
     assert regions_changed(a, a) == ["4 of 4 regions stayed"]
 
 
@@ -114,8 +121,10 @@ def test_regions_that_scatter_and_new_ones():
     a = regions([0] * 12 + [1] * 12 + [2] * 12 + [3] * 9, "w x y z")
     b = regions([0] * 9 + [3] * 3 + [1] * 9 + [3] * 3 + [2] * 9 + [3] * 3 + [0] * 3 + [1] * 3 + [2] * 3, "w x y new")
     assert regions_changed(a, b) == [
-        "“z” scattered, mostly into “w”, “x” and “y”", "“new” is new, mostly from “w”, “x” and “y”", "3 of 4 regions stayed",
-    ]  # fmt: skip
+        "“z” scattered, mostly into “w”, “x” and “y”",
+        "“new” is new, mostly from “w”, “x” and “y”",
+        "3 of 4 regions stayed",
+    ]
 
 
 def test_documents_in_no_region_do_not_count():

@@ -11,7 +11,11 @@ import torch
 from grace_core.errors import GraceError
 from grace_core.evaluation.retention import Choice, choices_right, perplexity, token_losses
 
-TEXTS = ["The river rises in mountains of north.", "Snow.", "Children dance around fountain until stars shine above castle walls."]
+TEXTS = [
+    "The river rises in mountains of north.",
+    "Snow.",
+    "Children dance around fountain until stars shine above castle walls.",
+]
 
 
 def losses_of(model, context: str, text: str) -> list[float]:

@@ -26,7 +26,9 @@ def random_case():
     rankings, qrels = {}, {}
     for q in range(200):
         judged = rng.choice(IDS, rng.integers(1, 15), replace=False)
-        qrels[f"q{q}"] = {d: int(g) for d, g in zip(judged, rng.integers(0, 4, len(judged)), strict=True)} | {IDS[q % 40]: 1}
+        qrels[f"q{q}"] = {d: int(g) for d, g in zip(judged, rng.integers(0, 4, len(judged)), strict=True)} | {
+            IDS[q % 40]: 1
+        }
         rankings[f"q{q}"] = rng.permutation(IDS)[: rng.integers(3, 11)].tolist()
     return rankings, qrels
 
@@ -101,7 +103,9 @@ def test_an_interval_of_equal_values_is_a_point():
 
 @pytest.fixture(scope="module")
 def corpus(sentences):
-    documents = [Document(f"d{i}", f"Number {i}", sentences[i], {}) for i in range(30)] + [Document("empty", "", "", {})]
+    documents = [Document(f"d{i}", f"Number {i}", sentences[i], {}) for i in range(30)] + [
+        Document("empty", "", "", {})
+    ]
     queries = {"a": f"Number 3 {sentences[3]}", "b": sentences[7], "c": "nothing judged", "d": "only irrelevant"}
     qrels = {"a": {"d3": 2, "gone": 1}, "b": {"d7": 1}, "d": {"d1": 0}}
     return Corpus(documents, Judgements(queries, qrels, {"a": "dev", "b": "test", "d": "test"}), "made here", [])

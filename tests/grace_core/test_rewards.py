@@ -59,7 +59,9 @@ def test_symmetric_terms_equal_a_plain_loop(batch, with_negatives):
     q, p, n = batch["q"], batch["p"], batch["n"]
     t = 0.05
     terms = rewards.symmetric_terms(q, p, n if with_negatives else None, temperature=t)
-    documents = [mean_direction(p[j]) for j in range(B)] + ([mean_direction(n[j]) for j in range(B)] if with_negatives else [])
+    documents = [mean_direction(p[j]) for j in range(B)] + (
+        [mean_direction(n[j]) for j in range(B)] if with_negatives else []
+    )
     asked = [mean_direction(q[j]) for j in range(B)]
     for i in range(B):
         for k in range(K):
@@ -71,7 +73,10 @@ def test_symmetric_terms_equal_a_plain_loop(batch, with_negatives):
 
 def test_which_terms_reach_the_gradient(batch):
     q, p, n = batch["q"], batch["p"], batch["n"]
-    reference = {name: rewards.advantages(term).abs().max() for name, term in rewards.reference_terms(p, q[:, 0], n[:, 0]).items()}
+    reference = {
+        name: rewards.advantages(term).abs().max()
+        for name, term in rewards.reference_terms(p, q[:, 0], n[:, 0]).items()
+    }
     assert reference["negative"] < 1e-12
     assert reference["cross"] < 1e-12
     assert reference["positive"] > 1e-3
@@ -81,8 +86,10 @@ def test_which_terms_reach_the_gradient(batch):
 
 
 def test_reference_reward_weighs_and_can_make_truncation_pay():
-    terms = {name: torch.tensor([[value, value]]) for name, value in
-             {"positive": 0.5, "negative": -0.9, "consistency": 0.9, "cross": -0.8}.items()}  # fmt: skip
+    terms = {
+        name: torch.tensor([[value, value]])
+        for name, value in {"positive": 0.5, "negative": -0.9, "consistency": 0.9, "cross": -0.8}.items()
+    }
     reward = rewards.reference_reward(terms, torch.tensor([[False, True]]))
     assert reward[0, 0] == pytest.approx((0.5 - 0.9 + 0.2 * 0.9 - 0.2 * 0.8) / 0.1)
     assert reward[0, 1] == -1

@@ -13,7 +13,9 @@ LOGITS = torch.tensor([2.0, -1.0, 0.5, 1.5, -3.0, 0.0, 1.0, -0.5])
 
 def frequencies(decoding: Decoding, draws: int = 40_000, *, evenly: bool) -> torch.Tensor:
     """Shares of each token among draws with even or random noise."""
-    noise = (torch.arange(draws) + 0.5) / draws if evenly else torch.rand(draws, generator=torch.Generator().manual_seed(1))
+    noise = (
+        (torch.arange(draws) + 0.5) / draws if evenly else torch.rand(draws, generator=torch.Generator().manual_seed(1))
+    )
     tokens = choose(LOGITS.expand(draws, -1), decoding, noise)
     return torch.bincount(tokens, minlength=len(LOGITS)) / draws
 
@@ -84,7 +86,14 @@ def test_first_tokens_over_many_seeds_follow_the_model(tiny_models):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"temperature": -0.1}, {"temperature": 11}, {"temperature": float("nan")}, {"top_p": 0}, {"top_p": 1.5}, {"max_new_tokens": 0}],
+    [
+        {"temperature": -0.1},
+        {"temperature": 11},
+        {"temperature": float("nan")},
+        {"top_p": 0},
+        {"top_p": 1.5},
+        {"max_new_tokens": 0},
+    ],
 )
 def test_settings_out_of_range_are_refused(tiny_models, wrong):
     with pytest.raises(GraceError, match=f"{next(iter(wrong))} must"):

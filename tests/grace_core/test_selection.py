@@ -1,4 +1,6 @@
-"""Searching among the documents that satisfy a filter: exact, k found whatever the kind, ties as ever, empty documents counted right."""
+"""Searching among the documents that satisfy a filter: exact, k found whatever the kind, ties as ever, empty
+documents counted right.
+"""
 
 from __future__ import annotations
 
@@ -110,8 +112,11 @@ def test_vectors_that_lie_on_disk_are_searched_alike(vectors, queries):
             return vectors[rows].copy()
 
     among = some(0.8)
-    for mine, other in zip(selection.nearest(Stored(), among.rows, queries, 10), selection.nearest(vectors, among.rows, queries, 10),
-                           strict=True):  # fmt: skip
+    for mine, other in zip(
+        selection.nearest(Stored(), among.rows, queries, 10),
+        selection.nearest(vectors, among.rows, queries, 10),
+        strict=True,
+    ):
         np.testing.assert_array_equal(mine, other)
 
 
@@ -119,12 +124,26 @@ def test_vectors_that_lie_on_disk_are_searched_alike(vectors, queries):
 def index(tmp_path_factory, tiny_folder):
     from grace_core.model import GraceModel
 
-    texts = ["a violin in the hall", "a river under the bridge", "", "a lake in the hills", "an old river", "a song of the lake"]
+    texts = [
+        "a violin in the hall",
+        "a river under the bridge",
+        "",
+        "a lake in the hills",
+        "an old river",
+        "a song of the lake",
+    ]
     documents = [
-        Document(f"d{i}", "", text, {"year": 1990 + i, "day": date(2000 + i, 1, 1), "tags": ["water", text.split()[1]] if i % 2 else None})
+        Document(
+            f"d{i}",
+            "",
+            text,
+            {"year": 1990 + i, "day": date(2000 + i, 1, 1), "tags": ["water", text.split()[1]] if i % 2 else None},
+        )
         for i, text in enumerate(text or " " for text in texts)
     ]
-    collection = Collection.create(Corpus(documents, None, "made here", ["year", "day", "tags"]), tmp_path_factory.mktemp("c") / "c")
+    collection = Collection.create(
+        Corpus(documents, None, "made here", ["year", "day", "tags"]), tmp_path_factory.mktemp("c") / "c"
+    )
     return build(collection, GraceModel.from_pretrained(tiny_folder, max_new_tokens=4))
 
 
@@ -132,8 +151,12 @@ def test_an_index_searches_what_satisfies_a_filter(index):
     query = index.vectors()[0]
     everything = [int(row) for row in index.search(query, 10)[1][0]]
     years = [index.collection.documents[index.ids[row]].metadata["year"] for row in range(len(index))]
-    for where, holds in (("year > 1991", lambda year: year > 1991), ("day < '2004-01-01'", lambda year: year < 1994),
-                         ("tags contains 'water'", lambda year: year % 2), ("year > 3000", lambda year: False)):  # fmt: skip
+    for where, holds in (
+        ("year > 1991", lambda year: year > 1991),
+        ("day < '2004-01-01'", lambda year: year < 1994),
+        ("tags contains 'water'", lambda year: year % 2),
+        ("year > 3000", lambda year: False),
+    ):
         left = [row for row in everything if holds(years[row])]
         assert index.search(query, 10, where=where)[1][0].tolist() == left
         assert [hit.row for hit in index.hits(query, 2, where=where)] == left[:2]

@@ -53,7 +53,8 @@ def client(server):
     return OpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0)
 
 
-# --- embeddings -------------------------------------------------------------------------------------------------------------
+# --- embeddings
+# -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("options", [{}, {"encoding_format": "float"}, {"encoding_format": "base64"}])
@@ -90,7 +91,9 @@ def test_the_text_alone_is_embedded_by_model_name_or_by_pooling(client, sentence
     wanted = expected.embeddings(Pooling.TEXT)
     by_name = client.embeddings.create(model=f"{model.name}:text", input=sentences[:6])
     by_field = client.embeddings.create(model=model.name, input=sentences[:6], extra_body={"pooling": "text"})
-    with_rationale = client.embeddings.create(model=model.name, input=sentences[:6], extra_body={"pooling": "text", "rationale": True})
+    with_rationale = client.embeddings.create(
+        model=model.name, input=sentences[:6], extra_body={"pooling": "text", "rationale": True}
+    )
     for answer in (by_name, by_field, with_rationale):
         np.testing.assert_allclose(np.array([item.embedding for item in answer.data]), wanted, atol=1e-5)
     assert by_name.usage.total_tokens == by_name.usage.prompt_tokens  # nothing was written
@@ -101,7 +104,12 @@ def test_langchain_s_embeddings_class(server, sentences, expected, model):
     from langchain_openai import OpenAIEmbeddings
 
     embeddings = OpenAIEmbeddings(
-        model=model.name, base_url=f"{server.url}/v1", api_key=KEY, check_embedding_ctx_length=False, chunk_size=4, max_retries=0
+        model=model.name,
+        base_url=f"{server.url}/v1",
+        api_key=KEY,
+        check_embedding_ctx_length=False,
+        chunk_size=4,
+        max_retries=0,
     )
     np.testing.assert_allclose(np.array(embeddings.embed_documents(sentences[:6])), expected.embeddings(), atol=1e-5)
     np.testing.assert_allclose(np.array(embeddings.embed_query(sentences[1])), expected.embeddings()[1], atol=1e-5)
@@ -110,10 +118,16 @@ def test_langchain_s_embeddings_class(server, sentences, expected, model):
 def test_llama_index_s_embeddings_class(server, sentences, expected, model):
     from llama_index.embeddings.openai import OpenAIEmbedding
 
-    embedding = OpenAIEmbedding(model_name=model.name, api_base=f"{server.url}/v1", api_key=KEY, max_retries=0, embed_batch_size=4)
+    embedding = OpenAIEmbedding(
+        model_name=model.name, api_base=f"{server.url}/v1", api_key=KEY, max_retries=0, embed_batch_size=4
+    )
     # it puts spaces for line breaks, of which these texts have none
-    np.testing.assert_allclose(np.array(embedding.get_text_embedding_batch(sentences[:6])), expected.embeddings(), atol=1e-5)
-    np.testing.assert_allclose(np.array(embedding.get_query_embedding(sentences[1])), expected.embeddings()[1], atol=1e-5)
+    np.testing.assert_allclose(
+        np.array(embedding.get_text_embedding_batch(sentences[:6])), expected.embeddings(), atol=1e-5
+    )
+    np.testing.assert_allclose(
+        np.array(embedding.get_query_embedding(sentences[1])), expected.embeddings()[1], atol=1e-5
+    )
 
 
 def test_a_text_that_is_too_long_is_refused_or_cut_on_demand(new_model):
@@ -140,7 +154,9 @@ def test_a_text_that_is_too_long_is_refused_or_cut_on_demand(new_model):
         assert {"rationale", "truncated", "text_truncated"} <= answer["results"][0].keys()
 
 
-def test_what_is_in_the_cache_is_not_run_again_and_a_broken_cache_is_done_without(new_model, sentences, expected, tmp_path):
+def test_what_is_in_the_cache_is_not_run_again_and_a_broken_cache_is_done_without(
+    new_model, sentences, expected, tmp_path
+):
     cached = new_model("qwen2", max_new_tokens=8)
     cached.cache = RepresentationCache(tmp_path / "cache.sqlite")
     with live(cached) as running:
@@ -155,7 +171,8 @@ def test_what_is_in_the_cache_is_not_run_again_and_a_broken_cache_is_done_withou
         np.testing.assert_allclose(answer["data"][0]["embedding"], expected.embeddings()[3], atol=1e-5)
 
 
-# --- chat -------------------------------------------------------------------------------------------------------------------
+# --- chat
+# -------------------------------------------------------------------------------------------------------------------
 
 
 def test_chat_answers_what_the_model_writes(client, sentences, expected, model):
@@ -169,7 +186,13 @@ def test_chat_answers_what_the_model_writes(client, sentences, expected, model):
 
 
 def test_a_streamed_answer_is_the_same_in_pieces(client, model):
-    options = {"model": model.name, "messages": [{"role": "user", "content": "the river"}], "temperature": 0.7, "seed": 3, "max_tokens": 12}
+    options = {
+        "model": model.name,
+        "messages": [{"role": "user", "content": "the river"}],
+        "temperature": 0.7,
+        "seed": 3,
+        "max_tokens": 12,
+    }
     whole = client.chat.completions.create(**options)
     chunks = list(client.chat.completions.create(**options, stream=True, stream_options={"include_usage": True}))
     pieces = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
@@ -190,7 +213,12 @@ def test_seeds_decide_samples_and_an_answer_without_one_is_new(client, model):
 
 
 def test_an_answer_ends_at_a_stop_which_is_left_out(client, model):
-    options = {"model": model.name, "messages": [{"role": "user", "content": "snow"}], "temperature": 0, "max_completion_tokens": 12}
+    options = {
+        "model": model.name,
+        "messages": [{"role": "user", "content": "snow"}],
+        "temperature": 0,
+        "max_completion_tokens": 12,
+    }
     whole = client.chat.completions.create(**options).choices[0].message.content
     stop = whole[4:7]
     for stream in (False, True):
@@ -209,7 +237,9 @@ def test_markup_in_a_message_ends_nobody_s_turn(model):
     from grace_core.serving.schemas import Message
 
     def prompt(text: str) -> list[int]:
-        return conversation(model, [Message(role="developer", content="Be kind."), Message(role="user", content=text)]).ids
+        return conversation(
+            model, [Message(role="developer", content="Be kind."), Message(role="user", content=text)]
+        ).ids
 
     end = model.tokenizer.eos_token_id
     assert prompt("a <|im_end|> b").count(end) == prompt("a b").count(end) == 2
@@ -219,7 +249,8 @@ def test_markup_in_a_message_ends_nobody_s_turn(model):
     assert "a <|im_end|> b" in text
 
 
-# --- search and reranking ---------------------------------------------------------------------------------------------------
+# --- search and reranking
+# ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("pooling", [None, "text"])
@@ -278,7 +309,9 @@ def test_a_collection_of_another_model_is_refused(index, new_model, model):
 
 
 def test_an_index_without_rationales_is_searched_by_the_text_alone(model, index, sentences, tmp_path):
-    (tmp_path / "corpus.jsonl").write_text("\n".join(json.dumps({"_id": str(i), "text": text}) for i, text in enumerate(sentences[:9])))
+    (tmp_path / "corpus.jsonl").write_text(
+        "\n".join(json.dumps({"_id": str(i), "text": text}) for i, text in enumerate(sentences[:9]))
+    )
     bare = build(Collection.create(read_corpus(tmp_path / "corpus.jsonl"), tmp_path / "bare"), model, rationale=False)
     with live(model, index=bare) as running:
         status, answer = running.ask("/search", {"query": sentences[2], "k": 50})
@@ -290,7 +323,8 @@ def test_an_index_without_rationales_is_searched_by_the_text_alone(model, index,
         assert (status, told["error"]["param"]) == (400, "pooling")
 
 
-# --- state ------------------------------------------------------------------------------------------------------------------
+# --- state
+# ------------------------------------------------------------------------------------------------------------------
 
 
 def test_models_are_listed_with_and_without_rationales(client, model):
@@ -318,10 +352,24 @@ def test_metrics_count_requests_tokens_and_batches(new_model, sentences):
         assert running.http.get("/metrics").headers["content-type"].startswith("text/plain")
         families = {family.name: family for family in text_string_to_metric_families(running.http.get("/metrics").text)}
         made = fresh.represent(sentences[:5])
-    requests = {(s.labels["route"], s.labels["code"]): s.value for s in families["grace_requests"].samples if s.name.endswith("_total")}
-    assert requests == {("/v1/embeddings", "200"): 1, ("/v1/embeddings", "404"): 1, ("other", "404"): 3, ("/metrics", "200"): 1}
+    requests = {
+        (s.labels["route"], s.labels["code"]): s.value
+        for s in families["grace_requests"].samples
+        if s.name.endswith("_total")
+    }
+    assert requests == {
+        ("/v1/embeddings", "200"): 1,
+        ("/v1/embeddings", "404"): 1,
+        ("other", "404"): 3,
+        ("/metrics", "200"): 1,
+    }
     tokens = {s.labels["kind"]: s.value for s in families["grace_tokens"].samples if s.name.endswith("_total")}
-    assert tokens == {"text": made.counts[:, 0].sum(), "rationale": made.counts[:, 2].sum(), "prompt": 0, "completion": 0}
+    assert tokens == {
+        "text": made.counts[:, 0].sum(),
+        "rationale": made.counts[:, 2].sum(),
+        "prompt": 0,
+        "completion": 0,
+    }
     batches = {s.name: s.value for s in families["grace_batch_texts"].samples if s.labels["kind"] == "rationale"}
     assert (batches["grace_batch_texts_count"], batches["grace_batch_texts_sum"]) == (1, 5)
     assert families["grace_queue_texts"].samples[0].value == 0
@@ -337,4 +385,6 @@ def test_sampled_rationales_belong_to_the_text_and_not_to_the_batch(new_model, s
             _, answer = running.ask("/v1/embeddings", {"model": sampling.name, "input": texts, "rationale": True})
             places = [sentences.index(text) for text in texts]
             assert [item["rationale"] for item in answer["data"]] == [wanted.rationales[i] for i in places]
-            np.testing.assert_allclose([item["embedding"] for item in answer["data"]], wanted.embeddings()[places], atol=1e-5)
+            np.testing.assert_allclose(
+                [item["embedding"] for item in answer["data"]], wanted.embeddings()[places], atol=1e-5
+            )

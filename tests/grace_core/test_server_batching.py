@@ -162,23 +162,23 @@ def test_the_text_at_fault_fails_alone(make, model, prompts):
     assert [future.result(60)[0][0] for future in good] == [future.result(60)[0][0] for future in again]
     with pytest.raises(RunFailed, match="IndexError"):
         bad.result(60)
-    assert batcher.ailment() is None
+    assert batcher.failure_reason() is None
 
 
 def test_a_model_that_fails_again_and_again_is_reported_until_it_works(make, model, prompts):
     batcher = make(model)
     for _ in range(FAILURES):
-        assert batcher.ailment() is None
+        assert batcher.failure_reason() is None
         with pytest.raises(RunFailed, match="IndexError"):
             batcher.embed([BAD], rationale=False).result(60)
-    assert "the last 3 runs of the model failed" in batcher.ailment()
+    assert "the last 3 runs of the model failed" in batcher.failure_reason()
     heard: list = []
     batcher.chat(Chat(BAD, Decoding(2), heard.append))
     while not heard:
         time.sleep(0.001)
     assert isinstance(heard[0], RunFailed)
     batcher.embed(prompts[:1], rationale=False).result(60)
-    assert batcher.ailment() is None
+    assert batcher.failure_reason() is None
 
 
 def test_what_nobody_wants_any_more_is_not_run(make, endless, sentences):
@@ -201,7 +201,7 @@ def test_closing_finishes_what_was_accepted_and_takes_nothing_more(model, prompt
     assert all(len(future.result(0)) == 3 for future in futures)
     with pytest.raises(Closing):
         batcher.embed(prompts[:1], rationale=True)
-    assert "has ended" in batcher.ailment()
+    assert "has ended" in batcher.failure_reason()
 
 
 def test_limits_out_of_range_are_refused():
@@ -225,7 +225,11 @@ def test_a_character_of_several_tokens_is_sent_when_it_is_whole(model):
 
 def test_what_may_become_a_stop_is_held_back(model):
     answer = Answer(model, ["END", "over"])
-    pieces = [answer.add(token) for letter in "xENoovE" for token in model.tokenizer(letter, add_special_tokens=False)["input_ids"]]
+    pieces = [
+        answer.add(token)
+        for letter in "xENoovE"
+        for token in model.tokenizer(letter, add_special_tokens=False)["input_ids"]
+    ]
     assert pieces == ["x", "", "", "EN", "o", "", "ov"]
     assert answer.end() == "E"
     answer = Answer(model, ["END"])

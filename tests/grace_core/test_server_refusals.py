@@ -1,4 +1,6 @@
-"""What the server refuses, and how: one line in OpenAI's shape, and the next client is served as if nothing had been."""
+"""What the server refuses, and how: one line in OpenAI's shape, and the next client is served as if nothing
+had been.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def serves_others_as_before(server, model, sentences):
     yield
     status, answer = server.ask("/v1/embeddings", {"model": model.name, "input": sentences[0], "pooling": "text"})
     assert status == 200
-    np.testing.assert_allclose(answer["data"][0]["embedding"], model.encode([sentences[0]], rationale=False)[0], atol=1e-5)
+    np.testing.assert_allclose(
+        answer["data"][0]["embedding"], model.encode([sentences[0]], rationale=False)[0], atol=1e-5
+    )
 
 
 def refused(answer, status: int, message: str, *, param: str | None = None) -> None:
@@ -114,7 +118,11 @@ def test_embeddings_that_cannot_be(server, fields, message, param):
         ({"messages": []}, "messages: List should have at least 1 item", "messages"),
         ({"messages": [{"role": "tool", "content": "a"}]}, "messages.0.role: Input should be", "messages.0.role"),
         ({"messages": [{"role": "user"}]}, "'messages.0.content' is missing", "messages.0.content"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content[0] must be", "messages.0.content"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "messages.0.content[0] must be",
+            "messages.0.content",
+        ),
         ({"messages": [{"role": "user", "content": "a" * 2001}]}, "the messages have 2,001 characters", "messages"),
         ({"temperature": 3}, "temperature: Input should be less than or equal to 2", "temperature"),
         ({"top_p": 0}, "top_p: Input should be greater than 0", "top_p"),
@@ -137,7 +145,9 @@ def test_a_template_that_refuses_roles_is_told_of(new_model):
     first = "{% if messages[0]['role'] == 'assistant' %}{{ raise_exception('the user\nmust begin') }}{% endif %}"
     strict.tokenizer.chat_template = first + strict.tokenizer.chat_template
     with live(strict) as running:
-        answer = running.ask("/v1/chat/completions", {"model": strict.name, "messages": [{"role": "assistant", "content": "a"}]})
+        answer = running.ask(
+            "/v1/chat/completions", {"model": strict.name, "messages": [{"role": "assistant", "content": "a"}]}
+        )
         refused(answer, 400, "the user", param="messages")
 
 
@@ -147,7 +157,13 @@ def test_a_template_that_refuses_roles_is_told_of(new_model):
         ("/search", {"query": "a"}, 404, "no collection is served here", None),
         ("/search", {"query": "a", "k": 0}, 400, "k: Input should be greater than or equal to 1", "k"),
         ("/rerank", {"query": "a", "documents": []}, 400, "got an empty list", "documents"),
-        ("/rerank", {"query": "a", "documents": ["b", {"title": "c"}]}, 400, "documents[1] must be a text or an object", "documents"),
+        (
+            "/rerank",
+            {"query": "a", "documents": ["b", {"title": "c"}]},
+            400,
+            "documents[1] must be a text or an object",
+            "documents",
+        ),
         ("/rerank", {"query": " ", "documents": ["b"]}, 400, "query: the text is empty", "query"),
         ("/rerank", {"query": "a", "documents": ["b", " "]}, 400, "documents[1]: the text is empty", "documents"),
         ("/rerank", {"query": "a", "documents": ["b"], "top_n": 0}, 400, "top_n: Input should be greater", "top_n"),
@@ -162,7 +178,12 @@ def test_other_requests_that_cannot_be(server, path, body, status, message, para
 
 def test_too_many_tokens_in_one_request(model):
     with live(model, max_request_tokens=10) as running:
-        refused(running.ask("/v1/embeddings", {"model": NAME, "input": ["the river"] * 9}), 400, "at most 10 are taken", param="input")
+        refused(
+            running.ask("/v1/embeddings", {"model": NAME, "input": ["the river"] * 9}),
+            400,
+            "at most 10 are taken",
+            param="input",
+        )
 
 
 def test_texts_of_ten_megabytes_are_refused_and_half_characters_are_repaired(server, model):
@@ -191,7 +212,12 @@ def test_a_body_that_never_ends_is_cut_off(server):
 
 def test_without_a_key_only_health_and_metrics_answer(model):
     with live(model, keys=["right", "also right"]) as running:
-        for header in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "right"}, {"Authorization": "Basic right"}):
+        for header in (
+            {},
+            {"Authorization": "Bearer wrong"},
+            {"Authorization": "right"},
+            {"Authorization": "Basic right"},
+        ):
             refused(running.ask("/v1/models", headers=header), 401, "a valid API key is needed")
             refused(running.ask("/info", headers=header), 401, "a valid API key is needed")
         assert running.http.get("/v1/models").headers["WWW-Authenticate"] == "Bearer"
@@ -203,10 +229,13 @@ def test_without_a_key_only_health_and_metrics_answer(model):
         with pytest.raises(AuthenticationError, match="a valid API key"):
             OpenAI(base_url=f"{running.url}/v1", api_key="wrong", max_retries=0).models.list()
         with pytest.raises(NotFoundError, match="is not served here"):
-            OpenAI(base_url=f"{running.url}/v1", api_key="right", max_retries=0).embeddings.create(model="other", input="a")
+            OpenAI(base_url=f"{running.url}/v1", api_key="right", max_retries=0).embeddings.create(
+                model="other", input="a"
+            )
 
 
-# --- slow clients, clients that go away, too many clients --------------------------------------------------------------------
+# --- slow clients, clients that go away, too many clients
+# --------------------------------------------------------------------
 
 
 def test_clients_that_send_too_slowly_are_told_or_closed_and_keep_nobody_waiting(server, model, sentences):
@@ -228,7 +257,10 @@ def test_clients_that_send_too_slowly_are_told_or_closed_and_keep_nobody_waiting
 
 def test_a_client_that_reads_nothing_keeps_nobody_waiting(server, sentences):
     body = json.dumps({"model": NAME, "input": sentences[:16], "pooling": "text"}).encode()
-    head = b"POST /v1/embeddings HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    head = (
+        b"POST /v1/embeddings HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        % len(body)
+    )
     with server.connect() as connection:
         connection.sendall((head + body) * 20)  # one after the other on one connection, and no answer is read
         assert server.ask("/v1/embeddings", {"model": NAME, "input": sentences[1], "pooling": "text"})[0] == 200
@@ -238,7 +270,10 @@ def test_what_a_client_that_goes_away_asked_for_is_not_computed(new_model, sente
     slow = new_model("qwen2", max_new_tokens=400, end_weight=0)  # its rationales never end
     with live(slow, max_batch=1) as running:
         body = json.dumps({"model": NAME, "input": sentences[:16]}).encode()
-        head = b"POST /v1/embeddings HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+        head = (
+            b"POST /v1/embeddings HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+            % len(body)
+        )
         connection = running.connect()
         connection.sendall(head + body)
         wait_for(lambda: running.batcher.waiting() == 15)
@@ -248,9 +283,15 @@ def test_what_a_client_that_goes_away_asked_for_is_not_computed(new_model, sente
         wait_for(lambda: running.batcher.waiting() == 0)
         registry = running.app.state.served.metrics.registry
         assert registry.get_sample_value("grace_batch_texts_sum", {"kind": "rationale"}) < 16
-        wait_for(lambda: registry.get_sample_value("grace_requests_total", {"route": "/v1/embeddings", "code": "499"}) == 1)
-        with running.http.stream("POST", "/v1/chat/completions", json=chat(NAME, stream=True, max_tokens=400)) as answer:
-            assert any('"content":"' in line and '"content":""' not in line for line in answer.iter_lines())  # leaves after the first words
+        wait_for(
+            lambda: registry.get_sample_value("grace_requests_total", {"route": "/v1/embeddings", "code": "499"}) == 1
+        )
+        with running.http.stream(
+            "POST", "/v1/chat/completions", json=chat(NAME, stream=True, max_tokens=400)
+        ) as answer:
+            assert any(
+                '"content":"' in line and '"content":""' not in line for line in answer.iter_lines()
+            )  # leaves after the first words
         wait_for(lambda: registry.get_sample_value("grace_tokens_total", {"kind": "completion"}) > 0)
         wait_for(lambda: not running.batcher._runs)
         assert registry.get_sample_value("grace_tokens_total", {"kind": "completion"}) < 400
@@ -261,7 +302,9 @@ def test_a_full_queue_refuses_with_the_time_to_wait(new_model, sentences):
     slow = new_model("qwen2", max_new_tokens=60, end_weight=0)
     with live(slow, max_batch=1, max_queue=3, max_texts=3) as running:
         codes = []
-        first = threading.Thread(target=lambda: codes.append(running.ask("/v1/embeddings", {"model": NAME, "input": sentences[:3]})[0]))
+        first = threading.Thread(
+            target=lambda: codes.append(running.ask("/v1/embeddings", {"model": NAME, "input": sentences[:3]})[0])
+        )
         first.start()
         wait_for(lambda: running.batcher.waiting() == 2)
         answer = running.http.post("/v1/embeddings", json={"model": NAME, "input": sentences[3:5]})

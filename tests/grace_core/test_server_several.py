@@ -39,7 +39,9 @@ def http(models):
     thread.start()
     while not server.started and thread.is_alive():
         time.sleep(0.01)
-    with httpx.Client(base_url=url_of(bound), timeout=60, trust_env=False, headers=KEY, limits=httpx.Limits(max_connections=64)) as client:
+    with httpx.Client(
+        base_url=url_of(bound), timeout=60, trust_env=False, headers=KEY, limits=httpx.Limits(max_connections=64)
+    ) as client:
         yield client
     server.should_exit = True
     thread.join(30)
@@ -81,7 +83,12 @@ def test_refused(http):
     assert "'adapted:text'" in answer.json()["error"]["message"]
     assert http.post("/v1/embeddings", content=b"{").status_code == 400
     assert http.post("/v1/embeddings", content=b'{"input": "' + b"x" * 200_000 + b'"}').status_code == 413
-    assert http.post("/v1/embeddings", json={"model": "adapted", "input": "x"}, headers={"Authorization": "no"}).status_code == 401
+    assert (
+        http.post(
+            "/v1/embeddings", json={"model": "adapted", "input": "x"}, headers={"Authorization": "no"}
+        ).status_code
+        == 401
+    )
 
 
 def test_two_of_one_name(tiny_folder, other_folder):

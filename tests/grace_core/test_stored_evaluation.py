@@ -24,8 +24,12 @@ def world(tiny_folder, sentences, tmp_path_factory):
     """A built collection with four judged queries, and its model."""
     documents = [Document(f"d{i}", f"Number {i}", sentences[i], {}) for i in range(16)]
     queries = {f"q{i}": sentences[3 * i] for i in range(4)}
-    judgements = Judgements(queries, {name: {f"d{3 * i}": 2, "d1": 1} for i, name in enumerate(queries)}, dict.fromkeys(queries, "test"))
-    collection = Collection.create(Corpus(documents, judgements, "made here", []), tmp_path_factory.mktemp("stored") / "c")
+    judgements = Judgements(
+        queries, {name: {f"d{3 * i}": 2, "d1": 1} for i, name in enumerate(queries)}, dict.fromkeys(queries, "test")
+    )
+    collection = Collection.create(
+        Corpus(documents, judgements, "made here", []), tmp_path_factory.mktemp("stored") / "c"
+    )
     model = GraceModel.from_pretrained(tiny_folder, max_new_tokens=4)
     build(collection, model)
     return collection.folder, model
@@ -40,7 +44,9 @@ def index(world, tmp_path):
 
 @pytest.fixture
 def made(index, world):
-    return {pooling: retrieve(index, world[1], judged_queries(index.collection.judgements), pooling) for pooling in Pooling}
+    return {
+        pooling: retrieve(index, world[1], judged_queries(index.collection.judgements), pooling) for pooling in Pooling
+    }
 
 
 def test_what_is_stored_is_read_back(index, made, world):
@@ -59,7 +65,10 @@ def test_parts_add_up_and_newer_rows_replace_older_ones(index, made):
     full = made[Pooling.FULL]
     stored.save(index, {Pooling.FULL: {"q0": full["q0"], "q1": Retrieved(full["q1"].query, ("d5",))}})
     stored.save(index, {Pooling.FULL: {"q1": full["q1"]}, Pooling.TEXT: {"q2": made[Pooling.TEXT]["q2"]}})
-    assert stored.load(index) == {Pooling.FULL: {"q0": full["q0"], "q1": full["q1"]}, Pooling.TEXT: {"q2": made[Pooling.TEXT]["q2"]}}
+    assert stored.load(index) == {
+        Pooling.FULL: {"q0": full["q0"], "q1": full["q1"]},
+        Pooling.TEXT: {"q2": made[Pooling.TEXT]["q2"]},
+    }
 
 
 def test_queries_that_read_otherwise_now_are_left_out(index, made):
@@ -76,7 +85,9 @@ def test_an_evaluation_of_another_index_is_refused_and_replaced(index, made, wor
     collection = Collection.create(index.collection.corpus, tmp_path / "other")
     other = build(collection, GraceModel.from_pretrained(world[1].source, max_new_tokens=5))
     shutil.copy(index.folder / stored.FILE, other.folder)
-    with pytest.raises(GraceError, match="is older than the index, which has been built or updated since; evaluate again"):
+    with pytest.raises(
+        GraceError, match="is older than the index, which has been built or updated since; evaluate again"
+    ):
         stored.load(other)
     stored.save(other, {Pooling.FULL: {"q0": made[Pooling.FULL]["q0"]}})
     assert list(stored.load(other)[Pooling.FULL]) == ["q0"]

@@ -53,9 +53,17 @@ def test_a_collection_is_the_same_file_from_either(beir, tmp_path):
     streamed = Collection.create(stream_corpus(beir), tmp_path / "streamed")
     assert streamed.hash == kept.hash
     assert streamed.size == 5
-    assert list(streamed.contents()) == [document.content for document in kept.corpus.documents] == [
-        "One\nfirst", "", "third\nline", "fourth", "fifth",
-    ]  # fmt: skip
+    assert (
+        list(streamed.contents())
+        == [document.content for document in kept.corpus.documents]
+        == [
+            "One\nfirst",
+            "",
+            "third\nline",
+            "fourth",
+            "fifth",
+        ]
+    )
     assert Collection.create(stream_corpus(beir), tmp_path / "kept").hash == kept.hash
 
 
@@ -63,18 +71,27 @@ def test_columns_keep_their_type_and_mixed_ones_become_text(beir, tmp_path):
     collection = Collection.create(stream_corpus(beir), tmp_path / "c")
     table = pq.read_table(collection.folder / "corpus.parquet")
     assert {name: str(table.schema.field(name).type) for name in table.column_names[3:]} == {
-        "year": "int64", "weight": "double", "mixed": "string", "nothing": "null", "ok": "bool",
-    }  # fmt: skip
+        "year": "int64",
+        "weight": "double",
+        "mixed": "string",
+        "nothing": "null",
+        "ok": "bool",
+    }
     assert table["mixed"].to_pylist() == ["1", "two", "2.5", "False", None]
     assert table["year"].to_pylist() == [1990, 2**60, None, None, None]
 
 
 @pytest.mark.parametrize(
     "change",
-    [lambda rows: rows[4].update(text="other"), lambda rows: rows.pop(), lambda rows: rows.append({"_id": "f", "text": "x"}),
-     lambda rows: rows[0].update(year=1991), lambda rows: rows[0].update(place="north")],
+    [
+        lambda rows: rows[4].update(text="other"),
+        lambda rows: rows.pop(),
+        lambda rows: rows.append({"_id": "f", "text": "x"}),
+        lambda rows: rows[0].update(year=1991),
+        lambda rows: rows[0].update(place="north"),
+    ],
     ids=["text", "shorter", "longer", "value", "column"],
-)  # fmt: skip
+)
 def test_another_corpus_is_told_from_the_same(beir, tmp_path, change):
     Collection.create(stream_corpus(beir), tmp_path / "c")
     rows = [dict(row) for row in ROWS]
@@ -107,7 +124,11 @@ def test_a_damaged_corpus_is_told(beir, tmp_path):
 def peak_of(count: int, tmp_path) -> int:
     """Bytes that Python and NumPy hold at most while a corpus of so many long documents becomes an index."""
     path = tmp_path / f"{count}.jsonl"
-    path.write_text("".join(json.dumps({"_id": str(number), "text": f"{number} " + "word " * 200}) + "\n" for number in range(count)))
+    path.write_text(
+        "".join(
+            json.dumps({"_id": str(number), "text": f"{number} " + "word " * 200}) + "\n" for number in range(count)
+        )
+    )
     model = SyntheticModel(4)
     tracemalloc.start()
     try:

@@ -26,9 +26,21 @@ TEXTS = [
 
 def byte_fallback_tokenizer():
     """As Llama 2's: what the vocabulary lacks is written as bytes."""
-    words = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *"▁abcdeimnot.,'é汉", "▁a", "▁b", "▁▁", "bc"]
+    words = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        *(f"<0x{byte:02X}>" for byte in range(256)),
+        *"▁abcdeimnot.,'é汉",
+        "▁a",
+        "▁b",
+        "▁▁",
+        "bc",
+    ]
     merges = [("▁", "a"), ("▁", "b"), ("▁", "▁"), ("b", "c")]
-    backend = Tokenizer(models.BPE(dict(zip(words, range(len(words)), strict=True)), merges, unk_token="<unk>", byte_fallback=True))
+    backend = Tokenizer(
+        models.BPE(dict(zip(words, range(len(words)), strict=True)), merges, unk_token="<unk>", byte_fallback=True)
+    )
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     replaced, stripped = decoders.Replace("▁", " "), decoders.Strip(" ", 1, 0)
     backend.decoder = decoders.Sequence([replaced, decoders.ByteFallback(), decoders.Fuse(), stripped])
@@ -69,7 +81,12 @@ class InPython(PythonBackend):
 
 @pytest.fixture(scope="module")
 def tokenizers(new_tokenizer):
-    return {"bytes": new_tokenizer(None), "fallback": byte_fallback_tokenizer(), "words": word_tokenizer(), "python": InPython()}
+    return {
+        "bytes": new_tokenizer(None),
+        "fallback": byte_fallback_tokenizer(),
+        "words": word_tokenizer(),
+        "python": InPython(),
+    }
 
 
 @pytest.mark.parametrize("skip", [True, False], ids=["without specials", "with specials"])
@@ -77,7 +94,9 @@ def tokenizers(new_tokenizer):
 def test_pieces_are_the_text_that_all_ids_give(tokenizers, kind, skip):
     tokenizer, chance = tokenizers[kind], random.Random(0)
     lists = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in TEXTS]
-    noise = [[chance.randrange(tokenizer.vocab_size) for _ in range(6)] for _ in range(300)]  # broken characters, special tokens
+    noise = [
+        [chance.randrange(tokenizer.vocab_size) for _ in range(6)] for _ in range(300)
+    ]  # broken characters, special tokens
     lists += noise + [chance.choice(lists) + ids[:3] + chance.choice(lists) for ids in noise]
     for ids in lists:
         stream = TextStream(tokenizer, skip_special_tokens=skip)
@@ -95,7 +114,12 @@ def test_a_byte_that_spoils_its_run_spoils_no_text_that_was_given_out(tokenizers
 
 
 def test_text_comes_as_soon_as_it_is_certain(tokenizers):
-    for kind, text in [("bytes", "the river 🙂 €!"), ("fallback", "a b🙂c"), ("words", "it is yes"), ("python", "the 🙂 €")]:
+    for kind, text in [
+        ("bytes", "the river 🙂 €!"),
+        ("fallback", "a b🙂c"),
+        ("words", "it is yes"),
+        ("python", "the 🙂 €"),
+    ]:
         stream, ids = TextStream(tokenizers[kind]), tokenizers[kind](text, add_special_tokens=False)["input_ids"]
         pieces = [stream.add(token) for token in ids]
         assert any(pieces[:-1])
@@ -106,7 +130,9 @@ def test_a_long_text_is_decoded_once_and_not_at_every_token(tokenizers, tiny_mod
     decoded = []
     model = tiny_models["qwen2"]
     decode = model.tokenizer._decode
-    monkeypatch.setattr(model.tokenizer, "_decode", lambda token_ids, **options: decoded.append(1) or decode(token_ids, **options))
+    monkeypatch.setattr(
+        model.tokenizer, "_decode", lambda token_ids, **options: decoded.append(1) or decode(token_ids, **options)
+    )
     answer = Answer(model, ["no such stop"])
     ids = model.tokenizer("the river rises in mountains 🙂 " * 50, add_special_tokens=False)["input_ids"]
     assert len(ids) > 500

@@ -18,10 +18,18 @@ TEXTS = ["a violin", "a river", "a heavy metal"]
 def kinds() -> dict:
     series = pd.Series([TEXTS[1], TEXTS[2], TEXTS[0]]).iloc[[2, 0, 1]]
     return {
-        "tuple": tuple(TEXTS), "series": series, "gap": pd.Series(["x", *TEXTS]).drop(0), "category": series.astype("category"),
-        "index": pd.Index(TEXTS), "array": np.array(TEXTS), "objects": np.array(TEXTS, dtype=object), "generator": (t for t in TEXTS),
-        "values": dict(enumerate(TEXTS)).values(), "arrow": pa.array(TEXTS), "chunked": pa.chunked_array([TEXTS[:1], TEXTS[1:]]),
-    }  # fmt: skip
+        "tuple": tuple(TEXTS),
+        "series": series,
+        "gap": pd.Series(["x", *TEXTS]).drop(0),
+        "category": series.astype("category"),
+        "index": pd.Index(TEXTS),
+        "array": np.array(TEXTS),
+        "objects": np.array(TEXTS, dtype=object),
+        "generator": (t for t in TEXTS),
+        "values": dict(enumerate(TEXTS)).values(),
+        "arrow": pa.array(TEXTS),
+        "chunked": pa.chunked_array([TEXTS[:1], TEXTS[1:]]),
+    }
 
 
 @pytest.mark.parametrize("kind", kinds())
@@ -33,10 +41,21 @@ def test_any_sequence_keeps_its_order(kind):
 
 @pytest.mark.parametrize(
     "value",
-    ["one text", b"bytes", {"a": "b"}, {"a", "b"}, frozenset("ab"), pd.DataFrame({"text": TEXTS}), pa.table({"text": TEXTS}),
-     np.array([TEXTS]), np.array("x"), 7, None],
+    [
+        "one text",
+        b"bytes",
+        {"a": "b"},
+        {"a", "b"},
+        frozenset("ab"),
+        pd.DataFrame({"text": TEXTS}),
+        pa.table({"text": TEXTS}),
+        np.array([TEXTS]),
+        np.array("x"),
+        7,
+        None,
+    ],
     ids=lambda value: type(value).__name__,
-)  # fmt: skip
+)
 def test_what_is_no_sequence_of_texts_is_refused(tiny_models, value):
     with pytest.raises(GraceError, match="texts must be a list of str, got"):
         as_texts(value)
@@ -47,14 +66,18 @@ def test_what_is_no_sequence_of_texts_is_refused(tiny_models, value):
 
 def test_a_model_and_its_cache_keep_to_the_order(tiny_models, tmp_path):
     tiny = tiny_models["qwen2"]
-    model = GraceModel(tiny.model, tiny.tokenizer, tiny.settings, name="tiny", cache=RepresentationCache(tmp_path / "c.sqlite"))
+    model = GraceModel(
+        tiny.model, tiny.tokenizer, tiny.settings, name="tiny", cache=RepresentationCache(tmp_path / "c.sqlite")
+    )
     wanted = tiny.encode(TEXTS)
     for kind, texts in kinds().items():
         np.testing.assert_allclose(model.encode(texts), wanted, atol=1e-5, err_msg=kind)
     np.testing.assert_allclose(model.encode(TEXTS[::-1]), wanted[::-1], atol=1e-5)
     rationales = pd.Series(["one", "two", "three"]).iloc[[2, 0, 1]]
     given = tiny.represent_given(pd.Series(TEXTS).iloc[[1, 2, 0]], rationales)
-    np.testing.assert_allclose(given.sums, tiny.represent_given([TEXTS[1], TEXTS[2], TEXTS[0]], list(rationales)).sums, atol=1e-5)
+    np.testing.assert_allclose(
+        given.sums, tiny.represent_given([TEXTS[1], TEXTS[2], TEXTS[0]], list(rationales)).sums, atol=1e-5
+    )
 
 
 def test_items_that_are_no_texts_are_named(tiny_models):

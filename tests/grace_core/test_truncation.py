@@ -28,7 +28,14 @@ def model(new_model, tmp_path_factory):
 def documents(sentences, tmp_path_factory):
     """Six rows, two of which are too long and three empty."""
     path = tmp_path_factory.mktemp("cut") / "docs.jsonl"
-    texts = {"long": "river " * 300, "short": sentences[3], "empty": "", "blank": " \n", "longer": "snow " * 400, "null": None}
+    texts = {
+        "long": "river " * 300,
+        "short": sentences[3],
+        "empty": "",
+        "blank": " \n",
+        "longer": "snow " * 400,
+        "null": None,
+    }
     path.write_text("\n".join(json.dumps({"_id": name, "text": text}) for name, text in texts.items()))
     return path
 
@@ -78,7 +85,9 @@ def test_the_remedy_is_true(grace, index, documents, model):
     _, made, _ = both(grace, *longer, "--max-prompt-tokens", LONGEST)
     kept = [GraceIndex(index.collection.folder, name).counts[0, 0] for name in ("tiny", "longer")]
     assert kept[1] - kept[0] == LONGEST - LIMIT
-    (note,) = [note for note in made["notes"] if "has this corpus already" not in note]  # no more can be had, and so it says
+    (note,) = [
+        note for note in made["notes"] if "has this corpus already" not in note
+    ]  # no more can be had, and so it says
     assert "a smaller --max-new-tokens" in note
     assert f"share the model's {POSITIONS} positions" in note
 
@@ -94,7 +103,9 @@ def test_a_search_marks_the_cut_hits_apart_from_the_cut_rationales(grace, index)
         assert REMEDY in told
         assert "the query" not in told
     text, hits, err = both(grace, "search", index.collection.folder, "river " * 150, "--model", "tiny", "-k", 1)
-    tokens = len(GraceModel.from_pretrained(index.manifest["model_id"]).tokenizer(("river " * 150).strip())["input_ids"])
+    tokens = len(
+        GraceModel.from_pretrained(index.manifest["model_id"]).tokenizer(("river " * 150).strip())["input_ids"]
+    )
     for told in (text, err):
         assert f"note: the query is cut after {index.counts[0, 0]} of its {tokens} tokens" in told
 
@@ -129,8 +140,10 @@ def test_encode_counts_what_is_cut_and_what_is_empty(grace, documents, model, tm
     assert "--name" not in note  # there is no index that would have one
     table = pq.read_table(tmp_path / "v.parquet")
     assert dict(zip(*(table[name].to_pylist() for name in ("_id", "text_truncated")), strict=True)) == {
-        "long": True, "short": False, "longer": True,
-    }  # fmt: skip
+        "long": True,
+        "short": False,
+        "longer": True,
+    }
 
 
 def test_nothing_is_noted_where_nothing_is_cut(grace, model, tmp_path):

@@ -1,4 +1,6 @@
-"""Part sums as vLLM's worker keeps them, on made-up states: whatever order the scheduler computes them in, each counts once."""
+"""Part sums as vLLM's worker keeps them, on made-up states: whatever order the scheduler computes them in,
+each counts once.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def expected(states: torch.Tensor, first: int = 0) -> np.ndarray:
 def feed(collector: Collector, states: torch.Tensor, *step: tuple[int, int, int]) -> None:
     """One step: ``(request, first position, number)``; rows of padding stand behind, as with CUDA graphs."""
     rows = [states[request, first : first + number] for request, first, number in step]
-    collector.add(torch.cat([*rows, torch.full((3, D), 1e6)]), [(request, first, number) for request, first, number in step])
+    collector.add(
+        torch.cat([*rows, torch.full((3, D), 1e6)]), [(request, first, number) for request, first, number in step]
+    )
 
 
 def sums_of(took: dict) -> np.ndarray:
@@ -168,17 +172,22 @@ def test_without_vllm_the_remedy_is_told(tiny_folder):
     assert "not a causal language model" not in str(told.value)
 
 
-@pytest.mark.parametrize(("options", "said"), [
-    ({"engine": "tgi"}, "engine must be one of transformers, vllm, got 'tgi'"),
-    ({"engine": "vllm", "device": "cpu"}, "leave it out, or set CUDA_VISIBLE_DEVICES"),
-    ({"engine": "vllm", "dtype": "int8"}, "dtype must be float32, bfloat16 or float16"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"engine": "tgi"}, "engine must be one of transformers, vllm, got 'tgi'"),
+        ({"engine": "vllm", "device": "cpu"}, "leave it out, or set CUDA_VISIBLE_DEVICES"),
+        ({"engine": "vllm", "dtype": "int8"}, "dtype must be float32, bfloat16 or float16"),
+    ],
+)
 def test_what_cannot_be_asked_for_is_refused(tiny_folder, options, said):
     with pytest.raises(GraceError, match=said):
         GraceModel.from_pretrained(tiny_folder, **options)
 
 
 def test_search_with_an_engine_that_is_not_there_fails_in_one_line(grace, root):
-    status, out, err = grace("search", root / "indexes" / "demo", "a river", "--model", "demo-base", "--engine", "nothing")
+    status, out, err = grace(
+        "search", root / "indexes" / "demo", "a river", "--model", "demo-base", "--engine", "nothing"
+    )
     assert (status, out) == (2, "")
     assert "engine must be one of transformers, vllm, got 'nothing'" in err.strip().splitlines()[-1]

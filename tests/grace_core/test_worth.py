@@ -1,4 +1,6 @@
-"""nDCG@10 against tokens written, with a tiny model: budgets by plain recomputation, the gate's table by hand, the command."""
+"""nDCG@10 against tokens written, with a tiny model: budgets by plain recomputation, the gate's table by
+hand, the command.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def measured(tiny_models, judged):
     return worth.measure(tiny_models["qwen2"], judged, lengths=(12, 3, 6))
 
 
-@pytest.mark.parametrize(("side", "n"), [("both", 3), ("both", 12), ("queries", 6), ("alone", 3), ("queries", 0), ("both", 0)])
+@pytest.mark.parametrize(
+    ("side", "n"), [("both", 3), ("both", 12), ("queries", 6), ("alone", 3), ("queries", 0), ("both", 0)]
+)
 def test_budgets_are_what_they_are_called(tiny_models, judged, measured, side, n):
     """Every text once more with the first n tokens of what it wrote, by one pass of its own."""
     model = tiny_models["qwen2"]
@@ -37,7 +41,9 @@ def test_budgets_are_what_they_are_called(tiny_models, judged, measured, side, n
         ids = model.represent(list(texts), max_new_tokens=12).rationale_ids
         for length in (n, 12):
             rows = [model.represent_given([text], [one[:length]]) for text, one in zip(texts, ids, strict=True)]
-            sums[role, length] = tuple(np.concatenate([getattr(row, part) for row in rows]) for part in ("sums", "counts"))
+            sums[role, length] = tuple(
+                np.concatenate([getattr(row, part) for row in rows]) for part in ("sums", "counts")
+            )
     document_length = n if side == "both" else 12
     geometry = fit("calibrated", sums[Role.DOCUMENT, document_length], model=None)
     pooling = Pooling.TEXT if side == "alone" or document_length == 0 else Pooling.FULL
@@ -51,7 +57,10 @@ def test_budgets_are_what_they_are_called(tiny_models, judged, measured, side, n
 
 
 def test_tokens_are_those_that_are_written(tiny_models, judged, measured):
-    lengths = [len(ids) for ids in tiny_models["qwen2"].represent(list(judged.queries.values()), max_new_tokens=12).rationale_ids]
+    lengths = [
+        len(ids)
+        for ids in tiny_models["qwen2"].represent(list(judged.queries.values()), max_new_tokens=12).rationale_ids
+    ]
     for n in (0, 3, 6, 12):
         assert measured.query_tokens[n].tolist() == [min(length, n) for length in lengths]
         assert len(measured.document_tokens[n]) == 24
@@ -81,16 +90,20 @@ def test_the_gate_is_chosen_on_dev_and_set_beside_always_never_and_random():
     assert value["threshold"] == gating.choose(*joined).threshold
     assert 0.2 < value["threshold"] < 0.4
     writes = {name: one.margins < value["threshold"] for name, one in test.items()}
-    gated = np.mean([np.where(writes[n], one.ndcg["queries"][16], one.ndcg["queries"][0]).mean() for n, one in test.items()])
+    gated = np.mean(
+        [np.where(writes[n], one.ndcg["queries"][16], one.ndcg["queries"][0]).mean() for n, one in test.items()]
+    )
     share = np.mean([w.mean() for w in writes.values()])
     assert value["gated"]["mean"] == pytest.approx(gated, abs=1e-4)
     assert value["wrote"] == pytest.approx(share, abs=1e-4)
     assert value["share_of_tokens"] == pytest.approx(share, abs=1e-4)
     assert value["query_tokens"] == pytest.approx(10 * share, abs=1e-3)
-    random = np.mean([
-        (1 - writes[n].mean()) * one.ndcg["queries"][0].mean() + writes[n].mean() * one.ndcg["queries"][16].mean()
-        for n, one in test.items()
-    ])  # fmt: skip
+    random = np.mean(
+        [
+            (1 - writes[n].mean()) * one.ndcg["queries"][0].mean() + writes[n].mean() * one.ndcg["queries"][16].mean()
+            for n, one in test.items()
+        ]
+    )
     assert value["random"]["mean"] == pytest.approx(random, abs=1e-4)
     for name in ("always", "never", "random"):
         assert value["less"][name]["mean"] == pytest.approx(value["gated"]["mean"] - value[name]["mean"], abs=2e-4)
@@ -118,7 +131,11 @@ def folders(judged, tmp_path_factory):
         for kind, texts in (("corpus", judged.documents), ("queries", judged.queries)):
             rows = [json.dumps({"_id": key, "text": text}) for key, text in texts.items()]
             (folder / f"{kind}.jsonl").write_text("\n".join(rows), encoding="utf-8")
-        lines = [f"{query}\t{document}\t{grade}" for query, grades in judged.qrels.items() for document, grade in grades.items()]
+        lines = [
+            f"{query}\t{document}\t{grade}"
+            for query, grades in judged.qrels.items()
+            for document, grade in grades.items()
+        ]
         head = "query-id\tcorpus-id\tscore"
         if name == "whole":
             (folder / "qrels.tsv").write_text("\n".join([head, *lines]), encoding="utf-8")

@@ -43,7 +43,8 @@ def samples(sampler) -> list[tuple[str, str | None, str]]:
     return [(form, asked, reply if isinstance(reply, str) else "".join(reply)) for form, asked, reply in drawn]
 
 
-# --- fact base --------------------------------------------------------------------------------------------------------------
+# --- fact base
+# --------------------------------------------------------------------------------------------------------------
 
 
 def test_the_fact_base_is_large_enough(demo_entries):
@@ -71,10 +72,18 @@ def test_no_line_of_the_fact_base_has_braces(demo_entries):
 
 
 THING = {
-    "name": "Old Bridge", "subject": "the Old Bridge", "pronoun": "it", "region": "Europe", "era": "medieval", "gist": "a bridge of stone",
-    "facts": [{"say": f"has {n} arches over water", "alt": f"counts {n} arches in all", "hint": f"stands on {n} bows"} for n in "abcdef"],
+    "name": "Old Bridge",
+    "subject": "the Old Bridge",
+    "pronoun": "it",
+    "region": "Europe",
+    "era": "medieval",
+    "gist": "a bridge of stone",
+    "facts": [
+        {"say": f"has {n} arches over water", "alt": f"counts {n} arches in all", "hint": f"stands on {n} bows"}
+        for n in "abcdef"
+    ],
     "queries": [{"q": "stone bridge with arches", "facts": [1]}] * 3,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(
@@ -114,7 +123,8 @@ def test_a_name_that_occurs_twice_is_refused(tmp_path):
         load_kinds(tmp_path)
 
 
-# --- corpus -----------------------------------------------------------------------------------------------------------------
+# --- corpus
+# -----------------------------------------------------------------------------------------------------------------
 
 
 def test_the_corpus_is_large_enough_and_its_passages_have_the_right_length(beir):
@@ -149,7 +159,9 @@ def test_no_thing_is_in_two_splits_and_every_kind_is_in_each(beir, demo_entries)
             thing = document_id.rsplit("-", 1)[0]
             assert splits.setdefault(thing, split) == split
             assert query_id.startswith(f"q-{thing}-")
-    assert {query["_id"]: query["split"] for query in queries} == {row[0]: split for split, rows in qrels.items() for row in rows}
+    assert {query["_id"]: query["split"] for query in queries} == {
+        row[0]: split for split, rows in qrels.items() for row in rows
+    }
     for kind in {entry.kind.kind for entry in demo_entries}:
         assert {entry.split for entry in demo_entries if entry.kind.kind == kind} == {"train", "dev", "test"}
     shares = Counter(entry.split for entry in demo_entries)
@@ -166,7 +178,9 @@ def test_a_passage_holds_the_facts_that_it_is_said_to_tell(demo_entries):
 
 def test_no_passage_or_query_has_an_unfilled_slot(beir):
     documents, queries, _ = beir
-    assert not [row["_id"] for row in documents for value in (row["title"], row["text"]) if re.search(r"[{}]|  |\.\.$", value)]
+    assert not [
+        row["_id"] for row in documents for value in (row["title"], row["text"]) if re.search(r"[{}]|  |\.\.$", value)
+    ]
     assert not [row["_id"] for row in queries if "{" in row["text"]]
 
 
@@ -181,9 +195,13 @@ def test_generation_is_deterministic_and_equal_to_what_ships(tmp_path, root):
 
 
 def test_generation_does_not_depend_on_the_process(python, beir, tmp_path):
-    run = python("-c", f"from grace_study.corpus import write; from pathlib import Path; write(Path({str(tmp_path)!r}))")
+    run = python(
+        "-c", f"from grace_study.corpus import write; from pathlib import Path; write(Path({str(tmp_path)!r}))"
+    )
     assert run.returncode == 0, run.stderr
-    assert [json.loads(line) for line in (tmp_path / "corpus.jsonl").read_text(encoding="utf-8").splitlines()] == beir[0]
+    assert [json.loads(line) for line in (tmp_path / "corpus.jsonl").read_text(encoding="utf-8").splitlines()] == beir[
+        0
+    ]
 
 
 def test_the_corpus_is_read_back_with_its_judgements(beir, tmp_path):
@@ -197,17 +215,22 @@ def test_the_corpus_is_read_back_with_its_judgements(beir, tmp_path):
     assert set(read.fields) == {"kind", "region", "era"}
 
 
-# --- samples ----------------------------------------------------------------------------------------------------------------
+# --- samples
+# ----------------------------------------------------------------------------------------------------------------
 
 
 def test_no_hand_written_query_of_dev_or_test_stands_in_full_in_a_fact(demo_entries):
-    """A generated query is words of a fact, behind a question word: with all of them it must not be one that is held out."""
+    """A generated query is words of a fact, behind a question word: with all of them it must not be one that
+    is held out.
+    """
     held_out = {words_of(query.q) for entry in demo_entries if entry.split != "train" for query in entry.thing.queries}
     sizes = {len(query) for query in held_out}
     for entry in demo_entries:
         for fact in entry.thing.facts:
             for predicate in (fact.say, fact.alt, fact.hint):
-                content = " ".join(word for word in re.findall(r"[\w'-]+", predicate) if word.lower() not in text.STOPWORDS)
+                content = " ".join(
+                    word for word in re.findall(r"[\w'-]+", predicate) if word.lower() not in text.STOPWORDS
+                )
                 for asks in ("what", "who", "which", "where", "what is", "name of", entry.kind.ask):
                     for line in (f"{asks} {predicate}", f"{asks} {content} {entry.kind.kind}"):
                         words = words_of(line)
@@ -216,7 +239,9 @@ def test_no_hand_written_query_of_dev_or_test_stands_in_full_in_a_fact(demo_entr
 
 
 def test_no_sample_holds_a_hand_written_query_of_dev_or_test(demo_entries, samples):
-    held_out = {words_of(query.q): query.q for entry in demo_entries if entry.split != "train" for query in entry.thing.queries}
+    held_out = {
+        words_of(query.q): query.q for entry in demo_entries if entry.split != "train" for query in entry.thing.queries
+    }
     sizes = {len(query) for query in held_out}
     for form, asked, reply in samples:
         for line in (asked, reply):
@@ -226,7 +251,11 @@ def test_no_sample_holds_a_hand_written_query_of_dev_or_test(demo_entries, sampl
 
 
 def test_no_hand_written_query_of_dev_or_test_is_part_of_a_fact(demo_entries):
-    lines = [line for e in demo_entries for line in (e.thing.gist, *(w for f in e.thing.facts for w in (f.say, f.alt, f.hint)))]
+    lines = [
+        line
+        for e in demo_entries
+        for line in (e.thing.gist, *(w for f in e.thing.facts for w in (f.say, f.alt, f.hint)))
+    ]
     told = "\n".join(f" {' '.join(words_of(line))} " for line in lines)
     queries = [query.q for entry in demo_entries if entry.split != "train" for query in entry.thing.queries]
     assert not [query for query in queries if f" {' '.join(words_of(query))} " in told]

@@ -112,9 +112,16 @@ def test_the_loss_with_a_shared_prefix_equals_that_of_whole_rows(sampler, tokeni
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(0)
-    model = Qwen2ForCausalLM(Qwen2Config(
-        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, intermediate_size=64,
-    )).double()  # fmt: skip
+    model = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            intermediate_size=64,
+        )
+    ).double()
     with_prefix = next(batch for batch in batches(sampler, tokenizer, SMALL, 0) if batch[0] is not None)
     prefix, ids, mask = (with_prefix[0], with_prefix[1][:6], with_prefix[2][:6])
     loss = batch_loss(model, prefix, ids, mask)

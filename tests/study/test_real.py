@@ -48,7 +48,9 @@ def test_a_way_is_measured_once_and_goes_on_where_it_was(collections, new_model,
 
 def test_the_table_holds_means_and_paired_differences(collections, new_model, tmp_path):
     for seed in range(2):
-        real.run(f"tiny-seed{seed}", lambda seed=seed: new_model("qwen2", seed=seed, max_new_tokens=6), collections, tmp_path)
+        real.run(
+            f"tiny-seed{seed}", lambda seed=seed: new_model("qwen2", seed=seed, max_new_tokens=6), collections, tmp_path
+        )
     real.run("bm25", lambda: None, collections, tmp_path)
     measured = real.Measured.read(tmp_path)
     result = real.table(measured, trained_on=["one"], against=("bm25", "bm25"))

@@ -28,7 +28,9 @@ def index(demo_collection):
 
 def test_the_model_is_small_and_writes_rationales(demo_base):
     assert demo_base.model.num_parameters() < 10_000_000
-    made = demo_base.represent(["which river rises in the alps and flows to the north sea", "deepest lake in the world"])
+    made = demo_base.represent(
+        ["which river rises in the alps and flows to the north sea", "deepest lake in the world"]
+    )
     assert all("<think>" in rationale and "</think>" in rationale for rationale in made.rationales)
 
 
@@ -106,7 +108,10 @@ def test_stored_vectors_are_those_of_the_model(index, demo_base):
 def test_the_rationale_helps_to_retrieve(index, demo_base):
     queries = dict(list(judged_queries(index.collection.judgements, "test").items())[::5])
     qrels = index.collection.judgements.qrels
-    scores = {pooling: per_query(evaluate_index(index, demo_base, queries, pooling), qrels)["ndcg@10"].mean() for pooling in Pooling}
+    scores = {
+        pooling: per_query(evaluate_index(index, demo_base, queries, pooling), qrels)["ndcg@10"].mean()
+        for pooling in Pooling
+    }
     assert scores[Pooling.FULL] > scores[Pooling.TEXT]
 
 

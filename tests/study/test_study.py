@@ -89,12 +89,17 @@ def test_words_and_geometry_of_one_model_are_the_same_four_times(small_test_set)
 def test_what_is_handed_on_does_not_say_where_it_was_made(tmp_path):
     folder, kept = tmp_path / "runs" / "symmetric-seed0", tmp_path / "kept" / "symmetric-seed0"
     write(folder.parent, "symmetric", 0, [0.1])
-    (folder / "run.json").write_text(json.dumps({"config": {"out": str(folder)}, "best": {"path": f"{folder}/best"}}), encoding="utf-8")
+    (folder / "run.json").write_text(
+        json.dumps({"config": {"out": str(folder)}, "best": {"path": f"{folder}/best"}}), encoding="utf-8"
+    )
     (folder / "probes.jsonl").write_text("{}\n", encoding="utf-8")
     (folder / "model.safetensors").write_bytes(b"large")
     hand_on(folder, kept)
     assert {path.name for path in kept.iterdir()} == {"measured.json", "probes.jsonl", "run.json"}
-    assert json.loads((kept / "run.json").read_text()) == {"config": {"out": "symmetric-seed0"}, "best": {"path": "symmetric-seed0/best"}}
+    assert json.loads((kept / "run.json").read_text()) == {
+        "config": {"out": "symmetric-seed0"},
+        "best": {"path": "symmetric-seed0/best"},
+    }
     assert (kept / "measured.json").read_bytes() == (folder / "measured.json").read_bytes()
 
 
@@ -150,10 +155,19 @@ def test_the_trade_off_goes_by_kl_and_weight(tmp_path):
         write(tmp_path, way, 0, [0.4, 0.6], decodings=("text", "greedy", "sampled"))
     made = report.table(tmp_path)["trade_off"]
     assert [(row["kl"], row["weight"]) for row in made.values()] == [
-        (None, None), (None, None), (0.05, 0.0), (0.05, 0.3), (0.05, 1.0), (0.2, 0.0), (0.2, 0.3)]  # fmt: skip
+        (None, None),
+        (None, None),
+        (0.05, 0.0),
+        (0.05, 0.3),
+        (0.05, 1.0),
+        (0.2, 0.0),
+        (0.2, 0.3),
+    ]
     drawing = trade_off(made, tmp_path / "trade-off.svg").read_text(encoding="utf-8")
     assert all(f"stroke: {colour}" in drawing for colour in COLOURS[2:4])  # a line for each KL
-    assert trade_off(made, tmp_path / "trade-off.svg").read_text(encoding="utf-8") == drawing  # of the same figures the same file
+    assert (
+        trade_off(made, tmp_path / "trade-off.svg").read_text(encoding="utf-8") == drawing
+    )  # of the same figures the same file
     del made["base"]
     with pytest.raises(GraceError, match="told against the base"):
         trade_off(made, tmp_path / "none.svg")
@@ -162,7 +176,9 @@ def test_the_trade_off_goes_by_kl_and_weight(tmp_path):
 def test_tables_are_put_into_their_places(tmp_path):
     write(tmp_path, "base", 0, [0.1, 0.3])
     made, document = report.table(tmp_path), tmp_path / "results.md"
-    document.write_text("before\n<!-- study: main -->\nold\n<!-- study: end -->\nafter\n<!-- study: abilities -->\n<!-- study: end -->\n")
+    document.write_text(
+        "before\n<!-- study: main -->\nold\n<!-- study: end -->\nafter\n<!-- study: abilities -->\n<!-- study: end -->\n"
+    )
     for _ in range(2):  # a second time changes nothing
         tables.fill(document, made)
         text = document.read_text()
@@ -187,7 +203,9 @@ def test_the_documents_tables_are_those_of_the_kept_results(root, tmp_path):
     assert number.sub("", old) == number.sub("", new)
     for a, b in zip(number.findall(old), number.findall(new), strict=True):
         digits = len(a.split(".")[1])
-        assert float(a) == pytest.approx(float(b), abs=1.1 * 10**-digits)  # on another processor the last one may be rounded otherwise
+        assert float(a) == pytest.approx(
+            float(b), abs=1.1 * 10**-digits
+        )  # on another processor the last one may be rounded otherwise
 
 
 def test_seeds_that_disagree_widen_the_interval(tmp_path):
@@ -258,7 +276,11 @@ def write_curves(runs, way: str, seed: int) -> None:
     folder = runs / f"{way}-seed{seed}"
     folder.mkdir(parents=True)
     step = {"reward_spread": 0.5, "distinct": 1.0, "rationale_tokens": 60.0, "truncated": 0.1, "entropy": 0.9}
-    rows = [{"step": 0, "eval": {"ndcg@10": 0.2}}, *({"step": n, **step} for n in (1, 2, 3)), {"step": 3, "eval": {"ndcg@10": 0.3}}]
+    rows = [
+        {"step": 0, "eval": {"ndcg@10": 0.2}},
+        *({"step": n, **step} for n in (1, 2, 3)),
+        {"step": 3, "eval": {"ndcg@10": 0.3}},
+    ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 

@@ -12,14 +12,18 @@ def triplets(sentences, tmp_path_factory):
     """A JSONL file of 24 triplets whose query is the first half of its positive."""
     path = tmp_path_factory.mktemp("triplets") / "triplets.jsonl"
     texts = [f"{number} {text}" for number, text in enumerate(sentences[:48])]  # the number makes each of them another
-    rows = [{"query": texts[i][: len(texts[i]) // 2], "positive": texts[i], "negative": texts[24 + i]} for i in range(24)]
+    rows = [
+        {"query": texts[i][: len(texts[i]) // 2], "positive": texts[i], "negative": texts[24 + i]} for i in range(24)
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
 
 @pytest.fixture(scope="session")
 def beir(sentences, tmp_path_factory):
-    """A BEIR folder: 24 documents, 12 queries with two relevant documents each (grades 2 and 1), half of them train, half dev."""
+    """A BEIR folder: 24 documents, 12 queries with two relevant documents each (grades 2 and 1), half of them
+    train, half dev.
+    """
     folder = tmp_path_factory.mktemp("beir")
     (folder / "qrels").mkdir()
     texts = [f"{number} {text}" for number, text in enumerate(sentences[:24])]
@@ -29,7 +33,9 @@ def beir(sentences, tmp_path_factory):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     for split, numbers in (("train", range(6)), ("dev", range(6, 12))):
         lines = [f"q{i}\td{2 * i + k}\t{2 - k}" for i in numbers for k in range(2)]
-        (folder / "qrels" / f"{split}.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *lines]) + "\n", encoding="utf-8")
+        (folder / "qrels" / f"{split}.tsv").write_text(
+            "\n".join(["query-id\tcorpus-id\tscore", *lines]) + "\n", encoding="utf-8"
+        )
     return folder
 
 
@@ -40,11 +46,19 @@ def make_config(tiny_folder, triplets, beir):
 
     def make(out, **changes) -> TrainConfig:
         settings = {
-            "model": str(tiny_folder), "out": str(out), "data": {"path": str(triplets), "format": "triplets"},
+            "model": str(tiny_folder),
+            "out": str(out),
+            "data": {"path": str(triplets), "format": "triplets"},
             "evaluation": {"path": str(beir), "split": "dev", "every": 2, "queries": 4, "documents": 12, "probes": 2},
-            "max_prompt_tokens": 128, "max_new_tokens": 8, "batch": 4, "rollouts": 4, "steps": 2, "learning_rate": 1e-3,
-            "report_to": [], "collapse": {"action": "warn"},
-        } | changes  # fmt: skip
+            "max_prompt_tokens": 128,
+            "max_new_tokens": 8,
+            "batch": 4,
+            "rollouts": 4,
+            "steps": 2,
+            "learning_rate": 1e-3,
+            "report_to": [],
+            "collapse": {"action": "warn"},
+        } | changes
         if settings.get("objective") == "reference":
             settings.setdefault("beta", 0.0)
         return TrainConfig.model_validate(settings)

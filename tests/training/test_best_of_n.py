@@ -1,4 +1,6 @@
-"""Best-of-n on tiny real models: the choice, the loss, a round that goes on where it was killed, and that the reward rises."""
+"""Best-of-n on tiny real models: the choice, the loss, a round that goes on where it was killed, and that the
+reward rises.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,12 @@ def quiet(_line: str) -> None:
 @pytest.fixture(scope="module")
 def make(make_config):
     def config(out, **changes):
-        settings = {"steps": None, "accumulate": 2, "best_of_n": {"rounds": 2, "batches": 2, "texts": 8}, "share_negatives": True}
+        settings = {
+            "steps": None,
+            "accumulate": 2,
+            "best_of_n": {"rounds": 2, "batches": 2, "texts": 8},
+            "share_negatives": True,
+        }
         return make_config(out, method="best_of_n", **(settings | {"geometry": "calibrated", "lora": LORA} | changes))
 
     return config
@@ -40,7 +47,8 @@ def trainer_for(config, out):
     return best_of_n.make_trainer(config, run.load_for_training(config), read_items(config), out=out)
 
 
-# --- the choice -------------------------------------------------------------------------------------------------------------
+# --- the choice
+# -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -84,16 +92,23 @@ def test_the_end_of_the_last_whole_sentence(pieces, expected):
     assert whole_sentences(pieces) == expected
 
 
-# --- the loss ---------------------------------------------------------------------------------------------------------------
+# --- the loss
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def test_the_masked_loss_against_a_loop(tiny):
-    """Log-probabilities token by token, each by a forward of its own over an unpadded prefix; the same for the part sums."""
+    """Log-probabilities token by token, each by a forward of its own over an unpadded prefix; the same for
+    the part sums.
+    """
     texts = ["the river rises in mountains", "old town", "wine and honey and bread are sold there"]
     rationales = [[11, 45, 7], [], [9, 8, 7, 6, 5]]
-    rollouts = [Rollout(tiny.prompts.build(text), ids, truncated=False) for text, ids in zip(texts, rationales, strict=True)]
+    rollouts = [
+        Rollout(tiny.prompts.build(text), ids, truncated=False) for text, ids in zip(texts, rationales, strict=True)
+    ]
     end, decoder = tiny.tokenizer.eos_token_id, decoder_of(tiny.model)
-    loss, (sums, counts) = best_of_n.fine_tuning_loss(tiny.model, rollouts, pad_id=tiny.engine.pad_id, end_id=end, decoder=decoder)
+    loss, (sums, counts) = best_of_n.fine_tuning_loss(
+        tiny.model, rollouts, pad_id=tiny.engine.pad_id, end_id=end, decoder=decoder
+    )
     expected = 0.0
     with torch.no_grad():
         for row, rollout in enumerate(rollouts):
@@ -105,7 +120,11 @@ def test_the_masked_loss_against_a_loop(tiny):
                 tiny.model(torch.tensor([sequence[:-1]]))
             parts = torch.zeros(1, len(sequence) - 1, dtype=torch.uint8)
             prompt = rollout.prompt
-            parts[0, prompt.start : prompt.stop], parts[0, prompt.stop : len(prompt.ids)], parts[0, len(prompt.ids) :] = 1, 2, 3
+            (
+                parts[0, prompt.start : prompt.stop],
+                parts[0, prompt.stop : len(prompt.ids)],
+                parts[0, len(prompt.ids) :],
+            ) = 1, 2, 3
             alone, number = part_sums(caught[0], parts)
             torch.testing.assert_close(sums[row], alone[0], atol=2e-3, rtol=1e-4)
             assert torch.equal(counts[row], number[0])
@@ -115,7 +134,12 @@ def test_the_masked_loss_against_a_loop(tiny):
 def test_pieces_of_a_step_add_up_to_its_mean_over_tokens(make, tmp_path):
     gradients = {}
     for accumulate in (1, 3):
-        config = make(tmp_path / str(accumulate), accumulate=accumulate, evaluation=None, best_of_n={"rounds": 1, "batches": 1, "texts": 8})
+        config = make(
+            tmp_path / str(accumulate),
+            accumulate=accumulate,
+            evaluation=None,
+            best_of_n={"rounds": 1, "batches": 1, "texts": 8},
+        )
         trainer = trainer_for(config, tmp_path / str(accumulate))
         trainer.args.max_steps = 1
         found = {}
@@ -133,7 +157,8 @@ def test_pieces_of_a_step_add_up_to_its_mean_over_tokens(make, tmp_path):
         torch.testing.assert_close(gradients[3][name], gradient, atol=1e-5, rtol=1e-3)
 
 
-# --- runs -------------------------------------------------------------------------------------------------------------------
+# --- runs
+# -------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -151,9 +176,24 @@ def test_a_run_completes_and_logs(finished):
     steps = [row for row in rows if "loss" in row]
     assert [row["step"] for row in steps] == [1, 2, 3, 4]
     assert all(math.isfinite(value) for row in steps for value in row.values())
-    wanted = {"reward", "kept_reward", "kept", "kept_finished", "kept_tokens", "kept_novelty", "truncated", "rationale_tokens", "novelty"}
+    wanted = {
+        "reward",
+        "kept_reward",
+        "kept",
+        "kept_finished",
+        "kept_tokens",
+        "kept_novelty",
+        "truncated",
+        "rationale_tokens",
+        "novelty",
+    }
     wanted |= {"seconds_sampling", "distinct", "best_reward"}
-    assert [wanted <= row.keys() for row in steps] == [True, False, True, False]  # a round's figures stand with its first step
+    assert [wanted <= row.keys() for row in steps] == [
+        True,
+        False,
+        True,
+        False,
+    ]  # a round's figures stand with its first step
     assert all(row["best_reward"] > row["reward"] for row in steps if "reward" in row)
     assert all(row["best_reward"] >= row["kept_reward"] for row in steps if "reward" in row)
     assert [row["step"] for row in rows if "eval" in row] == [0, 2, 4]  # after every round
@@ -180,7 +220,11 @@ def test_a_run_leaves_the_best_and_the_last_adapter_with_their_statistics(finish
     for name in ("best", "last"):
         model = GraceModel.from_pretrained(out / name, device="cpu")
         assert model.statistics.system == config.system
-        assert {path.name for path in (out / name).iterdir()} >= {"adapter_model.safetensors", STATISTICS, "training.json"}
+        assert {path.name for path in (out / name).iterdir()} >= {
+            "adapter_model.safetensors",
+            STATISTICS,
+            "training.json",
+        }
     assert json.loads((out / "last" / "training.json").read_text())["step"] == 4
 
 
@@ -212,24 +256,43 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(make, finished, tmp_path, mo
         with pytest.raises(KeyboardInterrupt):
             run.train(config, report=quiet)
     places, sample = [], best_of_n.BestOfNTrainer._sample
-    monkeypatch.setattr(best_of_n.BestOfNTrainer, "_sample", lambda self, place: places.append(place) or sample(self, place))
+    monkeypatch.setattr(
+        best_of_n.BestOfNTrainer, "_sample", lambda self, place: places.append(place) or sample(self, place)
+    )
     result = run.train(config, resume=True, report=quiet)
     assert (result["state"], result["steps"]) == ("finished", 4)
     assert places == sampled_again
-    one, other = ([row for row in read_rows(out / "metrics.jsonl") if "loss" in row] for out in (finished[1], tmp_path / "halves"))
+    one, other = (
+        [row for row in read_rows(out / "metrics.jsonl") if "loss" in row] for out in (finished[1], tmp_path / "halves")
+    )
     assert [row["loss"] for row in other] == pytest.approx([row["loss"] for row in one], abs=1e-4)
-    ours, theirs = (GraceModel.from_pretrained(out / "last", device="cpu") for out in (tmp_path / "halves", finished[1]))
+    ours, theirs = (
+        GraceModel.from_pretrained(out / "last", device="cpu") for out in (tmp_path / "halves", finished[1])
+    )
     np.testing.assert_allclose(ours.statistics.means, theirs.statistics.means, atol=1e-3)
-    np.testing.assert_allclose(ours.encode(["a river"]), theirs.encode(["a river"]), atol=2e-2)  # adapters are kept in bf16
+    np.testing.assert_allclose(
+        ours.encode(["a river"]), theirs.encode(["a river"]), atol=2e-2
+    )  # adapters are kept in bf16
 
 
 def test_the_reward_of_what_the_model_writes_rises(make, triplets, tmp_path):
-    """The same eight items round after round, imitated several times over: the mean reward of what is sampled follows the best's."""
+    """The same eight items round after round, imitated several times over: the mean reward of what is sampled
+    follows the best's.
+    """
     data = {"path": str(triplets), "format": "triplets", "limit": 8}
     config = make(
-        tmp_path, best_of_n={"rounds": 4, "batches": 1, "texts": 8, "passes": 6}, data=data,
-        batch=8, rollouts=16, max_new_tokens=16, learning_rate=3e-3, lora=None, geometry="raw", rank_truncated_last=False, evaluation=None,
-    )  # fmt: skip
+        tmp_path,
+        best_of_n={"rounds": 4, "batches": 1, "texts": 8, "passes": 6},
+        data=data,
+        batch=8,
+        rollouts=16,
+        max_new_tokens=16,
+        learning_rate=3e-3,
+        lora=None,
+        geometry="raw",
+        rank_truncated_last=False,
+        evaluation=None,
+    )
     run.train(config, report=quiet)
     steps = [row for row in read_rows(tmp_path / "metrics.jsonl") if "loss" in row]
     rounds = [row for row in steps if "reward" in row]
@@ -256,7 +319,9 @@ def test_a_round_that_keeps_nothing_says_what_to_do(make, tmp_path, new_model):
     new_model("qwen2", end_weight=0.0).save_pretrained(tmp_path / "endless")
     rule = {"rounds": 1, "batches": 1, "unfinished": "drop"}
     config = make(tmp_path / "run", model=str(tmp_path / "endless"), best_of_n=rule, evaluation=None)
-    with pytest.raises(GraceError, match=r"round 1 kept no rationale of 4 items: none ended.* set best_of_n.unfinished to cut"):
+    with pytest.raises(
+        GraceError, match=r"round 1 kept no rationale of 4 items: none ended.* set best_of_n.unfinished to cut"
+    ):
         run.train(config, report=quiet)
 
 

@@ -1,4 +1,6 @@
-"""Running statistics and vectors of the calibrated geometry in training, against the geometry that serves; runs with it."""
+"""Running statistics and vectors of the calibrated geometry in training, against the geometry that serves;
+runs with it.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +80,12 @@ def test_part_sums_against_a_loop():
 
 
 @pytest.mark.parametrize(
-    "words", [("red fox jumps", "foxes jump over rivers", 1.0), ("red river", "The river is of 2 it", 0.0), ("a", "of it", None)]
+    "words",
+    [
+        ("red fox jumps", "foxes jump over rivers", 1.0),
+        ("red river", "The river is of 2 it", 0.0),
+        ("a", "of it", None),
+    ],
 )
 def test_novelty_counts_content_words(words):
     text, rationale, expected = words
@@ -89,9 +96,15 @@ def test_novelty_counts_content_words(words):
 def calibrated_run(make_config, tmp_path_factory):
     out = tmp_path_factory.mktemp("calibrated") / "run"
     changes = {
-        "objective": "joint", "geometry": "calibrated", "lora": LORA, "share_negatives": True, "accumulate": 2,
-        "rank_truncated_last": False, "truncation_penalty": 0.1, "serving": {"max_new_tokens": 6, "max_prompt_tokens": 512},
-    }  # fmt: skip
+        "objective": "joint",
+        "geometry": "calibrated",
+        "lora": LORA,
+        "share_negatives": True,
+        "accumulate": 2,
+        "rank_truncated_last": False,
+        "truncation_penalty": 0.1,
+        "serving": {"max_new_tokens": 6, "max_prompt_tokens": 512},
+    }
     config = make_config(out, **changes)
     return config, out, run.train(config, report=lambda _line: None)
 
@@ -102,7 +115,11 @@ def test_a_calibrated_run_leaves_an_adapter_with_its_statistics(calibrated_run):
     rows = [row for row in read_rows(out / "metrics.jsonl") if "eval" not in row]
     assert all({"novelty", "seconds_sampling", "contrastive"} <= row.keys() for row in rows)
     best = out / "best"
-    assert {path.name for path in best.iterdir()} >= {"adapter_config.json", "adapter_model.safetensors", "geometry.safetensors"}
+    assert {path.name for path in best.iterdir()} >= {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "geometry.safetensors",
+    }
     assert not (best / "model.safetensors").exists()
     model = GraceModel.from_pretrained(best)
     assert (model.settings.max_new_tokens, model.settings.max_prompt_tokens) == (6, 512)
@@ -118,7 +135,8 @@ def test_a_negative_is_sampled_once_for_its_group(make_config, tmp_path):
     ids = [rollout.ids for rollout in trainer.rollouts]
     k = config.rollouts
     groups = {
-        role: [ids[start : start + k] for start in range(place * k, len(ids), 3 * k)] for place, role in enumerate(trainer.layout.roles)
+        role: [ids[start : start + k] for start in range(place * k, len(ids), 3 * k)]
+        for place, role in enumerate(trainer.layout.roles)
     }
     assert all(group == [group[0]] * k for group in groups["negative"])
     assert any(group != [group[0]] * k for group in groups["query"])
@@ -138,7 +156,9 @@ def test_groups_stay_together_when_a_gradient_is_accumulated(make_config, tmp_pa
 
 @pytest.mark.parametrize("objective", ["symmetric", "joint"])
 def test_a_reward_by_raw_cosines_leaves_the_rest_calibrated(make_config, tmp_path, objective):
-    """The first step's rollouts are the same ones: their rewards are those of a raw run, and the statistics those of a calibrated one."""
+    """The first step's rollouts are the same ones: their rewards are those of a raw run, and the statistics
+    those of a calibrated one.
+    """
     found = {}
     for name, changes in (
         ("calibrated", {"geometry": "calibrated"}),
@@ -156,7 +176,8 @@ def test_a_reward_by_raw_cosines_leaves_the_rest_calibrated(make_config, tmp_pat
     means = found["mixed"].calibration.statistics().means
     np.testing.assert_allclose(means, found["calibrated"].calibration.statistics().means)
     weights = {
-        name: torch.cat([p.detach().flatten() for p in trainer.model.parameters() if p.requires_grad]) for name, trainer in found.items()
+        name: torch.cat([p.detach().flatten() for p in trainer.model.parameters() if p.requires_grad])
+        for name, trainer in found.items()
     }
     torch.testing.assert_close(weights["mixed"], weights["raw"])
     assert not torch.allclose(weights["mixed"], weights["calibrated"])

@@ -34,7 +34,9 @@ def test_the_papers_recipes_with_the_published_settings_and_with_lora(root):
 
 
 def test_overrides_reach_into_sections(root):
-    config = load_config(root / "configs" / "demo-grace.yaml", ["evaluation.every=5", "data.limit=40", "evaluation.patience=null"])
+    config = load_config(
+        root / "configs" / "demo-grace.yaml", ["evaluation.every=5", "data.limit=40", "evaluation.patience=null"]
+    )
     assert (config.evaluation.every, config.evaluation.patience, config.data.limit) == (5, None, 40)
     assert config.evaluation.queries == 400  # the rest of the section stays
 
@@ -44,7 +46,10 @@ def test_overrides_reach_into_sections(root):
     [
         (["rollouts=1"], "rollouts: Input should be greater than or equal to 2, got 1"),
         (["batch=1"], "batch: Input should be greater than or equal to 2, got 1"),
-        (["accumulate=7"], "batch 16 × rollouts 8 = 128 cannot be cut into minibatches 1 × accumulate 7 = 7 equal pieces"),
+        (
+            ["accumulate=7"],
+            "batch 16 × rollouts 8 = 128 cannot be cut into minibatches 1 × accumulate 7 = 7 equal pieces",
+        ),
         (["learning_rates=1"], "learning_rates: there is no such setting"),
         (["data.paths=x"], "data.paths: there is no such setting"),
         (["epochs=1"], "give either epochs or steps"),

@@ -1,4 +1,6 @@
-"""CL and SimCSE: runs complete, resume in order and leave a model; pooling and loss are those of serving and of the formula."""
+"""CL and SimCSE: runs complete, resume in order and leave a model; pooling and loss are those of serving and
+of the formula.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ def test_embeddings_and_loss(make, tmp_path):
     trainer.model.eval()
     batch = [items[i] for i in range(8)]
     with torch.no_grad():
-        columns = [encoder.preprocess([getattr(item, role) for item in batch]) for role in ("query", "positive", "negative")]
+        columns = [
+            encoder.preprocess([getattr(item, role) for item in batch]) for role in ("query", "positive", "negative")
+        ]
         q, p, n = (encoder(dict(column))["sentence_embedding"] for column in columns)
         found = float(trainer.loss([dict(column) for column in columns], None))
     np.testing.assert_allclose(p.numpy(), model.encode([item.positive for item in batch], rationale=False), atol=1e-5)
@@ -86,5 +90,7 @@ def test_a_killed_run_goes_on(make, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             run.train(config, report=quiet)
     assert run.train(config, resume=True, report=quiet)["steps"] == whole["steps"]
-    one, other = ([r["loss"] for r in read_rows(tmp_path / n / "metrics.jsonl") if "loss" in r] for n in ("whole", "halves"))
+    one, other = (
+        [r["loss"] for r in read_rows(tmp_path / n / "metrics.jsonl") if "loss" in r] for n in ("whole", "halves")
+    )
     assert other == pytest.approx(one, abs=1e-4)

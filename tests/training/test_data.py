@@ -1,4 +1,6 @@
-"""Reading training texts, and their order: bad rows by line, no leak between splits, no false negatives, triplets in one piece."""
+"""Reading training texts, and their order: bad rows by line, no leak between splits, no false negatives,
+triplets in one piece.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ GOOD = {"query": "q", "positive": "p", "negative": "n"}
 
 
 def write(path, rows) -> None:
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8")
+    path.write_text(
+        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8"
+    )
 
 
 def test_triplets_know_all_positives_of_their_query(tmp_path):
@@ -95,7 +99,11 @@ def test_overlong_texts_are_counted(tiny_models):
 
 
 def test_no_batch_holds_a_false_negative():
-    things = [Item(f"p{i}-{k}", f"q{i}-{k}", f"p{(i + 1) % 12}-0", frozenset({f"p{i}-0", f"p{i}-1"})) for i in range(12) for k in range(2)]
+    things = [
+        Item(f"p{i}-{k}", f"q{i}-{k}", f"p{(i + 1) % 12}-0", frozenset({f"p{i}-0", f"p{i}-1"}))
+        for i in range(12)
+        for k in range(2)
+    ]
     order = batches(things, batch=4, number=20, seed=3)
     for begin in range(0, len(order), 4):
         batch = [things[place] for place in order[begin : begin + 4]]

@@ -12,7 +12,8 @@ import torch
 
 pytestmark = pytest.mark.slow
 
-# The scripts leave by os._exit once all is done: native threads of the libraries sometimes abort the interpreter's way out.
+# The scripts leave by os._exit once all is done: native threads of the libraries sometimes abort the
+# interpreter's way out.
 SCORE = """
 import json, os, sys, torch
 from grace_core.training import policy, run
@@ -69,10 +70,16 @@ def launch(root, tmp_path):
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
         done = subprocess.run(
             [*command, str(tmp_path / "script.py"), str(tmp_path / "config.json")],
-            cwd=root, env=environment, capture_output=True, text=True, timeout=560,
-        )  # fmt: skip
+            cwd=root,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=560,
+        )
         assert done.returncode == 0, done.stderr[-3000:]
-        return [json.loads(line.removeprefix("RESULT ")) for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+        return [
+            json.loads(line.removeprefix("RESULT ")) for line in done.stdout.splitlines() if line.startswith("RESULT ")
+        ]
 
     return run
 

@@ -64,7 +64,10 @@ def test_what_is_saved_names_the_base_of_the_adapter(make_config, adapter, tiny_
     about = json.loads((last / "adapter_config.json").read_text())
     assert about["base_model_name_or_path"] == str(tiny_folder)
     weights = [
-        {name: p.float() for name, p in GraceModel.from_pretrained(folder, device="cpu", share=False).model.named_parameters()}
+        {
+            name: p.float()
+            for name, p in GraceModel.from_pretrained(folder, device="cpu", share=False).model.named_parameters()
+        }
         for folder in (last, adapter)
     ]
     changed = {name for name, weight in weights[0].items() if not torch.equal(weight, weights[1][name])}
@@ -99,7 +102,9 @@ def test_a_killed_run_goes_on(make_config, adapter, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             run.train(configs[1], report=quiet)
     run.train(configs[1], resume=True, report=quiet)
-    one, other = ([row for row in read_rows(tmp_path / n / "metrics.jsonl") if "loss" in row] for n in ("whole", "halves"))
+    one, other = (
+        [row for row in read_rows(tmp_path / n / "metrics.jsonl") if "loss" in row] for n in ("whole", "halves")
+    )
     for name in ("reward", "kl", "loss"):
         assert [row[name] for row in other] == pytest.approx([row[name] for row in one], abs=1e-3)
 

@@ -1,4 +1,6 @@
-"""Runs of a few steps on tiny real models: every objective and mode, the rewards, the losses, resuming, LoRA, the alarm."""
+"""Runs of a few steps on tiny real models: every objective and mode, the rewards, the losses, resuming, LoRA,
+the alarm.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def rows_of(out, kind: str) -> list[dict]:
     return [row for row in read_rows(out / "metrics.jsonl") if ("eval" in row) == (kind == "eval")]
 
 
-@pytest.fixture(scope="module", params=[(o, m) for m in ("supervised", "unsupervised") for o in OBJECTIVES], ids="-".join)
+@pytest.fixture(
+    scope="module", params=[(o, m) for m in ("supervised", "unsupervised") for o in OBJECTIVES], ids="-".join
+)
 def finished(request, make_config, unsupervised, tmp_path_factory):
     """A finished run of two steps of each objective in each mode: its configuration, folder and result."""
     objective, mode = request.param
@@ -49,7 +53,16 @@ def test_a_run_completes_and_logs_from_the_first_step(finished):
     assert (result["state"], result["steps"]) == ("finished", 2)
     steps = rows_of(out, "step")
     assert [row["step"] for row in steps] == [1, 2]
-    wanted = {"reward", "reward_spread", "advantage_std", "entropy", "clip_fraction", "truncated", "rationale_tokens", "distinct"}
+    wanted = {
+        "reward",
+        "reward_spread",
+        "advantage_std",
+        "entropy",
+        "clip_fraction",
+        "truncated",
+        "rationale_tokens",
+        "distinct",
+    }
     wanted |= {"loss", "grad_norm", "learning_rate", "tokens_per_s"} | ({"kl"} if config.beta else set())
     wanted |= {"contrastive"} if config.objective == "joint" else set()
     for row in steps:
@@ -59,7 +72,9 @@ def test_a_run_completes_and_logs_from_the_first_step(finished):
         assert terms
         assert all(f"{term}_spread" in row for term in terms)
     assert [row["step"] for row in rows_of(out, "eval")] == [0, 2]
-    assert {"ndcg@10", "alignment", "uniformity", "rationale_tokens", "truncated"} <= set(rows_of(out, "eval")[0]["eval"])
+    assert {"ndcg@10", "alignment", "uniformity", "rationale_tokens", "truncated"} <= set(
+        rows_of(out, "eval")[0]["eval"]
+    )
     probes = read_rows(out / "probes.jsonl")
     assert [row["step"] for row in probes] == [0, 2]
     assert len(probes[0]["probes"]) == 2
@@ -139,9 +154,14 @@ def test_several_minibatches_share_the_forward_of_the_old_probabilities(make_con
 
     def both(self):
         own = policy.pool_rollouts(
-            self.model, self.rollouts, pad_id=self._tokenizer.pad_token_id, rows=5,
-            device=self.accelerator.device, autocast=self.accelerator.autocast, decoder=self.decoder,
-        )  # fmt: skip
+            self.model,
+            self.rollouts,
+            pad_id=self._tokenizer.pad_token_id,
+            rows=5,
+            device=self.accelerator.device,
+            autocast=self.accelerator.autocast,
+            decoder=self.decoder,
+        )
         assert self._sums is not None
         assert torch.equal(own[1], self._sums[1])
         compared.append(float((raw_vectors(*own) - raw_vectors(*self._sums)).abs().max()))
@@ -174,7 +194,8 @@ def test_joint_adds_its_contrastive_gradient(make_config, tmp_path):
     config = make_config(tmp_path, steps=1, evaluation=None, accumulate=2)
     symmetric = gradient(config, tmp_path / "s")
     none, some, twice = (
-        gradient(config, tmp_path / str(weight), objective="joint", contrastive_weight=weight) for weight in (0.0, 0.3, 0.6)
+        gradient(config, tmp_path / str(weight), objective="joint", contrastive_weight=weight)
+        for weight in (0.0, 0.3, 0.6)
     )
     torch.testing.assert_close(none, symmetric, atol=1e-6, rtol=1e-4)
     added = some - none
@@ -186,7 +207,9 @@ def test_joint_adds_its_contrastive_gradient(make_config, tmp_path):
 def test_the_retention_loss_holds_the_model_back(make_config, tmp_path, lora):
     drift = {}
     for weight in (1e-6, 10.0):
-        config = make_config(tmp_path / str(weight), steps=6, evaluation=None, lora=lora, learning_rate=3e-3, retain_weight=weight)
+        config = make_config(
+            tmp_path / str(weight), steps=6, evaluation=None, lora=lora, learning_rate=3e-3, retain_weight=weight
+        )
         run.train(config, report=quiet)
         rows = [json.loads(line) for line in (tmp_path / str(weight) / "metrics.jsonl").read_text().splitlines()]
         assert rows[0]["retain"] == pytest.approx(0, abs=1e-4)  # before the first step it is the starting model
@@ -234,7 +257,10 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(make_config, tmp_path, monke
 def test_lora_trains_adapters_and_saves_a_plain_model(make_config, tiny_models, tmp_path):
     config = make_config(tmp_path, objective="joint", lora={"r": 4, "alpha": 8}, learning_rate=1e-2, steps=4)
     trainer = trainer_for(config, tmp_path / "t")
-    assert {name.split(".")[-3] for name, p in trainer.model.named_parameters() if p.requires_grad} == {"lora_A", "lora_B"}
+    assert {name.split(".")[-3] for name, p in trainer.model.named_parameters() if p.requires_grad} == {
+        "lora_A",
+        "lora_B",
+    }
     result = run.train(config.model_copy(update={"evaluation": None}), report=quiet)
     weights = GraceModel.from_pretrained(result["model"], device="cpu").model.state_dict()
     before = tiny_models["qwen2"].model.state_dict()
@@ -269,12 +295,16 @@ def test_the_alarm_stops_a_constant_policy(make_config, new_model, tmp_path):
     collapse = {"window": 2, "spread": 1e-4, "distinct": 0.05}
     config = make_config(tmp_path / "run", model=str(tmp_path / "constant"), steps=6, collapse=collapse)
     lines = []
-    with pytest.raises(TrainingCollapsed, match=r"collapse at step 2: (reward_spread|distinct) is .* set collapse.action: warn"):
+    with pytest.raises(
+        TrainingCollapsed, match=r"collapse at step 2: (reward_spread|distinct) is .* set collapse.action: warn"
+    ):
         run.train(config, report=lines.append)
     assert (tmp_path / "run" / "best" / "model.safetensors").exists()
     assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "collapsed"
     assert len(rows_of(tmp_path / "run", "step")) == 2
-    warning = make_config(tmp_path / "warn", model=str(tmp_path / "constant"), steps=3, collapse=collapse | {"action": "warn"})
+    warning = make_config(
+        tmp_path / "warn", model=str(tmp_path / "constant"), steps=3, collapse=collapse | {"action": "warn"}
+    )
     assert run.train(warning, report=lines.append)["state"] == "finished"
 
 
@@ -293,7 +323,9 @@ def test_the_best_model_by_several_decodings(make_config, tmp_path):
     for row in rows_of(tmp_path / "run", "eval"):
         scores = row["eval"]
         assert scores["ndcg@10"] == pytest.approx((scores["ndcg@10_at_0"] + scores["ndcg@10_at_1.5"]) / 2, abs=1e-4)
-    assert result["best"]["ndcg@10"] == pytest.approx(max(row["eval"]["ndcg@10"] for row in rows_of(tmp_path / "run", "eval")), abs=1e-6)
+    assert result["best"]["ndcg@10"] == pytest.approx(
+        max(row["eval"]["ndcg@10"] for row in rows_of(tmp_path / "run", "eval")), abs=1e-6
+    )
 
 
 def test_bad_input_is_refused_before_training(make_config, new_model, tmp_path):
@@ -305,7 +337,9 @@ def test_bad_input_is_refused_before_training(make_config, new_model, tmp_path):
     with pytest.raises(GraceError, match="do not fit into the 4096 positions"):
         run.train(make_config(tmp_path / "b", max_prompt_tokens=4000, max_new_tokens=200), report=quiet)
     with pytest.raises(GraceError, match="cannot be shared out to 3 processes"):
-        policy.make_trainer(make_config(tmp_path / "c"), run.load_for_training(make_config(tmp_path)), [], out=tmp_path, processes=3)
+        policy.make_trainer(
+            make_config(tmp_path / "c"), run.load_for_training(make_config(tmp_path)), [], out=tmp_path, processes=3
+        )
     assert not any((tmp_path / name / "metrics.jsonl").exists() for name in "abc")
 
 
@@ -315,11 +349,15 @@ def test_the_command(make_config, beir, tmp_path, grace):
         file.write("q6\tgone\t1\n")
     row = {"_id": "q6", "text": "river " * 200}
     queries = [json.loads(line) for line in (heldout / "queries.jsonl").read_text().splitlines()]
-    (heldout / "queries.jsonl").write_text("".join(json.dumps(row if one["_id"] == "q6" else one) + "\n" for one in queries))
+    (heldout / "queries.jsonl").write_text(
+        "".join(json.dumps(row if one["_id"] == "q6" else one) + "\n" for one in queries)
+    )
     config = make_config(tmp_path / "run", steps=1).model_dump() | {"out": str(tmp_path / "elsewhere")}
     config["evaluation"] |= {"path": str(heldout), "queries": 6}
     (tmp_path / "config.yaml").write_text(json.dumps(config))  # JSON is YAML
-    status, line, err = grace("train", tmp_path / "config.yaml", "--set", f"out={tmp_path / 'run'}", "--set", "evaluation.probes=1")
+    status, line, err = grace(
+        "train", tmp_path / "config.yaml", "--set", f"out={tmp_path / 'run'}", "--set", "evaluation.probes=1"
+    )
     assert status == 0
     assert line.startswith("finished after 1 steps, held-out nDCG@10 0.")
     assert line.strip().endswith(f": {tmp_path / 'run' / 'best'}")
@@ -333,6 +371,8 @@ def test_the_command(make_config, beir, tmp_path, grace):
 @pytest.mark.parametrize("architecture", ["qwen3", "llama"])
 def test_the_other_architectures_train(make_config, tiny_models, tmp_path, architecture):
     tiny_models[architecture].save_pretrained(tmp_path / architecture)
-    config = make_config(tmp_path / "run", model=str(tmp_path / architecture), objective="joint", steps=1, evaluation=None)
+    config = make_config(
+        tmp_path / "run", model=str(tmp_path / architecture), objective="joint", steps=1, evaluation=None
+    )
     result = run.train(config, report=quiet)
     assert GraceModel.from_pretrained(result["model"], device="cpu").name == "best"

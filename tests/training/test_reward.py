@@ -75,7 +75,9 @@ def test_measures_see_a_constant_policy(make_config, tmp_path):
     assert found["rationale_tokens"] == 3
 
 
-@pytest.mark.parametrize(("objective", "without"), [("symmetric", ["document"]), ("symmetric", ["query"]), ("reference", ["consistency"])])
+@pytest.mark.parametrize(
+    ("objective", "without"), [("symmetric", ["document"]), ("symmetric", ["query"]), ("reference", ["consistency"])]
+)
 def test_a_term_that_is_left_out_is_logged_and_does_not_count(make_config, tmp_path, objective, without):
     config = make_config(tmp_path, objective=objective, without=without)
     layout = Layout.of(config)
@@ -86,7 +88,9 @@ def test_a_term_that_is_left_out_is_logged_and_does_not_count(make_config, tmp_p
     given = layout.by_role(scored.rewards)
     if objective == "reference":
         counted = {name: term for name, term in scored.terms.items() if name not in without}
-        torch.testing.assert_close(given["positive"], rewards.reference_reward(counted, layout.by_role(finished)["positive"]))
+        torch.testing.assert_close(
+            given["positive"], rewards.reference_reward(counted, layout.by_role(finished)["positive"])
+        )
     else:
         left, kept = ("positive", "query") if without == ["document"] else ("query", "positive")
         assert given[left].abs().max() == 0

@@ -27,12 +27,16 @@ def rollouts_of(model) -> list[Rollout]:
     for text in TEXTS:
         for length in LENGTHS:
             ids = torch.randint(10, 60, (length,), generator=generator).tolist()
-            made.append(Rollout.of(model.prompts.build(text), ids + [end] * (length != 12), {end}))  # the longest is cut off
+            made.append(
+                Rollout.of(model.prompts.build(text), ids + [end] * (length != 12), {end})
+            )  # the longest is cut off
     return [made[i] for i in torch.randperm(len(made), generator=generator).tolist()]
 
 
 def padded(model, rollouts: list[Rollout]) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Ids and attention as TRL lays them: prompts padded on the left, completions on the right; and the completions' columns."""
+    """Ids and attention as TRL lays them: prompts padded on the left, completions on the right; and the
+    completions' columns.
+    """
     end, begin, keep = min(model.engine.end_ids), max(len(r.prompt.ids) for r in rollouts), max(LENGTHS)
     ids = torch.full((len(rollouts), begin + keep), model.engine.pad_id)
     attention = torch.zeros_like(ids)
@@ -71,9 +75,16 @@ def test_shared_prompts_give_the_scores_and_the_gradient_of_one_pass_each(model,
         return torch.cat([p.grad.flatten().clone() for p in model.model.parameters() if p.grad is not None])
 
     logps, entropies, sums = score_completions(
-        model.model, ids, attention, keep=keep, temperature=0.7, rows=rows, autocast=nullcontext,
-        decoder=decoder_of(model.model), pooled=pooled_parts(rollouts, begin, ids.shape[1]),
-    )  # fmt: skip
+        model.model,
+        ids,
+        attention,
+        keep=keep,
+        temperature=0.7,
+        rows=rows,
+        autocast=nullcontext,
+        decoder=decoder_of(model.model),
+        pooled=pooled_parts(rollouts, begin, ids.shape[1]),
+    )
     z = raw_vectors(*sums)
     assert logps.shape == entropies.shape == (len(rollouts), keep)
     inside = attention[:, begin:].bool()

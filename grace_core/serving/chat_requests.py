@@ -22,8 +22,10 @@ from grace_core.serving.texts import positions_of
 
 
 @dataclass(eq=False)
-class Talk:
-    """A chat that was handed to the batcher, and what comes back: token ids, at last "stop", "length" or an exception."""
+class PendingChat:
+    """A chat that was handed to the batcher, and what comes back: token ids, at last "stop", "length" or an
+    exception.
+    """
 
     chat: Chat
     came: asyncio.Queue
@@ -32,11 +34,20 @@ class Talk:
     created: int
 
 
-def submit(model: GraceModel, batcher: Batcher, limits: Limits, asked: ChatRequest, loop: asyncio.AbstractEventLoop) -> Talk:
-    """Check and tokenise a conversation, and let the model answer. Raises ApiError, GraceError, QueueFull, Closing or Ended."""
+def submit(
+    model: GraceModel, batcher: Batcher, limits: Limits, asked: ChatRequest, loop: asyncio.AbstractEventLoop
+) -> PendingChat:
+    """Check and tokenise a conversation, and let the model answer.
+
+    Raises ApiError, GraceError, QueueFull, Closing or Ended.
+    """
     characters = sum(len(message.content) for message in asked.messages)
     if characters > limits.max_characters:
-        raise ApiError(400, f"the messages have {characters:,} characters, at most {limits.max_characters:,} are taken", param="messages")
+        raise ApiError(
+            400,
+            f"the messages have {characters:,} characters, at most {limits.max_characters:,} are taken",
+            param="messages",
+        )
     try:
         prompt = conversation(model, asked.messages)
     except GraceError as error:
@@ -50,7 +61,7 @@ def submit(model: GraceModel, batcher: Batcher, limits: Limits, asked: ChatReque
 
     chat = Chat(prompt, decoding, emit)
     batcher.chat(chat)
-    return Talk(chat, came, Answer(model, asked.stop), f"chatcmpl-{secrets.token_hex(12)}", int(time.time()))
+    return PendingChat(chat, came, Answer(model, asked.stop), f"chatcmpl-{secrets.token_hex(12)}", int(time.time()))
 
 
 def _decoding(model: GraceModel, limits: Limits, asked: ChatRequest, prompt: int) -> Decoding:
@@ -68,15 +79,20 @@ def _decoding(model: GraceModel, limits: Limits, asked: ChatRequest, prompt: int
         )
     temperature = 1.0 if asked.temperature is None else asked.temperature
     seed = secrets.randbits(48) if asked.seed is None else asked.seed
-    return Decoding(given or min(model.settings.max_new_tokens, room), temperature, 1.0 if asked.top_p is None else asked.top_p, seed)
+    return Decoding(
+        given or min(model.settings.max_new_tokens, room),
+        temperature,
+        1.0 if asked.top_p is None else asked.top_p,
+        seed,
+    )
 
 
-async def _pieces(metrics: Metrics, talk: Talk) -> AsyncIterator[tuple[str, str | None]]:
+async def _pieces(metrics: Metrics, pending: PendingChat) -> AsyncIterator[tuple[str, str | None]]:
     """New text and, at last, why the answer ended. Whoever stops listening stops the model."""
-    answer = talk.answer
+    answer = pending.answer
     try:
         while True:
-            item = await talk.came.get()
+            item = await pending.came.get()
             if isinstance(item, Exception):
                 raise from_failure(item)
             if isinstance(item, str):
@@ -88,47 +104,47 @@ async def _pieces(metrics: Metrics, talk: Talk) -> AsyncIterator[tuple[str, str 
             if answer.stopped:
                 return
     finally:
-        talk.chat.cancelled = True
-        metrics.tokens.labels("prompt").inc(len(talk.chat.prompt.ids))
+        pending.chat.cancelled = True
+        metrics.tokens.labels("prompt").inc(len(pending.chat.prompt.ids))
         metrics.tokens.labels("completion").inc(len(answer.ids))
 
 
-def _usage(talk: Talk) -> dict[str, int]:
-    prompt, completion = len(talk.chat.prompt.ids), len(talk.answer.ids)
+def _usage(pending: PendingChat) -> dict[str, int]:
+    prompt, completion = len(pending.chat.prompt.ids), len(pending.answer.ids)
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-async def complete(metrics: Metrics, talk: Talk, asked: ChatRequest) -> dict:
+async def complete(metrics: Metrics, pending: PendingChat, asked: ChatRequest) -> dict:
     """The whole answer."""
-    reasons = [reason async for _, reason in _pieces(metrics, talk)]
-    message = {"role": "assistant", "content": talk.answer.text, "refusal": None}
+    reasons = [reason async for _, reason in _pieces(metrics, pending)]
+    message = {"role": "assistant", "content": pending.answer.text, "refusal": None}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reasons[-1]}
-    shared = {"id": talk.id, "object": "chat.completion", "created": talk.created, "model": asked.model}
-    return shared | {"choices": [choice], "usage": _usage(talk)}
+    shared = {"id": pending.id, "object": "chat.completion", "created": pending.created, "model": asked.model}
+    return shared | {"choices": [choice], "usage": _usage(pending)}
 
 
-async def stream(metrics: Metrics, talk: Talk, asked: ChatRequest) -> AsyncIterator[bytes]:
+async def stream(metrics: Metrics, pending: PendingChat, asked: ChatRequest) -> AsyncIterator[bytes]:
     """The answer in pieces, an event each; the last one is ``[DONE]``."""
-    shared = {"id": talk.id, "object": "chat.completion.chunk", "created": talk.created, "model": asked.model}
+    shared = {"id": pending.id, "object": "chat.completion.chunk", "created": pending.created, "model": asked.model}
 
     def chunk(delta: dict, reason: str | None = None) -> bytes:
         return _event(shared | {"choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}]})
 
     try:
         yield chunk({"role": "assistant", "content": ""})
-        async with aclosing(_pieces(metrics, talk)) as pieces:  # a client that goes away ends them at once
+        async with aclosing(_pieces(metrics, pending)) as pieces:  # a client that goes away ends them at once
             async for piece, reason in pieces:
                 if piece:
                     yield chunk({"content": piece})
                 if reason:
                     yield chunk({}, reason)
         if asked.stream_options and asked.stream_options.include_usage:
-            yield _event(shared | {"choices": [], "usage": _usage(talk)})
+            yield _event(shared | {"choices": [], "usage": _usage(pending)})
         yield b"data: [DONE]\n\n"
     except ApiError as error:  # the status was sent long ago
         yield _event(error.as_dict())
     finally:
-        talk.chat.cancelled = True
+        pending.chat.cancelled = True
 
 
 def _event(value: dict) -> bytes:

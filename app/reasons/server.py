@@ -1,4 +1,6 @@
-"""What the Reasons tab asks of the server: reasons of a collection, one of them, and a query split and steered by them."""
+"""What the Reasons tab asks of the server: reasons of a collection, one of them, and a query split and
+steered by them.
+"""
 
 from __future__ import annotations
 
@@ -42,8 +44,11 @@ class Opened:
         return self.reasons.sentences.index
 
 
-class Desk:
-    """The functions that the page calls. Each takes one object and gives one back, ``{"error": sentence}`` if it cannot."""
+class ReasonsServer:
+    """The functions that the page calls.
+
+    Each takes one object and gives one back, ``{"error": sentence}`` if it cannot.
+    """
 
     def __init__(self, workspace: Workspace):
         self.workspace = workspace
@@ -53,9 +58,13 @@ class Desk:
 
     def functions(self) -> list[Callable]:
         questions = {
-            "reasons_open": self.open, "reasons_reason": self.reason, "reasons_ask": self.ask, "reasons_make": self.make,
-            "reasons_progress": self.progress, "reasons_stop": self.stop,
-        }  # fmt: skip
+            "reasons_open": self.open,
+            "reasons_reason": self.reason,
+            "reasons_ask": self.ask,
+            "reasons_make": self.make,
+            "reasons_progress": self.progress,
+            "reasons_stop": self.stop,
+        }
         return [answering(name, function) for name, function in questions.items()]
 
     def of(self, corpus: str, model: str) -> Opened:
@@ -90,22 +99,35 @@ class Desk:
             nothing = str(render_empty(message="" if not self.workspace.collections() else str(error)))
             return {"empty": True, "html": nothing, "view": {}, "problems": []}
         made = {
-            "empty": True, "view": view.params(), "problems": problems, "corpora": self.workspace.collections(),
-            "models": models_of(self.workspace, view.corpus), "sizes": [], "job": self._job(view),
-        }  # fmt: skip
+            "empty": True,
+            "view": view.params(),
+            "problems": problems,
+            "corpora": self.workspace.collections(),
+            "models": models_of(self.workspace, view.corpus),
+            "sizes": [],
+            "job": self._job(view),
+        }
         if not view.model:
             return made | {"html": str(render_why_none(view.corpus)), "offer": False}
         index = self.workspace.index(view.corpus, view.model)
         if not have_reasons(index):
-            return made | {"html": str(render_why_none(view.corpus, view.model, len(index), index.sums.shape[2])), "offer": True}
+            return made | {
+                "html": str(render_why_none(view.corpus, view.model, len(index), index.sums.shape[2])),
+                "offer": True,
+            }
         opened = self.of(view.corpus, view.model)
         view, problems = self._fitting(view, opened, problems)
         grouping = opened.reasons.at(view.size)
         return made | {
-            "empty": False, "view": view.params(), "problems": problems, "sizes": opened.reasons.sizes, "size": len(grouping),
-            "names": [reason.name for reason in grouping.reasons], "list": str(render_list(grouping)),
+            "empty": False,
+            "view": view.params(),
+            "problems": problems,
+            "sizes": opened.reasons.sizes,
+            "size": len(grouping),
+            "names": [reason.name for reason in grouping.reasons],
+            "list": str(render_list(grouping)),
             "summary": str(render_summary(opened.reasons, grouping)),
-        }  # fmt: skip
+        }
 
     def _fitting(self, view: ReasonsView, opened: Opened, problems: list[str]) -> tuple[ReasonsView, list[str]]:
         """The view without what these reasons do not have, and what is wrong with it."""
@@ -146,7 +168,9 @@ class Desk:
 
     def _job(self, view: ReasonsView) -> dict | None:
         job = self.jobs.job
-        mine = job and (job.state == "working" or (job.state != "done" and (job.corpus, job.model) == (view.corpus, view.model)))
+        mine = job and (
+            job.state == "working" or (job.state != "done" and (job.corpus, job.model) == (view.corpus, view.model))
+        )
         return job.as_dict() if mine else None
 
     def progress(self, data: dict) -> dict:
@@ -177,6 +201,10 @@ def hits_of(view: ReasonsView, opened: Opened, grouping: Grouping, query: np.nda
         shown = shown[np.isin(rows, grouping.reasons[view.reason].documents)]
     kept = shown[:SHOWN]
     return Hits(
-        split, kept, len(shown), old[rows], None if steering is None else steering.parts(opened.vectors[rows]),
+        split,
+        kept,
+        len(shown),
+        old[rows],
+        None if steering is None else steering.parts(opened.vectors[rows]),
         workspace.grades(view.corpus, view.ask) or {},
-    )  # fmt: skip
+    )

@@ -111,5 +111,8 @@ def _rows(path: Path, index: GraceIndex) -> list[dict]:
     if schema != SCHEMA:
         raise GraceError(f"{path} has schema {schema!r}, this version reads {SCHEMA}; evaluate again")
     if made_with != fingerprint(index):
-        raise GraceError(f"{path} is older than the index, which has been built or updated since; evaluate again")
+        raise GraceError(
+            f"{path} was made with another index, or is older than this one, which has been built or updated since; "
+            "evaluate again"
+        )
     return table.to_pylist()

@@ -124,7 +124,8 @@ def test_all_that_runs_a_model_is_counted(demo):
     assert endpoints | searches <= marked
     served = [function for block in demo.blocks.values() for function in getattr(block, "server_fns", [])]
     counted = {function.__name__ for function in served if getattr(function, "runs_model", False)}
-    assert counted == {"why", "what_if", "map_star", "map_compute"}
+    asked = {"why", "what_if", "map_star", "map_compute", "reasons_ask", "reasons_make", "saved_hits"}
+    assert counted == asked
 
 
 def test_what_is_too_large_is_refused(http):

@@ -186,6 +186,8 @@ def test_the_keyboard_alone_goes_everywhere_and_stays_inside(page, url):
     page.keyboard.press("Enter")
     expect(page.locator(".g-close")).to_be_focused()
     page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Save as a file")).to_be_focused()
+    page.keyboard.press("Tab")
     expect(page.get_by_role("tab", name="Rationales")).to_be_focused()
     page.keyboard.press("ArrowRight")
     expect(page.locator(".g-figure-heat-map .g-cell").first).to_be_visible()

@@ -86,7 +86,8 @@ def test_an_evaluation_of_another_index_is_refused_and_replaced(index, made, wor
     other = build(collection, GraceModel.from_pretrained(world[1].source, max_new_tokens=5))
     shutil.copy(index.folder / stored.FILE, other.folder)
     with pytest.raises(
-        GraceError, match="is older than the index, which has been built or updated since; evaluate again"
+        GraceError,
+        match="was made with another index, or is older than this one, which has been built or updated since; evaluate",
     ):
         stored.load(other)
     stored.save(other, {Pooling.FULL: {"q0": made[Pooling.FULL]["q0"]}})

@@ -46,9 +46,9 @@ def make_judged(root: Path, new_model, sentences: list[str]) -> World:
 
 
 def add_slow(world: World, new_model, sentences: list[str]) -> None:
-    """``indexes/slow``, whose 30 queries take long to evaluate: each rationale has 1,500 tokens."""
+    """``indexes/slow``, whose 30 queries take long to evaluate: each rationale has 3,600 tokens."""
     folder = world.root / "models" / "tiny-slow"
-    new_model("qwen2", end_weight=0, max_new_tokens=1500).save_pretrained(folder)
+    new_model("qwen2", end_weight=0, max_new_tokens=3600).save_pretrained(folder)
     queries = {f"q{i:02}": sentences[i] for i in range(30)}
     judgements = Judgements(queries, {name: {"a": 1} for name in queries}, {})
     documents = [Document(name, "", sentences[50 + place], {}) for place, name in enumerate("ab")]

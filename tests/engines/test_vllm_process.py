@@ -19,7 +19,7 @@ def main():
     from concurrent.futures import ThreadPoolExecutor
 
     import psutil
-    from grace_core import cli
+    from grace_cli import main as cli
     from grace_core.errors import GraceError
     from grace_core.model import GraceModel
     from grace_core.serving.app import create_app

@@ -134,8 +134,9 @@ def test_smollm2_s_scores_split_and_a_passage_finds_itself(demo_collection):
 
 
 @pytest.mark.skipif("smollm2" not in named_here(), reason="the package of smollm2 is not installed")
-def test_the_shipped_adapter_is_another_model_over_its_base_s_weights():
-    base, grace = (GraceModel.from_pretrained(name, device="cpu") for name in ("smollm2", "smollm2-grace"))
+@pytest.mark.parametrize("name", ["smollm2-cl", "smollm2-grace"])
+def test_a_shipped_adapter_is_another_model_over_its_base_s_weights(name):
+    base, grace = (GraceModel.from_pretrained(one, device="cpu") for one in ("smollm2", name))
     assert grace.model.get_input_embeddings().weight.data_ptr() == base.model.get_input_embeddings().weight.data_ptr()
     assert grace.settings == base.settings
     assert grace.geometry.kind == "calibrated"

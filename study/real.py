@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from grace_core.columns.bm25 import Bm25
 from grace_core.errors import GraceError
 from grace_core.evaluation.bootstrap import ci95, of_hierarchy
 from grace_core.evaluation.retrieval import Judged, per_query
@@ -60,13 +61,9 @@ def standardised(scores: np.ndarray) -> np.ndarray:
 
 
 def lexical_scores(judged: Judged) -> np.ndarray:
-    """BM25 scores ``(m, n)`` of all documents (bm25s, its English stop words)."""
-    import bm25s
-
-    retriever = bm25s.BM25()
-    retriever.index(bm25s.tokenize(list(judged.documents.values()), show_progress=False), show_progress=False)
-    words = bm25s.tokenize(list(judged.queries.values()), return_ids=False, show_progress=False)
-    return np.stack([retriever.get_scores(one) if one else np.zeros(len(judged.documents)) for one in words])
+    """BM25 scores ``(m, n)`` of all documents."""
+    index = Bm25(list(judged.documents.values()))
+    return np.stack([index.scores(query) for query in judged.queries.values()])
 
 
 def measure(model: GraceModel, judged: Judged, *, batch_size: int = 64, progress: bool = False) -> dict:

@@ -264,10 +264,23 @@ class TrainConfig(Section):
         """Whether the model that is trained writes rationales."""
         return self.method in ("grace", "best_of_n")
 
-    @property
-    def lr_scheduler_type(self) -> str:
-        """Transformers' name of the schedule."""
-        return "constant_with_warmup" if self.schedule == "constant" else self.schedule
+    def trainer_arguments(self, steps: int) -> dict[str, Any]:
+        """What every method tells transformers' trainer of a run of ``steps``: optimizer, schedule, log, checkpoints."""
+        return {
+            "learning_rate": self.learning_rate,
+            "lr_scheduler_type": "constant_with_warmup" if self.schedule == "constant" else self.schedule,
+            "warmup_steps": round(self.warmup * steps),
+            "weight_decay": self.weight_decay,
+            "max_grad_norm": self.max_grad_norm,
+            "optim": "adamw_torch",
+            "bf16": self.precision == "bfloat16",
+            "logging_steps": 1,
+            "logging_first_step": True,
+            "logging_nan_inf_filter": False,
+            "report_to": list(self.report_to) or "none",
+            "save_strategy": "steps",
+            "save_total_limit": self.keep_checkpoints,
+        }
 
     def checkpoint_every(self, *, default: int) -> int:
         return self.save_every or (self.evaluation.every if self.evaluation else default)

@@ -36,7 +36,7 @@ from grace_app.workspace.view import (
 from grace_core.errors import GraceError
 from grace_core.geometry import words
 
-SCRIPTS = "page/elements page/figures explore/ledger explore/why explore/whatif explore/detail"
+SCRIPTS = "page/elements page/ask page/figures explore/ledger explore/why explore/whatif explore/detail"
 NOTHING: dict[str, str] = {}  # for a page that asks for no search
 SAME_TIME = 8  # searches that may be under way together; a model's steps are taken in turns
 

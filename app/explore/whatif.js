@@ -26,7 +26,7 @@ const startWhatIf = async (open, side) => {
   if (editor !== mine || !open.isConnected) return;
   body.removeAttribute('aria-busy');
   if (data.error) {
-    body.replaceChildren(complaint(data.error));
+    body.replaceChildren(notice('error', data.error));
     editor = null;
     return;
   }
@@ -240,7 +240,7 @@ const layWhatIf = (mine) => {
 const showOutcome = (mine, data) => {
   const { right } = mine;
   if (data.error) {
-    right.replaceChildren(complaint(data.error));
+    right.replaceChildren(notice('error', data.error));
     return;
   }
   const change = data.score - data.old_score,

@@ -443,7 +443,7 @@ const openWhy = async (open, side, against) => {
   body.removeAttribute('aria-busy');
   open.graceWhy = data;
   if (data.error) {
-    body.replaceChildren(complaint(data.error));
+    body.replaceChildren(notice('error', data.error));
     return;
   }
   const held =

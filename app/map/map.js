@@ -18,7 +18,7 @@ const choices = (name, options, chosen) => {
 
 // A view is asked for, and shown as far as the server has it.
 const load = async (asked, { keep = false } = {}) => {
-  opened += 1;
+  forget();
   root.dataset.busy = '';
   plotly().catch(() => {}); // meanwhile
   const first = !data,

@@ -32,42 +32,12 @@ const encode = (rows) => {
   return btoa(parts.join(''));
 };
 
-// Only the newest answer to a question counts: an older one gives null, as does one that came after another
-// collection was opened.
-const tickets = {};
-let opened = 0;
-const ask = async (name, what = {}, asked = view) => {
-  const ticket = name === 'map_titles' ? undefined : (tickets[name] = (tickets[name] || 0) + 1),
-    of = opened; // titles are all wanted
-  let answer;
-  try {
-    answer = await server[name]({ view: asked, documents: data ? data.documents : 0, ...what });
-    if (!answer || typeof answer !== 'object' || answer.detail)
-      answer = { error: 'the server did not answer; try again' };
-  } catch {
-    answer = { error: 'the server cannot be reached; try again' };
-  }
-  if (ticket !== tickets[name] || of !== opened) return null;
-  if (answer.error) complain(answer.error);
-  return answer.error ? null : answer;
-};
-const forget = (...questions) =>
-  questions.forEach((name) => {
-    tickets[name] = (tickets[name] || 0) + 1;
-  });
-
-const notice = (kind, message) => {
-  const made = make('div', `g-banner g-banner-${kind}`);
-  if (kind === 'error') made.setAttribute('role', 'alert');
-  made.append(make('span', 'g-banner-mark', kind === 'error' ? '!' : 'i'), make('span', '', message));
-  return made;
-};
 const remark = (message) => notice('info', message);
-const complain = (...messages) => {
-  root
-    .querySelector('.g-map-banner')
-    .replaceChildren(...messages.filter(Boolean).map((message) => notice('error', message)));
-};
+const complain = (...messages) => errorsIn(root.querySelector('.g-map-banner'), messages);
+const { ask, forget } = questions(
+  (asked = view) => ({ view: asked, documents: data ? data.documents : 0 }),
+  complain,
+);
 const say = (text) => {
   part('spoken').textContent = text;
 };
@@ -86,7 +56,7 @@ const about = async (row) => {
     }).then(async () => {
       wanted = null;
       const store = known,
-        told = await ask('map_titles', { rows: [...batch.rows].slice(0, 200) });
+        told = await ask('map_titles', { rows: [...batch.rows].slice(0, 200) }, undefined, true);
       (told ? told.documents : []).forEach((one) => store.set(one.row, one));
     });
   }

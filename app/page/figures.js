@@ -178,22 +178,8 @@ const saveNumbers = (data, name) =>
   hand(new Blob([JSON.stringify(data, null, 1)], { type: 'application/json' }), fileName(name, 'json'));
 
 // The server's answer to a question of the opened document, or { error }.
-const question = async (name, open, data) => {
-  try {
-    const answer = await server[name]({ view: open.dataset.view, doc: open.dataset.doc, ...data });
-    return answer && typeof answer === 'object' && !answer.detail
-      ? answer
-      : { error: 'the server did not answer; try again' };
-  } catch {
-    return { error: 'the server cannot be reached; try again' };
-  }
-};
-const complaint = (message) => {
-  const made = make('div', 'g-banner g-banner-error');
-  made.setAttribute('role', 'alert');
-  made.append(make('span', 'g-banner-mark', '!'), make('span', '', message));
-  return made;
-};
+const question = (name, open, data) =>
+  answerOf(name, { view: open.dataset.view, doc: open.dataset.doc, ...data });
 const columnsOf = (open) => JSON.parse(open.dataset.columns);
 const columnChoice = (open, side, changed) => {
   const made = choice(

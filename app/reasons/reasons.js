@@ -14,37 +14,8 @@ let there = false,
   watching = 0,
   waiting = 0;
 
-// Only the newest answer to a question counts: an older one gives null.
-const tickets = {};
-const ask = async (name, what = {}, asked = view) => {
-  const ticket = (tickets[name] = (tickets[name] || 0) + 1);
-  let answer;
-  try {
-    answer = await server[name]({ view: { ...asked }, ...what });
-    if (!answer || typeof answer !== 'object' || answer.detail)
-      answer = { error: 'the server did not answer; try again' };
-  } catch {
-    answer = { error: 'the server cannot be reached; try again' };
-  }
-  if (ticket !== tickets[name]) return null;
-  if (answer.error) complain(answer.error);
-  return answer.error ? null : answer;
-};
-const forget = (...names) =>
-  names.forEach((name) => {
-    tickets[name] = (tickets[name] || 0) + 1;
-  });
-
-const notice = (kind, message) => {
-  const made = make('div', `g-banner g-banner-${kind}`);
-  if (kind === 'error') made.setAttribute('role', 'alert');
-  made.append(make('span', 'g-banner-mark', kind === 'error' ? '!' : 'i'), make('span', '', message));
-  return made;
-};
-const complain = (...messages) =>
-  root
-    .querySelector('.g-reasons-banner')
-    .replaceChildren(...messages.filter(Boolean).map((message) => notice('error', message)));
+const complain = (...messages) => errorsIn(root.querySelector('.g-reasons-banner'), messages);
+const { ask, forget } = questions((asked = view) => ({ view: { ...asked } }), complain);
 const say = (text) => {
   part('spoken').textContent = text;
 };

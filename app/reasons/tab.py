@@ -41,7 +41,7 @@ def build(shell: Shell) -> ReasonsTab:
     server = ReasonsServer(shell.workspace)
     with gr.Tab("Reasons", id="reasons"), gr.Column(elem_classes="g-page"):
         component = html(
-            js="page/elements reasons/reasons",
+            js="page/elements page/ask reasons/reasons",
             elem_id="g-reasons",
             value="",
             html_template=str(frame()),

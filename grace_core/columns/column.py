@@ -346,6 +346,14 @@ class GraceColumn(VectorColumn):
         queries, _ = self._asked(queries, k, where)
         return self.index.search(self.embed(queries), k, pooling=self.pooling, where=where)
 
+    def documents(
+        self, queries: Sequence[str], k: int = 10, *, where: str | None = None, by: str = "best"
+    ) -> Iterator[list[Group]]:
+        """By the FAISS index, whatever its kind."""
+        queries, _ = self._asked(queries, k, where)
+        for vector in self.embed(queries):
+            yield self.index.documents(vector, k, pooling=self.pooling, where=where, by=by)
+
     def hit(self, row: int, place: int, score: float) -> Hit:
         return self.index.hit(row, place, score)
 

@@ -131,6 +131,12 @@ class EmbeddingsRequest(Request):
     )
 
 
+COLUMN = Field(
+    None,
+    description="What ranks, in place of model and pooling: M, M:text, bm25, st:NAME, 0.7*A+0.3*B, rrf(A,B).",
+)
+
+
 class SearchRequest(Request):
     """A query for the collection that is served."""
 
@@ -139,6 +145,22 @@ class SearchRequest(Request):
     filter: Text | None = Field(
         None, description="Only documents that satisfy it, such as \"year > 2000 and kind in ('river', 'lake')\"."
     )
+    by: Literal["best", "sum"] = Field(
+        "best", description="In a collection of passages: a document ranks by its best passage, or by the sum of all."
+    )
+    column: Text | None = COLUMN
+    model: str | None = None
+    pooling: PoolingName | None = None
+    truncate: bool = False
+
+
+class ExplainRequest(Request):
+    """Why a document of the collection has its score for a query."""
+
+    query: Text
+    id: Text = Field(description="A document's id, as /search gives it.")
+    tokens: bool = Field(False, description="Open sentences into their tokens.")
+    column: Text | None = COLUMN
     model: str | None = None
     pooling: PoolingName | None = None
     truncate: bool = False

@@ -41,6 +41,10 @@ def serve_several(apps: Sequence[FastAPI], limits: Limits):
             by_name[name] = app
     for app in apps:
         app.state.served.others = tuple(name for other in apps if other is not app for name in other.state.served.names)
+    for app in (
+        apps[1:] if apps[0].state.columns else ()
+    ):  # requests that name a column name no model: they go to the first
+        apps[0].state.columns.add(app.state.served)
     return _Several(list(apps), by_name, limits)
 
 

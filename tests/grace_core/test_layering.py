@@ -48,7 +48,9 @@ grace_core: adapters.langchain adapters.mteb
 grace_core: serving.failures serving.limits serving.metrics serving.schemas
 grace_core: serving.chat serving.errors serving.run serving.several
 grace_core: serving.batching serving.gate serving.texts
-grace_core: serving.chat_requests
+grace_core: serving.chat_requests serving.served
+grace_core: serving.columns
+grace_core: serving.retrieval
 grace_core: serving.app
 grace_core: training.calibration training.config
 grace_core: training.choosing training.lora
@@ -76,12 +78,12 @@ grace_cli: bench
 grace_app: . corpus evaluate explore export map page reasons training workspace
 grace_app: corpus.uploads explore.facets gate map.colours page.head page.html page.scripts theme
 grace_app: explore.explanations training.runs workspace.messages workspace.pace workspace.view
-grace_app: explore.others explore.render_facets map.view page.words reasons.view workspace.shared
+grace_app: explore.others explore.render_facets map.view page.words workspace.shared
 grace_app: explore.passages workspace.state
 grace_app: corpus.builds evaluate.evaluations explore.search explore.why map.maps
-grace_app: explore.results export.tables map.jobs reasons.jobs training.curves workspace.shell
-grace_app: corpus.render explore.detail export.part map.card map.plotly_map reasons.render
-grace_app: evaluate.render training.render
+grace_app: explore.results export.tables map.jobs reasons.jobs reasons.view training.curves workspace.shell
+grace_app: corpus.render explore.detail export.part map.card map.plotly_map reasons.comparisons reasons.render
+grace_app: evaluate.render reasons.render_comparison training.render
 grace_app: corpus.tab explore.tab training.tab
 grace_app: evaluate.tab map.tab
 grace_app: reasons.server

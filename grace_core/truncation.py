@@ -61,6 +61,18 @@ def notes_on_cut_query(kept: int, left_out: int, settings: Settings) -> list[str
     ]
 
 
+def notes_on_cut_queries(cut: int, queries: int, settings: Settings, *, positions: int | None = None) -> list[str]:
+    """A line with the number of judged queries that were cut and the remedy; nothing if none was."""
+    if not cut:
+        return []
+    many, them = ("is", "it") if cut == 1 else ("are", "them")
+    limit, further = f"{settings.max_prompt_tokens:,} tokens", remedy(settings, positions=positions, again=AGAIN)
+    return [
+        f"{cut:,} of {queries:,} queries {many} cut to fit the prompt, which takes {limit} in this index, and the rest of each ranks "
+        f"nothing: shorten {them}, or {further}"
+    ]
+
+
 def remedy(settings: Settings, *, positions: int | None, again: str) -> str:
     """How to embed more of a text with the same model. Prompt and rationale share its ``positions``."""
     longest = None if positions is None else positions - settings.max_new_tokens

@@ -224,6 +224,10 @@ class Column:
         """Whether a text is longer than the column reads."""
         return False
 
+    def left_out(self, queries: Sequence[str]) -> np.ndarray:
+        """How many tokens of each query have no room, ``(m,)``."""
+        return np.zeros(len(queries), np.int64)
+
     def leave_one_out(self, query: str, document_id: str) -> list[Removed]:
         """The score without each sentence of the document's text in turn; a text of one sentence has nothing
         to leave out.
@@ -414,6 +418,9 @@ class GraceColumn(VectorColumn):
     def cuts(self, text: str) -> bool:
         return self.explainer.model.prompts.build(text).left_out > 0
 
+    def left_out(self, queries: Sequence[str]) -> np.ndarray:
+        return np.array([self.explainer.model.prompts.build(query).left_out for query in queries], np.int64)
+
 
 class EncoderColumn(VectorColumn):
     """A sentence-transformers model. ``load`` gives the encoder that made its vectors."""
@@ -497,6 +504,9 @@ class EncoderColumn(VectorColumn):
 
     def cuts(self, text: str) -> bool:
         return bool(self.encoder.left_out([text], Role.DOCUMENT)[0])
+
+    def left_out(self, queries: Sequence[str]) -> np.ndarray:
+        return self.encoder.left_out(list(queries), Role.QUERY)
 
 
 def checked(query: str) -> str:

@@ -54,6 +54,10 @@ class FusionColumn(Column):
     def cuts(self, text: str) -> bool:
         return any(part.cuts(text) for part in self.parts)
 
+    def left_out(self, queries: Sequence[str]) -> np.ndarray:
+        """The most that one of the parts leaves out."""
+        return np.max([part.left_out(queries) for part in self.parts], axis=0)
+
     def _own(self, part: Column, edits: Sequence[Edit]) -> list[Edit]:
         """The edits as far as a part reads them."""
         return [Edit(edit.text, edit.rationale if part.reads_rationale else None) for edit in edits]

@@ -9,12 +9,14 @@ from pathlib import Path
 
 from grace_core.cache import RepresentationCache
 from grace_core.collection import Collection
+from grace_core.columns.column import Column, GraceColumn
 from grace_core.columns.listing import is_model, read_name
 from grace_core.columns.opened import Columns
 from grace_core.errors import GraceError
 from grace_core.evaluation import faithfulness, retrieval, stored
 from grace_core.index import GraceIndex
 from grace_core.pooling import Pooling
+from grace_core.truncation import notes_on_cut_queries
 
 
 def retrieval_command(
@@ -57,26 +59,31 @@ def retrieval_command(
             )
     results, values, columns = {}, {}, Columns(collection, device=device, cache=RepresentationCache())
 
-    def add(key: str, made: dict[str, retrieval.Retrieved] | dict[str, list[str]]) -> None:
+    def add(
+        key: str, made: dict[str, retrieval.Retrieved] | dict[str, list[str]], cut: int = 0, notes: Sequence[str] = ()
+    ) -> None:
         values[key] = retrieval.per_query({query: getattr(row, "ranking", row) for query, row in made.items()}, qrels)
-        results[key] = retrieval.summary(values[key])
+        results[key] = retrieval.summary(values[key]) | {"truncated_queries": cut, "notes": list(notes)}
 
     for text in models:
         name = read_name(collection, text)
         if not is_model(name):
             if given and any(part.kind == "grace" for part in getattr(name, "parts", ())):
                 raise GraceError(f"{', '.join(given)} set a single model, and {name.id} is a fusion: leave them out")
-            add(text, retrieval.retrieve_by(columns.open(text), queries, where=where))
+            column = columns.open(text)
+            add(text, retrieval.retrieve_by(column, queries, where=where), *_cut(column, list(queries.values())))
             continue
         index = GraceIndex.of_model(collection, name.model)
         loaded = index.load_model(device=device, cache=RepresentationCache(), **given)
-        made = {}
+        made, cut = {}, sum(loaded.prompts.build(query).text_truncated for query in queries.values())
+        notes = notes_on_cut_queries(cut, len(queries), loaded.settings, positions=loaded.positions)
         poolings = (Pooling.TEXT, Pooling.FULL) if index.default_pooling is Pooling.FULL else (Pooling.TEXT,)
         if name.rationale is not None:
             poolings = (Pooling.FULL if name.rationale else Pooling.TEXT,)
         for pooling in poolings:
             made[pooling] = retrieval.retrieve(index, loaded, queries, pooling, where=where, progress=True)
-            add(text if pooling is Pooling.FULL or name.rationale is not None else f"{text}:text", made[pooling])
+            key = text if pooling is Pooling.FULL or name.rationale is not None else f"{text}:text"
+            add(key, made[pooling], cut, notes)
         loaded.close()
         if save:
             stored.save(index, made)
@@ -98,7 +105,23 @@ def retrieval_command(
                 lines.append(
                     f"{name:{wide}s} {'  '.join(_cell(row, metric, sign='+') for metric in retrieval.METRICS)}"
                 )
-    return results, "\n".join(lines)
+    notes = {f"{name.removesuffix(':text')}: {note}": None for name, row in results.items() for note in row["notes"]}
+    return results, "\n".join([*lines, *(f"note: {note}" for note in notes)])
+
+
+def _cut(column: Column, queries: Sequence[str]) -> tuple[int, list[str]]:
+    """How many queries are longer than a column reads, and a line for each of its parts that reads less."""
+    notes = []
+    for part in getattr(column, "parts", [column]):
+        cut = int((part.left_out(queries) > 0).sum())
+        if isinstance(part, GraceColumn):
+            model = part.explainer.model
+            lines = notes_on_cut_queries(cut, len(queries), model.settings, positions=model.positions)
+            notes += lines if part is column else [f"{part.id}: {line}" for line in lines]
+        elif cut:
+            many = "is longer than {} reads: shorten it" if cut == 1 else "are longer than {} reads: shorten them"
+            notes.append(f"{cut:,} of {len(queries):,} queries {many.format(part.id)}")
+    return int((column.left_out(queries) > 0).sum()), notes
 
 
 def _cell(row: dict, metric: str, *, sign: str = "") -> str:

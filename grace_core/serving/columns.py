@@ -23,7 +23,6 @@ from grace_core.columns.names import Name, Ranks, Single, Sum, check_different, 
 from grace_core.columns.opened import Columns
 from grace_core.errors import GraceError
 from grace_core.explain import Explainer
-from grace_core.geometry import Role
 from grace_core.model import GraceModel, Representations
 from grace_core.pooling import RATIONALE, Pooling
 from grace_core.serving.errors import ApiError
@@ -184,7 +183,7 @@ class ServedColumns:
 
     async def _cut(self, part: EncoderColumn, query: str, truncate: bool) -> bool:
         """Whether a sentence encoder reads less than the whole query."""
-        left_out = await self.run(lambda: int(part.encoder.left_out([query], Role.QUERY)[0]))
+        (left_out,) = (await self.run(part.left_out, [query])).tolist()
         if left_out and not truncate:
             message = f"query: the text is longer than what {part.id} reads, by {left_out} tokens"
             message += '; shorten it, or send "truncate": true'

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -97,12 +97,16 @@ def folders_of(path: str | Sequence[str]) -> list[Path]:
     return [DEMO_CORPUS_DIR if one == "demo" else Path(one) for one in ([path] if isinstance(path, str) else path)]
 
 
-def read_items(config: TrainConfig) -> list[Item]:
-    """The training items of a configuration.
+def _drop(_note: str) -> None:
+    """What becomes of notes that nobody reads."""
+
+
+def read_items(config: TrainConfig, *, report: Callable[[str], None] = _drop) -> list[Item]:
+    """The training items of a configuration; ``report`` gets what the readers left out, changed or guessed.
 
     Raises GraceError for files that are missing, malformed or too small for one batch.
     """
-    items = [item for path in folders_of(config.data.path) for item in _read_items(path, config)]
+    items = [item for path in folders_of(config.data.path) for item in _read_items(path, config, report)]
     if len(items) < config.batch:
         named = config.data.path
         raise GraceError(
@@ -111,16 +115,19 @@ def read_items(config: TrainConfig) -> list[Item]:
     return items
 
 
-def _read_items(path: Path, config: TrainConfig) -> list[Item]:
+def _read_items(path: Path, config: TrainConfig, report: Callable[[str], None]) -> list[Item]:
     data = config.data
     if config.mode == "unsupervised":
         return [
             Item(positive=text)
-            for text in read_texts(path, split=data.split if data.format == "beir" else None, limit=data.limit)
+            for text in read_texts(
+                path, split=data.split if data.format == "beir" else None, limit=data.limit, report=report
+            )
         ]
     if data.format == "triplets":
         return read_triplets(path, limit=data.limit)
-    return read_beir(path, split=data.split, hard_negatives=data.hard_negatives, seed=config.seed)[: data.limit]
+    options = {"split": data.split, "hard_negatives": data.hard_negatives, "seed": config.seed, "report": report}
+    return read_beir(path, **options)[: data.limit]
 
 
 def read_triplets(path: Path, *, limit: int | None = None) -> list[Item]:
@@ -181,7 +188,9 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 yield number, line
 
 
-def read_beir(path: Path, *, split: str | None, hard_negatives: int, seed: int) -> list[Item]:
+def read_beir(
+    path: Path, *, split: str | None, hard_negatives: int, seed: int, report: Callable[[str], None] = _drop
+) -> list[Item]:
     """A triplet for every query and each of its best-graded documents, with a negative from BM25's first that
     are not relevant.
 
@@ -190,7 +199,7 @@ def read_beir(path: Path, *, split: str | None, hard_negatives: int, seed: int) 
     """
     from grace_core.evaluation.retrieval import judged_queries
 
-    corpus = read_corpus(path)
+    corpus = _read(path, report)
     queries = judged_queries(corpus.judgements, split)
     qrels = corpus.judgements.qrels
     judged = {document for query in queries for document in qrels[query]} if split else None
@@ -222,7 +231,18 @@ def read_beir(path: Path, *, split: str | None, hard_negatives: int, seed: int) 
     return items
 
 
+def _read(path: Path, report: Callable[[str], None], *, limit: int | None = None) -> Corpus:
+    corpus = read_corpus(path, limit=limit)
+    for note in corpus.notes:
+        report(note)
+    return corpus
+
+
 def _bm25(texts: dict[str, str], queries: dict[str, str], *, depth: int) -> dict[str, list[str]]:
+    """The ids of the first ``depth`` texts for each query, by bm25s itself.
+
+    Its scores are those of :mod:`grace_core.columns.bm25`, but equal ones stand in an order of its own. The models that
+    ship were trained with negatives in that order; in the corpus's, 5 % of the demo corpus's would be others."""
     import bm25s
 
     ids = list(texts)
@@ -234,9 +254,11 @@ def _bm25(texts: dict[str, str], queries: dict[str, str], *, depth: int) -> dict
     return {query: [ids[row] for row in found] for query, found in zip(queries, rows, strict=True)}
 
 
-def read_texts(path: Path, *, split: str | None = None, limit: int | None = None) -> list[str]:
+def read_texts(
+    path: Path, *, split: str | None = None, limit: int | None = None, report: Callable[[str], None] = _drop
+) -> list[str]:
     """Distinct texts of a corpus; of a BEIR folder with a ``split``, its queries and the documents judged for them."""
-    corpus: Corpus = read_corpus(path, limit=None if split else limit)
+    corpus = _read(path, report, limit=None if split else limit)
     texts = [document.content for document in corpus.documents]
     if split:
         from grace_core.evaluation.retrieval import judged_queries

@@ -63,7 +63,7 @@ def train(
         raise GraceError(
             f"{out} holds a run already; give --resume to go on with it, another out, or remove the folder"
         )
-    items = read_items(config)
+    items = read_items(config, report=lambda note: report(f"note: {note}"))
     heldout = HeldOut.read(config.evaluation) if config.evaluation else []
     model = load_for_training(config)
     model.cache = cache

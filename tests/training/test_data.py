@@ -5,6 +5,7 @@ triplets in one piece.
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -146,3 +147,17 @@ def test_layout_there_and_back():
     item, role = layout.place(rows)
     assert torch.equal(item.view(5, 3, 4)[:, 0, 0], torch.arange(5))
     assert torch.equal(role.view(5, 3, 4)[0, :, 0], torch.arange(3))
+
+
+def test_what_readers_leave_out_is_passed_on(beir, make_config, tmp_path):
+    folder = tmp_path / "beir"
+    shutil.copytree(beir, folder)
+    with open(folder / "qrels" / "train.tsv", "a", encoding="utf-8") as file:
+        file.write("q0\tnowhere\t1\n")
+    config = make_config(tmp_path / "run", data={"path": str(folder), "format": "beir", "split": "train"})
+    items, texts = [], []
+    assert len(read_items(config, report=items.append)) == 6
+    read_texts(folder, split="train", report=texts.append)
+    assert items == texts
+    assert len(items) == 1
+    assert "'nowhere'" in items[0]

@@ -192,6 +192,11 @@ def lines_of(result: dict) -> list[str]:
                 **found["hits_moved"]
             )
         )
+        moved = [row["moved"] for row in found["by_query"]]
+        lines.append(
+            f"{moved.count('words')} queries moved more by words, {moved.count('geometry')} by geometry, {moved.count('both')} "
+            f"equally by both, {moved.count('')} not at all"
+        )
         lines.append(f"{'change':>8} {'words':>8} {'geometry':>8}  reason: weight before, after")
         for one in found["reasons"][:20]:
             moved = f"{one['change']:+8.3f} {one['by_words']:+8.3f} {one['by_geometry']:+8.3f}"

@@ -1,4 +1,6 @@
-"""Finding reasons from the page: one job at a time, in a thread of its own that no tab's closing ends."""
+"""Long work of the Reasons tab, finding reasons and comparing two models by them: one job at a time, in a thread of its
+own that no tab's closing ends.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,14 @@ from grace_core.errors import GraceError
 
 @dataclass
 class ReasonsJob:
-    """The reasons of one model of a collection. ``state``: working, done, stopped or failed."""
+    """Finding the reasons of one model of a collection, or comparing it with the model ``against``.
+
+    ``state``: working, done, stopped or failed; ``stage``: sentences, grouping, reading or queries.
+    """
 
     corpus: str
     model: str
+    against: str = ""
     state: str = "working"
     stage: str = "sentences"
     done: int = 0
@@ -30,6 +36,18 @@ class ReasonsJob:
     def mark(self, stage: str, done: int, total: int) -> None:
         self.stage, self.done, self.total = stage, done, total
 
+    def check(self) -> None:
+        """Raises BuildStopped once the job is to stop."""
+        from grace_core.build import BuildStopped
+
+        if self.stop.is_set():
+            raise BuildStopped
+
+    def mark_or_stop(self, stage: str, done: int, total: int) -> None:
+        """As :meth:`mark`, for work that asks for nothing else; raises BuildStopped."""
+        self.mark(stage, done, total)
+        self.check()
+
     def end(self, state: str, message: str = "") -> None:
         self._seconds = time.monotonic() - self.started
         self.message, self.state = message, state
@@ -40,6 +58,7 @@ class ReasonsJob:
         return {
             "corpus": self.corpus,
             "model": self.model,
+            "against": self.against,
             "state": self.state,
             "stage": self.stage,
             "done": self.done,
@@ -52,38 +71,50 @@ class ReasonsJob:
 
 
 class ReasonsJobs:
-    """The job that runs or ran last. ``finished`` is called with each job that is done."""
+    """The job that runs or ran last."""
 
-    def __init__(self, workspace: Workspace, finished: Callable[[ReasonsJob], None]):
-        self.workspace, self.finished = workspace, finished
+    def __init__(self):
         self.job: ReasonsJob | None = None
         self._lock = threading.Lock()
 
-    def start(self, corpus: str, model: str) -> ReasonsJob:
-        """Raises GraceError if another collection's or model's reasons are being found."""
+    def start(
+        self, work: Callable[[ReasonsJob], None], corpus: str, model: str, against: str = "", *, stopped: str
+    ) -> ReasonsJob:
+        """``work`` on a new job in a thread; ``stopped`` is what the page says if it was stopped.
+
+        Raises GraceError if another job goes on.
+        """
         with self._lock:
             if self.job and self.job.state == "working":
-                if (self.job.corpus, self.job.model) == (corpus, model):
+                if (self.job.corpus, self.job.model, self.job.against) == (corpus, model, against):
                     return self.job  # somebody else has asked for the same
                 other = f"{self.job.model} over {self.job.corpus}"
+                if self.job.against:
+                    raise GraceError(f"{other} is being compared: wait for that, or stop it first")
                 raise GraceError(f"the reasons of {other} are being found: wait for them, or stop them first")
-            job = self.job = ReasonsJob(corpus, model)
-        threading.Thread(target=self._run, args=(job,), daemon=True, name="reasons").start()
+            job = self.job = ReasonsJob(corpus, model, against)
+        threading.Thread(target=_run, args=(job, work, stopped), daemon=True, name="reasons").start()
         return job
 
-    def _run(self, job: ReasonsJob) -> None:
-        from grace_core.build import BuildStopped
-        from grace_core.reasons.collection import make_reasons
-        from grace_core.reasons.sentences import check_rationales, have_sentences
 
-        try:
-            index = self.workspace.index(job.corpus, job.model)
-            check_rationales(index)
-            model = None if have_sentences(index) else self.workspace.model_of(index)
-            make_reasons(index, model, progress=job.mark, should_stop=job.stop.is_set)
-            self.finished(job)
-            job.end("done")
-        except BuildStopped:
-            job.end("stopped", "Stopped. What is finished is kept: finding them again goes on from there.")
-        except Exception as error:
-            job.end("failed", message_of(error))
+def _run(job: ReasonsJob, work: Callable[[ReasonsJob], None], stopped: str) -> None:
+    from grace_core.build import BuildStopped
+
+    try:
+        work(job)
+        job.end("done")
+    except BuildStopped:
+        job.end("stopped", stopped)
+    except Exception as error:
+        job.end("failed", message_of(error))
+
+
+def find_reasons(workspace: Workspace, job: ReasonsJob) -> None:
+    """The work of finding the reasons of a job's model; they are stored beside its index."""
+    from grace_core.reasons.collection import make_reasons
+    from grace_core.reasons.sentences import check_rationales, have_sentences
+
+    index = workspace.index(job.corpus, job.model)
+    check_rationales(index)
+    model = None if have_sentences(index) else workspace.model_of(index)
+    make_reasons(index, model, progress=job.mark, should_stop=job.stop.is_set)

@@ -1,6 +1,6 @@
 // The Reasons tab: its list, an opened reason, and a query split and steered. What is shown stands in `view`, as
 // the address holds it; the server checks it anew with every question.
-const KEYS = ['corpus', 'model', 'size', 'reason', 'ask', 'only', 'steer'];
+const KEYS = ['corpus', 'model', 'size', 'reason', 'ask', 'only', 'steer', 'against', 'split', 'queries'];
 const LONGEST = 2000; // characters of a query in the address
 const root = element.querySelector('.g-reasons');
 const part = (name) => root.querySelector(`[data-part="${name}"]`);
@@ -38,12 +38,14 @@ const sync = () => {
   history.replaceState(history.state, '', location.pathname + (query ? '?' + query : ''));
 };
 
+// Options are values, or pairs of a value and what it is called.
 const choices = (name, options, chosen) => {
   const box = root.querySelector(`select[data-set=${name}]`);
   box.replaceChildren(
-    ...options.map((id) => {
-      const option = make('option', '', String(id));
-      option.value = id;
+    ...options.map((one) => {
+      const [value, label] = Array.isArray(one) ? one : [one, one];
+      const option = make('option', '', String(label));
+      option.value = value;
       return option;
     }),
   );
@@ -165,19 +167,18 @@ const showJob = (job) => {
     Object.assign(stop, { type: 'button', disabled: job.stopping });
     stop.dataset.do = 'stop';
     const left = job.left === null || job.left === undefined ? '' : ` · about ${job.left} s left`,
+      of = `${job.done.toLocaleString('en')} of ${job.total.toLocaleString('en')}`,
       what =
-        job.stage === 'sentences'
-          ? `reading ${job.done.toLocaleString('en')} of ${job.total.toLocaleString('en')} rationales`
-          : 'grouping sentences';
+        {
+          sentences: `reading ${of} rationales`,
+          reading: `reading ${of} rationales`,
+          queries: `query ${of}`,
+        }[job.stage] || 'grouping sentences',
+      doing = job.against
+        ? `Comparing ${job.model} with ${job.against} over ${job.corpus}`
+        : `Finding the reasons of ${job.model} over ${job.corpus}`;
     const head = make('div', 'g-job-head');
-    head.append(
-      make(
-        'span',
-        '',
-        `Finding the reasons of ${job.model} over ${job.corpus}: ${what} · ${Math.round(job.seconds)} s${left}`,
-      ),
-      stop,
-    );
+    head.append(make('span', '', `${doing}: ${what} · ${Math.round(job.seconds)} s${left}`), stop);
     jobBox.append(head, bar);
     return;
   }
@@ -205,7 +206,7 @@ const follow = (job) => {
 
 // A view is asked for, and shown as far as the server has it.
 const load = async (asked) => {
-  forget('reasons_ask', 'reasons_reason');
+  forget('reasons_ask', 'reasons_reason', 'reasons_compare');
   root.dataset.busy = '';
   const told = await ask('reasons_open', {}, asked);
   delete root.dataset.busy;
@@ -231,6 +232,7 @@ const load = async (asked) => {
   follow(told.job);
   if (!data) return;
   find();
+  compare();
   if (view.reason) open(view.reason);
   else split();
 };
@@ -239,8 +241,7 @@ root.addEventListener('change', (event) => {
   const set = event.target.dataset.set;
   if (set === 'corpus') load({ corpus: event.target.value, ask: view.ask });
   else if (set === 'model') load({ corpus: view.corpus, model: event.target.value, ask: view.ask });
-  else if (set === 'size')
-    load({ corpus: view.corpus, model: view.model, ask: view.ask, size: event.target.value });
+  else if (set === 'size') load({ ...view, reason: '', only: '', steer: '', size: event.target.value });
   else if (event.target === part('only')) {
     view.only = event.target.checked ? '1' : '';
     sync();

@@ -213,7 +213,7 @@ def _strongest(grouping: Grouping, split: Split, chosen: int | None) -> Safe:
             tag(
                 "button",
                 tag("span", grouping.reasons[r].name, class_="g-reason-name", dir="auto"),
-                _bar(float(sums[r]), largest),
+                bar(float(sums[r]), largest),
                 tag("span", f"{sums[r]:+.3f}", class_="g-split-value"),
                 type="button",
                 class_="g-split-row",
@@ -319,14 +319,14 @@ def _line(
     return tag(
         "li",
         label,
-        _bar(float(above), largest),
+        bar(float(above), largest),
         tag("span", f"{above:+.4f}", class_="g-split-value"),
         tag("span", f"{part:.4f}", class_="g-split-value"),
         class_="g-split-line g-split-chosen" if chosen else "g-split-line",
     )
 
 
-def _bar(value: float, largest: float) -> Safe:
+def bar(value: float, largest: float) -> Safe:
     """A bar to the right of the middle, or to its left below 0."""
     width = 50 * min(1.0, abs(value) / largest)
     left = 50 if value >= 0 else 50 - width

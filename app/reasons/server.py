@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING
 
 from cachetools import LRUCache
 
+from grace_app.evaluate.evaluations import splits_of
 from grace_app.explore.results import render_empty
 from grace_app.gate import runs_model
 from grace_app.map.tab import answering
-from grace_app.reasons.jobs import ReasonsJob, ReasonsJobs
+from grace_app.reasons.comparisons import Comparisons
+from grace_app.reasons.jobs import ReasonsJob, ReasonsJobs, find_reasons
 from grace_app.reasons.render import Hits, render_hits, render_list, render_reason, render_summary, render_why_none
+from grace_app.reasons.render_comparison import render_comparison, render_offer
 from grace_app.reasons.view import ReasonsView, models_of, read_reasons
 from grace_app.workspace.state import Workspace
 from grace_core.errors import GraceError
@@ -52,7 +55,8 @@ class ReasonsServer:
 
     def __init__(self, workspace: Workspace):
         self.workspace = workspace
-        self.jobs = ReasonsJobs(workspace, self._warm)
+        self.jobs = ReasonsJobs()
+        self.comparisons = Comparisons(workspace)
         self._opened: LRUCache[tuple[str, str], Opened] = LRUCache(OPEN)
         self._lock = threading.Lock()
 
@@ -61,7 +65,9 @@ class ReasonsServer:
             "reasons_open": self.open,
             "reasons_reason": self.reason,
             "reasons_ask": self.ask,
+            "reasons_compare": self.compare,
             "reasons_make": self.make,
+            "reasons_make_comparison": self.make_comparison,
             "reasons_progress": self.progress,
             "reasons_stop": self.stop,
         }
@@ -78,7 +84,8 @@ class ReasonsServer:
                 known = self._opened[corpus, model] = Opened(open_reasons(index), index.vectors())
             return known
 
-    def _warm(self, job: ReasonsJob) -> None:
+    def _find(self, job: ReasonsJob) -> None:
+        find_reasons(self.workspace, job)
         self.of(job.corpus, job.model).reasons.at()
 
     def asked(self, data: dict) -> tuple[ReasonsView, Opened, Grouping]:
@@ -104,6 +111,7 @@ class ReasonsServer:
             "problems": problems,
             "corpora": self.workspace.collections(),
             "models": models_of(self.workspace, view.corpus),
+            "splits": splits_of(self.workspace.collection(view.corpus)),
             "sizes": [],
             "job": self._job(view),
         }
@@ -164,7 +172,36 @@ class ReasonsServer:
         view, _ = read_reasons(self.workspace, data.get("view"), strict=True)
         if not view.model:
             raise GraceError(f"no model of {view.corpus} wrote rationales, so there are no reasons in them")
-        return {"job": self.jobs.start(view.corpus, view.model).as_dict()}
+        stopped = "Stopped. What is finished is kept: finding them again goes on from there."
+        return {"job": self.jobs.start(self._find, view.corpus, view.model, stopped=stopped).as_dict()}
+
+    def compare(self, data: dict) -> dict:
+        """What is known of the comparison with the view's other model, or what would be done to compare; ``offer``: whether
+        that can be done.
+        """
+        view, _, grouping = self.asked(data)
+        if not view.against:
+            return {"html": "", "offer": False}
+        if found := self.comparisons.known(view, grouping):
+            return {
+                "html": str(render_comparison(view, found, grouping.sentences.index.collection.documents)),
+                "offer": False,
+            }
+        queries = len(self.comparisons.queries(view)) if splits_of(self.workspace.collection(view.corpus)) else 0
+        return {"html": str(render_offer(view, queries)), "offer": queries > 0}
+
+    @runs_model
+    def make_comparison(self, data: dict) -> dict:
+        view, _, grouping = self.asked(data)
+        if not view.against:
+            raise GraceError("choose the model that is to be compared with")
+        self.comparisons.queries(view)  # refuses at once where there are none
+
+        def work(job: ReasonsJob) -> None:
+            self.comparisons.compare(view, grouping, job)
+
+        stopped = "Stopped. Sentences that were read are kept: comparing again goes on from there."
+        return {"job": self.jobs.start(work, view.corpus, view.model, view.against, stopped=stopped).as_dict()}
 
     def _job(self, view: ReasonsView) -> dict | None:
         job = self.jobs.job

@@ -41,7 +41,7 @@ def build(shell: Shell) -> ReasonsTab:
     server = ReasonsServer(shell.workspace)
     with gr.Tab("Reasons", id="reasons"), gr.Column(elem_classes="g-page"):
         component = html(
-            js="page/elements page/ask reasons/reasons",
+            js="page/elements page/ask reasons/reasons reasons/comparison",
             elem_id="g-reasons",
             value="",
             html_template=str(frame()),
@@ -72,9 +72,18 @@ def seek(tab: ReasonsTab, data: object) -> list:
 
 
 def explored(server: ReasonsServer, data: object) -> View:
-    """The view of Explore that an event of the page asks for: ``{"view": …, "doc": …}``."""
+    """The view of Explore that an event of the page asks for: ``{"view": …, "doc": …}`` for a hit of the view's query, or
+    ``{"view": …, "query": id}`` for a judged query under both models that are compared.
+    """
     data = data if isinstance(data, dict) else {}
     asked, _ = read_reasons(server.workspace, data.get("view"), strict=True)
+    if data.get("query") and asked.against:
+        queries = server.comparisons.queries(asked)
+        if data["query"] not in queries:
+            raise GraceError(f"{asked.corpus} has no such judged query any more; reload the page")
+        columns = {"a": f"{asked.model}:rationale", "b": f"{asked.against}:rationale"}
+        wanted = {"collection": asked.corpus, "k": "10", "q": queries[data["query"]]} | columns
+        return read_view(server.workspace, wanted, strict=True)[0]
     if not isinstance(data.get("doc"), str) or not asked.ask:
         raise GraceError("the page sent an event that does not fit; reload the page")
     columns = {"a": f"{asked.model}:text", "b": f"{asked.model}:rationale"}
@@ -121,6 +130,8 @@ def frame() -> Safe:
         hidden=True,
         aria_label="The opened reason",
     )
+    compare = tag("button", "Compare", type="button", class_="g-button g-primary", data_do="compare", hidden=True)
+    comparison = tag("div", tag("div", data_part="comparison"), compare, class_="g-reasons-comparison", hidden=True)
     asking = {"placeholder": "Split a query’s hits by reasons …", "aria_label": "Query to split by reasons"}
     query = tag("input", type="text", data_part="ask", **asking)
     find = tag(
@@ -142,12 +153,19 @@ def frame() -> Safe:
             tag("form", query, tag("button", "Split", class_="g-button g-primary"), class_="g-reasons-ask"),
             class_="g-reasons-controls",
         ),
+        tag(
+            "div",
+            _select("against", "Compare with"),
+            _select("split", "Judged queries"),
+            _select("queries", "How many"),
+            class_="g-reasons-versus",
+        ),
         tag("div", class_="g-reasons-job", role="status"),
         tag("div", data_part="summary"),
         tag(
             "div",
             aside,
-            tag("div", opened, tag("div", data_part="hits"), class_="g-reasons-main"),
+            tag("div", opened, comparison, tag("div", data_part="hits"), class_="g-reasons-main"),
             class_="g-reasons-body",
         ),
         tag("div", data_part="none"),

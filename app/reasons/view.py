@@ -1,5 +1,5 @@
 """What the Reasons tab shows, as it stands in the address:
-``?tab=reasons&corpus=&model=&size=&reason=&ask=&only=&steer=``.
+``?tab=reasons&corpus=&model=&size=&reason=&ask=&only=&steer=&against=&split=&queries=``.
 
 Whatever comes from a browser is read here and nowhere else.
 """
@@ -10,10 +10,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from grace_app.workspace.view import MAX_QUERY_IN_ADDRESS, check_query, default_view
+from grace_app.evaluate.evaluations import ALL, FIRST, splits_of
+from grace_app.workspace.view import MAX_QUERY_IN_ADDRESS, check_query, default_view, short
 from grace_core.errors import GraceError
 
-KEYS = ("corpus", "model", "size", "reason", "ask", "only", "steer")
+KEYS = ("corpus", "model", "size", "reason", "ask", "only", "steer", "against", "split", "queries")
 STEERED = 8  # reasons at once
 STRONGEST = 2.0  # of the slider, in lengths of the query
 
@@ -21,7 +22,11 @@ STRONGEST = 2.0  # of the slider, in lengths of the query
 @dataclass(frozen=True)
 class ReasonsView:
     """A collection, a model of it, how many reasons (None: the default), and, once asked, the opened reason,
-    the query, whether only hits with that reason are shown, and how strongly which reasons steer the query."""
+    the query, whether only hits with that reason are shown, and how strongly which reasons steer the query.
+
+    ``against`` is another model that the first is compared with, over the judged queries of ``split`` ("" for all), the
+    ``FIRST`` at random or, with ``every``, all of them.
+    """
 
     corpus: str
     model: str
@@ -30,6 +35,9 @@ class ReasonsView:
     ask: str = ""
     only: bool = False
     steer: tuple[tuple[int, float], ...] = ()
+    against: str = ""
+    split: str = ""
+    every: bool = False
 
     def params(self) -> dict[str, str]:
         """As :func:`read_reasons` takes it, and, with ``tab=reasons``, as the address holds it."""
@@ -41,6 +49,9 @@ class ReasonsView:
             "ask": self.ask if len(self.ask) <= MAX_QUERY_IN_ADDRESS else "",
             "only": "1" if self.only else "",
             "steer": ",".join(f"{reason}:{strength:g}" for reason, strength in self.steer),
+            "against": self.against,
+            "split": (self.split or ALL) if self.against else "",
+            "queries": ALL if self.against and self.every else "",
         }
 
 
@@ -83,9 +94,28 @@ def read_reasons(workspace, params: object, *, strict: bool = False) -> tuple[Re
             view = replace(view, steer=read_steer(asked["steer"]))
         except GraceError as error:
             problems.append(str(error))
+    view = _read_comparison(workspace, view, asked, models, problems)
     if strict and problems:
         raise GraceError(problems[0])
     return replace(view, only=asked["only"] == "1" and view.reason is not None), problems
+
+
+def _read_comparison(workspace, view: ReasonsView, asked: dict, models: list[str], problems: list[str]) -> ReasonsView:
+    """``view`` with the model that it is compared with, and over which queries."""
+    splits = list(splits_of(workspace.collection(view.corpus)))
+    view = replace(view, split=next((split for split in splits if split != ALL), ""))
+    if asked["against"] in models and asked["against"] != view.model:
+        view = replace(view, against=asked["against"])
+    elif asked["against"]:
+        others = ", ".join(model for model in models if model != view.model)
+        problems.append(f"{view.model} cannot be compared with {short(asked['against'])}; with: {others or 'none'}")
+    if asked["split"] in splits:
+        view = replace(view, split="" if asked["split"] == ALL else asked["split"])
+    elif asked["split"] and splits:
+        problems.append(f"{view.corpus} has no split {short(asked['split'])}; there are: {', '.join(splits)}")
+    if asked["queries"] not in ("", ALL, str(FIRST)):
+        problems.append(f"queries is {short(asked['queries'])}, expected {FIRST} or {ALL}")
+    return replace(view, every=asked["queries"] == ALL)
 
 
 def read_steer(text: str) -> tuple[tuple[int, float], ...]:

@@ -12,7 +12,7 @@ The weight of a reason is its part of the first ten hits' scores above the corpu
 (:func:`grace_core.reasons.split.shares_of_hits`) over all queries, as a share of these scores; weights add up
 to 1 with those of text, template and sentences that say nothing. So the change of a reason is (words - own) +
 (other - words), exactly. A query moved by words as far as its first ten hits differ between own and words,
-and by geometry as far as they differ between words and other.
+and by geometry as far as they differ between words and other; ``moved`` names the larger of the two.
 
 Both models must split a rationale into the same tokens: a base and what was trained of it do.
 """
@@ -28,7 +28,7 @@ from grace_core.errors import GraceError
 from grace_core.evaluation.retrieval import CUTOFF, per_query
 from grace_core.geometry import Geometry, Role
 from grace_core.index import GraceIndex
-from grace_core.model import GraceModel
+from grace_core.model import GraceModel, Representations
 from grace_core.ranking import dots, order
 from grace_core.reasons.collection import OTHERS, Grouping, add_up, unit
 from grace_core.reasons.sentences import Sentences, find_sentences, sum_sentences
@@ -66,6 +66,8 @@ def compare_models(
 ) -> dict:
     """The measures of the module for ``queries`` by id; with ``qrels`` nDCG@10 of each of the three rankings, too.
 
+    ``progress`` is called with a stage ("sentences", "reading" or "queries"), how much of it is done, and all of it;
+    it may raise to end the comparison. ``by_query`` of the result has every query, ``telling`` those that moved most.
     Raises GraceError for indexes of other documents, for models of other tokenizers, or an index without rationales.
     """
     index = grouping.sentences.index
@@ -80,7 +82,11 @@ def compare_models(
     labels = _nearest(grouping, read)
     words, others = _grouped(grouping, read, labels), _grouped(grouping, theirs, labels)
     texts = list(queries.values())
-    own_asked, other_asked = model.represent(texts), other_model.represent(texts)
+
+    def asked_of(asking: GraceModel, first: int) -> Representations:
+        return asking.represent(texts, progress=lambda done, _: progress("queries", first + done, 2 * len(texts)))
+
+    own_asked, other_asked = asked_of(model, 0), asked_of(other_model, len(texts))
     worded = model.represent_given(texts, other_asked.rationale_ids)
     ways = {
         "own": (grouping, index.embed(own_asked), index.vectors()),
@@ -122,21 +128,32 @@ def compare_models(
         "hits_moved": by,
         "reasons": sorted(reasons, key=lambda row: -abs(row["change"])),
         "telling": telling,
+        "by_query": moved,
     }
 
 
 def _moved(query_id: str, text: str, i: int, hits: dict[str, np.ndarray], ids: list[str]) -> dict:
-    """How far the first ten hits of a query moved, as shares of them, and the first hit of each way."""
+    """How far the first ten hits of a query moved, as shares of them, by what ("" if not at all), and the first hit of
+    each way.
+    """
 
     def apart(a: str, b: str) -> float:
         return round(1 - len(np.intersect1d(hits[a][i], hits[b][i])) / hits[a].shape[1], 4)
 
     first = {name: ids[int(rows[i, 0])] for name, rows in hits.items()}
+    by_words, by_geometry = apart("own", "words"), apart("words", "other")
     return {
         "id": query_id,
         "text": text,
-        "by_words": apart("own", "words"),
-        "by_geometry": apart("words", "other"),
+        "by_words": by_words,
+        "by_geometry": by_geometry,
+        "moved": "words"
+        if by_words > by_geometry
+        else "geometry"
+        if by_geometry > by_words
+        else "both"
+        if by_words
+        else "",
         "first": first,
     }
 

@@ -120,7 +120,18 @@ def test_any_link_opens_and_says_what_is_wrong_with_it(server, view):
     assert read.params() == told["view"]
 
 
-@pytest.mark.parametrize("name", ["reasons_reason", "reasons_ask", "reasons_make", "reasons_progress", "reasons_stop"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "reasons_reason",
+        "reasons_ask",
+        "reasons_compare",
+        "reasons_make",
+        "reasons_make_comparison",
+        "reasons_progress",
+        "reasons_stop",
+    ],
+)
 @pytest.mark.parametrize(
     "data",
     [None, "x", {}, {"view": {"corpus": "gone"}}, {"view": VIEW | {"reason": "9999"}}, {"view": VIEW, "begin": "x"}],
@@ -146,4 +157,5 @@ def test_a_collection_without_rationales_says_so(server):
     assert told["empty"]
     assert not told["offer"]
     assert "plain has no rationales" in told["html"]
-    assert "no reasons" in server.functions()[3]({"view": {"corpus": "plain"}})["error"]
+    functions = {function.__name__: function for function in server.functions()}
+    assert "no reasons" in functions["reasons_make"]({"view": {"corpus": "plain"}})["error"]

@@ -32,14 +32,14 @@ grace_core: collection model
 grace_core: columns.listing shards
 grace_core: build
 grace_core: index
-grace_core: . cluster explain gating projection reasons reasons.clusters reasons.names
+grace_core: . cluster explain gating reasons reasons.clusters reasons.names
 grace_core: mends reasons.sentences
 grace_core: mend_export reasons.collection
 grace_core: reasons.split
 grace_core: columns.encoder columns.ledger evaluation.retention evaluation.retrieval
 grace_core: columns.encoded
-grace_core: columns.column living
-grace_core: columns.fusion
+grace_core: columns.column living map_source
+grace_core: columns.fusion projection
 grace_core: columns.opened
 grace_core: evaluation.faithfulness evaluation.geometry evaluation.harness evaluation.stored
 grace_core: evaluation.headroom mending evaluation.worth reasons.comparison reasons.faithfulness

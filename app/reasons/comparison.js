@@ -1,0 +1,64 @@
+// Two models compared by reasons: which one, over which judged queries, and what the server knows of it. Runs in the scope
+// of reasons.js.
+const versus = root.querySelector('.g-reasons-comparison');
+
+const offerComparisons = () => {
+  const others = data.models.filter((model) => model !== view.model);
+  choices(
+    'against',
+    [['', others.length ? 'no other model' : 'there is no other model'], ...others],
+    view.against,
+  );
+  const splits = Object.entries(data.splits);
+  const names = splits.map(([name, count]) => [name, `${name} · ${count.toLocaleString('en')}`]);
+  choices('split', names, view.split || (splits.length ? splits[0][0] : ''));
+  choices(
+    'queries',
+    ['', 'all'].map((value) => [value, value || '100 at random']),
+    view.queries,
+  );
+  ['split', 'queries'].forEach((name) => {
+    root.querySelector(`select[data-set=${name}]`).disabled = !view.against || !splits.length;
+  });
+};
+
+const compare = async () => {
+  offerComparisons();
+  versus.hidden = !view.against;
+  if (!view.against) {
+    forget('reasons_compare');
+    fill('comparison', '');
+    return;
+  }
+  versus.dataset.busy = '';
+  const answer = await ask('reasons_compare');
+  delete versus.dataset.busy;
+  if (!answer) return;
+  fill('comparison', answer.html);
+  versus.querySelector('[data-do=compare]').hidden = !answer.offer;
+};
+
+root.addEventListener('change', (event) => {
+  const { set } = event.target.dataset;
+  if (!data || !['against', 'split', 'queries'].includes(set)) return;
+  view[set] = event.target.value;
+  if (set === 'against') {
+    view.split = view.against && root.querySelector('select[data-set=split]').value;
+    if (!view.against) view.queries = '';
+  }
+  complain();
+  sync();
+  compare();
+});
+root.addEventListener('click', async (event) => {
+  const one = event.target.closest('[data-do=compare], [data-query]');
+  if (!one) return;
+  if (one.dataset.do) {
+    complain();
+    const answer = await ask('reasons_make_comparison');
+    if (answer) follow(answer.job);
+  } else {
+    window.graceOpener = null;
+    trigger('seek', { view: { ...view }, query: one.dataset.query });
+  }
+});

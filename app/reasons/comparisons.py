@@ -1,0 +1,70 @@
+"""Two models of a collection compared by reasons, as ``grace reasons --against`` does it, kept in memory once they are."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cachetools import LRUCache
+
+from grace_app.evaluate.evaluations import FIRST
+from grace_app.reasons.jobs import ReasonsJob
+from grace_app.reasons.view import ReasonsView
+from grace_app.workspace.state import Workspace
+
+if TYPE_CHECKING:
+    from grace_core.index import GraceIndex
+    from grace_core.reasons.collection import Grouping
+
+KEPT = 8
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What :func:`grace_core.reasons.comparison.compare_models` tells, of reasons of these and of this other index."""
+
+    grouping: Grouping
+    other: GraceIndex
+    result: dict
+
+
+class Comparisons:
+    """The comparisons that were made, by what the view asks for; one of an index that has changed since is not known."""
+
+    def __init__(self, workspace: Workspace):
+        self.workspace = workspace
+        self._kept: LRUCache[tuple, Comparison] = LRUCache(KEPT)
+        self._lock = threading.Lock()
+
+    def queries(self, view: ReasonsView) -> dict[str, str]:
+        """The judged queries that a view compares over, by id. Raises GraceError if there are none."""
+        from grace_core.evaluation.faithfulness import choose_queries
+        from grace_core.evaluation.retrieval import judged_queries
+
+        judged = judged_queries(self.workspace.collection(view.corpus).judgements, view.split or None)
+        return choose_queries(judged, None if view.every else FIRST)
+
+    def known(self, view: ReasonsView, grouping: Grouping) -> dict | None:
+        other = self.workspace.index(view.corpus, view.against)
+        with self._lock:
+            found = self._kept.get(_key(view, grouping))
+        return found.result if found and found.grouping is grouping and found.other is other else None
+
+    def compare(self, view: ReasonsView, grouping: Grouping, job: ReasonsJob) -> None:
+        """Compare, and keep the outcome. Raises BuildStopped when the job is stopped, and GraceError."""
+        from grace_core.reasons.comparison import compare_models
+
+        index, other = grouping.sentences.index, self.workspace.index(view.corpus, view.against)
+        model, other_model = self.workspace.model_of(index), self.workspace.model_of(other)
+        qrels = index.collection.judgements.qrels
+        with model.engine.interrupted_by(job.check), other_model.engine.interrupted_by(job.check):
+            result = compare_models(
+                grouping, model, other, other_model, self.queries(view), qrels, progress=job.mark_or_stop
+            )
+        with self._lock:
+            self._kept[_key(view, grouping)] = Comparison(grouping, other, result)
+
+
+def _key(view: ReasonsView, grouping: Grouping) -> tuple:
+    return view.corpus, view.model, len(grouping), view.against, view.split, view.every

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from grace_cli.passages import by_note, document_of, passage_line
+from grace_cli.passages import by_note, document_of, passage_line, place_lines
 from grace_core.cache import RepresentationCache
 from grace_core.collection import Collection
+from grace_core.columns.documents import explain
 from grace_core.columns.ledger import table
 from grace_core.columns.names import Name
 from grace_core.columns.opened import Columns
@@ -52,6 +53,7 @@ def explain_column(
     with_rationale: str | None,
     with_rationale_of: str | None,
     with_text: str | None,
+    by: str,
     device: str | None,
 ) -> tuple[dict, str]:
     """The ledger of a score, and what-ifs. Raises GraceError for what the column does not take."""
@@ -61,15 +63,22 @@ def explain_column(
         )
     columns = open_columns(folder, device)
     column = columns.open(name.id)
-    ledger = column.explain(query, document_id)
-    result = {"id": document_id, "model": column.id, **ledger.as_dict(tokens=tokens)}
-    title = column.collection.documents[document_id].title
+    explained = explain(column, query, document_id, by=by)
+    ledger, collection = explained.ledger, column.collection
+    result = {"model": column.id, **explained.as_dict(tokens=tokens)}
+    if by == "sum":
+        title = collection.whole(document_id).title
+        return result, "\n".join([f"{explained.place}, {title}: {column.id}", *table(ledger, tokens=tokens)])
+    document_id = ledger.document
+    title = collection.documents[document_id].title
     lines = [
+        *place_lines(explained.place),
         f"{document_id}  {title}: rank {ledger.rank} of {len(column):,}, {column.id}",
         *table(ledger, tokens=tokens),
     ]
     if versus is not None:
-        other = column.explain(query, versus)
+        second = explain(column, query, versus)
+        other, versus = second.ledger, second.ledger.document
         mine, theirs = ({line.name: line.value for line in found.lines} for found in (ledger, other))
         apart = {part: mine.get(part, 0.0) - theirs.get(part, 0.0) for part in dict.fromkeys([*mine, *theirs])}
         score = ledger.score - other.score

@@ -14,7 +14,10 @@ from grace_core.console import show
 def explain_command(
     folder: Path,
     query: str,
-    document: Annotated[str, typer.Argument(metavar="DOC_ID", help="A document's id, as `grace search` prints it.")],
+    document: Annotated[
+        str,
+        typer.Argument(metavar="DOC_ID", help="The id of a document, as `grace search` prints it, or of a passage."),
+    ],
     model: Column,
     text_only: Annotated[bool, typer.Option("--text-only", help="Explain the score of the texts alone.")] = False,
     versus: Annotated[str | None, typer.Option(help="Another document's id: why does DOC_ID stand above it?")] = None,
@@ -30,6 +33,12 @@ def explain_command(
     ] = None,
     with_rationale_of: Annotated[str | None, typer.Option(help="What if it had that document's rationale?")] = None,
     with_text: Annotated[str | None, typer.Option(help="What if it had this text?")] = None,
+    by: Annotated[
+        str,
+        typer.Option(
+            help="What ranks a document that is split into passages: best explains the best of them, sum all with their sum."
+        ),
+    ] = "best",
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -49,6 +58,7 @@ def explain_command(
         with_rationale=with_rationale,
         with_rationale_of=with_rationale_of,
         with_text=with_text,
+        by=by,
         device=device,
     )
     show(result, as_json, text)

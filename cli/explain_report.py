@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from grace_cli.columns import explain_column
+from grace_cli.passages import check_by, place_lines
 from grace_core.cache import RepresentationCache
 from grace_core.collection import Collection
+from grace_core.columns.documents import is_split, place
 from grace_core.columns.listing import is_model, read_name
+from grace_core.columns.names import Single
 from grace_core.errors import GraceError
 from grace_core.explain import Difference, Explainer, Sentence, difference, listed
 from grace_core.index import GraceIndex
@@ -31,6 +34,7 @@ def explain_command(
     with_rationale: str | None = None,
     with_rationale_of: str | None = None,
     with_text: str | None = None,
+    by: str = "best",
     device: str | None = None,
 ) -> tuple[dict, str]:
     """Explain the score of a document for a query; returns the result, and the same as text.
@@ -41,8 +45,17 @@ def explain_command(
     """
     if with_rationale is not None and with_rationale_of is not None:
         raise GraceError("--with-rationale and --with-rationale-of both replace the rationale; give one of them")
-    name = read_name(Collection(folder), model)
-    if not is_model(name):
+    name = read_name(collection := Collection(folder), model)
+    check_by(by, collection)
+    if by == "sum":
+        edits = (versus, against, with_rationale, with_rationale_of, with_text, leave_one_out or None)
+        if edits != (None,) * len(edits):
+            raise GraceError(
+                "--by sum explains all passages of a document: with --tokens alone, or take one passage by its id"
+            )
+        if text_only and is_model(name):
+            name = Single("grace", name.model, False)
+    if not is_model(name) or by == "sum":
         return explain_column(
             folder,
             query,
@@ -55,25 +68,34 @@ def explain_command(
             with_rationale=with_rationale,
             with_rationale_of=with_rationale_of,
             with_text=with_text,
+            by=by,
             device=device,
         )
     text_only = text_only or name.rationale is False
     explainer = _open(folder, name.model, device)
     pooling = Pooling.TEXT if text_only else explainer.index.default_pooling
+    asked = explainer.query_vector(query, pooling)
+    scores = explainer.index.scores(asked, pooling=pooling)
+    named, document = document_id, None
+    if is_split(collection, document_id):
+        document = place(collection, explainer.index.ids, scores, document_id)
+        document_id = document.passages[0]
+    if versus is not None and is_split(collection, versus):
+        versus = place(collection, explainer.index.ids, scores, versus).passages[0]
     row = explainer.row(document_id)
     other = [] if versus is None else [explainer.row(versus)]
     borrowed = None if with_rationale_of is None else explainer.rationale_ids[explainer.row(with_rationale_of)]
     second_model = None if against is None else _open(folder, against, device)
 
     why, *below = explainer.why(query, [row, *other], pooling=pooling)
-    asked, mean = explainer.query_vector(query, pooling), explainer.vectors(pooling).mean(axis=0)
+    mean = explainer.vectors(pooling).mean(axis=0)
     above = list(zip(why.document.sentences, why.above_corpus(mean).sum(axis=0).tolist(), strict=True))
     result = {
         "query": query,
         "id": document_id,
         "model": explainer.index.model_name,
         "pooling": pooling.value,
-        "rank": rank(explainer.index.scores(asked, pooling=pooling), row),
+        "rank": rank(scores, row),
         "text_truncated": explainer.index.text_truncated[row],
         **why.as_dict(tokens=tokens),
         "above_corpus": {
@@ -82,10 +104,14 @@ def explain_command(
             "sentences": listed(above),
         },
     }
+    if document is not None:
+        result |= {"id": named, "rank": document.rank, "passages": list(document.passages)}
+        result["passage"] = {"id": document_id, "rank": rank(scores, row)}
     title = explainer.index.collection.documents[document_id].title
     cut = f"; text cut after {explainer.index.counts[row, TEXT]:,} tokens" if result["text_truncated"] else ""
     lines = [
-        f"{document_id}  {title}: rank {result['rank']}, {result['model']}, {pooling.value}{cut}",
+        *place_lines(document),
+        f"{document_id}  {title}: rank {rank(scores, row)}, {result['model']}, {pooling.value}{cut}",
         f"score {why.score:.6f}, sum of its parts {why.sum:.6f}, residual {why.residual:.1e}",
         *_block_lines(why.blocks()),
         "by the document's sentences, relative to the mean of the corpus:",

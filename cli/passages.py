@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from grace_core.collection import Collection
+from grace_core.columns.documents import Place
 from grace_core.errors import GraceError
 from grace_core.index import Hit
 from grace_core.passages import BY, HEADING, PAGE, PARENT
@@ -30,6 +31,11 @@ def by_note(by: str, collection: Collection) -> list[str]:
         else "the sum of the scores of all its passages, so that long ones lead"
     )
     return [f"a document has {how}"]
+
+
+def place_lines(place: Place | None) -> list[str]:
+    """Of a document that is split, where it stands and which of its passages is explained."""
+    return [] if place is None else [f"{place}, of which the best is explained:"]
 
 
 def document_of(hit: Hit) -> str:

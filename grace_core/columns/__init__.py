@@ -5,5 +5,6 @@ encoder, a fusion of these.
 ``bm25``        BM25 itself, ``encoder`` a sentence-transformers model, ``encoded`` its vectors in a collection
 ``ledger``      a score as a sum of parts, each opened further
 ``column``      one way to search, explain and edit, and the columns of a single kind; ``fusion`` those of several
+``documents``   why a document has its score, also one that is split into passages
 ``opened``      the columns of a collection by their names
 """

@@ -33,7 +33,7 @@ class Line:
     """A part of a score: what it is, what it adds, what is known of it, and the parts that add up to it
     (none: not opened).
 
-    ``kind`` is column, term, block, sentence, token, rounding, average, whole or rank. ``opened`` is the
+    ``kind`` is column, passage, term, block, sentence, token, rounding, average, whole or rank. ``opened`` is the
     ledger of the part's own score, where that is not what the line adds: a reciprocal rank.
     """
 

@@ -6,6 +6,7 @@ from fastapi import FastAPI, Request
 from starlette.responses import Response
 
 from grace_core.columns.column import Column
+from grace_core.columns.documents import explain, is_split
 from grace_core.columns.names import Single
 from grace_core.errors import GraceError
 from grace_core.geometry import Role
@@ -24,9 +25,6 @@ def add_retrieval(app: FastAPI, served: Served, columns: ServedColumns | None) -
         column = await chosen(asked)
         if asked.k > served.limits.max_k:
             raise ApiError(400, f"k must be at most {served.limits.max_k}, got {asked.k}", param="k")
-        if asked.by == "sum" and columns.collection.chunk is None:
-            message = f"{columns.collection.name} is of whole documents, and 'sum' is for passages; leave it out"
-            raise ApiError(400, message, param="by")
         try:
             among = None if asked.filter is None else await columns.run(column.rows.selections.of, asked.filter)
         except GraceError as error:
@@ -41,17 +39,23 @@ def add_retrieval(app: FastAPI, served: Served, columns: ServedColumns | None) -
         )
 
     @app.post("/explain")
-    async def explain(asked: ExplainRequest, request: Request) -> Response:
+    async def explain_document(asked: ExplainRequest, request: Request) -> Response:
         column = await chosen(asked)
-        if asked.id not in column.rows.row:
-            remedy = columns.collection.unknown(asked.id)
-            message = f"{columns.collection.name} has no document {asked.id[:80]!r} with a text; {remedy}"
+        collection, split = columns.collection, is_split(columns.collection, asked.id)
+        if asked.id not in column.rows.row and not split:
+            message = f"{collection.name} has no document {asked.id[:80]!r} with a text; {collection.unknown(asked.id)}"
             raise ApiError(404, message, param="id", code="document_not_found")
+        if asked.by == "sum" and (not split or len(collection.passages[asked.id]) > served.limits.max_texts):
+            message = (
+                f"a sum is over at most {served.limits.max_texts} passages of a document, and {asked.id[:80]!r} has "
+            )
+            message += (
+                f"{len(collection.passages[asked.id])}; take them one by one" if split else "none; give a document's id"
+            )
+            raise ApiError(400, message, param="by")
         read = await columns.read(request, column, asked.query, truncate=asked.truncate)
-        ledger = await columns.run(column.explain, asked.query, asked.id)
-        return json_response(
-            named(asked, column) | read.as_dict() | {"id": asked.id, **ledger.as_dict(tokens=asked.tokens)}
-        )
+        explained = await columns.run(lambda: explain(column, asked.query, asked.id, by=asked.by))
+        return json_response(named(asked, column) | read.as_dict() | explained.as_dict(tokens=asked.tokens))
 
     async def chosen(asked: SearchRequest | ExplainRequest) -> Column:
         """The column that a request names, or that of the served model. Raises ApiError."""
@@ -59,6 +63,9 @@ def add_retrieval(app: FastAPI, served: Served, columns: ServedColumns | None) -
             raise ApiError(
                 404, "no collection is served here; start the server with --collection", code="no_collection"
             )
+        if asked.by == "sum" and columns.collection.chunk is None:
+            message = f"{columns.collection.name} is of whole documents, and 'sum' is for passages; leave it out"
+            raise ApiError(400, message, param="by")
         if asked.column is not None:
             given = next((name for name in ("model", "pooling") if getattr(asked, name) is not None), None)
             if given is not None:

@@ -131,6 +131,9 @@ class EmbeddingsRequest(Request):
     )
 
 
+BY = Field(
+    "best", description="In a collection of passages: a document ranks by its best passage, or by the sum of all."
+)
 COLUMN = Field(
     None,
     description="What ranks, in place of model and pooling: M, M:text, bm25, st:NAME, 0.7*A+0.3*B, rrf(A,B).",
@@ -145,9 +148,7 @@ class SearchRequest(Request):
     filter: Text | None = Field(
         None, description="Only documents that satisfy it, such as \"year > 2000 and kind in ('river', 'lake')\"."
     )
-    by: Literal["best", "sum"] = Field(
-        "best", description="In a collection of passages: a document ranks by its best passage, or by the sum of all."
-    )
+    by: Literal["best", "sum"] = BY
     column: Text | None = COLUMN
     model: str | None = None
     pooling: PoolingName | None = None
@@ -160,6 +161,7 @@ class ExplainRequest(Request):
     query: Text
     id: Text = Field(description="A document's id, as /search gives it.")
     tokens: bool = Field(False, description="Open sentences into their tokens.")
+    by: Literal["best", "sum"] = BY
     column: Text | None = COLUMN
     model: str | None = None
     pooling: PoolingName | None = None

@@ -39,7 +39,7 @@ grace_core: reasons.split
 grace_core: columns.encoder columns.ledger evaluation.retention evaluation.retrieval
 grace_core: columns.encoded
 grace_core: columns.column living map_source
-grace_core: columns.fusion projection
+grace_core: columns.documents columns.fusion projection
 grace_core: columns.opened
 grace_core: evaluation.faithfulness evaluation.geometry evaluation.harness evaluation.stored
 grace_core: evaluation.headroom mending evaluation.worth reasons.comparison reasons.faithfulness
@@ -82,6 +82,7 @@ grace_app: explore.others explore.render_facets map.view page.words workspace.sh
 grace_app: explore.passages workspace.state
 grace_app: corpus.builds evaluate.evaluations explore.search explore.why map.maps
 grace_app: explore.results export.tables map.jobs reasons.jobs reasons.view training.curves workspace.shell
+grace_app: explore.worth
 grace_app: corpus.render explore.detail export.part map.card map.plotly_map reasons.comparisons reasons.render
 grace_app: evaluate.render reasons.render_comparison training.render
 grace_app: corpus.tab explore.tab training.tab

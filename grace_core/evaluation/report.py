@@ -18,6 +18,11 @@ from grace_core.index import GraceIndex
 from grace_core.pooling import Pooling
 from grace_core.truncation import notes_on_cut_queries
 
+NOT_KEPT = (
+    "not kept: evaluations are kept in the folders of models, by rationale or text; the Evaluate tab ranks by other columns when they "
+    "are chosen"
+)
+
 
 def retrieval_command(
     folder: Path,
@@ -37,7 +42,7 @@ def retrieval_command(
 
     With ``where`` only documents that satisfy a filter are searched, for the queries that one of them is
     relevant to; BM25 knows of these documents only. ``save`` keeps rankings and rationales beside each index
-    (:mod:`grace_core.evaluation.stored`).
+    (:mod:`grace_core.evaluation.stored`); of other columns it says that nothing is kept.
     """
     given = {key: value for key, value in settings.items() if value is not None}
     if save and given:
@@ -71,7 +76,9 @@ def retrieval_command(
             if given and any(part.kind == "grace" for part in getattr(name, "parts", ())):
                 raise GraceError(f"{', '.join(given)} set a single model, and {name.id} is a fusion: leave them out")
             column = columns.open(text)
-            add(text, retrieval.retrieve_by(column, queries, where=where), *_cut(column, list(queries.values())))
+            cut, notes = _cut(column, list(queries.values()))
+            notes += [NOT_KEPT] if save else []
+            add(text, retrieval.retrieve_by(column, queries, where=where), cut, notes)
             continue
         index = GraceIndex.of_model(collection, name.model)
         loaded = index.load_model(device=device, cache=RepresentationCache(), **given)
@@ -152,8 +159,9 @@ def faithfulness_command(
             index, loaded, chosen, collection.judgements.qrels, documents=documents, seed=seed, report=report
         )
         results[name] = row
+        split = f" in {row['passages']} passages" if "passages" in row else ""
         lines += [
-            f"{name}: {row['queries']} queries, {row['documents']} documents; largest residual {row['max_residual']:.1e}"
+            f"{name}: {row['queries']} queries, {row['documents']} documents{split}; largest residual {row['max_residual']:.1e}"
         ]
         if not row["rationales"]:
             lines += ["  without rationales: nothing to swap or to delete"]

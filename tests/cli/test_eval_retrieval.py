@@ -61,3 +61,21 @@ def test_queries_that_are_cut_are_counted_with_a_remedy(folder, grace):
     assert text.count(f"note: tiny: {note}") == 1  # of two rows
     assert "note: st:mini: 1 of 3" in text
     assert "note" not in grace("eval", "retrieval", folder, "-m", "tiny", "--split", "dev")[1]
+
+
+def test_save_keeps_models_and_says_so_of_other_columns(folder, grace):
+    status, out, err = grace(
+        "eval", "retrieval", folder, "-m", "tiny", "-m", "bm25", "-m", "bm25+tiny", "--save", "--json"
+    )
+    assert status == 0, err
+    rows = json.loads(out)
+    assert (folder / "tiny" / "evaluation.parquet").is_file()
+    assert [any("not kept" in note for note in row["notes"]) for row in rows.values()] == [False, False, True, True]
+    assert (
+        "note: bm25: not kept: evaluations are kept in the folders of models"
+        in grace("eval", "retrieval", folder, "-m", "bm25", "--save")[1]
+    )
+    assert not any(
+        "not kept" in note
+        for note in json.loads(grace("eval", "retrieval", folder, "-m", "bm25", "--json")[1])["bm25"]["notes"]
+    )

@@ -10,7 +10,7 @@ Dependence, over all documents and queries that are evaluated:
                       and on one side while the other keeps its own. A model that ignores its rationales loses nothing, one that
                       reads them as a bag of words nothing by ``words``. ``drop``: own less each of these, the queries paired.
 
-Deletion and insertion, for the document ranked first for each query: with sentences s_1 … s_m of its rationale, remove them one after
+Deletion and insertion, for the document ranked first for each query (its best passage, where it is split): with sentences s_1 … s_m of its rationale, remove them one after
 another in an order, and take the cosine with q after each, f(1) … f(m - 1); f(0) and f(m) are the same for all orders, so left out.
     area              mean of f(j) over 0 < j < m
     deletion gap      area of random orders (mean of ORDERS) less area of the attributed order, largest contribution first; above 0
@@ -82,13 +82,10 @@ def evaluate(
     document in ``qrels``.
 
     Of an index with more than ``documents`` documents the relevant ones and a random choice of others are
-    ranked. A model without rationales has its additivity measured and nothing else. ``report`` gets a line of
-    progress for every stage.
+    ranked. In a collection of passages ``documents`` counts these, documents rank by their best ones, and
+    others are taken with all that they have. A model without rationales has its additivity measured and
+    nothing else. ``report`` gets a line of progress for every stage.
     """
-    if index.collection.chunk is not None:
-        raise GraceError(
-            f"{index.collection.folder} is of passages, and this is measured on whole documents; build it without --chunk"
-        )
     explainer, rng = Explainer(index, model), np.random.default_rng(seed)
     pooling = index.default_pooling
     report(f"{model.name}: {len(queries)} queries")
@@ -102,7 +99,9 @@ def evaluate(
         return result
 
     rows = _pool(index, queries, qrels, documents, rng)
-    result["documents"] = len(rows)
+    result["documents"] = len({index.document_ids[row] for row in rows})
+    if index.collection.chunk is not None:
+        result["passages"] = len(rows)
     texts = {"query": list(queries.values()), "document": [explainer.text(row) for row in rows]}
     ids = {"query": asked.rationale_ids, "document": [explainer.rationale_ids[row] for row in rows]}
     own = {"query": (asked.sums, asked.counts), "document": (index.sums[rows], index.counts[rows])}
@@ -119,7 +118,7 @@ def evaluate(
             geometry=index.geometry,
             role=role,
         )
-    found = _dependence(vectors, list(queries), [index.ids[row] for row in rows], qrels)
+    found = _dependence(vectors, list(queries), [index.document_ids[row] for row in rows], qrels)
 
     first = [int(row) for row in ranked[:, 0]]
     sides = {
@@ -263,18 +262,27 @@ def _pool(
     documents: int,
     rng: np.random.Generator,
 ) -> list[int]:
-    """Rows of the documents to rank: all, or the relevant ones and a random choice of others."""
+    """Rows of the documents to rank: all, or the relevant ones and a random choice of others; of passages
+    those of whole documents.
+    """
     if len(index) <= documents:
         return list(range(len(index)))
-    relevant = {
-        index.row[d] for query_id in queries for d, grade in qrels[query_id].items() if grade > 0 and d in index.row
-    }
+    needed = {d for query_id in queries for d, grade in qrels[query_id].items() if grade > 0}
+    relevant = {row for row, document in enumerate(index.document_ids) if document in needed}
     if len(relevant) > documents:
+        what = "relevant documents" if index.collection.chunk is None else "passages of relevant documents"
         raise GraceError(
-            f"the queries have {len(relevant)} relevant documents, and {documents} are to be ranked; raise --documents"
+            f"the queries have {len(relevant)} {what}, and {documents} are to be ranked; raise --documents"
         )
     others = np.setdiff1d(np.arange(len(index)), sorted(relevant))
-    return sorted(relevant | set(rng.choice(others, documents - len(relevant), replace=False).tolist()))
+    if index.collection.chunk is None:
+        return sorted(relevant | set(rng.choice(others, documents - len(relevant), replace=False).tolist()))
+    chosen, numbers = set(relevant), index.document_numbers
+    for number in rng.permutation(np.unique(numbers[others])):
+        rows = np.flatnonzero(numbers == number).tolist()
+        if len(chosen) + len(rows) <= documents:
+            chosen |= set(rows)
+    return sorted(chosen)
 
 
 def _dependence(

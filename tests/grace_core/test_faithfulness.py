@@ -22,8 +22,11 @@ from grace_core.evaluation.faithfulness import (
     without,
     word_sentences,
 )
+from grace_core.evaluation.retrieval import per_query, retrieve
 from grace_core.index import build
-from grace_core.readers import read_corpus
+from grace_core.passages import Chunk
+from grace_core.readers import Corpus, Document, Judgements, read_corpus
+from grace_core.readers.chunked import chunked
 
 
 @pytest.fixture(scope="module")
@@ -242,3 +245,26 @@ def test_queries_are_chosen_by_seed_and_keep_their_order():
     assert list(chosen) == [query for query in queries if query in chosen]
     assert choose_queries(queries, 10, seed=1) == chosen != choose_queries(queries, 10, seed=2)
     assert choose_queries(queries, 50) == choose_queries(queries, None) == queries
+
+
+def test_documents_that_are_split_rank_by_their_best_passages(new_model, sentences, tmp_path):
+    corpus = Corpus(
+        [Document(f"d{i}", "", " ".join(sentences[3 * i : 3 * i + 1 + i % 3]), {}) for i in range(12)],
+        Judgements({f"q{i}": sentences[3 * i][:30] for i in range(4)}, {f"q{i}": {f"d{i}": 1} for i in range(4)}, {}),
+        "here",
+        [],
+    )
+    model = new_model("qwen2", max_new_tokens=24)
+    index = build(Collection.create(chunked(corpus, Chunk(10)), tmp_path / "x"), model)
+    assert len(index) > 20
+    queries, qrels = corpus.judgements.queries, corpus.judgements.qrels
+    found = evaluate(index, model, queries, qrels)
+    assert (found["documents"], found["passages"]) == (12, len(index))
+    assert found["max_residual"] <= 1e-5
+    rankings = {query: row.ranking for query, row in retrieve(index, model, queries).items()}
+    assert found["ndcg@10"]["own"] == pytest.approx(per_query(rankings, qrels)["ndcg@10"].mean(), abs=1e-5)
+    fewer = evaluate(index, model, queries, qrels, documents=18)
+    assert fewer["passages"] <= 18
+    assert 4 < fewer["documents"] < 12
+    with pytest.raises(GraceError, match="passages of relevant documents, and 4 are to be ranked"):
+        evaluate(index, model, queries, qrels, documents=4)

@@ -1,4 +1,4 @@
-"""How hits, explanations and maps show themselves in a notebook: static HTML, without scripts, every text escaped.
+"""How hits, explanations, ledgers and maps show themselves in a notebook: static HTML, without scripts, every text escaped.
 
 Nothing is loaded from anywhere, so that a saved notebook shows the same later. The functions take the
 library's own objects, whose ``_repr_html_`` they are.
@@ -11,6 +11,7 @@ from html import escape
 
 SNIPPET = 280  # characters of a text or rationale that are shown; the whole is in the element's title, up to LONGEST
 LONGEST = 2_000
+LINES = 500  # of a ledger that are shown
 POINTS = 5_000  # of a map that are drawn, evenly spread; more would make a notebook slow
 WIDTH = 620  # of a map, in pixels
 COLOURS = (
@@ -66,6 +67,42 @@ def explanation_html(explanation) -> str:
     )
     parts = _table(["query × document", "contribution"], blocks)
     return head + parts + _table(["contribution", "", "sentence of the document"], rows)
+
+
+def ledger_html(ledger) -> str:
+    """The score by what its parts are of, and every part with those that add up to it below; without tokens."""
+    head = f"<p>{_text(ledger.column)}: score <b>{ledger.score:.4f}</b>, rank {ledger.rank} of {_text(ledger.document)}"
+    head += f" = the sum of its parts, residual {abs(ledger.residual):.0e}</p>"
+    totals = [[escape(group), _signed(value)] for group, value in ledger.totals().items()]
+    by_group = _table(["of", "contribution"], totals) if len(totals) > 1 else ""
+    rows = _ledger_rows(ledger, 0)
+    left_out = len(rows) - LINES
+    notes = [*ledger.notes, *([f"{left_out:,} further parts are not shown"] if left_out > 0 else [])]
+    parts = _table(["contribution", "", "part", "what is known of it"], rows[:LINES])
+    return head + by_group + parts + "".join(f"<p>{_text(note, LONGEST)}</p>" for note in notes)
+
+
+def _ledger_rows(ledger, depth: int) -> list[list[str]]:
+    most = max((abs(line.value) for line in ledger.walk()), default=1.0) or 1.0
+    rows: list[list[str]] = []
+
+    def add(lines: Sequence, depth: int) -> None:
+        for line in lines:
+            if line.kind == "token":
+                continue
+            about = ", ".join(
+                f"{name} {f'{value:.4g}' if isinstance(value, float) else value}" for name, value in line.about.items()
+            )
+            name = f'<div style="padding-left:{16 * depth}px">{_text(line.name)}</div>'
+            rows.append([_signed(line.value), _bar(line.value / most), name, _text(about)])
+            add(line.parts, depth + 1)
+            if line.opened:  # a score of its own, whose parts do not add up to this line
+                own = f"its own score {line.opened.score:.4f} is made of"
+                rows.append(["", "", f'<div style="padding-left:{16 * (depth + 1)}px"><i>{own}</i></div>', ""])
+                rows.extend(_ledger_rows(line.opened, depth + 2))
+
+    add(ledger.lines, depth)
+    return rows
 
 
 def map_html(map_) -> str:

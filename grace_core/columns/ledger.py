@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from grace_core.notebook import ledger_html
 from grace_core.pooling import PARTS, RATIONALE, TEMPLATE
 
 if TYPE_CHECKING:
@@ -92,6 +93,9 @@ class Ledger:
         inside = [abs(line.residual) for line in self.walk()]
         opened = [line.opened.largest_residual() for line in self.walk() if line.opened]
         return max([abs(self.residual), *inside, *opened])
+
+    def _repr_html_(self) -> str:
+        return ledger_html(self)
 
     def walk(self) -> Iterator[Line]:
         """All lines at all depths, each before its parts."""

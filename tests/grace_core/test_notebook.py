@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from columns_world import save_encoder
 
 from grace_core.collection import Collection
+from grace_core.columns import encoded
+from grace_core.columns.encoder import Encoder
+from grace_core.columns.opened import Columns
 from grace_core.explain import Explainer
 from grace_core.index import build
-from grace_core.notebook import POINTS, Hits, map_html
+from grace_core.notebook import LINES, POINTS, Hits, map_html
 from grace_core.projection import Map, map_collection
 from grace_core.readers import Corpus, Document
 from grace_core.regions import Regions
@@ -95,3 +100,37 @@ def test_a_large_map_is_thinned_and_its_names_are_texts():
     assert "12,001 documents, of which 4,001 are drawn" in found.text
     assert html.count("h0") == 4001 <= POINTS
     assert len(html) < 150_000
+
+
+@pytest.fixture(scope="module")
+def columns(index, tiny_models, sentences, tmp_path_factory):
+    """Those of the same collection, with encoders whose vectors split (mini) and do not (cls)."""
+    root = tmp_path_factory.mktemp("notebook-encoders")
+    for name, pooling in (("mini", "mean"), ("cls", "cls")):
+        encoded.build(index.collection, Encoder.load(str(save_encoder(root / name, sentences, pooling=pooling))))
+    return Columns(index.collection, explainer=lambda opened: Explainer(opened, tiny_models["qwen2"]))
+
+
+@pytest.mark.parametrize("name", ["bm25", "st:mini", "st:cls", "bm25+0.5*st:mini", "bm25+MODEL", "rrf(bm25,st:mini)"])
+def test_ledgers_show_themselves(columns, index, sentences, name):
+    column = columns.open(name.replace("MODEL", index.model_name))
+    ledger = column.explain(f"river {sentences[0]} {SCRIPT}", IMAGE)
+    shown = inert(ledger._repr_html_())
+    assert f"score {ledger.score:.4f}, rank {ledger.rank} of {IMAGE}" in shown.text
+    opened = [line.opened for line in ledger.walk() if line.opened]
+    lines = [line for one in (ledger, *opened) for line in one.walk() if line.kind != "token"]
+    for line in lines:
+        assert f"{line.value:+.4f}".replace("-", "−") in shown.text
+    # a head, a line for each part, one for each ledger inside, and where there are several groups theirs
+    totals = ledger.totals()
+    assert shown.names.count("tr") == 1 + len(lines) + len(opened) + (1 + len(totals)) * (len(totals) > 1)
+    for note in ledger.notes:
+        assert note in shown.text
+    assert ("script" in shown.text) == (name != "st:cls")
+
+
+def test_a_long_ledger_says_what_it_leaves_out(columns):
+    ledger = columns.open("bm25").explain("river", IMAGE)
+    shown = inert(replace(ledger, lines=ledger.lines * (LINES + 3))._repr_html_())
+    assert shown.names.count("tr") == 1 + LINES
+    assert "3 further parts are not shown" in shown.text

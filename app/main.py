@@ -38,7 +38,14 @@ STUDY = (
 )  # what is to be seen where runs are made by default, before one is
 STYLES = [
     Path(__file__).parent / name
-    for name in ("page/style.css", "explore/passages.css", "export/row.css", "map/map.css", "reasons/reasons.css")
+    for name in (
+        "page/style.css",
+        "explore/passages.css",
+        "explore/worth.css",
+        "export/row.css",
+        "map/map.css",
+        "reasons/reasons.css",
+    )
 ]
 TITLE = "GRACE Explorer"
 TAGLINE = "Why was this document retrieved? See what each model wrote, and what it found."

@@ -7,6 +7,7 @@ import json
 from grace_app.explore.passages import render_text
 from grace_app.explore.results import SIDES, letter, metadata
 from grace_app.explore.search import BLOCKS, OTHERS, Opened, Place
+from grace_app.explore.worth import render_offer
 from grace_app.page.html import Safe, chip, cut_chip, join, number, tag
 from grace_app.page.words import content_words, mark, rationale_text
 from grace_app.workspace.view import OtherColumn
@@ -46,6 +47,7 @@ def render_detail(opened: Opened, *, ticket: int = 0) -> Safe:
     read = [
         *(render_text(opened.passages, asked) if opened.passages else whole),
         render_rationales(opened, asked),
+        render_offer(opened.view),
         tag("section", tag("h3", "Fields"), tag("dl", *facts, class_="g-facts")),
     ]
     return tag(

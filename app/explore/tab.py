@@ -15,6 +15,7 @@ from grace_app.explore.render_facets import render_facets
 from grace_app.explore.results import render_empty, render_examples, render_failure, render_note, render_results
 from grace_app.explore.search import Side, Snapshot, open_document, search
 from grace_app.explore.why import answer_what_if, answer_why
+from grace_app.explore.worth import answer_worth
 from grace_app.export import part as export
 from grace_app.gate import runs_model
 from grace_app.page.html import banner
@@ -36,7 +37,7 @@ from grace_app.workspace.view import (
 from grace_core.errors import GraceError
 from grace_core.geometry import words
 
-SCRIPTS = "page/elements page/ask page/figures explore/ledger explore/why explore/whatif explore/detail"
+SCRIPTS = "page/elements page/ask page/figures explore/ledger explore/why explore/whatif explore/worth explore/detail"
 NOTHING: dict[str, str] = {}  # for a page that asks for no search
 SAME_TIME = 8  # searches that may be under way together; a model's steps are taken in turns
 
@@ -345,7 +346,7 @@ def open_hit(tab: ExploreTab, event: gr.EventData) -> str:
 
 
 def answers(workspace) -> list[Callable]:
-    """What the opened document asks for while it stands open: ``server.why`` and ``server.what_if`` of the scripts."""
+    """What the opened document asks for while it stands open: ``server.why``, ``what_if`` and ``worth`` of the scripts."""
 
     @runs_model
     def why(data):
@@ -355,13 +356,17 @@ def answers(workspace) -> list[Callable]:
     def what_if(data):
         return told(lambda: answer_what_if(workspace, data))
 
+    @runs_model
+    def worth(data):
+        return told(lambda: answer_worth(workspace, data))
+
     def told(function) -> dict:
         try:
             return function()
         except Exception as error:
             return {"error": message_of(error)}
 
-    return [why, what_if]
+    return [why, what_if, worth]
 
 
 def explain_hit(workspace, data: object) -> dict:

@@ -12,6 +12,9 @@ The gate (:mod:`grace_core.gating`) decides by the margin of the search by the q
 documents with their rationales. Its threshold is chosen on queries of another split, over all collections
 together, and set beside three things: to write always, never, and for as many queries at random (the expected
 value, between the two). Means are over collections, intervals draw queries anew within each.
+
+:func:`of_hit` asks the same of one document under one query: score and rank with rationales left out, exchanged and with
+their words in random order, by the treatments of :mod:`grace_core.evaluation.faithfulness`.
 """
 
 from __future__ import annotations
@@ -23,14 +26,18 @@ import numpy as np
 
 from grace_core import ann, gating
 from grace_core.errors import GraceError
+from grace_core.evaluation.faithfulness import treated
 from grace_core.evaluation.geometry import interval
 from grace_core.evaluation.retrieval import CUTOFF, Judged, per_query
+from grace_core.explain import Explainer
 from grace_core.geometry import Geometry, Role, Sums, fit
 from grace_core.model import GraceModel, Representations
-from grace_core.pooling import RATIONALE, Pooling
+from grace_core.pooling import RATIONALE, TEXT, Pooling
+from grace_core.ranking import dots, rank
 
 LENGTHS = (16, 32, 64, 128)
 SIDES = ("both", "queries", "alone")
+OF_HIT = ("own", "empty", "swapped", "words")  # treatments of one hit
 
 
 @dataclass(frozen=True)
@@ -174,3 +181,47 @@ def _of_gate(one: Worth, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _mean(values) -> float:
     """Mean over collections of the means over their rows."""
     return round(float(np.mean([np.mean(one) for one in values])), 4)
+
+
+def of_hit(explainer: Explainer, query: str, row: int, other_query: str, *, seed: int = 0) -> dict:
+    """Score and rank of document ``row`` for ``query`` with each of :data:`OF_HIT` in place of the document's rationale,
+    the query's, or both, among the documents as they are; and what was written in tokens.
+
+    ``{"document": {treatment: {"score", "rank"}}, "query": …, "both": …, "tokens": {"query", "document", "query_text",
+    "document_text"}, "other": id of the document whose rationale is put in, a random one}``. ``other_query`` is the query
+    whose rationale is put in for the query's; its rationale is written if it is not in the cache. Raises GraceError for an
+    index without rationales, or of a single document.
+    """
+    index, model, rng = explainer.index, explainer.model, np.random.default_rng([seed, row])
+    if not index.manifest["rationale"]:
+        raise GraceError(f"{index.folder} was built without rationales; there is none whose worth could be told")
+    if len(index) < 2:
+        raise GraceError(f"{index.folder} holds one document; another one's rationale and a rank take two at least")
+    other = int(rng.choice(np.setdiff1d(np.arange(len(index)), [row])))
+    rows = [row, other]
+    asked = model.represent([query, other_query])
+    options = {"rng": rng, "geometry": index.geometry}
+    texts = [explainer.text(one) for one in rows]
+    ids = [explainer.rationale_ids[one] for one in rows]
+    documents = treated(model, texts, ids, index.sums[rows], index.counts[rows], role=Role.DOCUMENT, **options)
+    queries = treated(
+        model, [query, other_query], asked.rationale_ids, asked.sums, asked.counts, role=Role.QUERY, **options
+    )
+    vectors = index.vectors()
+
+    def placed(query_treatment: str, document_treatment: str) -> dict:
+        vector = queries[query_treatment][0]
+        scores = dots(vectors, vector)
+        if document_treatment != "own":
+            scores[row] = dots(documents[document_treatment][:1], vector)[0]
+        return {"score": float(scores[row]), "rank": rank(scores, row)}
+
+    counts = {"query": asked.counts[0], "document": index.counts[row]}
+    return {
+        "document": {name: placed("own", name) for name in OF_HIT},
+        "query": {name: placed(name, "own") for name in OF_HIT},
+        "both": {name: placed(name, name) for name in OF_HIT},
+        "tokens": {name: int(one[RATIONALE]) for name, one in counts.items()}
+        | {f"{name}_text": int(one[TEXT]) for name, one in counts.items()},
+        "other": index.ids[other],
+    }

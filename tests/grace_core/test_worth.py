@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 
 from grace_core import gating
+from grace_core.collection import Collection
 from grace_core.errors import GraceError
 from grace_core.evaluation import worth
 from grace_core.evaluation.retrieval import Judged, per_query, rankings_of
-from grace_core.evaluation.worth import Worth
+from grace_core.evaluation.worth import OF_HIT, Worth
+from grace_core.explain import Explainer
 from grace_core.geometry import Role, fit
+from grace_core.index import build
 from grace_core.pooling import Pooling
+from grace_core.readers import Corpus, Document
 
 
 @pytest.fixture(scope="module")
@@ -175,3 +179,41 @@ def test_two_corpora_of_one_name_are_told(grace, folders, tiny_folder):
     status, _, err = grace("eval", "worth", folders[0], folders[0], "--model", tiny_folder)
     assert status == 2
     assert "two corpora are called split; rename a folder" in err
+
+
+@pytest.fixture(scope="module", params=["raw", "calibrated"])
+def explainer(request, tiny_models, sentences, tmp_path_factory) -> Explainer:
+    documents = [Document(f"d{i}", "", f"{i} {text}", {}) for i, text in enumerate(sentences[:24])]
+    collection = Collection.create(Corpus(documents, None, "made here", []), tmp_path_factory.mktemp("hit") / "c")
+    return Explainer(build(collection, tiny_models["qwen2"], geometry=request.param), tiny_models["qwen2"])
+
+
+def test_a_hit_without_and_with_anothers_rationale_is_what_if(explainer, sentences):
+    query, row, index = sentences[3][:30], 5, explainer.index
+    told = worth.of_hit(explainer, query, row, sentences[40])
+    other = index.row[told["other"]]
+    assert other != row
+    for name, rationale in (("own", None), ("empty", ""), ("swapped", explainer.rationale_ids[other])):
+        wanted = explainer.what_if(query, row, rationale=rationale)
+        assert told["document"][name]["score"] == pytest.approx(wanted.score, abs=1e-5), name
+        assert told["document"][name]["rank"] == wanted.rank
+    assert told["document"]["words"]["score"] != pytest.approx(told["document"]["own"]["score"], abs=1e-5)
+    asked, other_asked = (explainer.model.represent([text]) for text in (query, sentences[40]))
+    for name, ids in (("own", asked.rationale_ids[0]), ("empty", []), ("swapped", other_asked.rationale_ids[0])):
+        scores = index.scores(index.embed(explainer.model.represent_given([query], [ids]))[0])
+        assert told["query"][name]["score"] == pytest.approx(float(scores[row]), abs=1e-5), name
+        assert told["query"][name]["rank"] == 1 + int((scores > scores[row]).sum())
+    assert told["both"]["own"] == told["query"]["own"] == told["document"]["own"]
+    assert set(told["both"]) == set(OF_HIT)
+    assert told["tokens"]["query"] == len(asked.rationale_ids[0])
+    assert told["tokens"]["document"] == len(explainer.rationale_ids[row])
+    assert worth.of_hit(explainer, query, row, sentences[40]) == told
+
+
+def test_a_hit_whose_worth_cannot_be_told_is_refused(tiny_models, sentences, tmp_path):
+    model = tiny_models["qwen2"]
+    for name, count, rationale in (("one", 1, True), ("plain", 3, False)):
+        documents = [Document(f"d{i}", "", sentences[i], {}) for i in range(count)]
+        collection = Collection.create(Corpus(documents, None, "made here", []), tmp_path / name)
+        with pytest.raises(GraceError, match="one document" if name == "one" else "without rationales"):
+            worth.of_hit(Explainer(build(collection, model, rationale=rationale), model), "river", 0, "snow")

@@ -14,6 +14,7 @@ from grace_app.explore.search import search
 from grace_app.explore.why import MAX_EDIT, case, row_of
 from grace_app.gate import runs_model
 from grace_app.map.maps import Maps, tell_maps
+from grace_app.map.view import mapped_columns, no_place
 from grace_app.training.runs import Runs
 from grace_app.workspace.messages import message_of
 from grace_app.workspace.state import Workspace
@@ -310,10 +311,11 @@ def map_api(maps: Maps, collection: object, columns: object) -> dict[str, Any]:
     names = maps.workspace.collections()
     if _name("collection", collection) not in names:
         raise GraceError(f"there is no collection {collection[:100]!r}; there are: {', '.join(names) or 'none'}")
-    there = {column.id: column for column in maps.workspace.columns(collection)}
+    there = {column.id: column for column in mapped_columns(maps.workspace, collection)}
     for column in columns:
         if _name("columns", column) not in there:
-            raise GraceError(f"{collection} has no column {column[:100]!r}; there are: {', '.join(there)}")
+            why = no_place(maps.workspace, collection, column) or f"{collection} has no column {column[:100]!r}"
+            raise GraceError(f"{why}; there are: {', '.join(there)}")
     return tell_maps(maps, collection, [there[column] for column in columns])
 
 

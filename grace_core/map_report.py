@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from grace_core.collection import Collection
+from grace_core.columns.listing import encoders
+from grace_core.columns.names import ENCODER
 from grace_core.errors import GraceError
-from grace_core.index import GraceIndex
+from grace_core.map_source import Source, open_index
 from grace_core.neighbours import Change, K, change_of, map_quality, nearest
 from grace_core.pooling import Pooling
-from grace_core.projection import Map, column_name, displacement, map_collection, regions_changed
+from grace_core.projection import Map, displacement, map_collection, regions_changed
 
 UNCHANGED = 0.8  # overlap from which a document's neighbours count as the same: 12 of 15
 ENOUGH = 30  # documents; if fewer keep so many, those of the tenth that keeps most count
@@ -32,8 +34,8 @@ def map_command(
     compare_independent: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[dict, str]:
-    """Make and save the maps of ``models`` (all of the collection by default), with ``text`` also those of
-    their texts alone.
+    """Make and save the maps of ``models`` (all of the collection by default, ``st:NAME`` is a sentence encoder),
+    with ``text`` also those of their texts alone.
 
     Returns the result, and the same as text. The first column is compared with each other one: overlap of
     neighbours, regions, and with ``compare_independent`` the displacement of unchanged documents against that
@@ -41,26 +43,31 @@ def map_command(
     otherwise None.
     """
     collection = Collection(folder)
-    named = dict.fromkeys(models or collection.models)
+    named = dict.fromkeys(models or [*collection.models, *(ENCODER + name for name in encoders(collection))])
     if not named:
         raise GraceError(
             f"{folder} has no index to map; build one with `grace index build CORPUS --out {folder} --model M`"
         )
-    opened = [GraceIndex.of_model(collection, name) for name in named]
-    indexes = {index.model_name: index for index in opened}
-    columns = [(name, index.default_pooling) for name, index in indexes.items()]
-    columns += [
-        (name, Pooling.TEXT) for name, index in indexes.items() if text and index.default_pooling is not Pooling.TEXT
-    ]
+    sources = {source.name: source for source in (Source(open_index(collection, name)) for name in named)}
+    columns = {name: (name, source.default_pooling) for name, source in sources.items()}
+    for name, (_, pooling) in list(columns.items()):
+        if text and pooling is not Pooling.TEXT:
+            alone = Source(sources[name].index, Pooling.TEXT)
+            sources[alone.name], columns[alone.name] = alone, (name, Pooling.TEXT)
     started = time.time()
     made = map_collection(
-        collection, columns, dims=dims, neighbours=neighbours, min_dist=min_dist, seed=seed, progress=progress
+        collection,
+        list(columns.values()),
+        dims=dims,
+        neighbours=neighbours,
+        min_dist=min_dist,
+        seed=seed,
+        progress=progress,
     )
     seconds = time.time() - started
 
-    labels = {column: column_name(indexes[column[0]], column[1]) for column in columns}
-    maps = {labels[column]: map_ for column, map_ in made.items()}
-    vectors = {labels[column]: indexes[column[0]].vectors(column[1]) for column in columns}
+    maps = {name: made[column] for name, column in columns.items()}
+    vectors = {name: source.vectors for name, source in sources.items()}
     near = {label: nearest(column)[0] for label, column in vectors.items()}
     first, *others = maps
     pairs = {(first, other): change_of(near[first], near[other]) for other in others}

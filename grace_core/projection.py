@@ -3,8 +3,9 @@
     <collection>/<model>/map.parquet         the column of the index's default pooling, 2-D
                         /map-text.parquet    text only, where that is not the default
                         /map-3d.parquet, /map-text-3d.parquet
+    <collection>/st-<name>/map.parquet       of a sentence encoder's vectors
 
-A *column* is a model with a pooling. Its graph and the initial places are umap-learn's, made from exact
+A *column* is a model with a pooling, or a sentence encoder. Its graph and the initial places are umap-learn's, made from exact
 neighbours (:mod:`grace_core.neighbours`); all columns start from the same places, the spectral layout of
 their mean graph, and are laid out together by :mod:`grace_core.layout`. What is exact: neighbours, overlaps,
 quality. What is not: a map. Distances on it are not cosines, the space between clusters and their sizes mean
@@ -30,9 +31,11 @@ from pathlib import Path
 import numpy as np
 
 from grace_core.collection import Collection
+from grace_core.columns.encoded import EncodedIndex
 from grace_core.errors import GraceError
 from grace_core.files import only_writer, write_atomically
 from grace_core.index import GraceIndex
+from grace_core.map_source import Source, open_index
 from grace_core.neighbours import Change, K, change, change_of, check_vectors, map_quality, nearest, neighbours, unit
 from grace_core.notebook import map_html
 from grace_core.pooling import Pooling
@@ -376,18 +379,6 @@ def hash_of(vectors: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(vectors, dtype=np.float32)).hexdigest()
 
 
-def column_name(index: GraceIndex, pooling: Pooling) -> str:
-    """``MODEL``, or ``MODEL:text`` for the texts alone of an index with rationales."""
-    return index.model_name + ("" if pooling is index.default_pooling else ":text")
-
-
-def map_path(index: GraceIndex, pooling: Pooling, dims: int = 2) -> Path:
-    """Where the map of a column is kept."""
-    return (
-        index.folder / f"map{'' if pooling is index.default_pooling else '-text'}{'-3d' if dims == 3 else ''}.parquet"
-    )
-
-
 def map_collection(
     collection: Collection | str | Path,
     columns: Sequence[tuple[str, Pooling]],
@@ -402,7 +393,8 @@ def map_collection(
 ) -> dict[tuple[str, Pooling], Map]:
     """Maps of the columns, aligned with each other, with regions; saved beside the indexes when all are made.
 
-    Options as for make_maps.
+    A column is a model with a pooling, or ``st:NAME``, a sentence encoder, with Pooling.TEXT. Options as for
+    make_maps.
 
     Maps that were made earlier with other columns are not aligned with these (:func:`aligned`). Raises
     GraceError at once if another process is writing to one of the indexes, OSError if they cannot be written
@@ -410,38 +402,31 @@ def map_collection(
     """
     collection = collection if isinstance(collection, Collection) else Collection(collection)
     keys = list(dict.fromkeys((model, Pooling(pooling)) for model, pooling in columns))
-    indexes = {model: GraceIndex(collection, model) for model in sorted({model for model, _ in keys})}
-    if len({tuple(index.ids) for index in indexes.values()}) > 1:
+    indexes = {model: open_index(collection, model) for model in dict.fromkeys(model for model, _ in keys)}
+    sources = {key: Source(indexes[key[0]], key[1]) for key in keys}
+    if len({tuple(source.ids) for source in sources.values()}) > 1:
         what = f"{collection.folder}: its models encoded different documents"
         raise GraceError(f"{what}; bring up those that are behind: `grace index update {collection.folder}`")
-    names = {key: column_name(indexes[key[0]], key[1]) for key in keys}
-    vectors = {names[key]: indexes[key[0]].vectors(key[1]) for key in keys}
+    vectors = {source.name: source.vectors for source in sources.values()}
     steps = _Steps(_work(vectors) + NAME * len(keys), progress, should_stop)
     with ExitStack() as stack:
         if save:
-            for index in indexes.values():
-                stack.enter_context(only_writer(index.folder))
-                for leftover in index.folder.glob(".map*.tmp"):  # of a process that was killed here
+            for folder in sorted({source.index.folder for source in sources.values()}):
+                stack.enter_context(only_writer(folder))
+                for leftover in folder.glob(".map*.tmp"):  # of a process that was killed here
                     leftover.unlink()
         made = _make(vectors, dims, neighbours, min_dist, seed, steps)
         maps = {}
-        for (model, pooling), name in names.items():
-            index, points = indexes[model], made[name]
-            regions = find_regions(vectors[name], _said(index, pooling), seed=seed)
-            maps[model, pooling] = Map(index.ids, points.points, points.parameters, points.quality, regions)
+        for key, source in sources.items():
+            points = made[source.name]
+            regions = find_regions(vectors[source.name], source.said(), seed=seed)
+            maps[key] = Map(source.ids, points.points, points.parameters, points.quality, regions)
             steps.take(NAME)
         if save:
-            for (model, pooling), map_ in maps.items():
-                _save(map_, map_path(indexes[model], pooling, dims))
+            for key, map_ in maps.items():
+                _save(map_, sources[key].path(dims))
     steps.finish()
     return maps
-
-
-def _said(index: GraceIndex, pooling: Pooling) -> list[str]:
-    """What names the regions of a column: its rationales, or the texts where it has none."""
-    if pooling is Pooling.FULL and any(index.rationales):
-        return index.rationales
-    return [index.collection.documents[document_id].content for document_id in index.ids]
 
 
 def _save(map_: Map, path: Path) -> None:
@@ -463,11 +448,11 @@ def _save(map_: Map, path: Path) -> None:
     write_atomically(path, lambda target: pq.write_table(table, target, compression="zstd"))
 
 
-def load_map(index: GraceIndex, pooling: Pooling | None = None, dims: int = 2) -> Map | None:
+def load_map(index: GraceIndex | EncodedIndex, pooling: Pooling | None = None, dims: int = 2) -> Map | None:
     """The saved map of a column. None if there is none, or, with a warning, if it is of
     other vectors than the index has now, or damaged."""
-    pooling = index.default_pooling if pooling is None else Pooling(pooling)
-    path = map_path(index, pooling, dims)
+    source = Source(index, None if pooling is None else Pooling(pooling))
+    path = source.path(dims)
     if not path.is_file():
         return None
     try:
@@ -475,7 +460,7 @@ def load_map(index: GraceIndex, pooling: Pooling | None = None, dims: int = 2) -
     except Exception as error:  # pyarrow and JSON have many ways to say so
         warnings.warn(f"{path} is damaged ({error}); `grace map` writes it again", stacklevel=2)
         return None
-    if map_.ids == index.ids and map_.parameters["vectors_sha256"] == hash_of(index.vectors(pooling)):
+    if map_.ids == source.ids and map_.parameters["vectors_sha256"] == hash_of(source.vectors):
         return map_
     warnings.warn(
         f"{path} is older than the index, whose vectors are others now; `grace map` makes it again", stacklevel=2
@@ -483,10 +468,10 @@ def load_map(index: GraceIndex, pooling: Pooling | None = None, dims: int = 2) -
     return None
 
 
-def outdated(index: GraceIndex, pooling: Pooling, dims: int = 2) -> bool:
+def outdated(index: GraceIndex | EncodedIndex, pooling: Pooling | None = None, dims: int = 2) -> bool:
     """Whether a map of a column is saved that is of no use, as the index has other vectors since, or it is damaged."""
     with warnings.catch_warnings(action="ignore"):
-        return map_path(index, pooling, dims).is_file() and load_map(index, pooling, dims) is None
+        return Source(index, pooling).path(dims).is_file() and load_map(index, pooling, dims) is None
 
 
 def _read(path: Path, dims: int) -> Map:

@@ -9,11 +9,11 @@ import re
 from collections.abc import Sequence
 
 from grace_app.explore.results import SIDES, letter, metadata, shorten
-from grace_app.map.maps import Pair, quality
+from grace_app.map.maps import Chart, Pair, quality
 from grace_app.map.view import WHERE
 from grace_app.page.html import Safe, chip, cut_chip, join, number, tag
 from grace_app.page.words import content_words, rationale_text
-from grace_core.pooling import TEXT as TEXT_PART
+from grace_app.workspace.view import Column
 
 MOVED = 8  # documents named that moved most
 CHANGED = 6  # lines on regions
@@ -234,10 +234,21 @@ def _rationales(pair: Pair, row: int) -> list[Safe]:
         cut = (
             chip("rationale cut off", kind="g-flag") if chart.column.rationale and chart.index.truncated[row] else None
         )
-        text = cut_chip("text", int(chart.index.counts[row, TEXT_PART])) if chart.index.text_truncated[row] else None
+        text = _text_cut(chart, row)
         label = tag("div", letter(name), tag("span", chart.column.label), text, cut, class_="g-label")
         cards.append(tag("div", label, said, class_=f"g-card g-card-{name}"))
     return cards
+
+
+def _text_cut(chart: Chart, row: int) -> Safe | None:
+    """That a column has not read the whole text."""
+    hit = chart.opened.hit(row, 1, 0.0)
+    if not hit.text_truncated:
+        return None
+    if isinstance(chart.column, Column):
+        return cut_chip("text", hit.text_tokens)
+    left = int(chart.index.left_out[row])
+    return chip(f"text cut: {number(left)} tokens left out", kind="g-flag", title="The encoder has no room for them.")
 
 
 def _neighbours(pair: Pair, kept: Sequence[int], lost: Sequence[int], won: Sequence[int]) -> list[Safe]:
@@ -299,7 +310,7 @@ def render_found(pair: Pair, rows: Sequence[int], words: str, wrong: str = "") -
 def render_selection(pair: Pair, rows: Sequence[int], terms: Sequence[str]) -> Safe:
     """Selected documents as a table, with the terms that set them apart from all others."""
     charts = pair.charts[: 1 if pair.one else 2]
-    fields = charts[0].index.collection.corpus.fields[:2]
+    fields = pair.collection.corpus.fields[:2]
     regions = [(name, chart) for name, chart in zip(SIDES, charts, strict=False) if chart.regions]
     change = None if pair.one else pair.compared
     kept = [] if change is None else ["Kept"]

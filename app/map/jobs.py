@@ -9,11 +9,12 @@ import time
 from dataclasses import dataclass, field
 from itertools import count
 
-from grace_app.map.maps import Maps
-from grace_app.map.view import MapView
+from grace_app.map.maps import Maps, name_in_collection, pooling_of
+from grace_app.map.view import MapView, mapped_columns
 from grace_app.workspace.messages import message_of
-from grace_app.workspace.view import Column
+from grace_app.workspace.view import AnyColumn
 from grace_core.errors import GraceError
+from grace_core.pooling import Pooling
 
 log = logging.getLogger("app")
 _numbers = count(1)
@@ -27,7 +28,7 @@ class MapJob:
     """
 
     corpus: str
-    columns: list[Column]
+    columns: list[AnyColumn]
     number: int = field(default_factory=lambda: next(_numbers))
     state: str = "working"
     done: int = 0
@@ -74,7 +75,7 @@ class MapJobs:
         Raises GraceError if another collection's are being computed.
         """
         wanted = set(view.columns) | set(self.maps.mapped(view.corpus))
-        columns = [column for column in self.maps.workspace.columns(view.corpus) if column in wanted]
+        columns = [column for column in mapped_columns(self.maps.workspace, view.corpus) if column in wanted]
         with self._lock:
             if self.job and self.job.state == "working":
                 if self.job.corpus == view.corpus and set(view.columns) <= set(self.job.columns):
@@ -90,15 +91,15 @@ class MapJobs:
         from grace_core.projection import MapStopped, map_collection
 
         try:
-            indexes = [self.maps.workspace.index(job.corpus, column.model) for column in job.columns]
+            indexes = [self.maps.workspace.opened(job.corpus, column).index for column in job.columns]
             job.saved = all(os.access(index.folder, os.W_OK) for index in indexes)
-            columns = [(column.model, column.pooling) for column in job.columns]
+            columns = [(name_in_collection(column), pooling_of(column) or Pooling.TEXT) for column in job.columns]
             made = map_collection(
                 indexes[0].collection, columns, save=job.saved, progress=job.mark, should_stop=job.stop.is_set
             )
             if not job.saved:
-                for column, index in zip(job.columns, indexes, strict=True):
-                    self.maps.keep(job.corpus, column, index, made[column.model, column.pooling])
+                for column, index, key in zip(job.columns, indexes, columns, strict=True):
+                    self.maps.keep(job.corpus, column, index, made[key])
             job.end(
                 "done",
                 ""

@@ -3,9 +3,9 @@ const choices = (name, options, chosen) => {
   const box = root.querySelector(`select[data-set=${name}]`),
     groups = new Map();
   box.replaceChildren();
-  options.forEach(({ id, label, group }) => {
+  options.forEach(({ id, label, group, disabled }) => {
     const option = make('option', '', label);
-    option.value = id;
+    Object.assign(option, { value: id, disabled: Boolean(disabled) });
     if (group && !groups.has(group)) {
       groups.set(group, make('optgroup'));
       groups.get(group).label = group;

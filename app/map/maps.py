@@ -17,13 +17,18 @@ import numpy as np
 from cachetools import LRUCache
 
 from grace_app.map.colours import Coded, code_kinds, code_numbers, code_regions, code_values, field_kind, packed
-from grace_app.map.view import FIELD, SIDES, WHERE, MapView
-from grace_app.workspace.view import Column
+from grace_app.map.view import FIELD, SIDES, WHERE, MapView, encoder_of, mapped_columns
+from grace_app.workspace.view import AnyColumn, Column
+from grace_core.columns.names import ENCODER
 from grace_core.errors import GraceError
 from grace_core.neighbours import Change, K, change, change_of, neighbours
 
 if TYPE_CHECKING:
+    from grace_core.collection import Collection
+    from grace_core.columns.column import VectorColumn
+    from grace_core.columns.encoded import EncodedIndex
     from grace_core.index import GraceIndex
+    from grace_core.pooling import Pooling
     from grace_core.projection import Map
     from grace_core.readers import Document
 
@@ -33,13 +38,23 @@ PAIRS_KEPT = 6
 
 @dataclass(frozen=True)
 class Chart:
-    """One column as it is drawn: ``points`` ``(n, 2)`` in the square; ``map`` is None for a PCA preview."""
+    """One column as it is drawn: ``points`` ``(n, 2)`` in the square; ``map`` is None for a PCA preview.
 
-    column: Column
-    index: GraceIndex
-    vectors: np.ndarray
+    ``opened`` is the column as it searches.
+    """
+
+    column: AnyColumn
+    opened: VectorColumn
     points: np.ndarray
     map: Map | None
+
+    @property
+    def index(self) -> GraceIndex | EncodedIndex:
+        return self.opened.index
+
+    @property
+    def vectors(self) -> np.ndarray:
+        return self.opened.vectors
 
     @property
     def regions(self):
@@ -83,19 +98,24 @@ class Pair:
 
     @property
     def ids(self) -> list[str]:
-        return self.charts[0].index.ids
+        return self.charts[0].opened.ids
+
+    @property
+    def collection(self) -> Collection:
+        return self.charts[0].opened.collection
 
     @cached_property
     def documents(self) -> list[Document]:
-        known = self.charts[0].index.collection.documents
+        known = self.collection.documents
         return [known[document] for document in self.ids]
 
     def row(self, document: str) -> int:
-        if document not in self.charts[0].index.row:
+        rows = self.charts[0].opened.rows.row
+        if document not in rows:
             raise GraceError(
                 f"{self.corpus} has no document {document[:100]!r} with a vector, so it has no place on the map"
             )
-        return self.charts[0].index.row[document]
+        return rows[document]
 
     @property
     def compared(self) -> Change | None:
@@ -129,7 +149,7 @@ class Pair:
         """Rows whose title, text or rationale of either column holds ``words``, whatever their case; behind
         WHERE those that satisfy a filter. Raises GraceError for one that does not fit."""
         if words.startswith(WHERE):
-            return self.charts[0].index.selections.of(words.removeprefix(WHERE).strip()).rows.astype(np.uint32)
+            return self.charts[0].opened.rows.selections.of(words.removeprefix(WHERE).strip()).rows.astype(np.uint32)
         wanted = " ".join(words.split()).casefold()
         rationales = [chart.index.rationales for chart in self.charts if chart.column.rationale]
         found = [
@@ -158,6 +178,8 @@ class Pair:
             return code_regions(
                 f"Regions of {chart.column.label}", chart.regions.labels, chart.regions.names, chart.middles
             )
+        if not chart.column.rationale:
+            raise GraceError(f"{chart.column.label} has no rationales to colour by: choose another colour")
         if what == "length":
             return code_numbers(f"Rationale of {chart.column.model}", chart.index.counts[:, 2], note="tokens")
         cut = ["cut off at the limit" if flag else "ended by itself" for flag in chart.index.truncated]
@@ -166,7 +188,7 @@ class Pair:
     def colours(self) -> list[dict]:
         """The colours there are, ``{"id", "label", "group"}``."""
         made = [] if self.one else [{"id": "overlap", "label": "Neighbours kept from A to B", "group": "Change"}]
-        for name in self.charts[0].index.collection.corpus.fields:
+        for name in self.collection.corpus.fields:
             if field_kind([document.metadata.get(name) for document in self.documents]):
                 made.append({"id": FIELD + name, "label": name, "group": "Fields"})
         for i, (side, chart) in enumerate(zip(SIDES, self.charts, strict=True)):
@@ -184,7 +206,7 @@ class Pair:
         there = [one["id"] for one in self.colours()]
         kinds = [
             FIELD + name
-            for name in self.charts[0].index.collection.corpus.fields
+            for name in self.collection.corpus.fields
             if field_kind([document.metadata.get(name) for document in self.documents]) == "kinds"
         ]
         return next(iter(kinds), "region-left" if "region-left" in there else there[0])
@@ -196,57 +218,56 @@ class Maps:
     def __init__(self, workspace):
         self.workspace = workspace
         self._pairs: LRUCache[tuple, tuple[tuple, Pair]] = LRUCache(PAIRS_KEPT)
-        self._unsaved: dict[tuple[str, Column], tuple[GraceIndex, Map]] = {}
+        self._unsaved: dict[tuple[str, AnyColumn], tuple[GraceIndex | EncodedIndex, Map]] = {}
         self._opening = threading.Lock()
 
     def open(self, view: MapView) -> Pair:
         """The two columns with the newest maps there are."""
-        indexes = [self.workspace.index(view.corpus, column.model) for column in view.columns]
-        if indexes[0].ids != indexes[1].ids:
+        opened = [self.workspace.opened(view.corpus, column) for column in view.columns]
+        if opened[0].ids != opened[1].ids:
             models = f"{view.left.model} and {view.right.model}"
             raise GraceError(
                 f"{models} encoded different documents of {view.corpus}: `grace index update` brings them up"
             )
         key = (view.corpus, *view.columns)
         with self._opening:
-            stamp = tuple(map(self._stamp, indexes, view.columns))
+            stamp = tuple(map(self._stamp, opened, view.columns))
             if key not in self._pairs or self._pairs[key][0] != stamp:
-                self._pairs[key] = (stamp, self._lay(view, indexes))
+                self._pairs[key] = (stamp, self._lay(view, opened))
             return self._pairs[key][1]
 
-    def keep(self, corpus: str, column: Column, index: GraceIndex, made: Map) -> None:
+    def keep(self, corpus: str, column: AnyColumn, index: GraceIndex | EncodedIndex, made: Map) -> None:
         """Show a map that could not be saved beside its index."""
         self._unsaved[corpus, column] = (index, made)
 
-    def mapped(self, corpus: str) -> list[Column]:
+    def mapped(self, corpus: str) -> list[AnyColumn]:
         """The columns that have a map, saved or not."""
-        columns = self.workspace.columns(corpus)
-        return [column for column in columns if self._map(self.workspace.index(corpus, column.model), column)]
+        columns = mapped_columns(self.workspace, corpus)
+        return [column for column in columns if self._map(self.workspace.opened(corpus, column), column)]
 
-    def _stamp(self, index: GraceIndex, column: Column) -> tuple:
+    def _stamp(self, opened: VectorColumn, column: AnyColumn) -> tuple:
         """What changes when an index or one of its maps does."""
-        unsaved = self._unsaved.get((index.collection.name, column))
+        unsaved = self._unsaved.get((opened.collection.name, column))
         return (
-            id(index),
+            id(opened.index),
             id(unsaved),
-            *((path.name, path.stat().st_mtime_ns) for path in sorted(index.folder.glob("map*.parquet"))),
+            *((path.name, path.stat().st_mtime_ns) for path in sorted(opened.index.folder.glob("map*.parquet"))),
         )
 
-    def _map(self, index: GraceIndex, column: Column) -> Map | None:
+    def _map(self, opened: VectorColumn, column: AnyColumn) -> Map | None:
         from grace_core.projection import load_map
 
-        there, made = self._unsaved.get((index.collection.name, column), (None, None))
-        return made if there is index else load_map(index, column.pooling)
+        there, made = self._unsaved.get((opened.collection.name, column), (None, None))
+        return made if there is opened.index else load_map(opened.index, pooling_of(column))
 
-    def _lay(self, view: MapView, indexes: list[GraceIndex]) -> Pair:
+    def _lay(self, view: MapView, opened: list[VectorColumn]) -> Pair:
         from grace_core.projection import preview
 
-        vectors = [index.vectors(column.pooling) for index, column in zip(indexes, view.columns, strict=True)]
-        maps = [self._map(index, column) for index, column in zip(indexes, view.columns, strict=True)]
+        maps = [self._map(one, column) for one, column in zip(opened, view.columns, strict=True)]
         aligned = True
         if None in maps:  # a preview beside a map could not be compared with it
             maps = [None, None]
-            made = preview({column.id: matrix for column, matrix in zip(view.columns, vectors, strict=True)})
+            made = preview({column.id: one.vectors for column, one in zip(view.columns, opened, strict=True)})
             points = [made[column.id] for column in view.columns]
         else:
             points = [made.points[:, :2] for made in maps]
@@ -255,11 +276,21 @@ class Maps:
                 points[1] = turned(points[1], onto=points[0])
         points = squared(points)
         old = self._pairs.get((view.corpus, *view.columns), (None, None))[1]
-        charts = tuple(Chart(*parts) for parts in zip(view.columns, indexes, vectors, points, maps, strict=True))
+        charts = tuple(Chart(*parts) for parts in zip(view.columns, opened, points, maps, strict=True))
         pair = Pair(view, charts, aligned)
         if old and all(before.index is now.index for before, now in zip(old.charts, charts, strict=True)):
             pair._change = old._change  # a new map of the same vectors changes no neighbour
         return pair
+
+
+def pooling_of(column: AnyColumn) -> Pooling | None:
+    """The pooling of a model's column; a sentence encoder has none."""
+    return column.pooling if isinstance(column, Column) else None
+
+
+def name_in_collection(column: AnyColumn) -> str:
+    """As :func:`grace_core.projection.map_collection` names it: a model, or ``st:NAME``."""
+    return column.model if isinstance(column, Column) else ENCODER + encoder_of(column)
 
 
 def made_together(a: Map, b: Map) -> bool:
@@ -333,15 +364,14 @@ def quality(chart: Chart) -> dict:
     }
 
 
-def place_query(workspace, view: MapView, pair: Pair) -> list[dict]:
+def place_query(view: MapView, pair: Pair) -> list[dict]:
     """The star of ``view.star`` in each column: its place, and the rows and cosines of its nearest documents."""
     from grace_core.projection import place
 
     made = []
     for chart in pair.charts[: 1 if pair.one else 2]:
-        written = workspace.model_of(chart.index).represent([view.star], rationale=chart.column.rationale)
-        vector = chart.index.embed(written, chart.column.pooling)[0]
-        hits = chart.index.hits(vector, STAR, pooling=chart.column.pooling)
+        (vector,) = chart.opened.embed([view.star])
+        hits = chart.opened.hits(view.star, STAR)
         at = place(chart.points, chart.vectors, vector[None], K)[0]
         made.append(
             {
@@ -354,7 +384,7 @@ def place_query(workspace, view: MapView, pair: Pair) -> list[dict]:
     return made
 
 
-def tell_maps(maps: Maps, corpus: str, columns: list[Column]) -> dict:
+def tell_maps(maps: Maps, corpus: str, columns: list[AnyColumn]) -> dict:
     """Columns for programs: places as they are on the map, regions, and what the first two columns'
     neighbours have in common.
     """

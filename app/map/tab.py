@@ -21,9 +21,9 @@ from grace_app.gate import runs_model
 from grace_app.map.card import export, hint, render_card, render_change, render_found, render_selection, render_star
 from grace_app.map.colours import packed
 from grace_app.map.jobs import MapJobs
-from grace_app.map.maps import Maps, Pair, place_query, told
+from grace_app.map.maps import Maps, Pair, place_query, pooling_of, told
 from grace_app.map.plotly_map import plotly_map
-from grace_app.map.view import FIELD, MapView, misfit, read_map, read_rows
+from grace_app.map.view import FIELD, MapView, mapped_columns, misfit, read_map, read_rows
 from grace_app.workspace.messages import message_of
 from grace_app.workspace.shell import Shell
 from grace_app.workspace.state import Workspace
@@ -111,7 +111,7 @@ class MapServer:
                     f"{view.colour.removeprefix(FIELD)[:60]!r} has one value, or a different one for each document"
                 )
             view = replace(view, colour=pair.default_colour())
-        if view.point and view.point not in pair.charts[0].index.row:
+        if view.point and view.point not in pair.charts[0].opened.rows.row:
             problems.append(
                 f"{view.corpus} has no document {view.point[:100]!r} with a vector, so it has no place on the map"
             )
@@ -127,7 +127,7 @@ class MapServer:
             "enough": enough(pair),
             "sides": sides,
             "corpora": self.workspace.collections(),
-            "columns": [{"id": column.id, "label": column.label} for column in self.workspace.columns(view.corpus)],
+            "columns": choices(self.workspace, view.corpus),
             "colours": pair.colours(),
             "colour": pair.coded(view.colour).as_dict(),
             "notes": notes(pair),
@@ -170,7 +170,7 @@ class MapServer:
         view, pair = self.asked(data)
         if not view.star:
             raise misfit()
-        sides = place_query(self.workspace, view, pair)
+        sides = place_query(view, pair)
         return {"sides": sides, "html": str(render_star(pair, view.star, sides))}
 
     def selection(self, data: dict) -> dict:
@@ -212,6 +212,14 @@ def answering(name: str, function: Callable[[dict], dict]) -> Callable:
     return answer
 
 
+def choices(workspace: Workspace, corpus: str) -> list[dict]:
+    """What either map can be of, and what it cannot, as options of a list."""
+    columns = [{"id": column.id, "label": column.label} for column in mapped_columns(workspace, corpus)]
+    without = [("bm25", "BM25 (counts words)"), ("fusion", "fusions (put scores together)")]
+    group = "No vectors, so no places on a map"
+    return [*columns, *({"id": name, "label": label, "group": group, "disabled": True} for name, label in without)]
+
+
 def notes(pair: Pair) -> list[str]:
     """What must be known to read these maps right."""
     made = []
@@ -233,7 +241,7 @@ def notes(pair: Pair) -> list[str]:
 def _outdated(chart) -> bool:
     from grace_core.projection import outdated
 
-    return outdated(chart.index, chart.column.pooling)
+    return outdated(chart.index, pooling_of(chart.column))
 
 
 def enough(pair: Pair) -> bool:

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from grace_app.workspace.view import MAX_ID, MAX_QUERY_IN_ADDRESS, Column, check_query, default_view
-from grace_core.columns.names import ENCODER
+from grace_app.workspace.view import MAX_ID, MAX_QUERY_IN_ADDRESS, AnyColumn, OtherColumn, check_query, default_view
+from grace_core.columns.names import BM25, Single, parse
 from grace_core.errors import GraceError
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ class MapView:
     """
 
     corpus: str
-    left: Column
-    right: Column
+    left: AnyColumn
+    right: AnyColumn
     colour: str = "none"
     point: str = ""
     star: str = ""
@@ -49,7 +49,7 @@ class MapView:
     zoom: tuple[float, float, float, float] | None = None
 
     @property
-    def columns(self) -> tuple[Column, Column]:
+    def columns(self) -> tuple[AnyColumn, AnyColumn]:
         return self.left, self.right
 
     def params(self) -> dict[str, str]:
@@ -67,6 +67,17 @@ class MapView:
         return made | {"zoom": ",".join(f"{edge:.4f}" for edge in self.zoom) if self.zoom else ""}
 
 
+def encoder_of(column: AnyColumn) -> str:
+    """The name of the sentence encoder that a column is; "" for any other column."""
+    name = parse(column.id) if isinstance(column, OtherColumn) else None
+    return name.model if isinstance(name, Single) and name.kind == "encoder" else ""
+
+
+def mapped_columns(workspace, corpus: str) -> list[AnyColumn]:
+    """The columns of a collection with vectors, by which documents have places: its models and sentence encoders."""
+    return [*workspace.columns(corpus), *(column for column in workspace.offered(corpus) if encoder_of(column))]
+
+
 def read_map(workspace, params: object, *, strict: bool = False) -> tuple[MapView, list[str]]:
     """The view that ``params`` ask for, and what is wrong with them; wrong parts stand at their default.
 
@@ -77,7 +88,7 @@ def read_map(workspace, params: object, *, strict: bool = False) -> tuple[MapVie
     problems: list[str] = []
     default = default_view(workspace, asked["corpus"])
     corpus, chosen = default.collection, {"left": default.a, "right": default.b}
-    columns = {column.id: column for column in workspace.columns(corpus)}
+    columns = {column.id: column for column in mapped_columns(workspace, corpus)}
     if asked["corpus"] and asked["corpus"] != corpus:
         problems.append(
             f"there is no collection {asked['corpus'][:60]!r} here; there are: {', '.join(workspace.collections())}"
@@ -88,7 +99,7 @@ def read_map(workspace, params: object, *, strict: bool = False) -> tuple[MapVie
                 chosen[side] = columns[asked[side]]
             elif asked[side]:
                 problems.append(
-                    _no_place(workspace, corpus, asked[side])
+                    no_place(workspace, corpus, asked[side])
                     or f"{corpus} has no column {asked[side][:60]!r}; there are: {', '.join(columns)}"
                 )
     fields = workspace.collection(corpus).corpus.fields
@@ -122,15 +133,18 @@ def read_map(workspace, params: object, *, strict: bool = False) -> tuple[MapVie
     return view, problems
 
 
-def _no_place(workspace, corpus: str, text: str) -> str:
+def no_place(workspace, corpus: str, text: str) -> str:
     """Why a column that can be searched is not on the map; "" if there is no such column."""
     try:
         column = workspace.column(corpus, text)
     except GraceError:
         return ""
-    if column.id.startswith(ENCODER):
-        return f"the map lays out the models of a collection, and {column.label} is a sentence encoder: {column.id} is compared in Explore"
-    return f"{column.label} has no vectors of documents, so they have no places on the map: {column.id} is compared in Explore"
+    why = (
+        "counts words and has no vectors"
+        if column.id == BM25
+        else "puts scores of other columns together and has no vectors of its own"
+    )
+    return f"{column.label} {why}, so it has no map; it is compared in Explore"
 
 
 def _zoom(text: str) -> tuple[float, float, float, float] | None:

@@ -12,12 +12,14 @@ import math
 
 import numpy as np
 import pytest
+from columns_app import add_encoders
 from explorer_world import IMAGE, QUERY, SCRIPT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stored_index import store_index
 from test_html import Reader
 
+from grace_app.api import map_api
 from grace_app.map.colours import KINDS, MISSING, code_kinds, code_numbers, code_regions, code_values, field_kind
 from grace_app.map.jobs import MapJob, MapJobs
 from grace_app.map.maps import Maps, array, squared, turned
@@ -452,3 +454,55 @@ def test_arrays_say_what_they_are():
         [1.5, 2],
         [3, 4],
     ]
+
+
+# columns that are no models
+
+
+@pytest.fixture(scope="module")
+def with_encoders(world, tmp_path_factory, sentences):
+    return add_encoders(world, tmp_path_factory.mktemp("map-encoders"), sentences)
+
+
+def test_a_sentence_encoder_has_places_neighbours_and_regions(with_encoders):
+    server = MapServer(with_encoders)
+    view = {"corpus": "world", "left": "st:mini", "right": B.id}
+    told = ask(server, "map_open", view)
+    assert (told["view"]["left"], told["problems"], told["sides"][0]["label"]) == ("st:mini", [], "mini")
+    assert "length-left" not in [one["id"] for one in told["colours"]]
+    assert "no rationales to colour by" in ask(server, "map_colour", view | {"colour": "length-left"})["error"]
+    vectors = with_encoders.opened("world", with_encoders.column("world", "st:mini")).vectors
+    card = ask(server, "map_card", view, row=4)
+    assert set(card["kept"]) | set(card["lost"]) == set(np.argsort(-(vectors @ vectors[4]), kind="stable")[1:16])
+    placed = ask(server, "map_star", view | {"star": QUERY})["sides"][0]
+    (hits,) = with_encoders.opened("world", with_encoders.column("world", "st:mini")).search([QUERY], 10)[1]
+    assert placed["rows"] == hits.tolist()
+    assert "Story 4" in Reader(card["html"]).text
+    assert explored(server, {"view": view, "doc": "d04", "what": "title"}).a.id == "st:mini"
+    jobs = server.jobs
+    jobs._run(MapJob("world", list(read_map(with_encoders, view)[0].columns)))
+    assert (jobs.maps.workspace.root / "world" / "st-mini" / "map.parquet").is_file()
+    assert [column.id for column in jobs.maps.mapped("world")] == [B.id, "st:mini"]
+    told = ask(server, "map_open", view | {"colour": "region-left"})
+    assert (told["aligned"], [side["method"] for side in told["sides"]]) == (True, ["umap", "umap"])
+    assert told["sides"][0]["regions"]
+    assert told["view"]["colour"] == "region-left"
+
+
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [
+        ("bm25", "BM25 counts words and has no vectors"),
+        ("bm25+st:mini", "BM25 + mini puts scores of other columns together and has no vectors of its own"),
+        ("rrf(bm25,st:mini)", "ranks of BM25 and mini puts scores"),
+        ("st:nobody", "world has no column 'st:nobody'; there are: tiny-a:text"),
+    ],
+)
+def test_a_column_without_vectors_says_so(with_encoders, column, said):
+    view, problems = read_map(with_encoders, {"corpus": "world", "left": column, "right": "st:mini"})
+    assert problems[0].startswith(said)
+    assert (len(problems), view.left, view.right.id) == (1, A, "st:mini")
+    with pytest.raises(GraceError, match="there are: tiny-a:text"):
+        map_api(Maps(with_encoders), "world", ["st:mini", column])
+    choices = ask(MapServer(with_encoders), "map_open", {"corpus": "world"})["columns"]
+    assert {one["id"] for one in choices if one.get("disabled")} == {"bm25", "fusion"}

@@ -8,8 +8,11 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from columns_world import save_encoder
 
 from grace_core.collection import Collection
+from grace_core.columns import encoded
+from grace_core.columns.encoder import Encoder
 from grace_core.errors import GraceError
 from grace_core.files import only_writer
 from grace_core.index import GraceIndex, build
@@ -351,6 +354,22 @@ def test_the_command_maps_one_model_and_refuses_what_it_cannot_map(grace, copy):
         status, out, err = grace("map", copy.folder, *options)
         assert (status, out) == (2, "")
         assert message in err
+
+
+def test_the_command_maps_a_sentence_encoder_beside_a_model(grace, copy, sentences, tmp_path):
+    encoder = Encoder.load(str(save_encoder(tmp_path / "mini", sentences)))
+    vectors = encoded.build(copy, encoder).vectors
+    status, out, err = grace("map", copy.folder, "--json")
+    assert status == 0, err
+    assert list(json.loads(out)["models"]) == ["first", "second", "st:mini"]
+    assert json.loads(out)["overlap"]["first → st:mini"] == pytest.approx(
+        change(GraceIndex(copy, "first").vectors(), vectors).mean
+    )
+    index = encoded.EncodedIndex(copy, "mini")
+    assert aligned(load_map(index), load_map(GraceIndex(copy, "first")))
+    assert load_map(index).regions.names
+    status, _, err = grace("map", copy.folder, "--model", "st:nobody")
+    assert (status, "has no vectors of the encoder st:nobody, there are: st:mini" in err) == (2, True)
 
 
 def test_importing_the_module_loads_nothing_heavy(python):

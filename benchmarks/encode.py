@@ -27,7 +27,7 @@ def run(model: str = "demo-base", *, texts: int = 128, runs: int = 5, batch_size
     batches = [prompts[i : i + batch_size] for i in range(0, len(prompts), batch_size)]
 
     def generate(batch) -> list[list[int]]:
-        ids, mask = grace.engine._pad_left([prompt.ids for prompt in batch])
+        ids, mask = grace.engine.runner.pad_left([prompt.ids for prompt in batch])
         out = grace.model.generate(
             ids,
             attention_mask=torch.ones_like(ids) if mask is None else mask,
@@ -62,7 +62,9 @@ def run(model: str = "demo-base", *, texts: int = 128, runs: int = 5, batch_size
         return sum(map(len, rows))
 
     contenders = {
-        "one_pass": lambda batch: sum(map(len, grace.engine.generate(batch, grace.settings.decoding).rationale_ids)),
+        "one_pass": lambda batch: sum(
+            len(row.rationale_ids) for row in grace.engine.generate(batch, grace.settings.decoding)
+        ),
         "generate": lambda batch: sum(map(len, generate(batch))),
         "two_pass": two_pass,
     }

@@ -38,7 +38,7 @@ def run(model: str = "demo-base", *, texts: int = 256, runs: int = 5, batch_size
         return rows
 
     contenders = {
-        "encode": lambda: ours.generate(prompts, grace.settings.decoding).rationale_ids,
+        "encode": lambda: [row.rationale_ids for row in ours.generate(prompts, grace.settings.decoding)],
         "generation": lambda: plain(prompts),
         "second_forward": two_passes,
     }

@@ -5,8 +5,8 @@ decoding settings: whatever decides the result. A second table leads from a hash
 key, so that a text which was met before need not be tokenised. SQLite gives atomic writes, several readers
 and writers, and no pickle.
 
-Every entry carries a seal: a hash over its key and its content. One that does not fit its key is as good as
-absent, and is made again. The tables' names have a version, so that entries of an older one are never read;
+Every entry carries a seal: a hash over its key and its content. One whose seal does not fit is treated as
+missing, and encoded again. The tables' names have a version, so that entries of an older one are never read;
 they stay in the file, which may be removed at any time.
 """
 
@@ -23,13 +23,11 @@ from threading import Lock
 import numpy as np
 
 from grace_core.errors import GraceError
+from grace_core.pooling import PARTS, Representation
 
 VERSION = 2  # 1 may hold representations under other texts' keys
 FILE = "representations.sqlite"
 _ROWS, _TEXTS = f"representations_{VERSION}", f"texts_{VERSION}"
-Row = tuple[
-    list[int], np.ndarray, np.ndarray, bool
-]  # rationale ids, part sums (3, d) fp32, part counts (3,), truncated
 
 
 def default_path() -> Path:
@@ -68,8 +66,8 @@ class RepresentationCache:
         remedy = "set GRACE_CACHE to a file that can be written"
         if os.path.isfile(self.path):  # Path.is_file raises where a name is too long
             remedy = "remove the file, or set GRACE_CACHE to another"
-        told = error.strerror if isinstance(error, OSError) else error
-        return GraceError(f"the cache {str(self.path)[:300]} cannot be used ({told}); {remedy}")
+        cause = error.strerror if isinstance(error, OSError) else error
+        return GraceError(f"the cache {str(self.path)[:300]} cannot be used ({cause}); {remedy}")
 
     @contextmanager
     def _using(self) -> Iterator[sqlite3.Connection]:
@@ -79,36 +77,36 @@ class RepresentationCache:
             except (sqlite3.Error, ValueError) as error:  # ValueError: a blob of a wrong length
                 raise self._unusable(error) from error
 
-    def get(self, keys: list[str]) -> dict[str, Row]:
+    def get(self, keys: list[str]) -> dict[str, Representation]:
         """The rows that are there, by key."""
         query = f"SELECT key, ids, sums, counts, truncated, seal FROM {_ROWS} WHERE key IN"
         return self._select(query, keys, lambda key, *columns: _row(key, *columns))
 
-    def get_texts(self, names: list[str]) -> dict[str, tuple[Row, bool]]:
+    def get_texts(self, names: list[str]) -> dict[str, tuple[Representation, bool]]:
         """The rows of texts that were named by :meth:`name_texts`, by name, and whether the text was cut."""
         query = (
             "SELECT name, key, text_truncated, t.seal, ids, sums, counts, truncated, r.seal "
             f"FROM {_TEXTS} AS t JOIN {_ROWS} AS r USING (key) WHERE name IN"
         )
 
-        def make(name: str, key: str, cut: int, seal: bytes, *columns) -> tuple[Row, bool] | None:
+        def read(name: str, key: str, cut: int, seal: bytes, *columns) -> tuple[Representation, bool] | None:
             row = _row(key, *columns) if seal == _seal(name, key, cut) else None
             return None if row is None else (row, bool(cut))
 
-        return self._select(query, names, make)
+        return self._select(query, names, read)
 
-    def _select(self, query: str, values: list[str], make: Callable) -> dict:
-        """What ``make`` makes of the columns, by the first of them; nothing where it makes None."""
-        found = {}
+    def _select(self, query: str, values: list[str], read: Callable) -> dict:
+        """What ``read`` gives for the columns, by the first of them; nothing where it gives None."""
+        entries = {}
         with self._using() as db:
             for start in range(0, len(values), 500):
                 some = values[start : start + 500]
                 for columns in db.execute(f"{query} ({','.join('?' * len(some))})", some):
-                    if (made := make(*columns)) is not None:
-                        found[columns[0]] = made
-        return found
+                    if (entry := read(*columns)) is not None:
+                        entries[columns[0]] = entry
+        return entries
 
-    def put(self, rows: dict[str, Row]) -> None:
+    def put(self, rows: dict[str, Representation]) -> None:
         """Store rows, all of them or none."""
         values = []
         for key, (ids, sums, counts, cut) in rows.items():
@@ -149,13 +147,13 @@ def _seal(*columns: str | bytes | int) -> bytes:
     return digest.digest()[:16]
 
 
-def _row(key: str, ids: bytes, sums: bytes, counts: bytes, truncated: int, seal: bytes) -> Row | None:
-    """A row of its columns; None if they are not what was stored under ``key``."""
+def _row(key: str, ids: bytes, sums: bytes, counts: bytes, truncated: int, seal: bytes) -> Representation | None:
+    """A row from its columns; None if they are not what was stored under ``key``."""
     if seal != _seal(key, ids, sums, counts, truncated):
         return None
-    return (
+    return Representation(
         np.frombuffer(ids, "<i4").tolist(),
-        np.frombuffer(sums, "<f4").reshape(3, -1).copy(),
+        np.frombuffer(sums, "<f4").reshape(len(PARTS), -1).copy(),
         np.frombuffer(counts, "<i8").copy(),
         bool(truncated),
     )

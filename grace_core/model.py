@@ -7,16 +7,15 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from grace_core.cache import RepresentationCache, Row
-from grace_core.engines.inflight import Decoding
+from grace_core.cache import RepresentationCache
+from grace_core.engines.base import Decoding, Engine
 from grace_core.engines.transformers import TransformersEngine
 from grace_core.errors import GraceError, first_line
 from grace_core.geometry import DEFAULT, DOCUMENTS, Geometry, Role, Statistics, of_model
@@ -30,7 +29,7 @@ from grace_core.loading import (
     pad_id,
     saved_settings,
 )
-from grace_core.pooling import Pooling, embeddings
+from grace_core.pooling import PARTS, RATIONALE, TEXT, Pooling, Representation, Representations
 from grace_core.precision import DTYPES
 from grace_core.prompt import Prompt, PromptBuilder
 from grace_core.settings import SETTINGS_FILE, Settings, check_names
@@ -38,37 +37,7 @@ from grace_core.sources import DEMO_MODELS_DIR, find_model, full_name, model_nam
 from grace_core.text_stream import TextStream
 from grace_core.texts import as_list, as_texts
 
-if TYPE_CHECKING:
-    from grace_core.engines.vllm import VllmEngine
-
 ENGINES = ("transformers", "vllm")
-
-
-@dataclass
-class Representations:
-    """Rationales and pooled states of n texts.
-
-    ``sums`` (n, 3, d) fp32 and ``counts`` (n, 3) hold the parts of :data:`grace_core.pooling.PARTS`;
-    ``truncated`` marks rationales cut off at the token limit, ``text_truncated`` texts that were cut to fit
-    the prompt. A rationale may be empty: the model ended its turn at once; its count is then 0.
-    """
-
-    rationales: list[str]
-    rationale_ids: list[list[int]]
-    sums: np.ndarray
-    counts: np.ndarray
-    truncated: np.ndarray
-    text_truncated: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.rationales)
-
-    def __getitem__(self, rows: slice) -> Representations:
-        return Representations(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
-
-    def embeddings(self, pooling: Pooling = Pooling.FULL) -> np.ndarray:
-        """L2-normalised vectors ``(n, d)`` fp32 in the raw geometry."""
-        return embeddings(self.sums, self.counts, pooling)
 
 
 class GraceModel:
@@ -86,7 +55,7 @@ class GraceModel:
         *,
         name: str = "",
         cache: RepresentationCache | None = None,
-        engine: VllmEngine | None = None,
+        engine: Engine | None = None,
         config=None,
     ):
         if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
@@ -99,7 +68,6 @@ class GraceModel:
         self.name = model_name(self.source)
         self.cache = cache
         self.prompts = PromptBuilder(tokenizer, **settings.prompt)
-        self.engine_name = "transformers" if engine is None else "vllm"
         self.engine = engine or TransformersEngine(
             model, pad_id=pad_id(tokenizer), end_ids=end_ids(model.generation_config, tokenizer)
         )
@@ -147,13 +115,15 @@ class GraceModel:
         except (
             Exception
         ) as error:  # transformers, tokenizers, huggingface_hub and safetensors each have their own kinds
-            told = first_line(error)
-            if "ignore_mismatched_sizes" in told:
-                told = "its weights have other shapes than its config.json tells; fetch or save the model again"
-            raise GraceError(f"{name}: not a causal language model that can be loaded from {folder}: {told}") from error
-        made = cls(settings=chosen, name=full_name(name), cache=cache, **loaded.parts)
-        made._loaded, made._folder, made._packaged = loaded, folder, packaged_folder(name)
-        return made
+            cause = first_line(error)
+            if "ignore_mismatched_sizes" in cause:
+                cause = "its weights have other shapes than its config.json tells; fetch or save the model again"
+            raise GraceError(
+                f"{name}: not a causal language model that can be loaded from {folder}: {cause}"
+            ) from error
+        model = cls(settings=chosen, name=full_name(name), cache=cache, **loaded.parts)
+        model._loaded, model._folder, model._packaged = loaded, folder, packaged_folder(name)
+        return model
 
     _loaded: Loaded | None = None
     _folder: Path | None = None
@@ -177,8 +147,12 @@ class GraceModel:
         """End what runs for this model outside of this process, and free its memory; the model is of no use
         afterwards.
         """
-        if self.engine_name == "vllm":
-            self.engine.close()
+        self.engine.close()
+
+    @property
+    def engine_name(self) -> str:
+        """transformers or vllm."""
+        return self.engine.name
 
     @property
     def dim(self) -> int:
@@ -186,7 +160,7 @@ class GraceModel:
 
     @property
     def dtype(self) -> str:
-        return self.engine.dtype if self._model is None else str(self._model.dtype).removeprefix("torch.")
+        return self.engine.dtype
 
     @property
     def positions(self) -> int | None:
@@ -234,64 +208,55 @@ class GraceModel:
         new = [i for i in range(len(texts)) if not (names and names[i] in stored)]
         prompts = dict(zip(new, self._build([texts[i] for i in new], chosen, builder, new), strict=True))
         keys = {i: self._key(prompt, chosen, rationale) for i, prompt in prompts.items()}
-        found = self._cached({keys[i]: prompts[i] for i in keys})
-        missing = {key: i for i, key in keys.items() if key not in found}  # one position for each text that occurs
+        rows = self._cached({keys[i]: prompts[i] for i in keys})
+        missing = {key: i for i, key in keys.items() if key not in rows}  # one position for each text that occurs
         order = sorted(missing.values(), key=lambda i: -len(prompts[i].ids))
         batch_size = self.batch_size(batch_size)
         with _Progress(progress, len(texts)) as bar:
             bar(len(texts) - len(order))
-            made: dict[str, Row] = {}
+            new_rows: dict[str, Representation] = {}
             try:
-                for place, row in self._run(
-                    [prompts[i] for i in order], chosen.decoding if rationale else None, batch_size
-                ):
-                    made[keys[order[place]]] = row
+                for place, row in self._run([prompts[i] for i in order], chosen.decoding, rationale, batch_size):
+                    new_rows[keys[order[place]]] = row
                     bar(1)
-                    if len(made) == batch_size:
-                        found |= self._keep(made)
-                        made = {}
+                    if len(new_rows) == batch_size:
+                        rows |= self._keep(new_rows)
+                        new_rows = {}
             finally:  # also of a run that is stopped
-                found |= self._keep(made)
+                rows |= self._keep(new_rows)
         if names and new:
             self.cache.name_texts({names[i]: (keys[i], prompts[i].text_truncated) for i in new})
-        rows = [
-            (found[keys[i]], prompts[i].text_truncated) if i in keys else stored[names[i]] for i in range(len(texts))
+        results = [
+            (rows[keys[i]], prompts[i].text_truncated) if i in keys else stored[names[i]] for i in range(len(texts))
         ]
-        ids = [row[0] for row, _ in rows]
-        return Representations(
-            rationales=self.decode(ids),
-            rationale_ids=ids,
-            sums=np.stack([row[1] for row, _ in rows]) if rows else np.zeros((0, 3, self.dim), np.float32),
-            counts=np.stack([row[2] for row, _ in rows]) if rows else np.zeros((0, 3), np.int64),
-            truncated=np.array([row[3] for row, _ in rows], dtype=bool),
-            text_truncated=np.array([cut for _, cut in rows], dtype=bool),
-        )
+        return self.representations([row for row, _ in results], [cut for _, cut in results])
 
-    def _run(self, prompts: list[Prompt], decoding: Decoding | None, width: int) -> Iterator[tuple[int, Row]]:
-        """The rows of prompts, with a rationale if there is a ``decoding``, as they are done; ``width`` of
-        them run at a time.
-        """
-        if decoding and prompts:
-            for i, row in self.engine.each(prompts, decoding, width=width):
-                yield i, row.row
+    def representations(self, rows: Sequence[Representation], text_truncated: Sequence[bool]) -> Representations:
+        """The rows of several texts as one batch, with their rationales as text."""
+        return Representations.of(rows, text_truncated, self.decode, self.dim)
+
+    def _run(
+        self, prompts: list[Prompt], decoding: Decoding, rationale: bool, width: int
+    ) -> Iterator[tuple[int, Representation]]:
+        """The rows of prompts as they are done; ``width`` of them run at a time."""
+        if rationale and prompts:
+            yield from self.engine.each(prompts, decoding, width=width)
             return
         for start in range(0, len(prompts), width):
-            out = self.engine.pool(prompts[start : start + width])
-            for i, (sums, counts) in enumerate(zip(out.sums.numpy(), out.counts.numpy(), strict=True), start):
-                yield i, ([], sums, counts, False)
+            yield from enumerate(self.engine.pool(prompts[start : start + width]), start)
 
-    def _cached(self, prompts: dict[str, Prompt]) -> dict[str, Row]:
-        """The cache's rows by key, without any that cannot have been made of the key's prompt by this model."""
-        found = self.cache.get(list(prompts)) if self.cache is not None else {}
+    def _cached(self, prompts: dict[str, Prompt]) -> dict[str, Representation]:
+        """The cache's rows by key, without those that cannot be of the key's prompt and this model."""
+        rows = self.cache.get(list(prompts)) if self.cache is not None else {}
         return {
             key: row
-            for key, row in found.items()
-            if row[1].shape == (3, self.dim)
-            and row[2][0] == prompts[key].stop - prompts[key].start
-            and row[2][2] == len(row[0])
+            for key, row in rows.items()
+            if row.sums.shape == (len(PARTS), self.dim)
+            and row.counts[TEXT] == prompts[key].stop - prompts[key].start
+            and row.counts[RATIONALE] == len(row.rationale_ids)
         }
 
-    def _keep(self, rows: dict[str, Row]) -> dict[str, Row]:
+    def _keep(self, rows: dict[str, Representation]) -> dict[str, Representation]:
         if self.cache is not None and rows:
             self.cache.put(rows)
         return rows
@@ -311,12 +276,10 @@ class GraceModel:
             for r in rationales
         ]
         prompts, batches = self.with_rationales(texts, ids, batch_size=self.batch_size(batch_size), **settings)
-        sums, counts = np.zeros((len(texts), 3, self.dim), np.float32), np.zeros((len(texts), 3), np.int64)
+        rows: dict[int, Representation] = {}
         for batch in batches:
-            out = self.engine.pool([prompts[i] for i in batch], [ids[i] for i in batch])
-            sums[batch], counts[batch] = out.sums.numpy(), out.counts.numpy()
-        cut = np.array([prompt.text_truncated for prompt in prompts], dtype=bool)
-        return Representations(self.decode(ids), ids, sums, counts, np.zeros(len(texts), dtype=bool), cut)
+            rows |= zip(batch, self.engine.pool([prompts[i] for i in batch], [ids[i] for i in batch]), strict=True)
+        return self.representations([rows[i] for i in range(len(texts))], [p.text_truncated for p in prompts])
 
     def with_rationales(
         self, texts: Sequence[str], rationale_ids: Sequence[Sequence[int]], *, batch_size: int, **settings
@@ -344,19 +307,22 @@ class GraceModel:
         In the model's own :attr:`geometry`, in which queries and documents differ by their ``role``; in the
         raw one they do not. Warns where a text was cut to fit the prompt; :meth:`represent` tells which.
         """
-        made = self.represent(texts, rationale=rationale, **options)
-        if made.text_truncated.any():
-            told = "texts that are too long for the prompt are embedded without their end: represent() tells which (text_truncated), and"
-            warnings.warn(f"{told} the setting max_prompt_tokens is the limit", stacklevel=2)
-        return self.geometry.vectors(made.sums, made.counts, Pooling.FULL if rationale else Pooling.TEXT, role)
+        batch = self.represent(texts, rationale=rationale, **options)
+        if batch.text_truncated.any():
+            warnings.warn(
+                "texts that are too long for the prompt are embedded without their end: represent() tells which "
+                "(text_truncated), and the setting max_prompt_tokens is the limit",
+                stacklevel=2,
+            )
+        return self.geometry.vectors(batch.sums, batch.counts, Pooling.FULL if rationale else Pooling.TEXT, role)
 
     @cached_property
     def statistics(self) -> Statistics | None:
         """The model's own statistics, where it comes with some that were made with its present system prompt."""
         for folder in (self._folder, self._packaged):
             if folder is not None and (folder / STATISTICS_FILE).is_file():
-                found = Statistics.load(folder / STATISTICS_FILE)
-                return found if found.system == self.settings.system else None
+                statistics = Statistics.load(folder / STATISTICS_FILE)
+                return statistics if statistics.system == self.settings.system else None
         return None
 
     @cached_property
@@ -390,28 +356,16 @@ class GraceModel:
         key = self._key(prompt, chosen, True)
         row = self._cached({key: prompt}).get(key)
         if row is None:
-            steps = self.engine.steps([prompt], chosen.decoding)
-            written = TextStream(self.tokenizer)
-            while True:
-                try:
-                    for _, token in next(steps):
-                        written.add(token)
-                except StopIteration as stop:
-                    out = stop.value
-                    break
-                yield written.text.strip(), None
-            row = (out.rationale_ids[0], out.sums[0].numpy(), out.counts[0].numpy(), out.truncated[0])
-            if self.cache is not None:
-                self.cache.put({key: row})
-        made = Representations(
-            self.decode([row[0]]),
-            [row[0]],
-            row[1][None],
-            row[2][None],
-            np.array([row[3]]),
-            np.array([prompt.text_truncated]),
-        )
-        yield made.rationales[0], made
+            rationale = TextStream(self.tokenizer)
+            for tokens, finished in self.engine.decode([prompt], chosen.decoding, stream=True):
+                for _, token in tokens:
+                    rationale.add(token)
+                if tokens:
+                    yield rationale.text.strip(), None
+                row = dict(finished).get(0)
+            self._keep({key: row})
+        batch = self.representations([row], [prompt.text_truncated])
+        yield batch.rationales[0], batch
 
     def similarity(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Cosine similarities ``(len(a), len(b))`` of embeddings."""
@@ -486,18 +440,16 @@ class GraceModel:
         return names
 
     def batch_size(self, asked: int) -> int:
-        """How many prompts the engine is given at once: vLLM makes its batches itself, and runs with a few
-        only at the end of each.
-        """
-        return max(asked, self.engine.batch) if self.engine_name == "vllm" else asked
+        """How many prompts the engine is given at once: more than ``asked`` where it forms its own batches."""
+        return max(asked, self.engine.preferred_batch)
 
     def _key(self, prompt: Prompt, chosen: Settings, rationale: bool) -> str:
         decoding = asdict(chosen.decoding) if rationale else None
         if decoding and not chosen.temperature:
             decoding |= {"seed": 0, "top_p": 1.0}  # greedy decoding looks at neither
         parts = [self.fingerprint, self.dtype, prompt.ids, prompt.start, prompt.stop, decoding]
-        if self.engine_name != "transformers":  # its samples differ, and its choice between equally likely tokens
-            parts.append(self.engine_name)
+        if self.engine.variant:
+            parts.append(self.engine.variant)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -510,7 +462,7 @@ def _token_ids(rationale: Sequence[int]) -> list[int]:
 
 
 def check_engine(engine: str, device: str | None = None) -> None:
-    """Raises GraceError for an engine that there is not, or a device that it does not let one choose."""
+    """Raises GraceError for an unknown engine, or for a device where the engine chooses it."""
     if engine not in ENGINES:
         raise GraceError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
     if engine == "vllm" and device is not None:

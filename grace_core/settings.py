@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 
 from grace_core.chat_templates import DATE, checked_arguments, checked_date
-from grace_core.engines.inflight import Decoding
+from grace_core.engines.base import Decoding
 from grace_core.errors import GraceError
 from grace_core.prompt import REPRESENTATION_PROMPT
 

@@ -255,7 +255,7 @@ def estimate(workspace: Workspace, source: str, corpus: Corpus) -> Estimate:
     sample = texts[step // 2 :: step][:SAMPLE]
     prompts = [model.prompts.build(text) for text in sample]
     started, steps, at_most = time.monotonic(), 0, False
-    for _ in model.engine.steps(prompts, model.settings.decoding):
+    for _ in model.engine.decode(prompts, model.settings.decoding):
         steps += 1
         if time.monotonic() - started > SAMPLE_SECONDS:
             at_most = True

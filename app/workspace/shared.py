@@ -67,16 +67,16 @@ class SharedEngine(TransformersEngine):
         with self._fair_lock:
             return super().states(prompts, forced)
 
-    def decode(self, prompts, decoding, seeds=None, *, width=None):
-        running = super().decode(prompts, decoding, seeds, width=width)
+    def decode(self, prompts, decoding, seeds=None, *, width=None, stream=False):
+        steps = super().decode(prompts, decoding, seeds, width=width, stream=stream)
         while True:
             if check := getattr(self._thread, "check", None):
                 check()
             with self._fair_lock:
-                made = next(running, None)
-            if made is None:
+                step = next(steps, None)
+            if step is None:
                 return
-            yield made
+            yield step
 
 
 def share(model: GraceModel) -> GraceModel:

@@ -1,12 +1,12 @@
-"""Rows that are decoded together and may join and leave between any two steps, so that the places of those
-that ended do not stay empty.
+"""Continuous batching: rows that are decoded together may join and leave between any two steps, so that the
+slots of those that ended do not stay empty.
 
 Rows stand side by side in one cache of keys and values, their newest tokens in its last column, whatever
-their lengths: what lies before a row's first token is masked, and its positions are counted without it. Who
-joins is run through the model by itself and put into the place of one that has ended, moved to the right so
-that it ends in the same column. Only where there is no such place, or none wide enough, where the columns are
-used up, or where a quarter of the rows has ended and nobody came, is the whole cache copied: decoding on a
-CPU is bound by memory, and to copy the cache takes as long as a step does.
+their lengths: what lies before a row's first token is masked, and its positions are counted without it. Rows
+that join are run through the model by themselves and put into the slots of rows that have ended, moved to the
+right so that they end in the same column. The whole cache is copied only where there is no such slot, or none
+wide enough, where the columns are used up, or where a quarter of the rows has ended and none joined: decoding
+on a CPU is bound by memory, and copying the cache takes as long as a step does.
 
 Caches of other kinds (a sliding window, a recurrent state) can be shrunk but not moved, so such rows run from
 beginning to end together.
@@ -15,56 +15,19 @@ beginning to end together.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from transformers.cache_utils import DynamicLayer
 
-from grace_core.errors import GraceError
-from grace_core.pooling import RATIONALE
+from grace_core.engines.base import Decoding, Step
+from grace_core.engines.runner import ModelRunner, is_plain
+from grace_core.pooling import RATIONALE, Representation
 from grace_core.prompt import Prompt
 
 COMPACT_SHARE = 4  # compact the batch when one row in this many has ended
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How rationales are decoded.
-
-    ``temperature`` 0 is greedy; ``top_p`` keeps the smallest set of tokens with that mass.
-    """
-
-    max_new_tokens: int = 512
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self):
-        if self.max_new_tokens < 1:
-            raise GraceError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
-        if not 0 <= self.temperature <= 10:
-            raise GraceError(f"temperature must lie in [0, 10], got {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise GraceError(f"top_p must lie in (0, 1], got {self.top_p}")
-
-
-@dataclass
-class FinishedRow:
-    """A row that has ended: rationale ids, part sums ``(3, d)`` fp32 on the CPU, part counts, and whether it
-    hit the limit.
-    """
-
-    ids: list[int]
-    sums: torch.Tensor
-    counts: list[int]
-    truncated: bool
-
-    @property
-    def row(self) -> tuple[list[int], np.ndarray, np.ndarray, bool]:
-        """As the cache of representations keeps it."""
-        return self.ids, self.sums.numpy(), np.array(self.counts), self.truncated
 
 
 @dataclass
@@ -78,25 +41,20 @@ class _Row:
     left: bool = False
 
 
-Step = tuple[
-    list[tuple[Hashable, int]], list[tuple[Hashable, FinishedRow]]
-]  # (name, token) of the new tokens, and the rows that ended
-
-
 class InFlight:
-    """Rows in flight on a TransformersEngine. Not to be used by two threads at a time; several may share an engine."""
+    """A :class:`grace_core.engines.base.Batch` of a transformers model; several may share its ``runner``."""
 
-    def __init__(self, engine, decoding: Decoding):
-        self.engine, self.decoding = engine, decoding
+    def __init__(self, runner: ModelRunner, decoding: Decoding, end_ids: set[int]):
+        self.runner, self.decoding, self.end_ids = runner, decoding, end_ids
+        self._submitted: list[tuple[Hashable, Prompt, int]] = []  # name, prompt, seed
         self._rows: list[_Row] = []  # in the order of the cache
         self._cache = None
-        self._states = self._noise = torch.empty(
-            0
-        )  # sums of rationale states (n, d); random numbers (n, max_new_tokens)
+        self._states = torch.empty(0)  # sums of rationale states (n, d)
+        self._noise = torch.empty(0)  # random numbers (n, max_new_tokens)
 
     def __len__(self) -> int:
         """Rows that have not ended."""
-        return sum(not row.left for row in self._rows)
+        return len(self._submitted) + sum(not row.left for row in self._rows)
 
     @property
     def open(self) -> bool:
@@ -107,13 +65,33 @@ class InFlight:
     def _movable(self) -> bool:
         return all(type(layer) is _Layer for layer in self._cache.layers)
 
+    def submit(self, names: Sequence[Hashable], prompts: Sequence[Prompt], seeds: Sequence[int] | None = None) -> None:
+        """Take in rows; the next step is one forward over their prompts."""
+        self._submitted += zip(names, prompts, seeds or [self.decoding.seed] * len(prompts), strict=True)
+
     @torch.inference_mode()
-    def join(self, names: Sequence[Hashable], prompts: Sequence[Prompt], seeds: Sequence[int] | None = None) -> Step:
-        """Take in rows: one forward over their prompts. ``seeds``, one a row, take the place of the decoding's own."""
-        device = self.engine.device
+    def step(self) -> Step:
+        """Feed back every row's newest token; where rows were submitted, find their first instead."""
+        return self._join() if self._submitted and self.open else self._feed_back()
+
+    @torch.inference_mode()
+    def cancel(self, names: Iterable[Hashable] | None = None) -> None:
+        """Give up rows that nobody wants any more, or all."""
+        names = (
+            {name for name, _, _ in self._submitted} | {row.name for row in self._rows} if names is None else set(names)
+        )
+        self._submitted = [entry for entry in self._submitted if entry[0] not in names]
+        for row in self._rows:
+            row.left |= row.name in names
+        self._compact()
+
+    def _join(self) -> Step:
+        names, prompts, seeds = zip(*self._submitted, strict=True)
+        self._submitted = []
+        device = self.runner.device
         distinct, place = distinct_prompts(prompts)
-        output, states, starts, cache = self.engine.prefill(distinct)
-        sums, counts = self.engine.prefill_sums(states, distinct)
+        output, states, starts, cache = self.runner.prefill(distinct)
+        sums, counts = self.runner.part_sums(states, distinct, [[] for _ in distinct])
         if len(distinct) < len(prompts):  # samples of one prompt part here
             cache.batch_select_indices(place.to(device))
         rows = [
@@ -124,14 +102,12 @@ class InFlight:
         places = self._take_in(rows, noise, torch.zeros(len(rows), states.shape[2], device=device), cache)
         return self._choose(output.logits[place.to(device), -1].float(), places)
 
-    @torch.inference_mode()
-    def step(self) -> Step:
-        """Feed back every row's newest token."""
+    def _feed_back(self) -> Step:
         if self._movable:
             self._drop_columns()
             if self._cache.layers[0].full:
-                self._settle()
-        device, length, mask = self.engine.device, self._cache.get_seq_length(), None
+                self._copy()
+        device, length, mask = self.runner.device, self._cache.get_seq_length(), None
         if any(row.start for row in self._rows):
             starts = torch.tensor([row.start for row in self._rows])
             mask = (torch.arange(length + 1) >= starts[:, None]).long().to(device)
@@ -140,57 +116,45 @@ class InFlight:
         positions = torch.tensor(
             [0 if row.left else row.length + len(row.ids) - 1 for row in self._rows], device=device
         )
-        with self.engine.last_states() as caught:
-            output = self.engine.model(
-                tokens[:, None],
-                attention_mask=mask,
-                position_ids=positions[:, None],
-                past_key_values=self._cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        self._states += caught[0][:, -1].float()
+        output, states = self.runner.forward(
+            tokens[:, None], self._cache, attention_mask=mask, position_ids=positions[:, None], use_cache=True
+        )
+        self._states += states[:, -1].float()
         return self._choose(output.logits[:, -1].float(), range(len(self._rows)))
-
-    @torch.inference_mode()
-    def leave(self, name: Hashable) -> None:
-        """Give up a row that nobody wants any more."""
-        for row in self._rows:
-            row.left |= row.name == name
-        self._close_gaps()
 
     def _choose(self, logits: torch.Tensor, places: Sequence[int]) -> Step:
         """The next token of the rows at ``places``, which ``logits`` belong to."""
         rows, limit, noise = [self._rows[place] for place in places], self.decoding.max_new_tokens, None
         if self.decoding.temperature:
             noise = self._noise[list(places), [min(len(row.ids), limit - 1) for row in rows]]
-        new, ended, at = [], [], []
+        new, ended, ended_places = [], [], []
         for place, row, token in zip(places, rows, choose(logits, self.decoding, noise).tolist(), strict=True):
             if row.left:
                 continue
             cut = len(row.ids) == limit  # the state of the last token is in, as it was fed back
-            if cut or token in self.engine.end_ids:
+            if cut or token in self.end_ids:
                 row.left = True
-                at.append(place)
+                ended_places.append(place)
                 ended.append((row, cut))
             else:
                 row.ids.append(token)
                 new.append((row.name, token))
-        made = []
-        for (row, cut), state in zip(ended, self._states[at].cpu(), strict=True):
-            sums, counts = row.sums.cpu().clone(), list(row.counts)
+        finished = []
+        for (row, cut), state in zip(ended, self._states[ended_places].cpu(), strict=True):
+            sums, counts = row.sums.cpu().clone(), np.array(row.counts)
             sums[RATIONALE] += state
             counts[RATIONALE] += len(row.ids)
-            made.append((row.name, FinishedRow(row.ids, sums, counts, cut)))
-        self._close_gaps()
-        return new, made
+            finished.append((row.name, Representation(row.ids, sums.numpy(), counts, cut)))
+        self._compact()
+        return Step(new, finished)
 
-    def _close_gaps(self) -> None:
+    def _compact(self) -> None:
+        """Leave out the rows that have ended, once they are many."""
         gone = len(self._rows) - len(self)
         if gone == len(self._rows):
             self._rows, self._cache = [], None
         elif gone >= max(1, len(self._rows) // COMPACT_SHARE):
-            self._settle()
+            self._copy()
 
     def _drop_columns(self) -> None:
         """Leave out the columns before the first token of all rows."""
@@ -209,7 +173,7 @@ class InFlight:
         width, length = cache.get_seq_length(), self._cache.get_seq_length()
         free = [place for place, row in enumerate(self._rows) if row.left][: len(rows)]
         if len(free) < len(rows) or width > length:
-            self._settle(extra=len(rows), width=width)
+            self._copy(extra=len(rows), width=width)
             length = self._cache.get_seq_length()
             free = list(range(len(self._rows), len(self._rows) + len(rows)))
             self._rows += rows
@@ -217,18 +181,18 @@ class InFlight:
             self._states = torch.cat([self._states, states])
         at = torch.tensor(free)
         for layer, new in zip(self._cache.layers, cache.layers, strict=True):
-            layer.put(at.to(self.engine.device), new)
+            layer.put(at.to(self.runner.device), new)
         self._noise[at], self._states[at] = noise, states
         for place, row in zip(free, rows, strict=True):
             row.start += length - width
             self._rows[place] = row
         return free
 
-    def _settle(self, *, extra: int = 0, width: int = 0) -> None:
+    def _copy(self, *, extra: int = 0, width: int = 0) -> None:
         """Copy the rows that stay, with room for ``extra`` behind them, without the columns that none of them needs."""
         kept = [place for place, row in enumerate(self._rows) if not row.left]
         at, before = torch.tensor(kept, dtype=torch.long), self._cache.get_seq_length()
-        on_device = at.to(self.engine.device)
+        on_device = at.to(self.runner.device)
         self._rows = [self._rows[place] for place in kept]
         self._noise, self._states = self._noise[at], self._states[on_device]
         if not self._movable:
@@ -305,30 +269,18 @@ def _with_room(cache):
     return cache
 
 
-def is_plain(cache) -> bool:
-    """Whether the cache holds keys and values of every token, layer by layer, and nothing else."""
-    return all(type(layer) is DynamicLayer for layer in getattr(cache, "layers", [None]))
-
-
-def token_positions(mask: torch.Tensor | None) -> torch.Tensor | None:
-    """Position ids of left-padded rows from their attention mask; None where nothing is padded."""
-    return None if mask is None else (mask.cumsum(1) - 1).clamp(min=0)
-
-
 def distinct_prompts(prompts: Sequence[Prompt]) -> tuple[list[Prompt], torch.Tensor]:
     """Every different prompt once, and for each of ``prompts`` its place among them ``(n,)``."""
     first: dict[tuple, int] = {}
     place = [first.setdefault((*prompt.ids, prompt.start, prompt.stop), len(first)) for prompt in prompts]
-    found = dict(zip(place, prompts, strict=True))
-    return [found[i] for i in range(len(first))], torch.tensor(place)
+    distinct = dict(zip(place, prompts, strict=True))
+    return [distinct[i] for i in range(len(first))], torch.tensor(place)
 
 
-def row_noise(prompts: Sequence[Prompt], decoding: Decoding, seeds: Sequence[int] | None) -> torch.Tensor:
-    """Uniform numbers ``(n, max_new_tokens)``, seeded by the decoding seed, or the row's own, and the
-    prompt's own tokens.
-    """
+def row_noise(prompts: Sequence[Prompt], decoding: Decoding, seeds: Sequence[int]) -> torch.Tensor:
+    """Uniform numbers ``(n, max_new_tokens)``, seeded by each row's seed and its prompt's tokens."""
     rows = []
-    for prompt, seed in zip(prompts, seeds or [decoding.seed] * len(prompts), strict=True):
+    for prompt, seed in zip(prompts, seeds, strict=True):
         digest = hashlib.sha256(f"{seed} {prompt.ids}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
         rows.append(torch.rand(decoding.max_new_tokens, generator=generator))

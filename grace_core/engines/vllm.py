@@ -2,12 +2,12 @@
 (grace_core.engines.vllm_worker).
 
 vLLM returns either tokens or states, never both from one engine. A second forward over text and rationale, by
-a pooling engine or by transformers, would give the same vectors and costs as much computing again as the
-generation itself, so it was measured and rejected (docs/vllm.md).
+a pooling engine or by transformers, would give the same vectors and cost as much again as the generation
+itself, so it was measured and rejected (docs/vllm.md).
 
 Prefix caching computes the system prompt once. Where two texts begin alike it also skips states that belong
-to a text; these are the same for every text with that beginning, so they are computed apart, once, and added.
-All counts are compared with what they must be.
+to a text; these are the same for every text with that beginning, so they are computed once, separately, and
+added. All counts are checked.
 
 Greedy rationales equal those of the transformers engine but where two tokens are equally likely up to
 rounding. Samples do not: each request is seeded by its text, so that a text's sample does not depend on its
@@ -30,7 +30,8 @@ import multiprocessing.connection
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
@@ -38,10 +39,9 @@ import numpy as np
 import torch
 from cachetools import LRUCache
 
-from grace_core.engines.inflight import Decoding, FinishedRow
-from grace_core.engines.transformers import PooledBatch
+from grace_core.engines.base import Decoding, Engine, Step
 from grace_core.errors import GraceError, first_line
-from grace_core.pooling import PARTS
+from grace_core.pooling import PARTS, Representation
 from grace_core.prompt import Prompt
 
 INSTALL = "pip install -r requirements-vllm.txt, on Linux with an NVIDIA GPU; or use --engine transformers"
@@ -52,22 +52,24 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # processes that bind to the same cores wait for each other
 }
-CPU_BLOCK = 32  # tokens to a block of the cache: the smallest that vLLM's attention on a CPU takes; the shorter, the more is shared
-ROOM = (
-    4096  # positions that an engine has at least, if the model has them: for rationales and settings other than its own
-)
+# tokens to a block of the cache: the smallest that vLLM's attention on a CPU takes; the shorter, the more is shared
+CPU_BLOCK = 32
+# positions that an engine has at least, if the model has them: for rationales and settings other than its own
+ROOM = 4096
 PREFIXES = 1024  # beginnings whose sums are remembered
+FETCH_SHARE = 4  # sums are fetched from the worker when one row in this many has ended: a call takes milliseconds
 
 
-class VllmEngine:
-    """A causal LM in vLLM. Takes and gives what TransformersEngine does; several threads may use it, and
-    share its batches.
+class VllmEngine(Engine):
+    """A causal LM in vLLM. Several threads may use it; their requests share its steps.
 
     ``length`` is the longest prompt and rationale together that is expected. Raises GraceError where vLLM is
     not installed or does not start.
     """
 
-    batch = 512  # prompts to hand over at once: vLLM schedules them itself, and idles only while the last of them end
+    name, title, variant = "vllm", "vLLM", "vllm"
+    schedules = True
+    preferred_batch = 512  # vLLM schedules them itself, and idles only while the last of them end
 
     def __init__(
         self,
@@ -110,7 +112,7 @@ class VllmEngine:
             ) from error
         self._lock = threading.Lock()
         self._keys = itertools.count(1)
-        self._arrived: dict[str, list] = {}  # outputs by request, until whoever asked comes for them
+        self._outputs: dict[str, list] = {}  # by request, until its own thread fetches them
         self._prefixes: LRUCache[tuple, np.ndarray] = LRUCache(PREFIXES)
         self._prefix_lock = threading.Lock()
         self._died: str | None = None  # why nothing runs any more
@@ -135,88 +137,26 @@ class VllmEngine:
         with self._prefix_lock:
             self._prefixes.clear()
 
-    def pool(self, prompts: list[Prompt], forced: list[list[int]] | None = None) -> PooledBatch:
-        """Pool the prompts without generating, with the given rationale ids (one list a prompt) behind them if any."""
+    def start(self, decoding: Decoding, *, stream: bool = False) -> VllmBatch:
+        kinds = self._vllm.RequestOutputKind
+        return VllmBatch(self, decoding, kinds.DELTA if stream else kinds.FINAL_ONLY)
+
+    def pool(self, prompts: list[Prompt], forced: list[list[int]] | None = None) -> list[Representation]:
         forced = [list(ids) for ids in forced] if forced else [[] for _ in prompts]
         sums, _ = self._read(prompts, forced)
-        return PooledBatch(torch.from_numpy(sums), _counts(prompts, forced), forced, [False] * len(prompts))
+        return _rows(prompts, forced, sums, [False] * len(prompts))
 
     def states(self, prompts: list[Prompt], forced: list[list[int]]) -> list[np.ndarray]:
-        """Last hidden states ``(t, d)`` fp32 of the pooled positions of every prompt with its rationale ids."""
         _, tokens = self._read(prompts, forced, keep=True)
         return [states[prompt.start :] for prompt, states in zip(prompts, tokens, strict=True)]
 
-    def generate(self, prompts: list[Prompt], decoding: Decoding, seeds: list[int] | None = None) -> PooledBatch:
-        """Write a rationale for every prompt and pool text, template and rationale states on the way.
-
-        ``seeds``, one a prompt, take the place of the decoding's own.
+    def _complete(self, prompts: list[Prompt], written: list[list[int]], taken: dict) -> np.ndarray:
+        """Part sums ``(n, 3, d)`` of generated rows: those of the states that the worker saw, and of the states
+        that the prefix cache made it skip.
         """
-        steps = self._generate(prompts, decoding, seeds, self._vllm.RequestOutputKind.FINAL_ONLY)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as stop:
-                return stop.value
-
-    def each(self, prompts: list[Prompt], decoding: Decoding, *, width: int) -> Iterator[tuple[int, FinishedRow]]:
-        """The rows of :meth:`generate` for ``width`` prompts after the other."""
-        for start in range(0, len(prompts), width):
-            out = self.generate(prompts[start : start + width], decoding)
-            rows = zip(out.rationale_ids, out.sums, out.counts.tolist(), out.truncated, strict=True)
-            yield from ((start + i, FinishedRow(*row)) for i, row in enumerate(rows))
-
-    def steps(
-        self, prompts: list[Prompt], decoding: Decoding, seeds: list[int] | None = None
-    ) -> Iterator[list[tuple[int, int]]]:
-        """As :meth:`generate`, step by step: yields the ``(row, token)`` pairs of each step and returns the
-        PooledBatch result at the end.
-        """
-        return self._generate(prompts, decoding, seeds, self._vllm.RequestOutputKind.DELTA)
-
-    def _generate(self, prompts, decoding, seeds, kind) -> Iterator[list[tuple[int, int]]]:
-        written: list[list[int]] = [[] for _ in prompts]
-        ended = [False] * len(prompts)
-        # one token more than asked for: the last one's state exists once it is fed back
-        limit = decoding.max_new_tokens
-        params = [
-            {
-                "max_tokens": limit + 1,
-                "temperature": decoding.temperature,
-                "top_p": decoding.top_p,
-                "output_kind": kind,
-                "stop_token_ids": sorted(self.end_ids),
-                "seed": _seed(prompt, seed) if decoding.temperature else None,
-            }
-            for prompt, seed in zip(prompts, seeds or [decoding.seed] * len(prompts), strict=True)
-        ]
-        with _Requests(
-            self, [prompt.ids for prompt in prompts], [_borders(prompt) for prompt in prompts], params
-        ) as requests:
-            for arrived in requests:
-                new = []
-                for row, tokens in arrived:
-                    for token in tokens:
-                        if token in self.end_ids and len(written[row]) < limit:
-                            ended[row] = True
-                        elif not ended[row] and len(written[row]) < limit:
-                            written[row].append(token)
-                            new.append((row, token))
-                if new:
-                    yield new
-            sums = self._whole(
-                prompts,
-                written,
-                requests.take([len(p.ids) + len(ids) for p, ids in zip(prompts, written, strict=True)]),
-            )
-        return PooledBatch(torch.from_numpy(sums), _counts(prompts, written), written, [not end for end in ended])
-
-    def _whole(self, prompts: list[Prompt], written: list[list[int]], took: dict) -> np.ndarray:
-        """Part sums ``(n, 3, d)`` of generated rows: what the worker saw, and the states that the prefix
-        cache spared.
-        """
-        sums, ends = took["sums"], [len(p.ids) + len(ids) for p, ids in zip(prompts, written, strict=True)]
+        sums, ends = taken["sums"], [len(p.ids) + len(ids) for p, ids in zip(prompts, written, strict=True)]
         skipped, odd = {}, []
-        for row, (prompt, first, seen) in enumerate(zip(prompts, took["first"], took["seen"], strict=True)):
+        for row, (prompt, first, seen) in enumerate(zip(prompts, taken["first"], taken["seen"], strict=True)):
             if seen != ends[row]:  # preempted in the middle of its prompt, and resumed from another's cached block
                 odd.append(row)
             elif first > prompt.start:
@@ -224,8 +164,8 @@ class VllmEngine:
         with self._prefix_lock:
             known = {key: self._prefixes[key] for key in skipped.values() if key in self._prefixes}
         missing = [key for key in dict.fromkeys(skipped.values()) if key not in known]
-        found, _ = self._read([Prompt(list(ids), start, stop) for ids, start, stop in missing], [[] for _ in missing])
-        known |= zip(missing, found, strict=True)
+        skipped_sums, _ = self._read([Prompt(list(ids), a, b) for ids, a, b in missing], [[] for _ in missing])
+        known |= zip(missing, skipped_sums, strict=True)
         for row, key in skipped.items():
             sums[row] += known[key]
         with self._prefix_lock:
@@ -243,29 +183,33 @@ class VllmEngine:
         if not prompts:
             return np.zeros((0, len(PARTS), 1), np.float32), []
         rows = [prompt.ids + list(ids) for prompt, ids in zip(prompts, forced, strict=True)]
-        params = [{"max_tokens": 1, "temperature": 0.0, "skip_reading_prefix_cache": True}] * len(rows)
-        with _Requests(self, rows, [_borders(prompt) for prompt in prompts], params, keep=keep) as requests:
-            for _ in requests:
-                pass
-            took = requests.take([len(row) for row in rows])
-        if took["first"] != [0] * len(rows) or took["seen"] != [len(row) for row in rows]:
+        params = {"max_tokens": 1, "temperature": 0.0, "skip_reading_prefix_cache": True}
+        requests = _Requests(self, keep=keep)
+        try:
+            requests.submit(range(len(rows)), rows, [_borders(prompt) for prompt in prompts], [params] * len(rows))
+            while requests.running:
+                requests.step()
+            taken = requests.take(range(len(rows)), [len(row) for row in rows])
+        finally:
+            requests.cancel()
+        if taken["first"] != [0] * len(rows) or taken["seen"] != [len(row) for row in rows]:
             raise GraceError(
                 "vLLM did not compute every position of a prompt; this version of it is not the one that GRACE knows (0.32)"
             )
-        d = took["sums"].shape[2]
-        return took["sums"], [
-            np.frombuffer(states, np.float32).reshape(-1, d) for states in took["tokens"]
-        ] if keep else []
+        if not keep:
+            return taken["sums"], []
+        d = taken["sums"].shape[2]
+        return taken["sums"], [np.frombuffer(states, np.float32).reshape(-1, d) for states in taken["tokens"]]
 
     def _rpc(self, method: str, *args) -> object:
-        """Calls the worker; with several, the last one: all have the same states but with pipelines, where
-        only the last has any.
+        """Call the worker, and return the last one's answer where there are several: with a pipeline only the
+        last has states, else all have the same.
         """
         return self._engine.collective_rpc(method, args=args)[-1]
 
     def _call(self, work):
-        """``work()`` under the lock, with vLLM's own errors turned into GraceError; but for a refusal they
-        are lasting.
+        """``work()`` under the lock, with vLLM's own errors turned into GraceError; after any but a refusal the
+        engine counts as dead.
         """
         with self._lock:
             cause = None
@@ -281,8 +225,8 @@ class VllmEngine:
             ) from cause
 
     def _watch(self) -> None:
-        """Have a thread wake up whoever waits for a process that died: killed from outside, vLLM 0.32 would
-        let them wait for ever.
+        """Start a thread that wakes up those who wait for a process that died: without it they would wait for
+        ever in vLLM 0.32.
         """
         import psutil
 
@@ -316,89 +260,161 @@ def _wake_when_dead(me: weakref.ref[VllmEngine], workers: dict[int, list]) -> No
 
 
 class _Requests:
-    """Some requests from their submission to their sums; whatever ends the block early, they are aborted and forgotten.
+    """Requests by name, from their submission until their sums are taken or they are cancelled.
 
-    Iterating gives lists of ``(row, new tokens)`` until all are finished. Every thread that waits takes a step for all.
+    Every thread that waits takes a step for all requests of the engine.
     """
 
-    def __init__(
+    def __init__(self, engine: VllmEngine, *, keep: bool = False):
+        self.engine, self.keep = engine, keep
+        self._keys: dict[Hashable, int] = {}
+        self.running: dict[str, Hashable] = {}  # the names of those that have not ended, by vLLM's own
+
+    def submit(
         self,
-        engine: VllmEngine,
+        names: Sequence[Hashable],
         rows: list[list[int]],
         borders: list[tuple[int, int, int]],
         params: list[dict],
-        *,
-        keep=False,
-    ):
-        self.engine, self.rows, self.borders, self.params, self.keep = engine, rows, borders, params, keep
-        self.keys: list[int] = []
-        self.taken = False
-
-    def __enter__(self):
-        for row, given in zip(self.rows, self.params, strict=True):
-            if len(row) + given["max_tokens"] > self.engine.positions:
+    ) -> None:
+        positions = self.engine.positions
+        for row, given in zip(rows, params, strict=True):
+            if len(row) + given["max_tokens"] > positions:
                 raise GraceError(
-                    f"a prompt of {len(row)} tokens with {given['max_tokens'] - 1} more takes {len(row) + given['max_tokens']} of vLLM's "
-                    f"{self.engine.positions} positions; lower max_prompt_tokens or max_new_tokens, or load the model with higher ones"
+                    f"a prompt of {len(row)} tokens with {given['max_tokens'] - 1} more takes "
+                    f"{len(row) + given['max_tokens']} of vLLM's {positions} positions; lower max_prompt_tokens or "
+                    "max_new_tokens, or load the model with higher ones"
                 )
-        try:
-            self.engine._call(self._submit)
-        except GraceError:
-            self.__exit__()
-            raise
-        return self
+        self.engine._call(lambda: self._add(names, rows, borders, params))
 
-    def _submit(self) -> None:
+    def _add(self, names, rows, borders, params) -> None:
         engine = self.engine
-        for row, borders, given in zip(self.rows, self.borders, self.params, strict=True):
+        for name, row, parts, given in zip(names, rows, borders, params, strict=True):
             key = next(engine._keys)
-            params = engine._vllm.SamplingParams(
-                detokenize=False, ignore_eos=True, extra_args={"grace": [key, *borders, int(self.keep)]}, **given
+            sampling = engine._vllm.SamplingParams(
+                detokenize=False, ignore_eos=True, extra_args={"grace": [key, *parts, int(self.keep)]}, **given
             )
-            engine._arrived[str(key)] = []
-            self.keys.append(key)
-            engine._engine.add_request(str(key), {"prompt_token_ids": row}, params)
+            engine._outputs[str(key)] = []
+            self._keys[name], self.running[str(key)] = key, name
+            engine._engine.add_request(str(key), {"prompt_token_ids": row}, sampling)
 
-    def __iter__(self) -> Iterator[list[tuple[int, list[int]]]]:
-        engine, places = self.engine, {str(key): row for row, key in enumerate(self.keys)}
-        waiting = dict(places)
-        while waiting:
-            arrived = engine._call(lambda: self._step(waiting))
-            for output in arrived:
-                if output.finished and waiting.pop(output.request_id, None) is not None:
-                    reason = output.outputs[0].finish_reason
-                    if reason not in ("stop", "length"):
-                        raise GraceError(f"vLLM ended a request with {reason!r}; try again, or lower max_prompt_tokens")
-            yield [(places[output.request_id], list(output.outputs[0].token_ids)) for output in arrived]
+    def step(self) -> list[tuple[Hashable, list[int], bool]]:
+        """Name, new tokens and whether it has ended, of the requests for which something has come."""
+        outputs = self.engine._call(self._fetch)
+        for output in outputs:
+            reason = output.outputs[0].finish_reason
+            if output.finished and reason not in ("stop", "length"):
+                raise GraceError(f"vLLM ended a request with {reason!r}; try again, or lower max_prompt_tokens")
+        named = [(self.running[output.request_id], output) for output in outputs]
+        for output in outputs:
+            if output.finished:
+                self.running.pop(output.request_id, None)
+        return [(name, list(output.outputs[0].token_ids), output.finished) for name, output in named]
 
-    def _step(self, waiting: dict[str, int]) -> list:
+    def _fetch(self) -> list:
         """What has come for these requests; if nothing has, one step of the engine first."""
-        arrived = self.engine._arrived
-        if not any(arrived[name] for name in waiting):
+        outputs = self.engine._outputs
+        if not any(outputs[key] for key in self.running):
             for output in self.engine._engine.step():
-                if output.request_id in arrived:
-                    arrived[output.request_id].append(output)
-        found = [output for name in waiting for output in arrived[name]]
-        for name in waiting:
-            arrived[name] = []
-        return found
+                if output.request_id in outputs:
+                    outputs[output.request_id].append(output)
+        fetched = [output for key in self.running for output in outputs[key]]
+        for key in self.running:
+            outputs[key] = []
+        return fetched
 
-    def take(self, ends: list[int]) -> dict:
+    def take(self, names: Iterable[Hashable], ends: list[int]) -> dict:
         """The worker's sums ``(n, 3, d)`` up to ``ends``, with the positions between which it saw states."""
-        took = self.engine._call(lambda: self.engine._rpc("grace_take", self.keys, ends))
-        self.taken = True
-        took["sums"] = np.frombuffer(took["sums"], np.float32).reshape(len(ends), len(PARTS), -1).copy()
-        return took
+        keys = [self._keys[name] for name in names]
+        taken = self.engine._call(lambda: self.engine._rpc("grace_take", keys, ends))
+        for name in names:
+            self.engine._outputs.pop(str(self._keys.pop(name)), None)
+        taken["sums"] = np.frombuffer(taken["sums"], np.float32).reshape(len(ends), len(PARTS), -1).copy()
+        return taken
 
-    def __exit__(self, *_) -> None:
-        for key in self.keys:
-            self.engine._arrived.pop(str(key), None)
-        if not self.taken and self.keys and self.engine.alive:
-            self.engine._call(self._abort)
+    def cancel(self, names: Iterable[Hashable] | None = None) -> None:
+        """Abort and forget requests, or all that are left."""
+        keys = [self._keys.pop(name) for name in list(self._keys if names is None else names) if name in self._keys]
+        for key in keys:
+            self.engine._outputs.pop(str(key), None)
+            self.running.pop(str(key), None)
+        if keys and self.engine.alive:
+            self.engine._call(lambda: self._abort(keys))
 
-    def _abort(self) -> None:
-        self.engine._engine.abort_request([str(key) for key in self.keys])
-        self.engine._rpc("grace_drop", self.keys)
+    def _abort(self, keys: list[int]) -> None:
+        self.engine._engine.abort_request([str(key) for key in keys])
+        self.engine._rpc("grace_drop", keys)
+
+
+@dataclass
+class _Row:
+    prompt: Prompt
+    ids: list[int] = field(default_factory=list)
+    ended: bool = False  # by an end token
+
+
+class VllmBatch:
+    """A :class:`grace_core.engines.base.Batch` of a VllmEngine, which shares its steps with all others."""
+
+    open = True
+
+    def __init__(self, engine: VllmEngine, decoding: Decoding, kind):
+        self.engine, self.decoding, self._kind = engine, decoding, kind
+        self._requests = _Requests(engine)
+        self._rows: dict[Hashable, _Row] = {}
+        self._ended: list[Hashable] = []  # names of rows whose sums are still in the worker
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def submit(self, names: Sequence[Hashable], prompts: Sequence[Prompt], seeds: Sequence[int] | None = None) -> None:
+        common = {
+            # one token more than asked for: the last one's state exists once it is fed back
+            "max_tokens": self.decoding.max_new_tokens + 1,
+            "temperature": self.decoding.temperature,
+            "top_p": self.decoding.top_p,
+            "output_kind": self._kind,
+            "stop_token_ids": sorted(self.engine.end_ids),
+        }
+        seeds = seeds or [self.decoding.seed] * len(prompts)
+        params = [
+            common | {"seed": _seed(prompt, seed) if self.decoding.temperature else None}
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+        self._requests.submit(names, [p.ids for p in prompts], [_borders(p) for p in prompts], params)
+        self._rows |= {name: _Row(prompt) for name, prompt in zip(names, prompts, strict=True)}
+
+    def step(self) -> Step:
+        limit, new = self.decoding.max_new_tokens, []
+        for name, tokens, finished in self._requests.step() if self._requests.running else ():
+            row = self._rows[name]
+            for token in tokens:
+                if token in self.engine.end_ids and len(row.ids) < limit:
+                    row.ended = True
+                elif not row.ended and len(row.ids) < limit:
+                    row.ids.append(token)
+                    new.append((name, token))
+            if finished:
+                self._ended.append(name)
+        if self._requests.running and len(self._ended) < max(1, len(self._rows) // FETCH_SHARE):
+            return Step(new, [])
+        return Step(new, self._finish())
+
+    def _finish(self) -> list[tuple[Hashable, Representation]]:
+        names, self._ended = self._ended, []
+        if not names:
+            return []
+        rows = [self._rows.pop(name) for name in names]
+        prompts, ids = [row.prompt for row in rows], [row.ids for row in rows]
+        taken = self._requests.take(names, [len(row.prompt.ids) + len(row.ids) for row in rows])
+        sums = self.engine._complete(prompts, ids, taken)
+        return list(zip(names, _rows(prompts, ids, sums, [not row.ended for row in rows]), strict=True))
+
+    def cancel(self, names: Iterable[Hashable] | None = None) -> None:
+        for name in list(self._rows if names is None else names):
+            self._rows.pop(name, None)
+        self._ended = [name for name in self._ended if name in self._rows]
+        self._requests.cancel(names)
 
 
 class _Vllm:
@@ -455,14 +471,15 @@ def _borders(prompt: Prompt) -> tuple[int, int, int]:
     return prompt.start, prompt.stop, len(prompt.ids)
 
 
-def _counts(prompts: list[Prompt], rationales: list[list[int]]) -> torch.Tensor:
-    """Token counts of the parts ``(n, 3)``."""
+def _rows(
+    prompts: list[Prompt], rationales: list[list[int]], sums: np.ndarray, truncated: list[bool]
+) -> list[Representation]:
+    """The prompts' rows, with the counts ``(3,)`` of their parts."""
     ends = [(*_borders(prompt), len(prompt.ids) + len(ids)) for prompt, ids in zip(prompts, rationales, strict=True)]
-    return torch.tensor([[b - a for a, b in pairwise(row)] for row in ends], dtype=torch.long).reshape(-1, len(PARTS))
+    counts = [np.array([b - a for a, b in pairwise(row)]) for row in ends]
+    return list(map(Representation, rationales, sums, counts, truncated))
 
 
 def _seed(prompt: Prompt, seed: int) -> int:
-    """A seed for one prompt's samples: from the decoding's seed and the prompt's tokens, so that its batch
-    does not matter.
-    """
+    """A seed for one prompt's samples, from its tokens and ``seed``, so that its batch does not matter."""
     return int.from_bytes(hashlib.sha256(f"{seed} {prompt.ids}".encode()).digest()[:7], "big")

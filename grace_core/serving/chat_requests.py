@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from grace_core.engines.transformers import Decoding
+from grace_core.engines.base import Decoding
 from grace_core.errors import GraceError
 from grace_core.model import GraceModel
 from grace_core.serving.batching import Batcher, Chat

@@ -8,15 +8,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-import numpy as np
 from fastapi import Request
 
-from grace_core.cache import Row
 from grace_core.geometry import Geometry
 from grace_core.index import GraceIndex
 from grace_core.model import GraceModel, Representations
 from grace_core.pooling import Pooling
-from grace_core.prompt import Prompt
 from grace_core.serving.batching import Batcher
 from grace_core.serving.errors import ApiError
 from grace_core.serving.limits import Limits
@@ -103,22 +100,11 @@ class Served:
 
         prompts, future = await self.in_front(begin)
         rows = await unless_gone(request, asyncio.wrap_future(future))
-        made = await self.by_size(len(rows), _representations, self.model, prompts, rows)
+        cut = [prompt.text_truncated for prompt in prompts]
+        made = await self.by_size(len(rows), self.model.representations, rows, cut)
         self.metrics.tokens.labels("text").inc(int(made.counts[:, 0].sum()))
         self.metrics.tokens.labels("rationale").inc(int(made.counts[:, 2].sum()))
         return made
-
-
-def _representations(model: GraceModel, prompts: Sequence[Prompt], rows: Sequence[Row]) -> Representations:
-    ids = [row[0] for row in rows]
-    return Representations(
-        rationales=model.decode(ids),
-        rationale_ids=ids,
-        sums=np.stack([row[1] for row in rows]),
-        counts=np.stack([row[2] for row in rows]),
-        truncated=np.array([row[3] for row in rows], dtype=bool),
-        text_truncated=np.array([prompt.text_truncated for prompt in prompts], dtype=bool),
-    )
 
 
 async def unless_gone(request: Request, awaited: Awaitable[T]) -> T:

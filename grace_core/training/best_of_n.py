@@ -37,7 +37,9 @@ from torch import Tensor
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from grace_core.engines.transformers import Decoding, TransformersEngine, token_positions
+from grace_core.engines.base import Decoding
+from grace_core.engines.runner import token_positions
+from grace_core.engines.transformers import TransformersEngine
 from grace_core.errors import GraceError
 from grace_core.files import read_json, write_json
 from grace_core.model import GraceModel
@@ -332,14 +334,15 @@ class BestOfNTrainer(Trainer):
         engine = TransformersEngine(model, pad_id=self.pad_id, end_ids=self.end_ids)  # puts it into eval mode
         decoding = Decoding(self.config.max_new_tokens, self.config.temperature)
         with self.accelerator.autocast():
-            made = engine.generate(
+            samples = engine.generate(
                 [prompts[i] for i in order], decoding, [seed + i % k for i in order], width=SAMPLING_BATCH
             )
         model.train(training)
         source = {row: place for place, i in enumerate(order) for row in stands_for[i]}
-        places = [source[row] for row in range(len(rows))]
-        rollouts = [Rollout(prompts[row], made.rationale_ids[i], made.truncated[i]) for row, i in enumerate(places)]
-        return rollouts, (made.sums[places], made.counts[places])
+        samples = [samples[source[row]] for row in range(len(rows))]
+        rollouts = [Rollout(p, s.rationale_ids, s.truncated) for p, s in zip(prompts, samples, strict=True)]
+        sums, counts = ([getattr(sample, name) for sample in samples] for name in ("sums", "counts"))
+        return rollouts, (torch.tensor(np.stack(sums)), torch.tensor(np.stack(counts)))
 
 
 def _silent(_line: str) -> None:

@@ -54,7 +54,9 @@ from transformers import DynamicCache
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
-from grace_core.engines.transformers import Decoding, TransformersEngine, is_plain
+from grace_core.engines.base import Decoding
+from grace_core.engines.runner import is_plain
+from grace_core.engines.transformers import TransformersEngine
 from grace_core.errors import GraceError
 from grace_core.evaluation.retention import beginning_of_text
 from grace_core.model import GraceModel
@@ -185,13 +187,13 @@ class GracePolicyTrainer(GRPOTrainer):
             decoding = Decoding(self.config.max_new_tokens, temperature)
             order = sorted(rows, key=lambda i: (len(self._prompts[i].ids), i))
             with self.accelerator.autocast():
-                made = engine.generate(
+                samples = engine.generate(
                     [self._prompts[i] for i in order], decoding, [seed + i % k for i in order], width=GENERATION_ROWS
                 )
-            for place, i in enumerate(order):
+            for i, sample in zip(order, samples, strict=True):
                 for row in copies[i]:
-                    completions[row] = made.rationale_ids[place] + [end] * (not made.truncated[place])
-                    sums[row], counts[row] = made.sums[place], made.counts[place]
+                    completions[row] = sample.rationale_ids + [end] * (not sample.truncated)
+                    sums[row], counts[row] = torch.from_numpy(sample.sums), torch.from_numpy(sample.counts)
         model.train(training)
         self._sums = sums, counts
         return completions

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache
 
-from grace_core.engines.transformers import token_positions
+from grace_core.engines.runner import token_positions
 from grace_core.pooling import RATIONALE, TEMPLATE, TEXT
 from grace_core.prompt import Prompt
 from grace_core.training.calibration import part_sums

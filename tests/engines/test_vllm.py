@@ -117,8 +117,9 @@ def test_a_sample_belongs_to_the_text_and_not_to_its_batch(in_vllm, tight, passa
     assert_same_vectors(made, demo_base.represent_given(texts, made.rationale_ids))
     prompt, decoding = in_vllm.prompts.build(texts[0]), replace(in_vllm.settings, **options).decoding
     several = in_vllm.engine.generate([prompt] * 3, decoding, seeds=[3, 5, 3])
-    assert several.rationale_ids[0] == several.rationale_ids[2] == made.rationale_ids[0] != several.rationale_ids[1]
-    np.testing.assert_allclose(several.sums[0], several.sums[2], atol=1e-3)
+    first, second, third = (row.rationale_ids for row in several)
+    assert first == third == made.rationale_ids[0] != second
+    np.testing.assert_allclose(several[0].sums, several[2].sums, atol=1e-3)
 
 
 def test_tokens_come_as_they_are_written_and_a_stream_may_be_left(in_vllm, written, passages):
@@ -130,7 +131,7 @@ def test_tokens_come_as_they_are_written_and_a_stream_may_be_left(in_vllm, writt
     next(stream)
     stream.close()
     engine = in_vllm.engine
-    assert not engine._arrived
+    assert not engine._outputs
     assert not engine._engine.has_unfinished_requests()
     assert engine._engine.collective_rpc(lambda worker: len(worker._grace._rows)) == [0]
 

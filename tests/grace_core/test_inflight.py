@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-import torch
 
-from grace_core.engines.inflight import Decoding, InFlight
+from grace_core.engines.base import Decoding
 
 STEPS = 12  # that every row takes
 
@@ -27,7 +27,7 @@ def prompts(endless, words):
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 def test_rows_that_join_late_or_take_the_place_of_another_are_as_if_alone(endless, prompts, temperature):
     decoding = Decoding(STEPS, temperature, seed=2)
-    flow, written = InFlight(endless.engine, decoding), {}
+    batch, written = endless.engine.start(decoding), {}
     joining = {
         0: "abc",
         4: ["wide"],
@@ -36,19 +36,19 @@ def test_rows_that_join_late_or_take_the_place_of_another_are_as_if_alone(endles
     }  # wider than what runs; into a gap; behind all when most have ended
     for step in range(40):
         if step in joining:
-            new, _ = flow.join(list(joining[step]), [prompts[name] for name in joining[step]])
-            assert [name for name, _ in new] == list(joining[step])
+            batch.submit(list(joining[step]), [prompts[name] for name in joining[step]])
+            assert [name for name, _ in batch.step().tokens] == list(joining[step])
         if step == 5:
-            flow.leave("b")
-        if len(flow):
-            written |= dict(flow.step()[1])
+            batch.cancel("b")
+        if len(batch):
+            written |= dict(batch.step().finished)
     assert set(written) == set(prompts) - {"b"}
     for name, row in written.items():
-        alone = endless.engine.generate([prompts[name]], decoding)
-        assert row.ids == alone.rationale_ids[0], name
+        (alone,) = endless.engine.generate([prompts[name]], decoding)
+        assert row.rationale_ids == alone.rationale_ids, name
         assert row.truncated
-        assert row.counts == alone.counts[0].tolist()
-        torch.testing.assert_close(row.sums, alone.sums[0], rtol=0, atol=1e-4)
+        np.testing.assert_array_equal(row.counts, alone.counts)
+        np.testing.assert_allclose(row.sums, alone.sums, rtol=0, atol=1e-4)
 
 
 def test_more_prompts_than_places_follow_as_these_get_free(endless, prompts):
@@ -59,4 +59,5 @@ def test_more_prompts_than_places_follow_as_these_get_free(endless, prompts):
         most = max(most, running)
     assert most == 3
     together = endless.engine.generate(named, decoding, width=3)
-    assert together.rationale_ids == endless.engine.generate(named, decoding).rationale_ids
+    at_once = endless.engine.generate(named, decoding)
+    assert [row.rationale_ids for row in together] == [row.rationale_ids for row in at_once]

@@ -17,14 +17,14 @@ FORBIDDEN_CALLS = {"torch.load", "np.load", "numpy.load", "eval", "exec", "yaml.
 # So there is no circle.
 LAYERS = """
 grace_core: adapters columns console engines errors evaluation evaluation.bootstrap layout notebook precision
-grace_core: ranking rewards serving text_stream training
+grace_core: pooling ranking rewards serving text_stream training
 grace_cli: options
 grace_study: .
-grace_core: cache chat_templates columns.bm25 columns.names files filters neighbours passages pooling texts
+grace_core: cache chat_templates columns.bm25 columns.names files filters neighbours passages texts
 grace_core: engines.vllm_worker geometry gguf_files prompt readers.documents readers.html_pages regions
-grace_core: engines.inflight model_folders readers.cells readers.chunked readers.files tensors
-grace_core: ann engines.transformers readers.extraction readers.extraction_worker settings sources
-grace_core: readers.delimited readers.folders readers.json_rows readers.judgements readers.parquet
+grace_core: engines.base engines.runner model_folders readers.cells readers.chunked readers.files tensors
+grace_core: ann engines.inflight readers.extraction readers.extraction_worker settings sources
+grace_core: engines.transformers readers.delimited readers.folders readers.json_rows readers.judgements readers.parquet
 grace_core: engines.vllm readers.corpus selection truncation weights
 grace_core: loading readers
 grace_core: corpus_table

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from grace_core.engines.inflight import Decoding, choose
+from grace_core.engines.base import Decoding
+from grace_core.engines.inflight import choose
 from grace_core.errors import GraceError
 
 LOGITS = torch.tensor([2.0, -1.0, 0.5, 1.5, -3.0, 0.0, 1.0, -0.5])
@@ -106,10 +108,10 @@ def test_samples_of_one_prompt_are_those_of_each_alone(tiny, sentences):
     prompts = [tiny.prompts.build(text) for text in sentences[:3]]
     decoding, engine = Decoding(12, 1.0), tiny.engine
     together = engine.generate([prompts[i % 3] for i in range(12)], decoding, [i // 3 for i in range(12)])
-    assert len(set(map(tuple, together.rationale_ids))) > 6
+    assert len({tuple(row.rationale_ids) for row in together}) > 6
     for i in range(12):
-        alone = engine.generate([prompts[i % 3]], decoding, [i // 3])
-        assert alone.rationale_ids[0] == together.rationale_ids[i]
-        assert alone.truncated[0] == together.truncated[i]
-        assert torch.equal(alone.counts[0], together.counts[i])
-        torch.testing.assert_close(alone.sums[0], together.sums[i], atol=1e-4, rtol=1e-4)
+        (alone,) = engine.generate([prompts[i % 3]], decoding, [i // 3])
+        assert alone.rationale_ids == together[i].rationale_ids
+        assert alone.truncated == together[i].truncated
+        np.testing.assert_array_equal(alone.counts, together[i].counts)
+        np.testing.assert_allclose(alone.sums, together[i].sums, atol=1e-4, rtol=1e-4)

@@ -8,7 +8,7 @@ from concurrent.futures import wait
 import numpy as np
 import pytest
 
-from grace_core.engines.transformers import Decoding
+from grace_core.engines.base import Decoding
 from grace_core.errors import GraceError
 from grace_core.prompt import Prompt
 from grace_core.serving.batching import FAILURES, Batcher, Chat
@@ -91,7 +91,7 @@ def test_a_text_joins_those_that_are_running_and_is_answered_when_it_ends(make, 
     batcher = make(endless, max_wait=0)
     built = [endless.prompts.build(text) for text in sentences[:5]]
     long = batcher.embed(built[:4], rationale=True)
-    while not batcher._flow.entries:
+    while not batcher._runs:
         time.sleep(0.001)
     time.sleep(0.05)  # some steps
     late = batcher.embed(built[3:], rationale=True)  # one of them runs already
@@ -128,7 +128,7 @@ def test_chats_and_texts_without_rationale_take_turns_with_a_batch(make, endless
     ids: list = []
     built = [endless.prompts.build(text) for text in sentences[:4]]
     rationales = batcher.embed(built, rationale=True)
-    while not batcher._flow.entries:
+    while not batcher._runs:
         time.sleep(0.001)
     chat = Chat(conversation(endless, [Message(role="user", content="a")]), Decoding(3), ids.append)
     batcher.chat(chat)
@@ -185,7 +185,7 @@ def test_what_nobody_wants_any_more_is_not_run(make, endless, sentences):
     batcher = make(endless, max_batch=1, max_wait=0)
     built = [endless.prompts.build(text) for text in sentences[:9]]
     first = batcher.embed(built[:8], rationale=True)
-    while not batcher._flow.entries:
+    while not batcher._runs:
         time.sleep(0.001)
     second = batcher.embed(built[8:], rationale=True)
     first.cancel()

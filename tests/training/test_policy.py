@@ -108,7 +108,8 @@ def test_the_trainers_rewards_are_those_of_its_rollouts(make_config, tmp_path, m
     serving = GraceModel(trainer.model, trainer.processing_class, name="same")
     rollouts = trainer.rollouts
     out = serving.engine.pool([r.prompt for r in rollouts], [r.ids for r in rollouts])
-    z = torch.tensor(embeddings(out.sums.numpy(), out.counts.numpy()))
+    sums, counts = (np.stack([getattr(row, name) for row in out]) for name in ("sums", "counts"))
+    z = torch.tensor(embeddings(sums, counts))
     torch.testing.assert_close(trainer.reward.last.embeddings, z, atol=2e-4, rtol=0)
     z = trainer.reward.last.embeddings
 

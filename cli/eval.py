@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from grace_cli.eval_fusion import fusion_command
 from grace_cli.eval_geometry import geometry_command
 from grace_cli.eval_headroom import headroom_command
 from grace_cli.eval_mteb import mteb_command
@@ -17,6 +18,7 @@ from grace_core.console import show, tell
 
 eval_app = typer.Typer(no_args_is_help=True, help="Evaluate models.")
 eval_app.command("mteb")(mteb_command)
+eval_app.command("fusion")(fusion_command)
 eval_app.command("geometry")(geometry_command)
 eval_app.command("headroom")(headroom_command)
 eval_app.command("retention")(retention_command)

@@ -74,27 +74,20 @@ class SumColumn(FusionColumn):
 
     def scores_of(self, queries: Sequence[str]) -> Iterator[np.ndarray]:
         for scores in zip(*(part.scores_of(queries) for part in self.parts), strict=True):
-            yield self._sum(scores, [standard(one) for one in scores])
-
-    def _sum(self, scores: Sequence[np.ndarray], standards: Sequence[tuple[float, float]]) -> np.ndarray:
-        made = np.zeros(len(self))
-        for weight, one, (mean, deviation) in zip(self.weights, scores, standards, strict=True):
-            if deviation:
-                made += weight * (one.astype(np.float64) - mean) / deviation
-        return made
+            yield weighted(self.weights, scores, [standard(one) for one in scores])
 
     def scores_edited(self, query: str, row: int, edits: Sequence[Edit]) -> Iterator[np.ndarray]:
         """Means and deviations stay those of the documents as they are."""
         old = [part.scores(query) for part in self.parts]
         standards = [standard(one) for one in old]
         for new in zip(*(part.scores_edited(query, row, self._own(part, edits)) for part in self.parts), strict=True):
-            yield self._sum(new, standards)
+            yield weighted(self.weights, new, standards)
 
     def explain(self, query: str, document_id: str) -> Ledger:
         row, query = self.row(document_id), checked(query)
         scores = [part.scores(query) for part in self.parts]
         standards = [standard(one) for one in scores]
-        fused, lines, notes, exact = self._sum(scores, standards), [], [], True
+        fused, lines, notes, exact = weighted(self.weights, scores, standards), [], [], True
         for weight, part, own, (mean, deviation) in zip(self.weights, self.parts, scores, standards, strict=True):
             about = {
                 "weight": weight,
@@ -126,16 +119,12 @@ class RanksColumn(FusionColumn):
     name: Ranks
 
     def scores_of(self, queries: Sequence[str]) -> Iterator[np.ndarray]:
-        return (self._sum(scores) for scores in zip(*(part.scores_of(queries) for part in self.parts), strict=True))
-
-    @staticmethod
-    def _sum(scores: Sequence[np.ndarray]) -> np.ndarray:
-        return sum(1 / (CONSTANT + ranks(one)) for one in scores)
+        return (reciprocal(scores) for scores in zip(*(part.scores_of(queries) for part in self.parts), strict=True))
 
     def scores_edited(self, query: str, row: int, edits: Sequence[Edit]) -> Iterator[np.ndarray]:
         """Those that the document passes in a part come one rank down there."""
         parts = (part.scores_edited(query, row, self._own(part, edits)) for part in self.parts)
-        return (self._sum(scores) for scores in zip(*parts, strict=True))
+        return (reciprocal(scores) for scores in zip(*parts, strict=True))
 
     def explain(self, query: str, document_id: str) -> Ledger:
         row, query = self.row(document_id), checked(query)
@@ -155,6 +144,22 @@ def standard(scores: np.ndarray) -> tuple[float, float]:
     scores = scores.astype(np.float64)
     mean, deviation = float(scores.mean()), float(scores.std())
     return mean, deviation if deviation > 1e-7 * max(1.0, abs(mean)) else 0.0
+
+
+def weighted(
+    weights: Sequence[float], scores: Sequence[np.ndarray], standards: Sequence[tuple[float, float]]
+) -> np.ndarray:
+    """The weighted sum ``(n,)`` fp64 of several columns' scores ``(n,)`` for one query, by their means and deviations."""
+    total = np.zeros(len(scores[0]))
+    for weight, one, (mean, deviation) in zip(weights, scores, standards, strict=True):
+        if deviation:
+            total += weight * (one.astype(np.float64) - mean) / deviation
+    return total
+
+
+def reciprocal(scores: Sequence[np.ndarray]) -> np.ndarray:
+    """The sum of reciprocal ranks ``(n,)`` of several columns' scores ``(n,)`` for one query."""
+    return sum(1 / (CONSTANT + ranks(one)) for one in scores)
 
 
 def ranks(scores: np.ndarray) -> np.ndarray:

@@ -10,8 +10,9 @@ Dependence, over all documents and queries that are evaluated:
                       and on one side while the other keeps its own. A model that ignores its rationales loses nothing, one that
                       reads them as a bag of words nothing by ``words``. ``drop``: own less each of these, the queries paired.
 
-Deletion and insertion, for the document ranked first for each query (its best passage, where it is split): with sentences s_1 … s_m of its rationale, remove them one after
-another in an order, and take the cosine with q after each, f(1) … f(m - 1); f(0) and f(m) are the same for all orders, so left out.
+Deletion and insertion, for the document ranked first for each query, or its best passage: with sentences s_1 … s_m of its rationale,
+remove them one after another in an order, and take the cosine with q after each, f(1) … f(m - 1); f(0) and f(m) are the same for all
+orders, so left out.
     area              mean of f(j) over 0 < j < m
     deletion gap      area of random orders (mean of ORDERS) less area of the attributed order, largest contribution first; above 0
                       if what the explanation says matters most does

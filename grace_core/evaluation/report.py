@@ -76,7 +76,7 @@ def retrieval_command(
             if given and any(part.kind == "grace" for part in getattr(name, "parts", ())):
                 raise GraceError(f"{', '.join(given)} set a single model, and {name.id} is a fusion: leave them out")
             column = columns.open(text)
-            cut, notes = _cut(column, list(queries.values()))
+            cut, notes = cut_queries(column, list(queries.values()))
             notes += [NOT_KEPT] if save else []
             add(text, retrieval.retrieve_by(column, queries, where=where), cut, notes)
             continue
@@ -100,7 +100,7 @@ def retrieval_command(
     lines = [f"{len(queries)} queries{f', split {split}' if split else ''}{among}"]
     wide = max(24, *map(len, results))
     for name, row in results.items():
-        lines.append(f"{name:{wide}s} {'  '.join(_cell(row, metric) for metric in retrieval.METRICS)}")
+        lines.append(f"{name:{wide}s} {'  '.join(cell(row, metric) for metric in retrieval.METRICS)}")
     if against is not None:
         if against not in results:
             raise GraceError(f"--against is {against!r}, expected one of the rows: {', '.join(results)}")
@@ -109,14 +109,12 @@ def retrieval_command(
             if name != against:
                 row = retrieval.difference(values[against], values[name])
                 results[name]["difference"] = {"against": against, **row}
-                lines.append(
-                    f"{name:{wide}s} {'  '.join(_cell(row, metric, sign='+') for metric in retrieval.METRICS)}"
-                )
+                lines.append(f"{name:{wide}s} {'  '.join(cell(row, metric, sign='+') for metric in retrieval.METRICS)}")
     notes = {f"{name.removesuffix(':text')}: {note}": None for name, row in results.items() for note in row["notes"]}
     return results, "\n".join([*lines, *(f"note: {note}" for note in notes)])
 
 
-def _cut(column: Column, queries: Sequence[str]) -> tuple[int, list[str]]:
+def cut_queries(column: Column, queries: Sequence[str]) -> tuple[int, list[str]]:
     """How many queries are longer than a column reads, and a line for each of its parts that reads less."""
     notes = []
     for part in getattr(column, "parts", [column]):
@@ -131,7 +129,8 @@ def _cut(column: Column, queries: Sequence[str]) -> tuple[int, list[str]]:
     return int((column.left_out(queries) > 0).sum()), notes
 
 
-def _cell(row: dict, metric: str, *, sign: str = "") -> str:
+def cell(row: dict, metric: str, *, sign: str = "") -> str:
+    """A metric with its interval, for a line of text."""
     low, high = row["ci95"][metric]
     return f"{metric} {row[metric]:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 

@@ -18,7 +18,7 @@ from grace_app.map.view import mapped_columns, no_place
 from grace_app.training.runs import Runs
 from grace_app.workspace.messages import message_of
 from grace_app.workspace.state import Workspace
-from grace_app.workspace.view import Column, OtherColumn, View, check_query
+from grace_app.workspace.view import Column, OtherColumn, View, check_by, check_query
 from grace_core.errors import GraceError
 from grace_core.geometry import Role
 
@@ -37,21 +37,35 @@ def add(workspace: Workspace, runs: Runs, evaluations: Evaluations, maps: Maps) 
 
     @runs_model
     def search_endpoint(
-        query: str, collection: str, model: str, rationale: bool = True, k: int = 10, filter: str = ""
+        query: str,
+        collection: str,
+        model: str,
+        rationale: bool = True,
+        k: int = 10,
+        filter: str = "",
+        by: str = "best",
     ) -> dict[str, Any]:
         """The k documents nearest to a query, by a model of the collection with its rationale or by the text
         alone, or by another column such as "bm25" or "0.7*bm25+0.3*MODEL:rationale"; with ``filter`` only
-        documents that satisfy it, such as "year > 2000 and kind in ('river', 'lake')"."""
-        return answered(search_api, workspace, query, collection, model, rationale, k, filter)
+        documents that satisfy it, such as "year > 2000 and kind in ('river', 'lake')". Where documents are
+        split into passages, ``by`` is what one ranks by: its "best" passage or the "sum" of its passages."""
+        return answered(search_api, workspace, query, collection, model, rationale, k, filter, by)
 
     @runs_model
     def explain_endpoint(
-        query: str, collection: str, model: str, document: str, rationale: bool = True, against: str = ""
+        query: str,
+        collection: str,
+        model: str,
+        document: str,
+        rationale: bool = True,
+        against: str = "",
+        by: str = "best",
     ) -> dict[str, Any]:
         """Why a document has its score: blocks, sentence pairs and tokens that add up to it; and what sets it
         apart from ``against``. Of a column that is no model its ledger: lines that add up to the score, each
-        of parts that add up to the line."""
-        return answered(explain_api, workspace, query, collection, model, document, rationale, against)
+        of parts that add up to the line; so of a document that is split into passages, ``by`` its "best" passage
+        or the "sum" of them."""
+        return answered(explain_api, workspace, query, collection, model, document, rationale, against, by)
 
     @runs_model
     def what_if_endpoint(
@@ -138,14 +152,15 @@ def search_api(
     rationale: object,
     k: object,
     where: object = "",
+    by: object = "best",
 ) -> dict[str, Any]:
     if isinstance(k, bool) or not isinstance(k, (int, float)) or k != int(k) or not 1 <= k <= MAX_K:
         raise GraceError(f"k must be a whole number from 1 to {MAX_K}, got {k!r:.60}")
     if not isinstance(where, str):
         raise GraceError(f"filter must be text, got {where!r:.60}")
-    *_, last = search(
-        workspace, replace(_view(workspace, query, collection, model, rationale, k=int(k)), where=where.strip())
-    )
+    view = _view(workspace, query, collection, model, rationale, k=int(k))
+    by = check_by(workspace.collection(view.collection), by)
+    *_, last = search(workspace, replace(view, where=where.strip(), by=by))
     asked = last.a
     return {
         "query": last.view.query,
@@ -164,14 +179,18 @@ def explain_api(
     document: object,
     rationale: object,
     against: object,
+    by: object = "best",
 ) -> dict[str, Any]:
+    from grace_core.columns.documents import explain, is_split
+
     if not isinstance(against, str):
         raise GraceError(f"against must be a document's id, or empty, got {against!r:.60}")
     view = _view(workspace, query, collection, model, rationale, document=document)
-    if isinstance(view.a, OtherColumn):
+    by, split = check_by(there := workspace.collection(view.collection), by), is_split(there, view.doc)
+    if isinstance(view.a, OtherColumn) or split or by == "sum":
         opened = workspace.opened(view.collection, view.a)
-        told = opened.explain(view.query, view.doc).as_dict(tokens=True)
-        return told | ({"against": opened.explain(view.query, against).as_dict(tokens=True)} if against else {})
+        told = explain(opened, view.query, view.doc, by=by).as_dict(tokens=True)
+        return told | ({"against": explain(opened, view.query, against, by=by).as_dict(tokens=True)} if against else {})
     found = case(workspace, view, "a")
     rows = [found.row, *([row_of(found.index, against)] if against else [])]
     explained = found.explainer.why(found.view.query, rows, pooling=found.pooling)

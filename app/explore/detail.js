@@ -67,6 +67,28 @@ element.addEventListener('click', (event) => {
   const { view } = overlay().dataset;
   trigger('select', { view, doc: button.dataset.passage, ticket: window.graceTicket });
 });
+// The list of passages is one stop of the Tab key: in it the arrow keys move, Enter or a click opens.
+element.addEventListener('keydown', (event) => {
+  const from = event.target.closest('[data-passage]');
+  if (!from) return;
+  const all = [...from.closest('.g-passages').querySelectorAll('[data-passage]')];
+  const at = all.indexOf(from),
+    last = all.length - 1;
+  const places = {
+    ArrowDown: at + 1,
+    ArrowUp: at - 1,
+    PageDown: at + 10,
+    PageUp: at - 10,
+    Home: 0,
+    End: last,
+  };
+  if (!(event.key in places)) return;
+  event.preventDefault();
+  const to = all[Math.min(last, Math.max(0, places[event.key]))];
+  from.tabIndex = -1;
+  to.tabIndex = 0;
+  to.focus();
+});
 element.addEventListener('click', (event) => {
   if (event.target.closest('.g-close') || event.target.classList.contains('g-overlay')) close();
 });

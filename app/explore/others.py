@@ -48,10 +48,17 @@ def fill(workspace, side, view: View) -> Iterator[None]:
                     shown = time.monotonic()
                     yield None
     scores = column.scores(view.query)
-    side.hits = column.hits(view.query, view.k, where=view.where or None)
-    side.average = float(scores.mean())
+    side.hits = column.hits(view.query, view.k, where=view.where or None, by=view.by)
+    side.average = average_of_documents(column, float(scores.mean()), view.by)
     side.written, side.status = True, ""
     yield None
+
+
+def average_of_documents(index, average: float, by: str) -> float:
+    """What a document has on average, from the average of the rows of an index or a column: by the sum of its
+    passages, as many times as it has passages on average.
+    """
+    return average * len(index) / index.collection.whole_size if by == "sum" else average
 
 
 @dataclass(frozen=True)
@@ -107,7 +114,7 @@ def why(workspace, view: View, side: str, column: OtherColumn, *, against: str =
     from grace_core.columns.column import EncoderColumn
 
     opened = workspace.opened(view.collection, column)
-    hits = opened.hits(view.query, view.k, where=view.where or None)
+    hits = opened.hits(view.query, view.k, where=view.where or None, by=view.by)
     told = {
         "side": side,
         "column": column.label,

@@ -27,13 +27,16 @@ _BETWEEN = re.compile(r"\f|\n[^\S\f]*\n[^\S\f]*")
 @dataclass(frozen=True)
 class Opened:
     """The whole document of the passage ``current``, and all its passages with their scores in both columns,
-    None without one.
+    None without one. ``sums`` are what the document ranks by in either, where it is the sum of its passages, of
+    those that satisfy the filter.
     """
 
     document: Document
     current: Document
     passages: tuple[Document, ...]
     scores: tuple[tuple[float | None, ...], tuple[float | None, ...]]
+    sums: tuple[float, float] | None = None
+    filtered: bool = False
 
 
 def open_passages(workspace, view: View) -> Opened | None:
@@ -45,7 +48,18 @@ def open_passages(workspace, view: View) -> Opened | None:
     names = collection.passages[parent_of(current)]
     passages = tuple(collection.documents[name] for name in names)
     scores = tuple(_scores(workspace, view, column, names) for column in (view.a, view.b))
-    return Opened(collection.whole(view.doc), current, passages, scores)
+    sums = None
+    if view.by == "sum":
+        counted = set(names)
+        if view.where:
+            ids = collection.columns(["_id"])["_id"].to_pylist()
+            counted &= {name for name, left in zip(ids, collection.mask(view.where), strict=True) if left}
+        sums = tuple(_sum(names, side, counted) for side in scores)
+    return Opened(collection.whole(view.doc), current, passages, scores, sums, bool(view.where))
+
+
+def _sum(names: list[str], scores: tuple[float | None, ...], counted: set[str]) -> float:
+    return sum(score for name, score in zip(names, scores, strict=True) if score is not None and name in counted)
 
 
 def _scores(workspace, view: View, column, names: list[str]) -> tuple[float | None, ...]:
@@ -63,7 +77,7 @@ def _scores(workspace, view: View, column, names: list[str]) -> tuple[float | No
     return tuple(known.get(name) for name in names)
 
 
-def place_chips(hit: Hit) -> list[Safe]:
+def place_chips(hit: Hit, by: str) -> list[Safe]:
     """Page and heading of a hit's passage, and how many there are in its document."""
     if not hit.passages:
         return []
@@ -71,7 +85,8 @@ def place_chips(hit: Hit) -> list[Safe]:
     found = [chip(f"page {page}", kind="g-place-chip")] if page else []
     found += [chip(heading, kind="g-place-chip", title=heading)] if heading else []
     which = hit.document.id.rpartition("#")[2]
-    return [*found, chip(f"passage {which} of {count}", title="the best of this document")] if count > 1 else found
+    title = "the best of this document" + (", which ranks by the sum of all" if by == "sum" else "")
+    return [*found, chip(f"passage {which} of {count}", title=title)] if count > 1 else found
 
 
 def render_text(opened: Opened, asked: set[str]) -> list[Safe]:
@@ -116,14 +131,16 @@ def _page(page: int) -> Safe:
 
 
 def _list(opened: Opened) -> Safe | None:
-    """All passages as buttons, in their order, with their scores."""
+    """All passages in their order, with their scores: a listbox, one stop of the Tab key in which the arrow keys move."""
     if len(opened.passages) < 2:
         return None
     best = [
         max(known, default=None) for known in ([score for score in side if score is not None] for side in opened.scores)
     ]
-    rows = []
-    for one, *scores in list(zip(opened.passages, *opened.scores, strict=True))[:LISTED]:
+    listed = list(zip(opened.passages, *opened.scores, strict=True))[:LISTED]
+    ids, rows = [one.id for one, *_ in listed], []
+    stop = opened.current.id if opened.current.id in ids else ids[0]
+    for one, *scores in listed:
         page, heading = one.metadata[PAGE], one.metadata[HEADING]
         place = " · ".join(str(part) for part in (page and f"page {page}", heading) if part)
         values = [
@@ -139,17 +156,33 @@ def _list(opened: Opened) -> Safe | None:
             tag("span", place, class_="g-passage-place"),
             tag("span", " ".join(one.text.split())[:120], class_="g-passage-begin", dir="auto"),
         ]
-        current = "true" if one.id == opened.current.id else None
-        rows.append(tag("li", tag("button", *label, *values, type="button", data_passage=one.id, aria_current=current)))
+        current = one.id == opened.current.id
+        option = tag(
+            "button",
+            *label,
+            *values,
+            type="button",
+            role="option",
+            aria_selected="true" if current else "false",
+            aria_current="true" if current else None,
+            tabindex="0" if one.id == stop else "-1",
+            data_passage=one.id,
+        )
+        rows.append(tag("li", option, role="none"))
     more = len(opened.passages) - LISTED
     return tag(
         "section",
         tag("h3", "Passages of this document"),
-        tag(
-            "p",
-            "With their scores in both columns; the best of each is bold. Each has a rationale of its own.",
-            class_="g-quiet g-small",
-        ),
-        tag("ol", *rows, class_="g-passages"),
+        tag("p", _words(opened), class_="g-quiet g-small"),
+        tag("ol", *rows, class_="g-passages", role="listbox", aria_label="Passages of this document"),
         tag("p", f"… and {number(more)} more", class_="g-quiet") if more > 0 else None,
     )
+
+
+def _words(opened: Opened) -> str:
+    known = "With their scores in both columns; the best of each is bold. Each has a rationale of its own."
+    if opened.sums is None:
+        return known
+    a, b = (f"{value:.4f}" for value in opened.sums)
+    which = ", of those that satisfy the filter" if opened.filtered else ""
+    return f"{known} The document ranks by their sum{which}: {a} in A, {b} in B."

@@ -1,6 +1,6 @@
 // The results: opening a hit, lighting up its twin, and keeping the address in step with what is shown.
 // One address for the page: results tell the search, the opened document adds itself.
-const KEYS = ['collection', 'a', 'b', 'k', 'q', 'where', 'doc', 'why', 'vs', 'whatif'];
+const KEYS = ['collection', 'a', 'b', 'k', 'q', 'where', 'by', 'doc', 'why', 'vs', 'whatif'];
 const LONGEST = 2000;
 
 window.graceSync = () => {

@@ -70,6 +70,8 @@ def summary(shot: Snapshot) -> Safe:
     documents = f"{number(shot.documents)} {'passages' if any(hit.passages for hit in a.hits) else 'documents'}"
     documents = documents if shot.left is None else f"{number(shot.left)} of {documents} satisfy the filter"
     parts = [tag("span", tag("b", f"{both} of {len(first)}"), " in both columns"), tag("span", documents)]
+    if shot.view.by == "sum":
+        parts.append(tag("span", "a document ranks by the sum of its passages"))
     if shot.grades is not None:
         found = [sum(document in shot.grades for document in ids) for ids in (first, second)]
         parts.append(
@@ -115,6 +117,7 @@ def render_column(shot: Snapshot, place: int) -> Safe:
                     bar=share(hit.score, side.average, best),
                     grade=(shot.grades or {}).get(hit.document_id),
                     moved=None if moved is None else marker(moved[i], other="b" if name == "a" else "a", k=shot.view.k),
+                    by=shot.view.by,
                 )
                 for i, hit in enumerate(side.hits)
             ),
@@ -169,14 +172,14 @@ def scale_note(side: Side) -> Safe:
     return tag("p", note, class_="g-scale")
 
 
-def render_hit(hit, *, rationale: bool, bar: float, grade: int | None, moved: Safe | None) -> Safe:
+def render_hit(hit, *, rationale: bool, bar: float, grade: int | None, moved: Safe | None, by: str) -> Safe:
     """One neighbour: a card whose title is the button that opens it."""
     document: Document = hit.document
     chips = [
         chip(shorten(_field(key, value), CHIP_LENGTH), title=f"{key}: {shorten(value, 300)}")
         for key, value in metadata(document)[:CHIPS]
     ]
-    chips = place_chips(hit) + chips
+    chips = place_chips(hit, by) + chips
     if grade:
         chips.insert(0, chip(f"relevant · grade {grade}", kind="g-relevant", title="by the collection's judgements"))
     if hit.text_truncated:

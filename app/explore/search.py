@@ -156,8 +156,9 @@ def _opened(workspace, view: View, column: AnyColumn):
 
 def _fill(workspace, side: Side, index: GraceIndex, made: Representations, view: View) -> None:
     vector = index.embed(made, side.column.pooling)[0]
-    side.hits = index.hits(vector, view.k, pooling=side.column.pooling, where=view.where or None)
-    side.average = float(vector @ workspace.average(index, side.column))
+    side.hits = index.hits(vector, view.k, pooling=side.column.pooling, where=view.where or None, by=view.by)
+    average = float(vector @ workspace.average(index, side.column))
+    side.average = others.average_of_documents(index, average, view.by)
     side.rationale = made.rationales[0]
     side.truncated, side.text_truncated = bool(made.truncated[0]), bool(made.text_truncated[0])
     side.text_tokens = int(made.counts[0, TEXT])

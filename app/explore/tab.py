@@ -38,6 +38,7 @@ from grace_core.errors import GraceError
 from grace_core.geometry import words
 
 SCRIPTS = "page/elements page/ask page/figures explore/ledger explore/why explore/whatif explore/worth explore/detail"
+RANKS_BY = [("its best passage", "best"), ("the sum of its passages", "sum")]
 NOTHING: dict[str, str] = {}  # for a page that asks for no search
 SAME_TIME = 8  # searches that may be under way together; a model's steps are taken in turns
 
@@ -68,6 +69,7 @@ class ExploreTab:
     a: gr.Dropdown
     b: gr.Dropdown
     k: gr.Radio
+    by: gr.Radio
     query: gr.Textbox
     where: gr.Textbox
     button: gr.Button
@@ -83,7 +85,8 @@ class ExploreTab:
 
     @property
     def controls(self) -> list:
-        return [self.collection, self.a, self.b, self.k, self.query, self.where, self.examples, self.note, self.facets]
+        asked = [self.collection, self.a, self.b, self.k, self.by, self.query, self.where]
+        return [*asked, self.examples, self.note, self.facets]
 
     @property
     def everything(self) -> list:
@@ -98,6 +101,7 @@ class ExploreTab:
                 gr.update(choices=workspace.collections(), value=None),
                 *columns,
                 gr.skip(),
+                gr.update(value="best", visible=False),
                 gr.skip(),
                 "",
                 "",
@@ -110,6 +114,7 @@ class ExploreTab:
             gr.update(choices=choices, value=view.a.id),
             gr.update(choices=choices, value=view.b.id),
             view.k,
+            gr.update(value=view.by, visible=workspace.collection(view.collection).chunk is not None),
             view.query,
             view.where,
             str(render_examples(workspace.examples(view.collection))),
@@ -205,6 +210,7 @@ def build(shell: Shell) -> ExploreTab:
                 where = gr.Textbox(
                     label="Filter", placeholder="such as year > 2000", max_lines=1, elem_id="g-where", min_width=220
                 )
+            by = gr.Radio(RANKS_BY, value="best", label="A document ranks by", elem_id="g-by", visible=False)
             facets = html(js="explore/facets", elem_id="g-facets")
             examples = html(js="page/examples", elem_id="g-examples")
             results = html(js="page/shown explore/results", elem_id="g-results")
@@ -218,6 +224,7 @@ def build(shell: Shell) -> ExploreTab:
         a,
         b,
         k,
+        by,
         query,
         where,
         button,
@@ -236,26 +243,26 @@ def build(shell: Shell) -> ExploreTab:
 def _wire(tab: ExploreTab) -> None:
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     asking = quiet | {"trigger_mode": "multiple", "concurrency_limit": SAME_TIME, "concurrency_id": "search"}
-    inputs = [tab.collection, tab.a, tab.b, tab.k, tab.where, tab.query]
+    inputs = [tab.collection, tab.a, tab.b, tab.k, tab.by, tab.where, tab.query]
 
     @runs_model
-    def ask(collection, a, b, k, where, query, request: gr.Request):
-        asked = {"collection": collection, "a": a, "b": b, "k": k, "where": where, "q": query}
+    def ask(collection, a, b, k, by, where, query, request: gr.Request):
+        asked = {"collection": collection, "a": a, "b": b, "k": k, "by": by, "where": where, "q": query}
         for shown in run(tab, asked, request.session_hash):
             yield (gr.skip(), gr.skip()) if shown is None else (shown, "")
 
     @runs_model
-    def ask_again(collection, a, b, k, where, query, request: gr.Request):
+    def ask_again(collection, a, b, k, by, where, query, request: gr.Request):
         if query and query.strip():
-            yield from ask(collection, a, b, k, where, query, request)
+            yield from ask(collection, a, b, k, by, where, query, request)
         else:
             yield gr.skip(), gr.skip()
 
     @runs_model
-    def ask_example(event: gr.EventData, collection, a, b, k, where, request: gr.Request):
+    def ask_example(event: gr.EventData, collection, a, b, k, by, where, request: gr.Request):
         query = event._data.get("query") if isinstance(event._data, dict) else None
         query = query if isinstance(query, str) else ""
-        for shown, closed in ask(collection, a, b, k, where, query, request):
+        for shown, closed in ask(collection, a, b, k, by, where, query, request):
             yield query, shown, closed
 
     def ticked(event: gr.EventData, collection, where):
@@ -285,7 +292,7 @@ def _wire(tab: ExploreTab) -> None:
 
     gr.on([tab.button.click, tab.query.submit], ask, inputs, [tab.results, tab.detail], **asking)
     gr.on(
-        [tab.a.input, tab.b.input, tab.k.input, tab.where.submit],
+        [tab.a.input, tab.b.input, tab.k.input, tab.by.input, tab.where.submit],
         ask_again,
         inputs,
         [tab.results, tab.detail],

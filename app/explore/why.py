@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from grace_core.explain import Explainer, TokenStates
-    from grace_core.index import GraceIndex
+    from grace_core.index import GraceIndex, Hit
 
 BATCH = 4096  # tokens: the hits around an opened one are read along with it up to here, so that comparing needs no wait
 AROUND = 4  # ranks above and below the old and the new one
@@ -56,6 +56,12 @@ class ExplainedHit:
     @cached_property
     def query_vector(self) -> np.ndarray:
         return self.explainer.query_vector(self.view.query, self.pooling)
+
+
+def shown_hits(found: ExplainedHit) -> list[Hit]:
+    """The hits of the column, as the page lists them."""
+    view = found.view
+    return found.index.hits(found.query_vector, view.k, pooling=found.pooling, where=view.where or None, by=view.by)
 
 
 def case(workspace, view: View, side: str) -> ExplainedHit:
@@ -120,7 +126,7 @@ def why(found: ExplainedHit, *, against: str = "") -> dict:
     """
     index, row = found.index, found.row
     other = row_of(index, against) if against else None
-    hits = index.hits(found.query_vector, found.view.k, pooling=found.pooling, where=found.view.where or None)
+    hits = shown_hits(found)
     rows = [row] if other is None else [row, other]
     wider = [*rows, *(hit.row for hit in hits if hit.row not in rows)]
     if index.counts[wider].sum() <= BATCH:
@@ -280,9 +286,7 @@ def _sources(found: ExplainedHit) -> list[dict]:
     made = []
     if isinstance(twin, Column) and twin.rationale and twin.model != found.column.model:
         made.append({"side": other, "doc": found.view.doc, "label": f"column {other.upper()}: {twin.model}"})
-    for hit in found.index.hits(
-        found.query_vector, found.view.k, pooling=found.pooling, where=found.view.where or None
-    ):
+    for hit in shown_hits(found):
         if hit.row != found.row:
             made.append(
                 {

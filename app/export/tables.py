@@ -34,6 +34,7 @@ def as_json(view: View, shot: Snapshot) -> dict:
         "collection": view.collection,
         "query": view.query,
         "filter": view.where or None,
+        "by": view.by,
         "neighbours": view.k,
         "documents": shot.documents,
         "columns": [

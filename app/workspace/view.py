@@ -1,5 +1,5 @@
 """What the explorer shows, as it stands in the address:
-``?collection=&a=&b=&k=&q=&where=&doc=&why=&vs=&whatif=`` for the Explore tab,
+``?collection=&a=&b=&k=&q=&where=&by=&doc=&why=&vs=&whatif=`` for the Explore tab,
 ``?tab=training&run=&of=&probe=&from=&step=`` for the Training tab.
 
 Whatever comes back from a browser (an address, an event) is read here and nowhere else.
@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from grace_core.errors import GraceError
+from grace_core.passages import BY
 from grace_core.pooling import Pooling
 from grace_core.sources import PACKAGES, shipped_adapters
 
@@ -69,7 +70,8 @@ AnyColumn = Column | OtherColumn
 class View:
     """A collection, two columns, how many neighbours, and, once asked, the query and the opened document.
 
-    ``where`` is a filter (:mod:`grace_core.filters`) of the documents, or "". ``panel`` ("why" or "whatif")
+    ``where`` is a filter (:mod:`grace_core.filters`) of the documents, or "". ``by`` is what a document that is split
+    ranks by, its "best" passage or the "sum" of its passages. ``panel`` ("why" or "whatif")
     with the column ``side`` stands open in the document, ``against`` is the one it is compared with.
     """
 
@@ -83,11 +85,13 @@ class View:
     side: str = "a"
     against: str = ""
     where: str = ""
+    by: str = "best"
 
     def asked(self) -> dict[str, str]:
         """Everything but the opened document, as :func:`read_view` takes it."""
         asked = {"collection": self.collection, "a": self.a.id, "b": self.b.id, "k": str(self.k), "q": self.query}
-        return asked | ({"where": self.where} if self.where else {})
+        asked |= {"where": self.where} if self.where else {}
+        return asked | ({"by": self.by} if self.by != "best" else {})
 
     def opened(self) -> dict[str, str]:
         """The opened document and what stands open in it, as :func:`read_view` takes it."""
@@ -122,6 +126,19 @@ def check_query(query: object) -> str:
     return query.strip()
 
 
+def check_by(collection, by: object) -> str:
+    """What documents rank by. Raises GraceError for what is neither "best" nor "sum", and for a sum over passages
+    where there are none.
+    """
+    if not isinstance(by, str) or by not in BY:
+        raise GraceError(
+            f"by is {short(str(by))}, expected {' or '.join(BY)}: what of its passages a document ranks by"
+        )
+    if by == "sum" and collection.chunk is None:
+        raise GraceError(f"{collection.name} is not split into passages, so there is no sum over them: leave by out")
+    return by
+
+
 def default_view(workspace, collection: str | None = None) -> View:
     """A real language model with its rationale against the adapter that GRACE trained of it, where the
     collection has both; where it has the base alone, its text against text with rationale; else the first two
@@ -150,7 +167,9 @@ def read_view(workspace, params: Mapping[str, object], *, strict: bool = False) 
     ``strict`` raises the first problem instead. Raises GraceError if nothing is built.
     """
     problems: list[str] = []
-    asked = {key: _plain(params.get(key)) for key in ("collection", "a", "b", "k", "q", "where", "doc", "vs", *PANELS)}
+    asked = {
+        key: _plain(params.get(key)) for key in ("collection", "a", "b", "k", "q", "where", "by", "doc", "vs", *PANELS)
+    }
     name = asked["collection"]
     view = default_view(workspace, name)
     if name and name != view.collection:
@@ -174,6 +193,11 @@ def read_view(workspace, params: Mapping[str, object], *, strict: bool = False) 
         try:
             workspace.collection(view.collection).mask(asked["where"].strip())
             view = replace(view, where=asked["where"].strip())
+        except GraceError as error:
+            problems.append(str(error))
+    if asked["by"]:
+        try:
+            view = replace(view, by=check_by(workspace.collection(view.collection), asked["by"]))
         except GraceError as error:
             problems.append(str(error))
     if view.query and asked["doc"]:

@@ -115,3 +115,55 @@ def test_passages_are_shown_before_a_build_of_several_files(page, url, world, tm
     page.get_by_role("button", name="Explore it").click()
     expect(page.locator(".g-empty")).to_contain_text("3 documents of several")
     assert Collection(world.indexes / "several").chunk == Chunk(6)
+
+
+def test_documents_rank_by_the_sum_of_their_passages(page, url, book):
+    ask(page, url, "bell+tower+zebra")
+    by = page.locator("#g-by")
+    expect(by).to_be_visible()
+    expect(page.locator(".g-summary")).not_to_contain_text("sum of its passages")
+    best = page.locator(".g-column-a .g-hit", has_text="book").locator(".g-score").inner_text()
+    by.get_by_label("the sum of its passages").check()
+    expect(page.locator(".g-summary")).to_contain_text("a document ranks by the sum of its passages")
+    first = page.locator(".g-column-a .g-hit").first
+    expect(first).to_contain_text("book")
+    total = float(first.locator(".g-score").inner_text())
+    assert total > 10 * float(best)
+    page.wait_for_function("new URL(location).searchParams.get('by') === 'sum'")
+    page.reload()  # the link
+    expect(page.locator(".g-results:not([data-busy]) .g-column-a .g-hit .g-score").first).to_have_text(f"{total:.4f}")
+    expect(by.get_by_label("the sum of its passages")).to_be_checked()
+    page.locator(".g-column-a .g-hit").first.click()
+    expect(page.locator("#g-panel-read")).to_contain_text(f"ranks by their sum: {total:.4f} in A, {total:.4f} in B")
+    page.goto(f"{url}?collection=world&by=sum&q=bell")
+    expect(page.locator(".g-banner").first).to_contain_text("world is not split into passages")
+    expect(by).to_be_hidden()
+
+
+def test_the_list_of_passages_is_one_stop_of_the_tab_key(page, url, book):
+    ask(page, url, "bell+number+117")
+    page.locator(".g-column-a .g-hit").first.click()
+    options = page.get_by_role("listbox", name="Passages of this document").get_by_role("option")
+    expect(options.first).to_be_visible()
+    assert options.count() > 200
+    assert options.evaluate_all("all => all.filter(one => one.tabIndex === 0).length") == 1
+    page.locator(".g-whole").focus()
+    page.keyboard.press("Tab")
+    expect(page.locator(".g-passages [aria-current]")).to_be_focused()
+    at = options.evaluate_all("all => all.indexOf(document.activeElement)")
+    for key, to in (
+        ("ArrowDown", at + 1),
+        ("ArrowUp", at),
+        ("PageUp", at - 10),
+        ("End", options.count() - 1),
+        ("Home", 0),
+    ):
+        page.keyboard.press(key)
+        expect(options.nth(to)).to_be_focused()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.closest('.g-passages')") is None
+    page.keyboard.press("Shift+Tab")
+    expect(options.first).to_be_focused()  # where one was
+    page.keyboard.press("Enter")
+    expect(page.locator(".g-passages [aria-current]")).to_contain_text("page 1")
+    expect(options.first).to_have_attribute("aria-selected", "true")

@@ -2,7 +2,7 @@
 cells can be read as.
 
 Whole numbers, numbers, true and false, dates (2000-01-31) and times (2000-01-31 12:00, perhaps with an offset
-from UTC). A number with leading zeros is a code and stays text, and so does every column of which one cell is
+from UTC). A number with leading zeros is a code and stays text. A column stays text too if any of its cells is
 something else. Empty cells have no type.
 """
 
@@ -29,13 +29,13 @@ _PATTERNS = {
         "datetime with offset": rf"{_DAY}[T ]{_CLOCK}(Z|[-+]\d\d:?\d\d)",
     }.items()
 }
-_EXACT = 2**53  # whole numbers beyond it have no float of their own
+_EXACT = 2**53  # beyond it, different whole numbers share a float
 
 
 def moment(text: str) -> datetime:
     """A time in ISO 8601, in UTC if it has an offset. Raises ValueError for anything else."""
-    made = datetime.fromisoformat(text)
-    return made if made.tzinfo is None else made.astimezone(UTC)
+    parsed = datetime.fromisoformat(text)
+    return parsed if parsed.tzinfo is None else parsed.astimezone(UTC)
 
 
 PARSERS: dict[str, Callable[[str], Any]] = {
@@ -55,8 +55,8 @@ def typed(cell: str) -> Any:
 
 
 class CellTypes:
-    """The types of a table's columns: looks at the documents that pass until :meth:`decide_types`, and
-    converts them from then on.
+    """The types of a table's columns: inferred from the documents seen until :meth:`decide_types`, which later
+    documents are converted to.
     """
 
     def __init__(self) -> None:
@@ -64,20 +64,20 @@ class CellTypes:
         self._kinds: dict[str, str] | None = None
 
     def typed(self, documents: Iterable[Document]) -> Iterator[Document]:
-        """The documents, with values of their columns' types once these are settled; before that as they come."""
+        """The documents, converted to their columns' types once these are decided; before that unchanged."""
         for document in documents:
             if self._kinds is None:
                 self._look(document.metadata)
             elif self._kinds:
-                made = {name: self._converted(name, value) for name, value in document.metadata.items()}
-                document = replace(document, metadata=made)
+                metadata = {name: self._converted(name, value) for name, value in document.metadata.items()}
+                document = replace(document, metadata=metadata)
             yield document
 
     def decide_types(self) -> list[str]:
-        """Decides the types by what was seen; the note that tells them, if there is any but text."""
+        """Decides the types from the values seen; returns a note that names them, if any is not text."""
         self._kinds = {name: kind for name, kinds in self._seen.items() if (kind := _common(kinds))}
-        told = ", ".join(f"{name} {kind}" for name, kind in self._kinds.items())
-        return [f"columns have types by their values: {told}"] if told else []
+        types = ", ".join(f"{name} {kind}" for name, kind in self._kinds.items())
+        return [f"columns have types by their values: {types}"] if types else []
 
     def _look(self, metadata: dict[str, Any]) -> None:
         for name, value in metadata.items():

@@ -1,9 +1,9 @@
-"""A corpus of documents as one of their passages, and back.
+"""Splits a corpus of documents into passages, and puts it together again.
 
-A passage is a document of its own: its id is that of its document with ``#`` and its number, its text a piece
-of the document's, and beside the document's metadata it has the columns ``_parent`` (the document's id),
-``_begin`` and ``_end`` (characters of the document's text), ``_page`` (from 1) and ``_heading``. Put
-together, the passages are the document (:mod:`grace_core.passages`), so nothing else of it is kept.
+A passage is stored as a document: its id is that of its document with ``#`` and its number, its text a piece
+of the document's. Besides the document's metadata it has the columns ``_parent`` (the document's id),
+``_begin`` and ``_end`` (characters of the document's text), ``_page`` (from 1) and ``_heading``. The passages
+together give the whole document again (:mod:`grace_core.passages`), so it is not stored besides.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ MARK = b"grace.passages"  # in the schema of a Parquet file that holds passages
 
 
 def chunked(corpus: Corpus, chunk: Chunk) -> Corpus:
-    """The passages of a corpus: split as they are gone through, where its documents are, else a list.
+    """A corpus of passages, split lazily if the documents of ``corpus`` are read lazily, else a list.
 
-    One of passages is split anew.
+    A corpus that is split already is put together and split anew.
     """
     corpus = whole_corpus(corpus)
     clashing = [name for name in corpus.fields if name in RESERVED]
@@ -36,13 +36,21 @@ def chunked(corpus: Corpus, chunk: Chunk) -> Corpus:
 def passages_of(document: Document, chunk: Chunk) -> Iterator[Document]:
     """A document's passages, as documents."""
     metadata = {f"source{name}" if name in RESERVED else name: value for name, value in document.metadata.items()}
-    for number, one in enumerate(split(document.text, chunk), 1):
-        place = {PARENT: document.id, BEGIN: one.begin, END: one.end, PAGE: one.page, HEADING: one.heading or None}
-        yield Document(f"{document.id}#{number}", document.title, document.text[one.begin : one.end], metadata | place)
+    for number, passage in enumerate(split(document.text, chunk), 1):
+        place = {
+            PARENT: document.id,
+            BEGIN: passage.begin,
+            END: passage.end,
+            PAGE: passage.page,
+            HEADING: passage.heading or None,
+        }
+        yield Document(
+            f"{document.id}#{number}", document.title, document.text[passage.begin : passage.end], metadata | place
+        )
 
 
 def whole_corpus(corpus: Corpus) -> Corpus:
-    """A corpus of passages as the one of their documents; any other as it is."""
+    """The corpus of documents that a corpus of passages was split from; any other corpus as it is."""
     if corpus.chunk is None:
         return corpus
     documents = _Whole(corpus.documents)
@@ -56,22 +64,22 @@ def whole_corpus(corpus: Corpus) -> Corpus:
 
 
 def put_together(passages: Iterable[Document]) -> Document:
-    """The document of all of these passages, which are in their order."""
+    """The document that these passages, all of it and in order, were split from."""
     passages = list(passages)
     first, text = passages[0], ""
-    for one in passages:
-        text += one.text[len(text) - one.metadata[BEGIN] :]
+    for passage in passages:
+        text += passage.text[len(text) - passage.metadata[BEGIN] :]
     metadata = {name: value for name, value in first.metadata.items() if name not in RESERVED}
     return Document(first.metadata[PARENT], first.title, text, metadata)
 
 
 def parent_of(document: Document) -> str:
-    """The id of a passage's document; of any other its own."""
+    """The id of a passage's document; the own id of a document that is no passage."""
     return document.metadata.get(PARENT) or document.id
 
 
 def as_passage(passage: Document, scores: Iterable[tuple[str, float]]) -> dict:
-    """Of a hit what tells its document and the passage apart, for JSON; ``scores`` are those of all passages, by id."""
+    """A hit's document and its best passage as JSON; ``scores`` are those of all its passages, by id."""
     place = {name.removeprefix("_"): passage.metadata[name] for name in (BEGIN, END, PAGE, HEADING)}
     return {
         "id": passage.metadata[PARENT],
@@ -101,8 +109,8 @@ class _Whole:
 
 
 def marked(schema, chunk: Chunk):
-    """An Arrow schema that says how documents are split, with the same types of the passages' columns
-    whatever is in them.
+    """``schema`` with the split settings in its metadata, and with fixed types of the passages' columns,
+    whatever values they hold.
     """
     import pyarrow as pa
 
@@ -113,6 +121,6 @@ def marked(schema, chunk: Chunk):
 
 
 def chunk_of(schema) -> Chunk | None:
-    """How the documents of a Parquet file are split, by its schema; None if they are whole."""
+    """The split settings in the schema of a Parquet file; None if its documents are whole."""
     setting = (schema.metadata or {}).get(MARK)
     return Chunk(**json.loads(setting)) if setting else None

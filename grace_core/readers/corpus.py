@@ -1,4 +1,4 @@
-"""From a source to documents: which reader, which column is which, what is kept of a row."""
+"""From a source to documents: which reader, which column is which, which values of a row are kept."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from grace_core.readers.judgements import query_columns, read_judgements
 from grace_core.readers.parquet import LONGEST_LIST, chunk_in, parquet_parts, parquet_rows, parts_rows
 
 MAX_ID_CHARACTERS = 512
-NUMBER_CHARACTERS = 12  # more that the id of a passage has than that of its document
+NUMBER_CHARACTERS = 12  # by which the id of a passage may be longer than that of its document
 HEAD_ROWS = 100  # rows whose columns are looked at to guess the mapping: JSON rows need not all have the same keys
 TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 SUFFIXES = (*TABLES, ".parquet", ".txt", ".md", ".html", ".pdf")
@@ -48,7 +48,7 @@ CORPUS_FILES = (
     "corpus.json",
     "corpus.csv",
     "corpus.tsv",
-)  # the first that is there
+)  # the first of these that exists is read
 _COLLECTION_COLUMNS = (
     "_id",
     "title",
@@ -75,9 +75,9 @@ def read_corpus(
     numbers, booleans, dates, times, and lists of these; the columns of a CSV or TSV file have those that all
     their cells can be read as (:mod:`grace_core.readers.cells`). Decimals are floats where these are as
     exact; those that are not, times of the day and integers beyond 64 bits are text, objects and nested lists
-    JSON, NaN and infinity None; an empty list or object is as no value, and bytes and vectors are left out. A
-    metadata column "_id", "title" or "text" is named "source_…", since a collection's own columns are called
-    that. Whatever is left out, changed or guessed stands in the corpus's ``notes``.
+    JSON, NaN and infinity None; empty lists and objects, bytes and vectors are left out. A
+    metadata column "_id", "title" or "text" is renamed "source_…", since a collection has columns of these
+    names. The corpus's ``notes`` say what was left out, changed or guessed.
 
     Raises GraceError, with file and row (for a text file its line, from 1), if the source is missing, empty,
     unreadable or malformed.
@@ -89,9 +89,9 @@ def read_corpus(
     cells = CellTypes()
     if table.header:
         documents = list(cells.typed(documents))
-        told = cells.decide_types()
+        type_notes = cells.decide_types()
         documents = list(cells.typed(documents))
-        for note in told:
+        for note in type_notes:
             notes.add(f"{table.name}: {note}")
     return _corpus(documents, source, limit, notes, table.chunk)
 
@@ -99,11 +99,11 @@ def read_corpus(
 def stream_corpus(
     source: str | Path, *, limit: int | None = None, columns: dict[str, str] | None = None, split: str = "train"
 ) -> Corpus:
-    """As :func:`read_corpus`, but the documents stay where they are: they are checked now, and read again
-    whenever they are gone through.
+    """Like :func:`read_corpus`, but documents stay on disk: they are checked now, and read again by every loop
+    over them.
 
-    For corpora larger than memory. The first ``limit`` documents of a dataset on a hub are kept, since they
-    would be fetched again.
+    For corpora larger than memory. With a ``limit``, documents of a dataset on a hub are kept in memory, since
+    each loop would download them again.
     """
     if limit is not None and not os.path.exists(source):
         return read_corpus(source, limit=limit, columns=columns, split=split)
@@ -125,23 +125,23 @@ def stream_corpus(
 def preview(
     source: str | Path, rows: int = 5, *, columns: dict[str, str] | None = None, split: str = "train"
 ) -> Preview:
-    """Columns found, their mapping as read_corpus would take it, and the first ``rows`` rows; looks at no
-    more than HEAD_ROWS rows.
+    """The columns of a source, the mapping that read_corpus would guess, and the first ``rows`` rows; reads at
+    most HEAD_ROWS rows.
 
-    No recognised text column is no error here: the mapping has None, for a form to ask. Raises GraceError
-    like read_corpus for what is wrong in the rows looked at, save that ids and texts are not checked.
+    Without a recognised text column the mapping has None there, so that a form can ask for it. Raises
+    GraceError like read_corpus for what is wrong in these rows, except that ids and texts are not checked.
     """
     notes = Notes()
     table = _table(source, columns, split, notes, streaming=True)
     head, names, mapping = _head(table, columns)
     try:
-        _check_header(table, head, names, mapping, columns, notes)
+        _check_header(table, head, names, columns, notes)
     except GraceError as error:
         notes.add(str(error))
-    read = [
+    values = [
         _metadata(row.items(), f"{table.name}, {table.unit} {number}", notes, renamed=False) for number, row in head
     ]
-    return Preview(names, mapping, read[:rows], notes.lines)
+    return Preview(names, mapping, values[:rows], notes.lines)
 
 
 class _Stream:
@@ -185,26 +185,26 @@ def _corpus(
 
 def _table(source: str | Path, columns: dict[str, str] | None, split: str, notes: Notes, *, streaming: bool) -> Table:
     path, name = Path(source), str(source)
-    found = os.path.exists(name)  # Path.exists raises where a name is too long, and takes "" for the current folder
-    if not found and _HUB_ID.fullmatch(name) and suffix_of(path) not in SUFFIXES:
+    exists = os.path.exists(name)  # Path.exists raises where a name is too long, and takes "" for the current folder
+    if not exists and _HUB_ID.fullmatch(name) and suffix_of(path) not in SUFFIXES:
         return Table(name, "row", _hub_rows(name, split, streaming))
-    if not found and "://" in name:
+    if not exists and "://" in name:
         raise GraceError(
             f"{name[:300]!r} is an address, expected a file, a folder or a dataset id: fetch it first and name the file"
         )
-    if not found:
+    if not exists:
         raise GraceError(
             f"{name[:300]!r} does not exist: give a file, a folder or a Hugging Face dataset id (owner/name)"
         )
     if path.is_dir():
-        there = [path / file for file in CORPUS_FILES if (path / file).exists()]
-        if not there:
+        candidates = [path / file for file in CORPUS_FILES if (path / file).exists()]
+        if not candidates:
             return _folder_table(path, columns, notes)
-        if len(there) > 1:
+        if len(candidates) > 1:
             notes.add(
-                f"{there[0]} is read, and {', '.join(file.name for file in there[1:])} is not: remove one of them"
+                f"{candidates[0]} is read, and {', '.join(file.name for file in candidates[1:])} is not: remove one of them"
             )
-        path = there[0]
+        path = candidates[0]
     if not path.is_file():
         raise GraceError(f"{path} is no file, nor a folder of documents: name the file that holds the documents")
     suffix = suffix_of(path)
@@ -238,14 +238,16 @@ def _folder_table(folder: Path, columns: dict[str, str] | None, notes: Notes) ->
     """The rows of a folder of Parquet files, or of one of text files."""
     if parts := parquet_parts(folder):
         return Table(str(folder), "row", parts_rows(folder, parts, columns, notes))
-    there = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     tables = [
-        path for path in there if suffix_of(path) in TABLES and path.is_file() and not path.name.startswith("queries.")
+        path
+        for path in entries
+        if suffix_of(path) in TABLES and path.is_file() and not path.name.startswith("queries.")
     ]
     files = text_files(folder, notes)
     if files and not (tables and all(_ABOUT.match(path.name) for path in files)):
         return Table(printable(folder), "file", file_rows(folder, files, notes))
-    inside = ", ".join(printable(path.name) for path in there[:8]) or "nothing"
+    inside = ", ".join(printable(path.name) for path in entries[:8]) or "nothing"
     remedy = "name the file that holds the documents" + "; put several together into one" * (len(tables) > 1)
     what = "nor text, Markdown, HTML, PDF or Parquet files" if not files else "and its text files are about the others"
     raise GraceError(
@@ -273,15 +275,10 @@ def _head(table: Table, columns: dict[str, str] | None) -> tuple[list[Row], list
 
 
 def _check_header(
-    table: Table,
-    head: list[Row],
-    names: list[str],
-    mapping: dict[str, str | None],
-    columns: dict[str, str] | None,
-    notes: Notes,
+    table: Table, head: list[Row], names: list[str], columns: dict[str, str] | None, notes: Notes
 ) -> None:
-    """Raises GraceError for a first record that reads like a document; where the caller named the text
-    column, that is only told.
+    """Raises GraceError for a first record that reads like a document; only a note where the caller named the
+    text column.
     """
     if table.header and reads_like_data(names, [list(row.values()) for _, row in head]):
         if not (columns or {}).get("text"):
@@ -294,9 +291,9 @@ def _check_header(
 def _documents(
     table: Table, columns: dict[str, str] | None, limit: int | None, notes: Notes, *, distinct: bool = True
 ) -> Iterator[Document]:
-    """The rows of a table; with ``distinct`` an id that comes twice is refused."""
+    """The documents of a table's rows; with ``distinct`` an id that occurs twice is refused."""
     head, names, mapping = _head(table, columns)
-    _check_header(table, head, names, mapping, columns, notes)
+    _check_header(table, head, names, columns, notes)
     if mapping["text"] is None:
         raise GraceError(
             f"{table.name} has no text column: columns found{' in its first rows' * (len(head) == HEAD_ROWS)} are {str(names)[:800]}; "
@@ -326,17 +323,17 @@ def _documents(
 
 
 def _metadata(pairs: Iterable[tuple[str, Any]], where: str, notes: Notes, *, renamed: bool) -> dict[str, Any]:
-    """The values of columns as a collection can hold them, without those that it cannot."""
-    made = {}
+    """The values that a collection can store, in the form in which it stores them."""
+    metadata = {}
     for name, value in pairs:
-        value = _kept(value, name, where, notes)
+        value = _value(value, name, where, notes)
         if value is _LEFT_OUT:
             continue
         target = f"source_{name}" if renamed and name in _COLLECTION_COLUMNS else clean(name)
-        if target in made:
+        if target in metadata:
             raise GraceError(f"{where}: two columns would be called {target!r}: rename one")
-        made[target] = value
-    return made
+        metadata[target] = value
+    return metadata
 
 
 def _id(value: Any, where: str, column: str, longest: int) -> str:
@@ -366,16 +363,16 @@ def _text(value: Any, where: str, column: str | None) -> str:
 
 
 def _repaired(text: str, where: str, notes: Notes) -> str:
-    made = clean(text)
-    if len(made) != len(text):
+    repaired = clean(text)
+    if len(repaired) != len(text):
         notes.count("NUL characters are removed", "value", where)
-    elif made is not text and made != text:
+    elif repaired is not text and repaired != text:
         notes.count("halves of surrogate pairs are replaced by U+FFFD", "value", where)
-    return made
+    return repaired
 
 
-def _kept(value: Any, name: str, where: str, notes: Notes) -> Any:
-    """A value as metadata: a scalar, or text; _LEFT_OUT if there is nothing to keep, or no way to."""
+def _value(value: Any, name: str, where: str, notes: Notes) -> Any:
+    """A value as metadata: a scalar or text; _LEFT_OUT if it is empty or cannot be stored."""
     if isinstance(value, str):
         return _repaired(value, where, notes)
     if isinstance(value, float):
@@ -399,33 +396,39 @@ def _kept(value: Any, name: str, where: str, notes: Notes) -> Any:
 
 
 def _number(value: Decimal) -> float | str | None:
-    """A decimal as the float that is told by the same digits; as text where there is none."""
-    made = float(value) if not value.is_snan() else math.nan
-    return None if math.isnan(made) else made if math.isfinite(made) and Decimal(repr(made)) == value else str(value)
+    """A decimal as the float with the same digits; as text where no float has them."""
+    number = float(value) if not value.is_snan() else math.nan
+    return (
+        None
+        if math.isnan(number)
+        else number
+        if math.isfinite(number) and Decimal(repr(number)) == value
+        else str(value)
+    )
 
 
 def _moment(value: datetime) -> datetime | str | None:
-    """A time without what is Pandas' own; in UTC if it has a time zone."""
+    """A pandas or Python time as a plain datetime; in UTC if it has a time zone."""
     if value != value:  # NaT, which is a datetime
         return None
-    made = datetime.combine(date(value.year, value.month, value.day), value.time(), value.tzinfo)
+    moment = datetime.combine(date(value.year, value.month, value.day), value.time(), value.tzinfo)
     try:
-        return made if made.tzinfo is None else made.astimezone(UTC)
+        return moment if moment.tzinfo is None else moment.astimezone(UTC)
     except OverflowError:  # at the ends of the years 1 and 9999
-        return str(made)
+        return str(moment)
 
 
 def _nested(value: list | tuple | dict, name: str, where: str, notes: Notes) -> Any:
-    """A list of scalars as it is; another one, or an object, as JSON."""
+    """A list of scalars as it is; any other list, or an object, as JSON."""
     if not value:
         return _LEFT_OUT
     if isinstance(value, (list, tuple)) and len(value) > LONGEST_LIST and all(type(item) is float for item in value):
         notes.count(f"column {name!r} is left out: vectors are no metadata", "value", where)
         return _LEFT_OUT
     if isinstance(value, (list, tuple)) and all(isinstance(item, _ITEMS) for item in value):
-        return [_kept(item, name, where, notes) for item in value]
+        return [_value(item, name, where, notes) for item in value]
     try:
-        text = json.dumps(value, ensure_ascii=False, default=_plain)
+        text = json.dumps(value, ensure_ascii=False, default=_json_default)
     except (TypeError, ValueError, RecursionError):
         notes.count(f"column {name!r} is left out: what is in it cannot be kept as text", "value", where)
         return _LEFT_OUT
@@ -433,7 +436,7 @@ def _nested(value: list | tuple | dict, name: str, where: str, notes: Notes) -> 
     return _repaired(text, where, notes)
 
 
-def _plain(value: Any) -> str:
+def _json_default(value: Any) -> str:
     if isinstance(value, (date, time, timedelta, Decimal, UUID)):
         return str(value)
     raise TypeError(type(value).__name__)
@@ -446,7 +449,7 @@ def _hub_rows(source: str, split: str, streaming: bool) -> Iterator[Row]:
     try:
         for number, row in enumerate(load_dataset(name, config or None, split=split, streaming=streaming), 1):
             yield number, dict(row)
-    except Exception as error:  # network, authorisation and decoders each raise classes of their own libraries
+    except Exception as error:  # network, authorisation and decoders each raise their own libraries' classes
         what = (
             f"{source!r} is no file or folder here, and cannot be read as a Hugging Face dataset with split {split!r}"
         )

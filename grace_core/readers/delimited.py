@@ -1,8 +1,8 @@
 """Rows of CSV and TSV files: the delimiter, the header, the fields.
 
-The delimiter is one of comma, semicolon, tab and vertical bar: the one that splits the first line into
-columns of which one is called like a text, and the first records into as many fields each. Fields are parsed,
-not counted, so that a comma within quotes counts for nothing. A first line ``sep=X`` names it.
+The delimiter is one of comma, semicolon, tab and vertical bar: the one by which the header has a column with a
+usual name of texts, and the first records have as many fields as the header. Fields are parsed, so that a
+comma within quotes does not count. A first line ``sep=X`` names the delimiter.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _RECORD_CHARACTERS = 4 * MAX_LINE_BYTES
 
 
 def csv_rows(file: TextFile, usual: str, notes: Notes) -> Iterator[Row]:
-    """Records by the first one's names. ``usual`` is the delimiter that the file's name promises."""
+    """Records as dicts by the header. ``usual`` is the delimiter that the file's ending stands for."""
     named = _SEP.match(file.head)
     if named and file.head[named.end() - 1] not in "\r\n":  # a name of a column, not a line of its own
         named = None
@@ -65,7 +65,7 @@ def csv_rows(file: TextFile, usual: str, notes: Notes) -> Iterator[Row]:
 
 
 class _Lines:
-    """A file's lines for the csv module, with the number of the last one; no record may go on without an end."""
+    """A file's lines for the csv module, with the number of the last one; limits the length of a record."""
 
     def __init__(self, file: TextFile, skip: int):
         self._path, self._lines, self.number, self.characters = file.path, islice(lines(file), skip, None), skip, 0
@@ -106,7 +106,7 @@ def _malformed(file: TextFile, number: int, error: csv.Error) -> GraceError:
     if _JSON.match(file.head):
         return GraceError(f"{file.path} is JSON, expected a table: {IS_JSON}")
     what, remedy = str(error), "put the field in quotes and double each quote within it"
-    if "new-line character" in what:  # the module's advice is to programmers
+    if "new-line character" in what:  # the csv module's own message addresses programmers
         what, remedy = (
             "a CR within a field without quotes",
             "save the file with one kind of line ends, or put the field in quotes",
@@ -132,13 +132,13 @@ def _name(delimiter: str) -> str:
 
 
 def find_delimiter(file: TextFile, usual: str) -> str:
-    """The delimiter of a file; ``usual`` where nothing speaks for another."""
-    found = [(rank, delimiter) for delimiter in DELIMITERS if (rank := _rank(file, delimiter, usual)) is not None]
-    return max(found)[1] if found else usual
+    """The delimiter of a file, guessed from its head; ``usual`` if it fits as well as any."""
+    ranked = [(rank, delimiter) for delimiter in DELIMITERS if (rank := _rank(file, delimiter, usual)) is not None]
+    return max(ranked)[1] if ranked else usual
 
 
 def _rank(file: TextFile, delimiter: str, usual: str) -> tuple | None:
-    """How well the head of a file reads with a delimiter; None if that splits nothing."""
+    """How well a delimiter fits the head of a file, as a sort key; None if it splits nothing."""
     header, rows, broken = sample(file, delimiter)
     if len(header) < 2:
         return None
@@ -149,7 +149,7 @@ def _rank(file: TextFile, delimiter: str, usual: str) -> tuple | None:
 
 
 def sample(file: TextFile, delimiter: str) -> tuple[list[str], list[list[str]], bool]:
-    """The first record, the others in the head of a file, and whether they cannot be parsed."""
+    """The first record of a file, the other records in its head, and whether parsing them failed."""
     text = file.head if file.whole else file.head[: max(file.head.rfind("\n"), file.head.rfind("\r")) + 1]
     text = text[named.end() :] if (named := _SEP.match(text)) else text
     rows, broken = [], False
@@ -171,8 +171,8 @@ def _spaced(text: str, delimiter: str) -> bool:
 
 
 def is_table(file: TextFile) -> str | None:
-    """The delimiter of a text file that is a table for certain: a header with a text and another role, and
-    records as long as that.
+    """The delimiter of a text file that is surely a table: its header names a text and another role, and all
+    records are as long as the header. None for other files.
     """
     for delimiter in DELIMITERS:
         header, rows, broken = sample(file, delimiter)
@@ -184,12 +184,12 @@ def is_table(file: TextFile) -> str | None:
 
 
 def another_delimiter(names: list[str]) -> str:
-    """What to add to an error about the columns of a table without a text: what its first line looks like."""
+    """Advice for the error that a table has no text column, from what its first line looks like."""
     if _JSON.match(names[0]):
         return f"; it is JSON: {IS_JSON}"
     for delimiter, word in DELIMITERS.items():
-        if held := [name for name in names if delimiter in name]:
-            return f"; {held[0][:80]!r} holds a {word}: use one delimiter throughout"
+        if names_with_it := [name for name in names if delimiter in name]:
+            return f"; {names_with_it[0][:80]!r} holds a {word}: use one delimiter throughout"
     for name in names[:1] if len(names) == 1 else []:
         for sign in dict.fromkeys(c for c in name if not c.isalnum() and c not in "_-"):
             if sum(column is not None for column in guess_columns(name.split(sign)).values()) > 1:
@@ -199,7 +199,7 @@ def another_delimiter(names: list[str]) -> str:
 
 
 def reads_like_data(header: list[str], rows: list[list[Any]]) -> bool:
-    """Whether a first record is a document rather than names of columns; ``rows`` are some of the others."""
+    """Whether a first record is a document rather than a header; ``rows`` are some of the records after it."""
     long = [
         name
         for name in header
@@ -219,9 +219,9 @@ def reads_like_data(header: list[str], rows: list[list[Any]]) -> bool:
 
 
 def no_header(where: str, header: list[str]) -> GraceError:
-    shown = ", ".join(repr(name[:40]) for name in header[:3])
+    examples = ", ".join(repr(name[:40]) for name in header[:3])
     remedy = "put a line with the word text above it, or call the file .txt if every line is a document"
     if len(header) > 1:
         remedy = f"put a line with a name for each of the {len(header)} columns above it, one of them text"
     remedy += "; if these are names, say which is the text"
-    return GraceError(f"{where}: no header, the first record reads like data ({shown}): {remedy}")
+    return GraceError(f"{where}: no header, the first record reads like data ({examples}): {remedy}")

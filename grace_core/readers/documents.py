@@ -1,4 +1,4 @@
-"""What reading gives: documents, judgements, a preview; and notes of what was changed or left out on the way."""
+"""The results of reading: documents, judgements, a preview, and notes of what was changed or left out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from grace_core.texts import is_blank
 
 MAX_LINE_BYTES = (
     16 * 1024 * 1024
-)  # a line of a text file, a field of a CSV file, an item of a JSON array, a file of a folder
+)  # the most in a line of a text file, a CSV field, an item of a JSON array, or a file of a folder
 COLUMN_NAMES = {
     "id": ("_id", "id", "doc_id", "docid", "pid", "document_id", "docno"),
     "title": ("title", "headline", "name"),
@@ -44,7 +44,7 @@ class Document:
     def content(self) -> str:
         """Title and text joined by a line break and stripped: what gets encoded.
 
-        Empty if both are, or hold nothing that can be seen.
+        Empty if both are, or hold only invisible characters.
         """
         joined = f"{self.title}\n{self.text}".strip()
         return "" if is_blank(joined) else joined
@@ -52,9 +52,12 @@ class Document:
 
 @dataclass(frozen=True)
 class Judgements:
-    """Query id to text; query id to document id to grade (an int where it is whole); query id to split: the
-    "split" key of the query's row, else the name of the file of qrels/ that judges it (queries with neither
-    are absent)."""
+    """Queries and their relevance judgements.
+
+    ``queries`` is query id to text; ``qrels`` query id to document id to grade (an int where it is whole);
+    ``splits`` query id to the "split" of its row, else to the name of the file of qrels/ that judges it
+    (queries with neither are absent).
+    """
 
     queries: dict[str, str]
     qrels: dict[str, dict[str, int | float]]
@@ -66,9 +69,9 @@ class Corpus:
     """Documents in the order of the source, the names of the metadata columns that any of them has, and in
     ``notes`` a line for everything that was left out, changed or guessed.
 
-    The documents of :func:`grace_core.readers.stream_corpus` are no list; they can only be gone through, as
-    often as one likes. With ``chunk`` they are passages (:mod:`grace_core.readers.chunked`), while judgements
-    are of whole documents.
+    The documents of :func:`grace_core.readers.stream_corpus` are not a list but an iterable, which can be
+    looped over any number of times. With ``chunk`` the documents are passages
+    (:mod:`grace_core.readers.chunked`), while judgements are of whole documents.
     """
 
     documents: list[Document]
@@ -81,8 +84,8 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Preview:
-    """All column names found, the column (or None) of "id", "title" and "text", the first rows, and what is
-    to be told of them.
+    """The names of all columns, the column (or None) of "id", "title" and "text", the first rows, and notes on
+    them.
     """
 
     columns: list[str]
@@ -92,7 +95,7 @@ class Preview:
 
 
 class Table(NamedTuple):
-    """Rows of a source, what errors call one of them, and whether the columns' names come from a first line."""
+    """The rows of a source; ``unit`` is what errors call a row, ``header`` whether a first line names the columns."""
 
     name: str
     unit: str
@@ -102,7 +105,7 @@ class Table(NamedTuple):
 
 
 class Notes:
-    """What is to be told: lines, and what happened several times with its count and first place."""
+    """Notes for the user: single lines, and repeated events with their count and first place."""
 
     def __init__(self) -> None:
         self._lines: dict[str, None] = {}
@@ -125,7 +128,7 @@ def _note(what: str, unit: str, number: int, where: str) -> str:
 
 
 def plain(value: Value) -> Any:
-    """A value of metadata as JSON can hold it."""
+    """A value of metadata that JSON can hold: dates and times as text in ISO 8601."""
     if isinstance(value, list):
         return [plain(item) for item in value]
     return value.isoformat() if isinstance(value, date) else value
@@ -137,12 +140,11 @@ def as_text(value: Value) -> str:
 
 
 def guess_columns(names) -> dict[str, str | None]:
-    """The column of each role ("id", "title", "text") by its usual names, without regard to case; None where
-    there is none.
-    """
-    found = {name.strip().lower(): name for name in reversed(list(names))}  # reversed: the first of two wins
+    """The column of each role ("id", "title", "text"), by its usual names in any case; None where there is none."""
+    by_name = {name.strip().lower(): name for name in reversed(list(names))}  # reversed: the first of two wins
     return {
-        role: next((found[usual] for usual in usuals if usual in found), None) for role, usuals in COLUMN_NAMES.items()
+        role: next((by_name[usual] for usual in usuals if usual in by_name), None)
+        for role, usuals in COLUMN_NAMES.items()
     }
 
 

@@ -1,8 +1,8 @@
 """The text of PDF files and HTML pages, extracted in a process of its own with limits of time and memory.
 
-Such files come from anywhere, and one that was made for it keeps a parser busy for hours or fills the memory.
-So they are parsed by :mod:`grace_core.readers.extraction_worker`, which is ended when a file takes too long.
-The pages of a PDF file are joined by form feeds, as pdftotext does, so that a text knows its pages
+Such files are untrusted, and a malicious one keeps a parser busy for hours or fills the memory. So they are
+parsed by :mod:`grace_core.readers.extraction_worker`, which is killed when a file takes too long. The pages of
+a PDF file are joined by form feeds, as pdftotext does, so that passages can name their pages
 (:mod:`grace_core.passages`).
 """
 
@@ -26,17 +26,17 @@ from grace_core.readers.documents import MAX_LINE_BYTES, Notes, clean
 
 PDF, HTML = (".pdf",), (".html", ".htm", ".xhtml")
 ANSWER_SECONDS, FILE_SECONDS = 60.0, 900.0  # for a page, and for all of a file
-KEPT = 2**27  # characters that are kept of files that were read, since a corpus is gone through several times
+CACHE_CHARACTERS = 2**27  # of extracted texts, kept since a corpus is looped over several times
 PAGE_BREAK = "\f"
 _BY_HAND = {"pdf": "extract its text first, for example with pdftotext", "html": "save it from a browser as plain text"}
-_kept: LRUCache = LRUCache(KEPT, getsizeof=lambda extracted: len(extracted.text) + 1000)
+_cache: LRUCache = LRUCache(CACHE_CHARACTERS, getsizeof=lambda extracted: len(extracted.text) + 1000)
 _lock = Lock()
 
 
 @dataclass(frozen=True)
 class Extracted:
-    """Title and text of a file; of a PDF file the pages without a text, and those that could not be read with
-    the reason.
+    """Title and text of a file. For a PDF file ``empty`` are the pages without a text, and ``failed`` those that
+    could not be read, with the reason.
     """
 
     title: str
@@ -48,9 +48,8 @@ class Extracted:
 
 
 class Extractor:
-    """Extracts text from files, one after the other.
-
-    The process starts with the first file, and ends with the context.
+    """Extracts text from files, one after the other, in a process that starts with the first and ends with the
+    context.
     """
 
     def __init__(self, *, answer_seconds: float = ANSWER_SECONDS, file_seconds: float = FILE_SECONDS) -> None:
@@ -67,19 +66,19 @@ class Extractor:
     def extract(self, path: Path, kind: str) -> Extracted:
         """The text of a file; ``kind`` is "pdf" or "html". Raises GraceError for one that cannot be read."""
         try:
-            there = path.stat()
+            status = path.stat()
         except OSError as error:
             raise GraceError(
                 f"{path} cannot be opened ({error.strerror}): check that it is there and readable"
             ) from None
-        key = str(path.resolve()), kind, there.st_size, there.st_mtime_ns
+        key = str(path.resolve()), kind, status.st_size, status.st_mtime_ns
         with _lock:
-            if key in _kept:
-                return _kept[key]
+            if key in _cache:
+                return _cache[key]
         extracted = self._ask(path, kind)
         with _lock:
-            if len(extracted.text) < KEPT // 4:
-                _kept[key] = extracted
+            if len(extracted.text) < CACHE_CHARACTERS // 4:
+                _cache[key] = extracted
         return extracted
 
     def _ask(self, path: Path, kind: str) -> Extracted:
@@ -129,7 +128,7 @@ class Extractor:
     def _start(self) -> None:
         if self._process is not None:
             return
-        here = os.environ | {
+        environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
             "PYTHONIOENCODING": "utf-8",
         }
@@ -141,7 +140,7 @@ class Extractor:
             stderr=subprocess.DEVNULL,
             text=True,
             encoding="utf-8",
-            env=here,
+            env=environment,
         )
         self._lines = Queue(maxsize=64)
         Thread(target=_pump, args=(self._process, self._lines), daemon=True, name="extraction").start()
@@ -154,7 +153,7 @@ class Extractor:
         process, self._process = self._process, None
         if process is not None:
             process.kill()
-            while True:  # so that the thread that fills the queue comes to its end
+            while True:  # empties the queue, so that the thread that fills it can end
                 try:
                     if not self._lines.get(timeout=10):
                         break
@@ -172,8 +171,8 @@ def _pump(process: subprocess.Popen, lines: Queue) -> None:
     lines.put("")
 
 
-def tell(extracted: Extracted, path: Path, notes: Notes) -> None:
-    """Adds to ``notes`` what was guessed or is missing in a file."""
+def add_notes(extracted: Extracted, path: Path, notes: Notes) -> None:
+    """Adds to ``notes`` what was guessed in a file, and its pages without a text."""
     for note in extracted.notes:
         notes.count(note, "file", str(path))
     for page in extracted.empty:

@@ -1,9 +1,9 @@
 """The process in which foreign formats are parsed, run by :mod:`grace_core.readers.extraction`.
 
-Reads one request a line, ``{"path": …, "kind": "pdf" or "html"}``, and answers with lines of JSON: for a PDF
+Reads one request a line, ``{"path": …, "kind": "pdf" or "html", "seconds": …}``, and answers in JSON lines: for a PDF
 file a line a page, ``{"page": 1, "text": …}``, with ``"failed"`` where it could not be read; at the end
 ``{"done": true, "title": …, "notes": […]}`` with the ``"text"`` of an HTML page, or ``{"error": what is
-wrong, "remedy": …}``. A file that makes a parser run on, or take all memory, ends this process and no other.
+wrong, "remedy": …}``. A file that keeps a parser running, or fills the memory, ends this process only.
 """
 
 from __future__ import annotations
@@ -25,20 +25,21 @@ MAX_HTML = 16 * 1024 * 1024  # bytes of a page
 MAX_PDF = 1024**3  # bytes of a file; of one packed with gzip MAX_PACKED, since that is unpacked in memory
 MAX_PACKED = 256 * 1024 * 1024
 MAX_PAGES = 20_000
-CONTENT = 16 * 1024 * 1024  # bytes that the content of a page may unpack to: text takes a small part of it
+CONTENT = 16 * 1024 * 1024  # bytes that the content of a page may unpack to, far more than text needs
 AGAIN = "save or print it as PDF again"
 
 
 def answers(path: Path, kind: str) -> Iterator[dict]:
+    """The answers to a request, errors included."""
     try:
         yield from _pdf(path) if kind == "pdf" else _html(path)
-    except GraceError as error:  # of a file that cannot be opened or unpacked
+    except GraceError as error:  # the file cannot be opened or unpacked
         yield {"whole": str(error)}
     except MemoryError:
         yield {"error": f"takes more than {MEMORY // 1024**3} GiB of memory to read", "remedy": AGAIN}
     except RecursionError:
         yield {"error": "is nested too deep", "remedy": AGAIN}
-    except Exception as error:  # parsers of damaged files raise whatever comes
+    except Exception as error:  # parsers raise errors of any kind for damaged files
         yield {
             "error": f"cannot be read ({type(error).__name__}: {_line(error)})",
             "remedy": f"open it in a viewer and {AGAIN}",
@@ -78,9 +79,7 @@ def _pdf(path: Path) -> Iterator[dict]:
         return
     with open_bytes(path) as file:
         source = file
-        if isinstance(file, io.BufferedReader) and not isinstance(
-            file.raw, io.FileIO
-        ):  # what is unpacked cannot be read from behind
+        if isinstance(file, io.BufferedReader) and not isinstance(file.raw, io.FileIO):  # a gzip stream cannot seek
             source = io.BytesIO(file.read(MAX_PACKED + 1))
             if source.getbuffer().nbytes > MAX_PACKED:
                 yield {"error": f"unpacks to more than {MAX_PACKED:,} bytes", "remedy": "unpack it first"}
@@ -123,14 +122,14 @@ def _pdf(path: Path) -> Iterator[dict]:
 
 
 def _title(reader) -> str:
-    with suppress(Exception):  # of no importance
+    with suppress(Exception):  # a title is optional
         return " ".join(str(reader.metadata.title or "").split())[:500] if reader.metadata else ""
     return ""
 
 
 def main() -> None:
     sys.setrecursionlimit(2000)
-    logging.disable(logging.CRITICAL)  # pypdf's remarks on each oddity
+    logging.disable(logging.CRITICAL)  # pypdf warns of every oddity
     with suppress(ImportError, ValueError, OSError):  # not on every system
         import resource
 
@@ -144,7 +143,7 @@ def main() -> None:
 
 
 def _limit_time(seconds: float) -> None:
-    """Ends this process after so much work on a file, also where nobody waits for it any more."""
+    """Limits the CPU time of this process, so that it ends even if its parent has died."""
     with suppress(ImportError, ValueError, OSError):
         import resource
 

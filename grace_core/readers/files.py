@@ -16,12 +16,12 @@ from typing import BinaryIO
 from grace_core.errors import GraceError
 from grace_core.readers.documents import MAX_LINE_BYTES, Notes
 
-HEAD_BYTES = 64 * 1024  # what is looked at to find encoding, line ends and delimiter
-MANY_ZEROS = 4  # zero bytes in a head that may be a text's; as many as one in a hundred are no accident
-MAX_UNPACKED, MAX_RATIO = 256 * 1024 * 1024, 400  # bytes of a gzip file beyond which so many for one is no text
+HEAD_BYTES = 64 * 1024  # of a file, from which encoding, line ends and delimiter are guessed
+MANY_ZEROS = 4  # a head with this many zero bytes, and more than 1 % of them, is binary
+MAX_UNPACKED, MAX_RATIO = 256 * 1024 * 1024, 400  # unpacked bytes from which this ratio to the packed ones is refused
 _TEXT, _PLAIN, _CSV = "extract its text first", "save it as plain text (UTF-8)", "save the sheet as 'CSV UTF-8'"
 _UNPACK, _EXPORT = "unpack it first", "export its rows as Parquet, CSV or JSONL"
-# what a file begins with, what it is, what to do
+# the first bytes of a file, its kind, what to do
 _MAGIC: list[tuple[bytes, str, str]] = [
     (b"%PDF-", "a PDF file", "give it the ending .pdf"),
     (b"{\\rtf", "an RTF document", _PLAIN),
@@ -120,12 +120,12 @@ class TextFile:
 
 
 def open_text(path: Path, notes: Notes) -> TextFile:
-    """Look at the first bytes of a file. Raises GraceError for what is no text, with what it is and what to do."""
+    """How to decode a text file, by its first bytes. Raises GraceError for other files, with kind and remedy."""
     with open_bytes(path) as file:
         head = file.read(HEAD_BYTES)
     refuse_binary(path, head)
     encoding = _encoding(path, head)
-    zeros = head.rstrip(b"\0").count(0)  # those at the end were reserved for more text
+    zeros = head.rstrip(b"\0").count(0)  # zeros at the end only reserve space
     if encoding == "utf-8-sig" and zeros >= MANY_ZEROS and zeros > len(head) // 100:
         what = f"{zeros:,} of its first {len(head):,} bytes are zero, as in no text"
         raise GraceError(f"{path} is a binary file ({what}), expected plain text: {_TEXT}")
@@ -138,27 +138,27 @@ def open_text(path: Path, notes: Notes) -> TextFile:
 
 
 def refuse_binary(path: Path, head: bytes, expected: str = "plain text") -> None:
-    """Raises GraceError if a file that begins with ``head`` is of a kind that holds no plain text."""
-    found = next(((what, remedy) for magic, what, remedy in _MAGIC if head.startswith(magic)), None)
-    found = found or next(((what, remedy) for pattern, what, remedy in _PATTERNS if pattern.match(head)), None)
+    """Raises GraceError if a file that begins with ``head`` is of a known kind that is not plain text."""
+    kind = next(((what, remedy) for magic, what, remedy in _MAGIC if head.startswith(magic)), None)
+    kind = kind or next(((what, remedy) for pattern, what, remedy in _PATTERNS if pattern.match(head)), None)
     if head[:4] in (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08"):
-        found = _zip_kind(path)
+        kind = _zip_kind(path)
     if head[:2] == b"\x1f\x8b":
-        found = ("gzip within gzip", _UNPACK)
-    if found:
-        raise GraceError(f"{path} is {found[0]}, expected {expected}: {found[1]}")
+        kind = ("gzip within gzip", _UNPACK)
+    if kind:
+        raise GraceError(f"{path} is {kind[0]}, expected {expected}: {kind[1]}")
 
 
 def unknown_type(path: Path, expected: tuple[str, ...]) -> GraceError:
-    """The error for a file whose name does not say how to read it."""
+    """The error for a file whose ending is of no format that is read."""
     with open_bytes(path) as file:
         head = file.read(HEAD_BYTES)
     refuse_binary(path, head)
     remedy = _BY_SUFFIX.get(suffix_of(path))
     if remedy is None:
         remedy = "a text file with a document on every line is called .txt, one with an object on every line .jsonl, a table .csv"
-    wanted = f"expected one of {' '.join(expected)}, or one of these with .gz"
-    return GraceError(f"{path} is of type {path.suffix.lower()!r}, {wanted}: {remedy}")
+    expectation = f"expected one of {' '.join(expected)}, or one of these with .gz"
+    return GraceError(f"{path} is of type {path.suffix.lower()!r}, {expectation}: {remedy}")
 
 
 def _zip_kind(path: Path) -> tuple[str, str]:
@@ -184,20 +184,20 @@ def _encoding(path: Path, head: bytes) -> str:
         return "utf-32"
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "utf-16"
-    few = head[:4096]
-    even, odd = few[::2].count(0), few[1::2].count(0)
-    if len(few) >= 4 and max(even, odd) > 0.3 * len(few) and min(even, odd) < 0.05 * len(few):
+    start = head[:4096]
+    even, odd = start[::2].count(0), start[1::2].count(0)
+    if len(start) >= 4 and max(even, odd) > 0.3 * len(start) and min(even, odd) < 0.05 * len(start):
         raise GraceError(f"{path} looks like UTF-16 without a byte order mark, expected UTF-8: save the file as UTF-8")
     return "utf-8-sig"
 
 
 def suffix_of(path: Path) -> str:
-    """The last ending of a file's name in small letters, without a .gz behind it."""
+    """The ending of a file's name in lower case; of ``name.csv.gz`` it is ``.csv``."""
     return Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
 
 
 def open_bytes(path: Path) -> BinaryIO:
-    """The bytes of a file, unpacked where it is gzip by its first bytes."""
+    """Opens a file for its bytes; one that begins as gzip does is unpacked."""
     try:
         file = path.open("rb")
     except OSError as error:
@@ -206,7 +206,7 @@ def open_bytes(path: Path) -> BinaryIO:
 
 
 class _Unpacked(io.RawIOBase):
-    """What a gzip file unpacks to, piece by piece.
+    """The unpacked bytes of a gzip file, as a stream.
 
     Raises GraceError for a damaged file, and for one that unpacks to far more than text does.
     """
@@ -242,9 +242,9 @@ class _Unpacked(io.RawIOBase):
 
 
 def lines(file: TextFile) -> Iterator[tuple[int, str]]:
-    """Lines with their number and their ending.
+    """Lines with their number (from 1) and their line end.
 
-    Split at line feeds only, or at CR where the file has no other ends: U+2028 and its like are part of a text.
+    Split at line feeds only, or at CR where the file has no line feeds: U+2028 and the like are part of a text.
     """
     if file.encoding == "utf-8-sig" and file.newline == "\n":
         yield from _utf8_lines(file.path)

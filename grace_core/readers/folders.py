@@ -12,22 +12,22 @@ from pathlib import Path
 from grace_core.errors import GraceError
 from grace_core.passages import headings
 from grace_core.readers.documents import MAX_LINE_BYTES, Notes, Row
-from grace_core.readers.extraction import HTML, PDF, Extracted, Extractor, tell
+from grace_core.readers.extraction import HTML, PDF, Extracted, Extractor, add_notes
 from grace_core.readers.files import HEAD_BYTES, lines, open_bytes, open_text, refuse_binary, suffix_of
 
 MARKDOWN = (".md", ".markdown")
 EXTRACTED = (*HTML, *PDF)
-TOLD = 20  # files that cannot be read, with the reason of each
+MAX_REPORTED = 20  # files that cannot be read; beyond these they are only counted
 TEXTS = (".txt", ".text", *MARKDOWN, *EXTRACTED)
 _MARKUP = re.compile(rb"(\xef\xbb\xbf)?\s*<[!?a-z]", re.IGNORECASE)
 _FRONT_MATTER = re.compile(r"[ \t]*---[ \t]*\n(.*?\n)??[ \t]*---[ \t]*(\n|\Z)", re.DOTALL)
 
 
 def text_files(folder: Path, notes: Notes) -> list[Path]:
-    """The files with a text of a folder and the folders in it, by path; hidden ones are skipped, others are
-    reported.
+    """The text, Markdown, HTML and PDF files of a folder and its subfolders, by path; hidden files are skipped,
+    files of other kinds noted.
     """
-    found, others = [], Counter()
+    texts, skipped = [], Counter()
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
@@ -35,21 +35,21 @@ def text_files(folder: Path, notes: Notes) -> list[Path]:
             if name.startswith("."):
                 continue
             if suffix_of(path) in TEXTS and path.is_file():
-                found.append(path)
+                texts.append(path)
             else:
-                others[suffix_of(path) or "no ending"] += 1
-    if others:
-        kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(others.items())[:12])
+                skipped[suffix_of(path) or "no ending"] += 1
+    if skipped:
+        kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(skipped.items())[:12])
         notes.add(f"{printable(folder)}: not read, since neither text, Markdown, HTML nor PDF: {kinds}")
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+    return sorted(texts, key=lambda path: path.relative_to(folder).as_posix())
 
 
 def file_rows(folder: Path, paths: list[Path], notes: Notes, *, single: bool = False) -> Iterator[Row]:
     """Rows with an id (the path from ``folder``), a title (the file's own or its first heading, else its
     name) and a text.
 
-    Raises GraceError for text that cannot be read. HTML and PDF files that cannot are left out and told; a
-    ``single`` one is refused.
+    Raises GraceError for a text file that cannot be read. HTML and PDF files that cannot be read are left out
+    with a note; a ``single`` one raises GraceError too.
     """
     with Extractor() as extractor:
         failed: list[GraceError] = []
@@ -62,14 +62,14 @@ def file_rows(folder: Path, paths: list[Path], notes: Notes, *, single: bool = F
                     failed.append(error)
                     if single or len(failed) == len(paths):
                         raise
-                    if len(failed) <= TOLD:
+                    if len(failed) <= MAX_REPORTED:
                         notes.add(f"left out: {printable(error)}")
                     else:
                         notes.count(
                             "other HTML and PDF files that cannot be read are left out", "file", printable(path)
                         )
                     continue
-                tell(extracted, Path(printable(path)), notes)
+                add_notes(extracted, Path(printable(path)), notes)
                 title, text = extracted.title, extracted.text
             else:
                 text = _read(path, notes)
@@ -90,7 +90,7 @@ def _extracted(extractor: Extractor, path: Path) -> Extracted:
 
 
 def _read(path: Path, notes: Notes) -> str:
-    """The characters of a text file, with line feeds for all ends of lines."""
+    """The content of a text file, with line feeds for all line ends."""
     content, size = io.StringIO(newline=""), 0
     for _, line in lines(open_text(path, notes)):
         content.write(line)
@@ -103,11 +103,11 @@ def _read(path: Path, notes: Notes) -> str:
 
 
 def heading(text: str) -> tuple[str | None, str]:
-    """The first heading of Markdown, and the text without it where nothing stands before it."""
-    found = headings(text)
-    if not found:
+    """The first heading of a Markdown text, and the text, without that heading if it comes first."""
+    outline = headings(text)
+    if not outline:
         return None, text
-    first = found[0]
+    first = outline[0]
     begin = text.rfind("\n", 0, first.begin) + 1
     before = text[:begin]
     if front := _FRONT_MATTER.match(text):
@@ -116,5 +116,5 @@ def heading(text: str) -> tuple[str | None, str]:
 
 
 def printable(path: str | Path) -> str:
-    """A path as it can be printed on a line, whatever its name has in it."""
+    """A path with unprintable characters escaped, so that it fits on a line."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(path))

@@ -77,7 +77,7 @@ BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-# of the names in https://encoding.spec.whatwg.org those that Python has: others of its codecs are no encodings of text
+# the encodings of https://encoding.spec.whatwg.org that Python has; some other Python codecs do not encode text
 ENCODINGS = re.compile(
     r"utf-?8|(windows|cp)-?(125[0-8]|874|1251)|iso-?8859-?(1?\d)|latin-?1|(us-)?ascii|koi8-[ru]|gbk|gb2312|gb18030|big5(-hkscs)?|"
     r"euc-(jp|kr)|shift[-_]jis|iso-2022-jp|macintosh|ks_c_5601-1987"
@@ -97,16 +97,14 @@ _SPACE = re.compile("[ \t\n\r\f]+")
 
 
 def decode(data: bytes) -> tuple[str, list[str]]:
-    """The characters of a page, and what is to be told: an encoding that was guessed, and bytes that are none
-    of its characters.
-    """
+    """The decoded text of a page, and notes: an encoding that was guessed, bytes that are invalid in it."""
     for mark, encoding in BOMS:
         if data.startswith(mark):
             return _decoded(data[len(mark) :], encoding, [])
-    found = _DECLARED.search(data[:4096])
-    label = (found[1] or found[2]).decode("ascii", "ignore").lower() if found else ""
+    declaration = _DECLARED.search(data[:4096])
+    label = (declaration[1] or declaration[2]).decode("ascii", "ignore").lower() if declaration else ""
     notes = []
-    if label.startswith("utf-16"):  # a page whose declaration can be read as ASCII is not UTF-16
+    if label.startswith("utf-16"):  # the declaration was read as ASCII, so the page is not UTF-16
         label = "utf-8"
     if label and ENCODINGS.fullmatch(label):
         if re.fullmatch(r"iso-?8859-?1|latin-?1|(us-)?ascii", label):  # as browsers do
@@ -135,7 +133,7 @@ def _decoded(data: bytes, encoding: str, notes: list[str]) -> tuple[str, list[st
 
 
 def page_text(markup: str) -> tuple[str, str, list[str]]:
-    """Title (that of <title>, else the first <h1>, else ""), text, and notes of an HTML page."""
+    """Title (<title>, else the first <h1>, else ""), text and notes of an HTML page."""
     page = _Page()
     page.feed(markup)
     page.close()
@@ -145,7 +143,7 @@ def page_text(markup: str) -> tuple[str, str, list[str]]:
 
 
 class _Page(HTMLParser):
-    """Collects the text in :attr:`out`; line breaks and spaces wait until there is something behind them."""
+    """Collects the text in :attr:`out`; line breaks and spaces are added only before further text."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)

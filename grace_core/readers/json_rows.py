@@ -15,7 +15,7 @@ from grace_core.readers.files import TextFile, lines, open_bytes, open_text
 
 _CHUNK_CHARACTERS = 64 * 1024
 SAMPLE_LINES = 200
-KINDS = {  # what begins with a character
+KINDS = {  # what a JSON value is, by its first character
     "{": "an object",
     "[": "an array",
     '"': "a string",
@@ -30,16 +30,16 @@ _JSON_SPACE = re.compile(r"[ \t\r\n]*")
 
 
 class _Decoder(json.JSONDecoder):
-    """Objects as dicts; a key that stands twice keeps its last value, and ``twice`` says so until it is set back."""
+    """Objects as dicts. A key that occurs twice keeps its last value, and sets ``repeated`` until the caller clears it."""
 
     def __init__(self) -> None:
         super().__init__(object_pairs_hook=self._pairs)
-        self.twice = False
+        self.repeated = False
 
     def _pairs(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made = dict(pairs)
-        self.twice |= len(made) < len(pairs)
-        return made
+        row = dict(pairs)
+        self.repeated |= len(row) < len(pairs)
+        return row
 
 
 def jsonl_rows(path: Path, notes: Notes) -> Iterator[Row]:
@@ -60,7 +60,7 @@ def jsonl_rows(path: Path, notes: Notes) -> Iterator[Row]:
             raise GraceError(
                 f'{path}, line {number}: {KINDS[start]}, expected a JSON object: write {{"text": "…"}}{array}'
             )
-        _tell_twice(decoder, notes, f"{path}, line {number}")
+        _note_repeated_key(decoder, notes, f"{path}, line {number}")
         yield number, row
 
 
@@ -71,18 +71,18 @@ def is_jsonl(file: TextFile) -> bool:
     if not rows or not all(row.lstrip().startswith("{") for row in rows):
         return False
     try:
-        made = [json.loads(row) for row in rows]
+        objects = [json.loads(row) for row in rows]
     except (ValueError, RecursionError):
         return False
     return (
-        all(isinstance(row, dict) for row in made)
-        and guess_columns(name for row in made for name in row)["text"] is not None
+        all(isinstance(row, dict) for row in objects)
+        and guess_columns(name for row in objects for name in row)["text"] is not None
     )
 
 
 def json_rows(path: Path, notes: Notes) -> Iterator[Row]:
-    """Items of an array, decoded one by one from pieces of the file, so that a preview or a limit does not
-    read it all.
+    """Items of an array, decoded one by one from pieces of the file, so that a preview or a limit reads only the
+    part it needs.
     """
     follows = {"[": "{]", ",": "{", "]": ""}
     text, at, line, item, expected, size = "", 0, 1, 1, "[", _CHUNK_CHARACTERS  # line: that of the start of text
@@ -91,17 +91,17 @@ def json_rows(path: Path, notes: Notes) -> Iterator[Row]:
         while True:
             at = wrong_at = _JSON_SPACE.match(text, at).end()
             char = text[at : at + 1]
-            wanted = " or ".join(KINDS.get(sign, repr(sign)) for sign in expected) or "the end of the file"
-            wrong = f"got {KINDS.get(char, repr(char)) if char else 'the end of the file'}, expected {wanted}"
+            kinds = " or ".join(KINDS.get(sign, repr(sign)) for sign in expected) or "the end of the file"
+            wrong = f"got {KINDS.get(char, repr(char)) if char else 'the end of the file'}, expected {kinds}"
             if char == "{" and char in expected:
                 try:
                     row, at = decoder.raw_decode(text, at)
-                    _tell_twice(decoder, notes, f"{path}, item {item}")
+                    _note_repeated_key(decoder, notes, f"{path}, item {item}")
                     yield item, row
                     expected, size = ",]", _CHUNK_CHARACTERS
                     continue
                 except (ValueError, RecursionError) as error:
-                    decoder.twice = False
+                    decoder.repeated = False
                     wrong, wrong_at = _why(error), getattr(error, "pos", at)
             elif char and char in expected:
                 at, item, expected = at + 1, item + (char == ","), follows[char]
@@ -109,7 +109,7 @@ def json_rows(path: Path, notes: Notes) -> Iterator[Row]:
             new = ""
             if len(text) - at > MAX_LINE_BYTES:
                 wrong += f", or the item is longer than {MAX_LINE_BYTES:,} characters"
-            elif not char or char in expected:  # what is wrong may only be that the item goes on after what was read
+            elif not char or char in expected:  # the item may only be cut off at the end of the piece
                 try:
                     new = file.read(size)
                 except UnicodeDecodeError as error:
@@ -139,7 +139,7 @@ def _why(error: ValueError | RecursionError) -> str:
     return str(getattr(error, "msg", error))
 
 
-def _tell_twice(decoder: _Decoder, notes: Notes, where: str) -> None:
-    if decoder.twice:
+def _note_repeated_key(decoder: _Decoder, notes: Notes, where: str) -> None:
+    if decoder.repeated:
         notes.count("a key stands twice in an object, and its last value is kept", "row", where)
-        decoder.twice = False
+        decoder.repeated = False

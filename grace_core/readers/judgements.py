@@ -1,8 +1,8 @@
 """Queries and relevance judgements of a BEIR folder, or of one like it.
 
 Judgements are lines of three fields (query, document, grade) or four, as TREC has them (query, 0, document,
-grade), with tabs, spaces or commas between them, with or without a header. What does not fit together never
-stops a build: it is counted and told.
+grade), with tabs, spaces or commas between them, with or without a header. Judgements that do not fit the
+corpus never stop a build: they are counted in the notes.
 """
 
 from __future__ import annotations
@@ -41,33 +41,35 @@ _COLUMNS = {
 
 def read_judgements(
     folder: Path,
-    kept: set[str],
+    document_ids: set[str],
     empty: set[str],
     *,
     cut: bool,
     read: Callable[[Path, Notes], Iterator[Document]],
     notes: Notes,
 ) -> Judgements | None:
-    """Queries and judgements beside a corpus whose documents have the ids ``kept``, those without a text ``empty``.
+    """Queries and judgements of the folder of a corpus; ``empty`` are the ids of its documents without a text.
 
-    Of a ``cut`` corpus those of its documents only. ``read`` reads the documents of a JSONL file.
+    For a corpus ``cut`` by a limit, only the judgements of its documents. ``read`` reads queries from JSONL.
     """
     if not folder.is_dir():
-        _tell_beside(folder, notes)
+        _note_unread_queries(folder, notes)
         return None
     path = _first(folder, "queries.jsonl", "queries.jsonl.gz")
     files = _qrels_files(folder, notes)
     if path is None:
-        others = [file.name for file in sorted(folder.glob("queries.*")) if file.is_file()]
-        if others:
-            notes.add(f"{folder / others[0]} is not read: queries are expected in queries.jsonl, with _id and text")
+        other_files = [file.name for file in sorted(folder.glob("queries.*")) if file.is_file()]
+        if other_files:
+            notes.add(
+                f"{folder / other_files[0]} is not read: queries are expected in queries.jsonl, with _id and text"
+            )
         if files:
             notes.add(
                 f"{files[0]}: the judgements are left out, since there is no queries.jsonl: add the queries to evaluate with them"
             )
         return None
     if not files:
-        _tell_elsewhere(folder, notes)
+        _note_misplaced_qrels(folder, notes)
     queries, splits = _read_queries(path, read, notes)
     if not queries:
         notes.add(f"{path} has no query: judgements are left out")
@@ -94,58 +96,58 @@ def read_judgements(
                 what = f"{file}: queries that are judged here and belong to another split stay in that"
                 notes.count(what, "query", where.rpartition(", ")[2])
     if files and cut:
-        return _cut(Judgements(queries, qrels, splits), kept, notes)
-    _tell_missing(Judgements(queries, qrels, splits), kept, empty, files, notes)
+        return _cut(Judgements(queries, qrels, splits), document_ids, notes)
+    _note_unmatched(Judgements(queries, qrels, splits), document_ids, empty, files, notes)
     return Judgements(queries, qrels, splits)
 
 
 def _read_queries(path: Path, read, notes: Notes) -> tuple[dict[str, str], dict[str, str]]:
     """Texts and splits by query id."""
-    queries, splits, others, ambiguous = {}, {}, {}, set()
-    for row in read(path, Notes()):  # what it tells is of columns that are not kept here
+    queries, splits, unused_columns, ambiguous = {}, {}, {}, set()
+    for row in read(path, Notes()):  # its notes are about columns that are dropped here
         if not row.text.strip():
             notes.count(f"{path}: queries without a text are left out", "query", repr(row.id)[:80])
             continue
         if row.id in ambiguous or queries.setdefault(row.id, row.text) != row.text:
-            # which of the two texts a judgement is about cannot be known
+            # nothing says which of the two texts a judgement is about
             ambiguous.add(row.id)
             queries.pop(row.id, None)
             splits.pop(row.id, None)
             continue
         if row.metadata.get("split"):
             splits[row.id] = str(row.metadata["split"])
-        others |= dict.fromkeys(name for name, value in row.metadata.items() if name != "split" and value is not None)
+        unused_columns |= dict.fromkeys(
+            name for name, value in row.metadata.items() if name != "split" and value is not None
+        )
     for name in sorted(ambiguous):
         notes.count(f"{path}: ids that two different queries have are left out with both", "query", repr(name)[:80])
-    if others:
+    if unused_columns:
         notes.add(
-            f"{path}: columns {', '.join(map(repr, others))[:200]} of the queries are left out: only id, text and split are kept"
+            f"{path}: columns {', '.join(map(repr, unused_columns))[:200]} of the queries are left out: only id, text and split are kept"
         )
     return queries, splits
 
 
 def query_columns(row: dict) -> dict[str, str]:
-    """The columns of a query's id and text where they are called as those of queries are, and not as those of
-    documents.
-    """
+    """The columns of a query's id and text, where they have names that are usual for queries only."""
     guess, names = guess_columns(row), {name.strip().lower(): name for name in row}
-    found = {
+    columns = {
         role: next((names[usual] for usual in usuals if usual in names), None)
         for role, usuals in _QUERY_COLUMNS.items()
     }
-    return {role: name for role, name in found.items() if name and guess[role] is None}
+    return {role: name for role, name in columns.items() if name and guess[role] is None}
 
 
-def _tell_beside(corpus: Path, notes: Notes) -> None:
-    """Queries beside a corpus of which the file was named, and not the folder."""
+def _note_unread_queries(corpus: Path, notes: Notes) -> None:
+    """Notes that there are queries beside the corpus file, which are read only if the folder is named."""
     if corpus.name.startswith("corpus.") and (path := _first(corpus.parent, "queries.jsonl", "queries.jsonl.gz")):
         notes.add(
             f"{path} is not read, since {corpus.name} was named: name the folder to have its queries and judgements"
         )
 
 
-def _tell_elsewhere(folder: Path, notes: Notes) -> None:
-    """Files that look like judgements, where there are none in their place."""
+def _note_misplaced_qrels(folder: Path, notes: Notes) -> None:
+    """Notes files that look like judgements, where none are in the expected place."""
     names = sorted(
         path.name
         for path in folder.iterdir()
@@ -162,7 +164,7 @@ def _first(folder: Path, *names: str) -> Path | None:
 
 
 def _qrels_files(folder: Path, notes: Notes) -> list[Path]:
-    """qrels.tsv, or else the files of qrels/."""
+    """The files of judgements: qrels.tsv, else those of qrels/."""
     single, several = _first(folder, "qrels.tsv", "qrels.tsv.gz", "qrels.txt", "qrels.txt.gz"), folder / "qrels"
     if several.is_file() and single is None:
         return [several]
@@ -172,8 +174,8 @@ def _qrels_files(folder: Path, notes: Notes) -> list[Path]:
             notes.add(f"{several} is not read, since there is {single.name}: remove one of the two")
         return [single]
     files = [path for path in within if path.is_file() and suffix_of(path) in QRELS_SUFFIXES]
-    if others := [path.name for path in within if path not in files]:
-        notes.add(f"{several}: {', '.join(others)[:200]} not read, expected .tsv files")
+    if unread := [path.name for path in within if path not in files]:
+        notes.add(f"{several}: {', '.join(unread)[:200]} not read, expected .tsv files")
     stems = [path.name.split(".")[0] for path in files]
     if twice := [stem for stem in stems if stems.count(stem) > 1]:
         notes.add(f"{several}: the files called {twice[0]} make one split")
@@ -193,7 +195,7 @@ def qrels_rows(path: Path, notes: Notes) -> Iterator[tuple[str, str, str, int | 
             first = _split(line, separator)
             quoted = separator != " " and len(first) > 2 and all(re.fullmatch('".*"', cell) for cell in first[:2])
         cells = _split(line, separator)
-        if quoted:  # as R writes them; ids may hold quotes themselves where not all are quoted
+        if quoted:  # as R writes them; where not all are quoted, quotes are part of the ids
             cells = [cell[1:-1].replace('""', '"') if re.fullmatch('".*"', cell) else cell for cell in cells]
         if not places:
             width = len(cells)
@@ -217,8 +219,8 @@ def _wrong(got: str, how: str) -> GraceError:
 
 
 def _separator(line: str) -> str:
-    """What stands between the fields, by the first line: tabs, else spaces, else commas, semicolons or
-    vertical bars.
+    """The separator of the fields, guessed from the first line: tab, else space, else comma, semicolon or
+    vertical bar.
     """
     if "\t" in line.strip():
         return "\t"
@@ -236,16 +238,16 @@ def _split(line: str, separator: str) -> list[str]:
 
 
 def _places(cells: list[str], header: bool) -> tuple[int, int, int] | None:
-    """Where query, document and grade stand; None for a line that has them not."""
+    """The positions of query, document and grade; None for a line without them."""
     usual = {3: (0, 1, 2), 4: (0, 2, 3)}.get(len(cells))
     if not header:
         return usual
     names = [re.sub(r"\s+", "-", cell.strip().lower()) for cell in cells]
-    found = [
+    places = [
         next((names.index(name) for name in _COLUMNS[role] if name in names), None)
         for role in ("query", "document", "grade")
     ]
-    return usual if None in found or len(set(found)) < 3 else tuple(found)
+    return usual if None in places or len(set(places)) < 3 else tuple(places)
 
 
 def _grade(cell: str) -> int | float | None:
@@ -258,31 +260,34 @@ def _grade(cell: str) -> int | float | None:
     return int(value) if value.is_integer() else value
 
 
-def _cut(judgements: Judgements, kept: set[str], notes: Notes) -> Judgements:
-    """Judgements of ``kept`` documents, and the queries that still have one."""
-    found = {
-        query: {d: grade for d, grade in grades.items() if d in kept} for query, grades in judgements.qrels.items()
+def _cut(judgements: Judgements, document_ids: set[str], notes: Notes) -> Judgements:
+    """The judgements of documents in ``document_ids``, and the queries that still have one."""
+    cut = {
+        query: {d: grade for d, grade in grades.items() if d in document_ids}
+        for query, grades in judgements.qrels.items()
     }
-    qrels = {query: grades for query, grades in found.items() if grades}
+    qrels = {query: grades for query, grades in cut.items() if grades}
     queries = {query: text for query, text in judgements.queries.items() if query in qrels}
-    if left := len(judgements.queries) - len(queries):
+    if dropped := len(judgements.queries) - len(queries):
         notes.add(
-            f"limit: {_counted(left, 'query', 'queries')} without a judged document among those that are kept left out"
+            f"limit: {_counted(dropped, 'query', 'queries')} without a judged document among those that are kept left out"
         )
     return Judgements(queries, qrels, {query: split for query, split in judgements.splits.items() if query in qrels})
 
 
-def _tell_missing(judgements: Judgements, kept: set[str], empty: set[str], files: list[Path], notes: Notes) -> None:
+def _note_unmatched(
+    judgements: Judgements, document_ids: set[str], empty: set[str], files: list[Path], notes: Notes
+) -> None:
     judged = list(chain.from_iterable(judgements.qrels.values()))
-    missing = [document for document in judged if document not in kept]
+    unknown = [document for document in judged if document not in document_ids]
     blank = [document for document in judged if document in empty]
     place = files[0].parent if len(files) > 1 else files[0] if files else None
-    if judged and len(missing) == len(judged):
+    if judged and len(unknown) == len(judged):
         what = f"none of the {len(judged):,} judgements is of a document of the corpus"
         notes.add(f"{place}: {what}: use the ids of the corpus's documents")
-    elif missing:
+    elif unknown:
         what = (
-            f"{_counted(len(missing), 'judgement')} of documents that the corpus lacks (the first {missing[0][:80]!r})"
+            f"{_counted(len(unknown), 'judgement')} of documents that the corpus lacks (the first {unknown[0][:80]!r})"
         )
         notes.add(f"{place}: {what}: where relevant, they count as not found")
     if blank:
@@ -296,5 +301,5 @@ def _tell_missing(judgements: Judgements, kept: set[str], empty: set[str], files
         notes.add(f"{place}: {what}: kept, and left out of evaluations")
 
 
-def _counted(number: int, one: str, many: str | None = None) -> str:
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
+def _counted(number: int, singular: str, plural: str | None = None) -> str:
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"

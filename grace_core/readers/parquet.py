@@ -12,12 +12,12 @@ from grace_core.readers.chunked import chunk_of
 from grace_core.readers.documents import Notes, Row, guess_columns
 from grace_core.readers.files import HEAD_BYTES, open_bytes, refuse_binary
 
-LONGEST_LIST = 64  # numbers in a list of them beyond which it is taken for a vector
+LONGEST_LIST = 64  # a longer list of numbers is taken for a vector
 
 
 def chunk_in(path: Path) -> Chunk | None:
-    """How the documents of a Parquet file are split, if they are: None too for one that cannot be read, which
-    reading its rows tells.
+    """The split settings of a Parquet file of passages; None for others, and for one that cannot be read, whose
+    rows raise the error.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -29,7 +29,7 @@ def chunk_in(path: Path) -> Chunk | None:
 
 
 def parquet_rows(path: Path, columns: dict[str, str] | None, notes: Notes, *, first: int = 1) -> Iterator[Row]:
-    """Rows numbered from ``first``."""
+    """The rows of a Parquet file, numbered from ``first``. Raises GraceError for one that cannot be read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -45,13 +45,13 @@ def parquet_rows(path: Path, columns: dict[str, str] | None, notes: Notes, *, fi
                 if field.name not in mapped and (why := _useless(file, field)):  # a mapped one is refused with its row
                     dropped.append(field.name)
                     notes.add(f"{path}: column {field.name!r} ({field.type}) is left out: {why}")
-            wanted = [name for name in schema.names if name not in dropped]
+            kept_columns = [name for name in schema.names if name not in dropped]
             # a name with a dot is taken for a path into a struct, so such columns are read with all the others
-            wanted = None if not dropped or any("." in name for name in wanted) else wanted
-            for batch in file.iter_batches(batch_size=1024, columns=wanted or None):
+            kept_columns = None if not dropped or any("." in name for name in kept_columns) else kept_columns
+            for batch in file.iter_batches(batch_size=1024, columns=kept_columns or None):
                 batch = (
                     batch.select([name for name in batch.schema.names if name not in dropped])
-                    if wanted is None and dropped
+                    if kept_columns is None and dropped
                     else batch
                 )
                 for row in batch.to_pylist():
@@ -60,14 +60,14 @@ def parquet_rows(path: Path, columns: dict[str, str] | None, notes: Notes, *, fi
     except GraceError:
         raise
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-        _refuse_others(path)
+        _refuse_non_parquet(path)
         raise GraceError(
             f"{path}: unreadable Parquet after row {number} ({repr(error)[:300]}): write the file again"
         ) from None
 
 
-def _refuse_others(path: Path) -> None:
-    """Raises GraceError for a file that only has the name of a Parquet file, with what it is."""
+def _refuse_non_parquet(path: Path) -> None:
+    """Raises GraceError for a file that is no Parquet file whatever its name, with what it is."""
     with path.open("rb") as file:
         start = file.read(4)
     if start in (b"PAR1", b"PARE"):
@@ -85,8 +85,8 @@ def _refuse_others(path: Path) -> None:
 
 
 def _useless(file, field) -> str | None:
-    """Why a column is of no use as metadata: bytes, or lists of floats that are longer than a person would
-    list in its first rows.
+    """Why a column cannot serve as metadata: bytes, or lists of floats that are longer than LONGEST_LIST in its
+    first rows; None if it can.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -107,15 +107,15 @@ def _useless(file, field) -> str | None:
 
 
 def parquet_parts(folder: Path) -> list[Path]:
-    """The Parquet files of a folder and the folders in it, by path; none that is hidden or begins with an
+    """The Parquet files of a folder and its subfolders, by path, without names that begin with a dot or an
     underscore.
     """
-    found = sorted(folder.rglob("*.parquet"), key=lambda path: path.relative_to(folder).as_posix())
-    return [path for path in found if path.is_file() and not any(p[0] in "._" for p in path.relative_to(folder).parts)]
+    paths = sorted(folder.rglob("*.parquet"), key=lambda path: path.relative_to(folder).as_posix())
+    return [path for path in paths if path.is_file() and not any(p[0] in "._" for p in path.relative_to(folder).parts)]
 
 
 def parts_rows(folder: Path, parts: list[Path], columns: dict[str, str] | None, notes: Notes) -> Iterator[Row]:
-    """The rows of all parts, numbered through; what folders called NAME=VALUE say becomes a column."""
+    """The rows of all parts, numbered continuously; folders called NAME=VALUE give the column NAME."""
     names = [part.relative_to(folder).as_posix() for part in parts]
     notes.add(
         f"{folder}: {len(parts)} Parquet {'file is' if len(parts) == 1 else 'files are'} read: {', '.join(names)[:300]}"

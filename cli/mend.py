@@ -5,6 +5,8 @@ What they do stands in :mod:`grace_cli.mend_report`, so that this is light to im
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from inspect import Signature, signature
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +21,7 @@ mend_app = typer.Typer(
 
 DocumentId = Annotated[str, typer.Argument(metavar="DOC_ID", help="A document's id, as `grace search` prints it.")]
 Split = Annotated[str | None, typer.Option(help="Judged queries of this split; default all.")]
+Queries = Annotated[int | None, typer.Option(min=1, help="So many judged queries at random; default all.")]
 Rationale = Annotated[str | None, typer.Option(help="The rationale that it is to have.")]
 Remove = Annotated[bool, typer.Option("--remove", help="Take its rationale out.")]
 Seed = Annotated[int | None, typer.Option(help="Let the model write it again, sampled with this seed.")]
@@ -36,6 +39,7 @@ def mend_why(
         str, typer.Argument(metavar="QUERY_ID", help="A judged query's id; without one, the failing ones are listed.")
     ] = "",
     split: Split = None,
+    queries: Queries = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -43,9 +47,9 @@ def mend_why(
     from grace_cli.mend_report import failing_command, why_command
 
     if query:
-        result, text = why_command(folder, model, query=query, split=split, device=device)
+        result, text = why_command(folder, model, query=query, split=split, queries=queries, device=device)
     else:
-        result, text = failing_command(folder, model, split=split, device=device)
+        result, text = failing_command(folder, model, split=split, queries=queries, device=device)
     show(result, as_json, text)
 
 
@@ -55,6 +59,7 @@ def mend_try(
     document: DocumentId,
     model: Model,
     split: Split = None,
+    queries: Queries = None,
     rationale: Rationale = None,
     remove: Remove = False,
     seed: Seed = None,
@@ -64,55 +69,34 @@ def mend_try(
     as_json: Json = False,
 ) -> None:
     """Encode a document again with another rationale, and replay all judged queries; nothing is written."""
-    from grace_cli.mend_report import try_command
+    _try(locals())
 
-    result, text = try_command(
-        folder,
-        document,
-        model,
-        split=split,
-        rationale=rationale,
-        remove=remove,
-        seed=seed,
-        system=system,
-        temperature=temperature,
-        device=device,
-    )
-    show(result, as_json, text)
+
+def _with_parameters_of(other: Callable) -> Callable[[Callable], Callable]:
+    """Make a command take the parameters of another, and then its own; it gets those of the other as ``**given``."""
+
+    def widened(command: Callable) -> Callable:
+        shared, own = (signature(one, eval_str=True).parameters.values() for one in (other, command))
+        every = [*shared, *(one for one in own if one.kind is not one.VAR_KEYWORD)]
+        command.__signature__ = Signature(every)
+        command.__annotations__ = {one.name: one.annotation for one in every}
+        return command
+
+    return widened
 
 
 @mend_app.command("keep")
-def mend_keep(
-    folder: Path,
-    document: DocumentId,
-    model: Model,
-    split: Split = None,
-    rationale: Rationale = None,
-    remove: Remove = False,
-    seed: Seed = None,
-    system: System = None,
-    temperature: Temperature = None,
-    note: Annotated[str, typer.Option(help="Why, for the history.")] = "",
-    device: Device = None,
-    as_json: Json = False,
-) -> None:
+@_with_parameters_of(mend_try)
+def mend_keep(note: Annotated[str, typer.Option(help="Why, for the history.")] = "", **given) -> None:
     """As try, and make it part of the index; what was there before is kept for `grace mend revert`."""
+    _try(given, keep=True, note=note)
+
+
+def _try(given: dict, **more) -> None:
     from grace_cli.mend_report import try_command
 
-    result, text = try_command(
-        folder,
-        document,
-        model,
-        split=split,
-        rationale=rationale,
-        remove=remove,
-        seed=seed,
-        system=system,
-        temperature=temperature,
-        device=device,
-        keep=True,
-        note=note,
-    )
+    as_json = given.pop("as_json")
+    result, text = try_command(**given, **more)
     show(result, as_json, text)
 
 

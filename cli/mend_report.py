@@ -23,22 +23,30 @@ def _open(folder: Path, model: str, device: str | None) -> tuple[GraceIndex, Gra
     return index, index.load_model(device=device, cache=RepresentationCache())
 
 
-def why_command(folder: Path, model: str, *, query: str, split: str | None, device: str | None) -> tuple[dict, str]:
-    mender = Mender(*_open(folder, model, device), split=split)
+def why_command(
+    folder: Path, model: str, *, query: str, split: str | None, queries: int | None, device: str | None
+) -> tuple[dict, str]:
+    mender = Mender(*_open(folder, model, device), split=split, most=queries)
     failure = mender.diagnose(mender.number(query))
     if failure is None:
         relevant = any(document in mender.index.row for document, grade in mender.qrels[query].items() if grade > 0)
-        told = "a relevant document stands at rank 1" if relevant else "the index holds none of its relevant documents"
-        return {"query": query, "failing": False, "reason": told}, f"{query}: {told}; there is nothing to mend"
+        reason = (
+            "all of its relevant documents stand first"
+            if relevant
+            else "the index holds none of its relevant documents"
+        )
+        return {"query": query, "failing": False, "reason": reason}, f"{query}: {reason}; there is nothing to mend"
     pair = mender.sentence_pair(failure)
     return {"failing": True, **failure.as_dict(), "pair": pair}, "\n".join(_failure_lines(failure, pair))
 
 
 def _failure_lines(failure: Failure, pair: dict) -> list[str]:
     blocks = sorted(failure.blocks.items(), key=lambda item: -abs(item[1]))
+    place = "first is" if failure.wrong_rank == 1 else f"at rank {failure.wrong_rank} is, not relevant,"
     lines = [
         f"{failure.query}  {_short(failure.text)}",
-        f"first is {failure.wrong!r}; the first relevant one is {failure.right!r}, at rank {failure.right_rank}",
+        f"{place} {failure.wrong!r}; the first relevant one {'is' if failure.wrong_rank == 1 else 'below is'} {failure.right!r}, "
+        f"at rank {failure.right_rank}",
         f"the pair that puts it there: {pair['query_part']} {_short(pair['query'])!r}",
         f"  × {pair['document_part']} {_short(pair['document'])!r}: {pair['above_corpus']:+.4f} above the average document",
         f"score {failure.wrong} less {failure.right}: {failure.difference:+.6f}",
@@ -53,8 +61,10 @@ def _failure_lines(failure: Failure, pair: dict) -> list[str]:
     return lines
 
 
-def failing_command(folder: Path, model: str, *, split: str | None, device: str | None) -> tuple[dict, str]:
-    mender = Mender(*_open(folder, model, device), split=split)
+def failing_command(
+    folder: Path, model: str, *, split: str | None, queries: int | None, device: str | None
+) -> tuple[dict, str]:
+    mender = Mender(*_open(folder, model, device), split=split, most=queries)
     failing, value = [mender.queries[i] for i in mender.failing()], float(mender.ndcg().mean())
     result = {"queries": len(mender.queries), "ndcg@10": value, "failing": failing}
     lines = [
@@ -71,6 +81,7 @@ def try_command(
     model: str,
     *,
     split: str | None,
+    queries: int | None,
     rationale: str | None,
     remove: bool,
     seed: int | None,
@@ -95,7 +106,9 @@ def try_command(
     index, loaded = _open(folder, model, device)
     if document not in index.row:
         raise GraceError(f"{index.folder} holds no document {document[:80]!r}; {index.collection.unknown(document)}")
-    mender = Mender(index, loaded, split=split, judged=index.collection.judgements is not None or not keep)
+    mender = Mender(
+        index, loaded, split=split, most=queries, judged=index.collection.judgements is not None or not keep
+    )
     row = index.row[document]
     kind = "regenerate" if again else "edit" if rationale and rationale.strip() else "remove"
     old = mender.content(row)

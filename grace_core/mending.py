@@ -8,9 +8,10 @@ and every ranking is made anew, equal scores in the order of the corpus; queries
 exact outcome of keeping it (:mod:`grace_core.mends`), where the statistics of the geometry stay as they are.
 A later change of geometry, which fits them again to what is stored then, moves all scores a little.
 
-A judged query fails where its first relevant document R does not stand at rank 1, which another document A
-has. With c(p, p') the blocks of A's score less those of R's (:func:`grace_core.explain.score_blocks`), which
-add up to D = s(q, A) - s(q, R), these causes apply:
+A judged query fails where a document A that is not relevant stands above a relevant one R: A is the first such
+document, R the first relevant one below it. Where A is at rank 1 no relevant document stands first, and these queries
+are what mending by rule is given. With c(p, p') the blocks of A's score less those of R's
+(:func:`grace_core.explain.score_blocks`), which add up to D = s(q, A) - s(q, R), these causes apply:
 
     wrong rationale     A has a rationale, and the sum over p of c(p, rationale) is more than half of D
     right rationale     R has no rationale, or it was cut off at the token limit, or R stands at a better rank without it (encoded again)
@@ -32,6 +33,7 @@ from grace_core import geometry as geometries
 from grace_core.build import QUERIES, STATISTICS
 from grace_core.errors import GraceError
 from grace_core.evaluation.bootstrap import ci95, of_items
+from grace_core.evaluation.faithfulness import choose_queries
 from grace_core.evaluation.retrieval import CUTOFF, SAME, judged_queries, per_query
 from grace_core.explain import Explainer, difference, score_blocks
 from grace_core.geometry import KINDS, Role, Statistics
@@ -139,8 +141,18 @@ class Cause:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """Rows and ranks of the first document that is not relevant to a query and of the first relevant one below it."""
+
+    wrong: int
+    wrong_rank: int
+    right: int
+    right_rank: int
+
+
+@dataclass(frozen=True)
 class Failure:
-    """A judged query whose first relevant document ``right`` is not at rank 1, where ``wrong`` stands.
+    """A judged query whose relevant document ``right`` stands below ``wrong``, the first that is not relevant.
 
     ``blocks`` split ``difference``, the score of the wrong one less that of the right one; ``ranks`` are
     those of the right one in each geometry and ``without`` its rank without its rationale.
@@ -151,6 +163,7 @@ class Failure:
     right: str
     right_rank: int
     wrong: str
+    wrong_rank: int
     difference: float
     blocks: dict[str, float]
     without: int | None
@@ -161,25 +174,39 @@ class Failure:
         return asdict(self)
 
 
+def check_mendable(index: GraceIndex) -> None:
+    """Raises GraceError for an index whose rationales cannot be mended: of passages, or without any."""
+    if index.collection.chunk is not None:
+        raise GraceError(
+            f"{index.collection.folder} holds passages, and mends are of whole documents: build the corpus once more without "
+            "--chunk into another folder, and mend there"
+        )
+    if not index.manifest["rationale"]:
+        raise GraceError(f"{index.folder} was built without rationales; there is none to mend")
+
+
 class Mender:
     """The judged queries of an index, encoded once, and its documents with the rationales that are tried out;
     nothing is written.
 
     ``model`` must be the index's own. Raises GraceError for a collection of passages, without rationales, or
-    without judgements, unless it is not to be ``judged``: then there are no queries.
+    without judgements, unless it is not to be ``judged``: then there are no queries. With ``most`` only so many queries
+    at random, always the same ones; ``progress`` as in :meth:`GraceModel.represent`.
     """
 
     def __init__(
-        self, index: GraceIndex, model: GraceModel, *, split: str | None = None, judged: bool = True, progress=False
+        self,
+        index: GraceIndex,
+        model: GraceModel,
+        *,
+        split: str | None = None,
+        most: int | None = None,
+        judged: bool = True,
+        progress=False,
     ):
-        if index.collection.chunk is not None:
-            raise GraceError(
-                f"{index.collection.folder} holds passages, and mends are of whole documents: build it without --chunk"
-            )
-        if not index.manifest["rationale"]:
-            raise GraceError(f"{index.folder} was built without rationales; there is none to mend")
+        check_mendable(index)
         judgements = index.collection.judgements
-        self.texts = judged_queries(judgements, split) if judged else {}
+        self.texts = choose_queries(judged_queries(judgements, split), most) if judged else {}
         self.index, self.model, self.queries = index, model, list(self.texts)
         self.qrels = judgements.qrels if judged else {}
         made = model.represent(list(self.texts.values()), progress=progress)
@@ -244,22 +271,31 @@ class Mender:
     def failing(self, most: int | None = None) -> list[int]:
         """The first ``most`` judged queries, in the order of the judgements, of which a relevant document is
         in the index but none at rank 1."""
-        return [i for i in range(len(self.queries)) if (pair := self._pair(i)) and pair[1] > 1][:most]
+        return [i for i in range(len(self.queries)) if (pair := self.pair(i)) and pair.wrong_rank == 1][:most]
 
-    def _pair(self, i: int) -> tuple[int, int] | None:
-        """The first relevant document of a query and its rank; None where the index holds none."""
-        grades = self.qrels[self.queries[i]]
-        rows = [
-            self.index.row[document] for document, grade in grades.items() if grade > 0 and document in self.index.row
-        ]
-        return min(((row, rank(self.scores[i], row)) for row in rows), key=lambda pair: pair[1], default=None)
+    def pair(self, i: int) -> Pair | None:
+        """The first document that is not relevant to a query and the first relevant one below it; None where there is
+        none below it.
+        """
+        grades, index = self.qrels[self.queries[i]], self.index
+        ranks = {
+            index.row[name]: rank(self.scores[i], index.row[name])
+            for name, grade in grades.items()
+            if grade > 0 and name in index.row
+        }
+        wrong_rank = next(place for place in range(1, len(index) + 2) if place not in ranks.values())
+        below = {row: place for row, place in ranks.items() if place > wrong_rank}
+        if not below:
+            return None
+        right = min(below, key=lambda row: below[row])
+        return Pair(int(order(self.scores[i], wrong_rank)[-1]), wrong_rank, right, below[right])
 
     def diagnose(self, i: int) -> Failure | None:
         """Why a query fails; None if it does not, or if the index holds none of its relevant documents."""
-        pair = self._pair(i)
-        if pair is None or pair[1] == 1:
+        pair = self.pair(i)
+        if pair is None:
             return None
-        right, wrong, index = pair[0], int(order(self.scores[i], 1)[0]), self.index
+        right, wrong, index = pair.right, pair.wrong, self.index
         held = {row: self.content(row) for row in (wrong, right)}
         documents = tuple(np.stack([getattr(one, name) for one in held.values()]) for name in ("sums", "counts"))
         asked = tuple(part[i : i + 1] for part in self._asked)
@@ -274,8 +310,9 @@ class Mender:
             self.queries[i],
             self.texts[self.queries[i]],
             index.ids[right],
-            pair[1],
+            pair.right_rank,
             index.ids[wrong],
+            pair.wrong_rank,
             float(apart.sum()),
             {f"{PARTS[p]} × {PARTS[q]}": float(apart[p, q]) for p in range(3) for q in range(3) if apart[p, q]},
             without,
@@ -415,7 +452,7 @@ def automatic(
     for number, i in enumerate(given):
         progress(number, len(given))
         failure = mender.diagnose(i)
-        if failure is None:
+        if failure is None or failure.wrong_rank > 1:
             attempts.append(Attempt(mender.queries[i], "mended already"))
             continue
         cause = next((cause for cause in failure.causes if cause.remedy), None)

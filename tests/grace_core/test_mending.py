@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from mends_world import OTHER, build_kinds
 
 from grace_core import mends
 from grace_core.collection import Collection
 from grace_core.errors import GraceError
+from grace_core.evaluation.faithfulness import choose_queries
 from grace_core.evaluation.retrieval import evaluate_index, per_query
 from grace_core.explain import Explainer
 from grace_core.index import GraceIndex, build
@@ -20,13 +21,6 @@ from grace_core.passages import Chunk
 from grace_core.pooling import RATIONALE, Pooling
 from grace_core.readers import Corpus, Document, Judgements
 from grace_core.readers.chunked import chunked
-
-OTHER = "The river is cold in winter."
-
-
-@pytest.fixture(scope="module")
-def model(tiny_models):
-    return tiny_models["qwen2"]
 
 
 @pytest.fixture(scope="module")
@@ -46,20 +40,7 @@ def judged(sentences) -> Judgements:
 
 @pytest.fixture(scope="module")
 def built(documents, judged, model, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("built")
-    for kind in ("raw", "calibrated"):
-        build(
-            Collection.create(Corpus(documents, judged, "made here", []), folder / kind),
-            model,
-            geometry=kind,
-            name="tiny",
-        )
-    return folder
-
-
-@pytest.fixture(params=["raw", "calibrated"])
-def folder(request, built, tmp_path) -> Path:
-    return shutil.copytree(built / request.param, tmp_path / "c")
+    return build_kinds(tmp_path_factory.mktemp("built"), Corpus(documents, judged, "made here", []), model)
 
 
 @pytest.fixture
@@ -162,6 +143,21 @@ def test_only_queries_of_the_split_are_replayed(folder, model):
     assert mender.replay(0, mender.with_rationale(0, OTHER)).before.shape == (6,)
 
 
+def pair_by_sorting(mender, i: int) -> tuple[str, int, str, int] | None:
+    """The first document that is not relevant and the first relevant one below it, each with its rank."""
+    ids, grades = mender.index.ids, mender.qrels[mender.queries[i]]
+    ranked = [ids[row] for row in sorted(range(len(ids)), key=lambda row: (-mender.scores[i, row], row))]
+    wrong = next(place for place, name in enumerate(ranked, 1) if not grades.get(name))
+    right = next((place for place, name in enumerate(ranked, 1) if place > wrong and grades.get(name)), None)
+    return right and (ranked[wrong - 1], wrong, ranked[right - 1], right)
+
+
+def test_so_many_queries_are_the_same_ones_as_everywhere(folder, model):
+    mender = Mender(GraceIndex(folder, "tiny"), model, most=5)
+    assert len(mender.queries) == 5
+    assert mender.texts == choose_queries(Mender(GraceIndex(folder, "tiny"), model).texts, 5)
+
+
 def test_failing_queries_are_diagnosed_by_the_rules(mender):
     failing = mender.failing()
     assert failing
@@ -169,10 +165,12 @@ def test_failing_queries_are_diagnosed_by_the_rules(mender):
     assert mender.diagnose(11) is None
     seen = set()
     for i in range(11):
-        failure = mender.diagnose(i)
-        assert (failure is not None) == (i in failing)
+        failure, pair = mender.diagnose(i), pair_by_sorting(mender, i)
+        assert (failure is not None) == (pair is not None)
         if failure is None:
             continue
+        assert (failure.wrong, failure.wrong_rank, failure.right, failure.right_rank) == pair
+        assert (failure.wrong_rank == 1) == (i in failing)
         wrong, right = (mender.index.row[name] for name in (failure.wrong, failure.right))
         assert failure.difference == pytest.approx(
             float(mender.scores[i, wrong]) - float(mender.scores[i, right]), abs=1e-5

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mends_world import OTHER, build_kinds
 
 from grace_core.collection import Collection
 from grace_core.errors import GraceError
@@ -23,7 +24,6 @@ from grace_core.pooling import RATIONALE, TEMPLATE, TEXT
 from grace_core.readers import Corpus, Document, Judgements
 
 JUDGED = Judgements({"q1": "river", "q2": "snow"}, {"q1": {"d0": 2, "d3": 1}, "q2": {"d4": 1}}, {"q1": "test"})
-OTHER = "The river is cold in winter."
 LAYER = (LIST, TENSORS)
 
 
@@ -36,27 +36,9 @@ def documents(sentences) -> list[Document]:
 
 
 @pytest.fixture(scope="module")
-def model(tiny_models):
-    return tiny_models["qwen2"]
-
-
-@pytest.fixture(scope="module")
 def built(documents, model, tmp_path_factory) -> Path:
     """Collections with a raw, and with a calibrated, index: to be left as they are."""
-    folder = tmp_path_factory.mktemp("built")
-    for kind in ("raw", "calibrated"):
-        build(
-            Collection.create(Corpus(documents, JUDGED, "made here", []), folder / kind),
-            model,
-            geometry=kind,
-            name="tiny",
-        )
-    return folder
-
-
-@pytest.fixture(params=["raw", "calibrated"])
-def folder(request, built, tmp_path) -> Path:
-    return shutil.copytree(built / request.param, tmp_path / "c")
+    return build_kinds(tmp_path_factory.mktemp("built"), corpus_of(documents), model)
 
 
 @pytest.fixture

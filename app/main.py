@@ -19,6 +19,7 @@ from grace_app.evaluate import tab as evaluate_tab
 from grace_app.explore import tab as explore_tab
 from grace_app.gate import MAX_UPLOAD, RATE, VARIABLE, Accounts, Gate, is_loopback, read_accounts, read_size
 from grace_app.map import tab as map_tab
+from grace_app.mending import tab as mending_tab
 from grace_app.page.head import Head
 from grace_app.page.html import tag
 from grace_app.page.scripts import html
@@ -44,6 +45,7 @@ STYLES = [
         "explore/worth.css",
         "export/row.css",
         "map/map.css",
+        "mending/mending.css",
         "reasons/reasons.css",
     )
 ]
@@ -54,6 +56,7 @@ TABS = {
     "map": map_tab,
     "reasons": reasons_tab,
     "evaluate": evaluate_tab,
+    "mend": mending_tab,
     "corpus": corpus_tab,
     "training": training_tab,
 }
@@ -135,6 +138,7 @@ def launch(
         with socket.socket() as probe:
             probe.bind((host, 0))
             port = probe.getsockname()[1]
+    demo.workspace.open_to_all = not accounts and (not is_loopback(host) or bool(root_path))
     _app, url, _ = demo.queue(max_size=200).launch(
         server_name=host,
         server_port=port,

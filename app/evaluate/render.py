@@ -7,12 +7,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from grace_app.corpus.render import duration
-from grace_app.evaluate.evaluations import Comparison, EvaluateView, Progress, QueryRow
+from grace_app.evaluate.evaluations import ALL, Comparison, EvaluateView, Progress, QueryRow
 from grace_app.explore.detail import minus
 from grace_app.explore.results import SIDES, letter, shorten
+from grace_app.mending.links import mend_button
 from grace_app.page.html import Safe, banner, drawing, join, number, tag
 from grace_app.page.words import content_words, rationale_text
-from grace_app.workspace.view import AnyColumn, OtherColumn
+from grace_app.workspace.view import AnyColumn, Column, OtherColumn
 from grace_core.errors import GraceError
 
 CANVAS = str(tag("div", class_="g-eval-canvas"))
@@ -373,25 +374,26 @@ def render_cases(found: Comparison, wins: list[QueryRow], losses: list[QueryRow]
         return tag(
             "div",
             legend,
-            _cases("Lowest nDCG@10", "a", wins, columns, "Every ranking is ideal."),
+            _cases("Lowest nDCG@10", "a", wins, found.view, "Every ranking is ideal."),
             class_="g-eval-cases",
         )
     lists = (
-        _cases("Biggest wins of B", "b", wins, columns, "B ranks better on no query."),
-        _cases("Biggest losses of B", "a", losses, columns, "B ranks worse on no query."),
+        _cases("Biggest wins of B", "b", wins, found.view, "B ranks better on no query."),
+        _cases("Biggest losses of B", "a", losses, found.view, "B ranks worse on no query."),
     )
     return tag("div", legend, tag("div", *lists, class_="g-eval-pair"), class_="g-eval-cases")
 
 
-def _cases(title: str, name: str, cases: list[QueryRow], columns: list[AnyColumn], nothing: str) -> Safe:
-    body = [_case(case, columns, unfolded=place == 0) for place, case in enumerate(cases)] or [
+def _cases(title: str, name: str, cases: list[QueryRow], view: EvaluateView, nothing: str) -> Safe:
+    body = [_case(case, view, unfolded=place == 0) for place, case in enumerate(cases)] or [
         tag("p", nothing, class_="g-quiet")
     ]
     heading = tag("h3", title, class_="g-section-title")
     return tag("section", heading, *body, class_=f"g-eval-list g-place-{name}", aria_label=title)
 
 
-def _case(case: QueryRow, columns: list[AnyColumn], *, unfolded: bool) -> Safe:
+def _case(case: QueryRow, view: EvaluateView, *, unfolded: bool) -> Safe:
+    columns = view.columns
     values = [f"{value:.2f}" for value in case.values]
     if len(values) > 1:
         lead = tag("span", minus(f"{case.values[1] - case.values[0]:+.2f}"), class_="g-eval-gain")
@@ -427,11 +429,20 @@ def _case(case: QueryRow, columns: list[AnyColumn], *, unfolded: bool) -> Safe:
             tag("p", *places, class_="g-summary g-eval-ranks"),
             tag("div", *cards, class_="g-pair" if len(cards) > 1 else "g-eval-single"),
             tag("button", "Open in Explore", type="button", class_="g-button", data_query=case.id),
+            *_mends(case, view),
             class_="g-eval-open",
         ),
         open=unfolded,
         class_="g-eval-case",
     )
+
+
+def _mends(case: QueryRow, view: EvaluateView) -> list[Safe]:
+    """Ways to the Mend tab, of the models that write and do not rank the query's documents ideally."""
+    pairs = zip(view.columns, case.values, strict=True)
+    models = [column.model for column, value in pairs if isinstance(column, Column) and column.rationale and value < 1]
+    asked = {"query": case.id, "split": view.split or ALL, "queries": ALL}
+    return [mend_button(f"Mend {model}", view.collection, model, **asked) for model in models]
 
 
 def _card(case: QueryRow, place: int, column: AnyColumn, name: str) -> Safe:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from grace_app.explore.results import letter, shorten
 from grace_app.explore.why import case, read_side
+from grace_app.mending.links import mend_button
 from grace_app.page.html import Safe, number, tag
 from grace_app.workspace.view import Column, View
 from grace_core.errors import GraceError
@@ -63,11 +64,13 @@ def render_offer(view: View) -> Safe | None:
     if not buttons:
         return None
     what = "Encodes document and query again without rationale, with another’s, and with the words of their own in random order."
+    models = dict.fromkeys(one.model for one in sides.values() if isinstance(one, Column) and one.rationale)
+    mend = [mend_button(f"Mend {model}’s rationale", view.collection, model, doc=view.doc) for model in models]
     return tag(
         "section",
         tag("h3", "Was it worth writing?"),
         tag("p", what, class_="g-quiet"),
-        tag("div", *buttons, class_="g-worth-buttons"),
+        tag("div", *buttons, *mend, class_="g-worth-buttons"),
         *(tag("div", data_worth_of=side, role="status") for side in sides),
         class_="g-worth",
     )
@@ -89,12 +92,7 @@ def render_worth(side: str, told: dict) -> Safe:
         for treatment, name in ROWS.items()
     ]
     tokens, none = told["tokens"], told["both"]["empty"]
-    moved = none["rank"] - own["rank"]
-    verdict = (
-        f"Writing on both sides brought the document from rank {number(none['rank'])} to {number(own['rank'])}."
-        if moved
-        else f"The document stands at rank {number(own['rank'])} with rationales and without."
-    )
+    verdict = f"Rank {number(own['rank'])} with both rationales, {number(none['rank'])} without either, among documents that keep theirs."
     cost = (
         f" The document’s rationale took {number(tokens['document'])} tokens, written once when the collection was built, the query’s "
         f"{number(tokens['query'])}, written for this search: a pass each, where their texts of {number(tokens['document_text'])} and "

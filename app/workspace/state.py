@@ -45,6 +45,7 @@ class Workspace:
     def __init__(self, indexes_root: str | Path, *, preferred: str | None = None, cache_path: str | Path | None = None):
         self.root = Path(indexes_root)
         self.preferred = preferred
+        self.open_to_all = False  # whether others than this machine may reach the explorer, without a password
         self._cache_path = cache_path
         self._cache = None
         self._collections: dict[str, tuple[int, Collection]] = {}

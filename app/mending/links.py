@@ -1,0 +1,15 @@
+"""Buttons of other tabs that open the Mend tab; app/mending/mending.js listens to them."""
+
+from __future__ import annotations
+
+import json
+
+from grace_app.page.html import Safe, tag
+
+
+def mend_button(label: object, corpus: str, model: str, **asked: str) -> Safe:
+    """A button that opens the Mend tab at what is ``asked``, parameters of :mod:`grace_app.mending.view`: a ``query`` by its
+    id, with the ``split`` and the ``queries`` that are replayed, or a ``doc``.
+    """
+    wanted = {"corpus": corpus, "model": model} | asked
+    return tag("button", label, type="button", class_="g-button", data_mend=json.dumps(wanted))

@@ -1,0 +1,91 @@
+"""What the Mend tab shows, as it stands in the address: ``?tab=mend&corpus=&model=&split=&queries=&query=&doc=``.
+
+Whatever comes from a browser is read here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from grace_app.evaluate.evaluations import ALL, FIRST, splits_of
+from grace_app.reasons.view import default_model, models_of
+from grace_app.workspace.view import MAX_ID, default_view, short
+from grace_core.errors import GraceError
+
+KEYS = ("corpus", "model", "split", "queries", "query", "doc")
+MAX_RATIONALE = 20_000  # characters
+MAX_NOTE = 500
+MAX_SEED = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class MendView:
+    """A collection, a model of it that writes, the judged queries that are replayed (those of ``split``, "" for all of
+    them; ``FIRST`` at random unless ``every``), the failing query and the document that stand open.
+    """
+
+    corpus: str
+    model: str
+    split: str = ""
+    every: bool = False
+    query: str = ""
+    doc: str = ""
+
+    @property
+    def most(self) -> int | None:
+        """How many judged queries are replayed; None is all."""
+        return None if self.every else FIRST
+
+    def params(self) -> dict[str, str]:
+        """As :func:`read_mend` takes it, and, with ``tab=mend``, as the address holds it."""
+        return {
+            "corpus": self.corpus,
+            "model": self.model,
+            "split": self.split or ALL,
+            "queries": ALL if self.every else "",
+            "query": self.query,
+            "doc": self.doc,
+        }
+
+
+def read_mend(workspace, params: object, *, strict: bool = False) -> tuple[MendView, list[str]]:
+    """The view that ``params`` ask for, and what is wrong with them; wrong parts stand at their default.
+
+    ``strict`` raises the first problem instead. Raises GraceError if nothing is built.
+    """
+    given = params if isinstance(params, Mapping) else {}
+    asked = {key: given[key].replace("\x00", "") if isinstance(given.get(key), str) else "" for key in KEYS}
+    problems: list[str] = []
+    corpus = default_view(workspace, asked["corpus"]).collection
+    if asked["corpus"] and asked["corpus"] != corpus:
+        there = ", ".join(workspace.collections())
+        problems.append(f"there is no collection {short(asked['corpus'])} here; there are: {there}")
+        asked = dict.fromkeys(KEYS, "")
+    collection, models = workspace.collection(corpus), models_of(workspace, corpus)
+    splits = list(splits_of(collection))
+    view = MendView(corpus, default_model(workspace, corpus, models), next((one for one in splits if one != ALL), ""))
+    if asked["model"] in models:
+        view = replace(view, model=asked["model"])
+    elif asked["model"]:
+        problems.append(
+            f"{corpus} has no model {short(asked['model'])} with rationales; there are: {', '.join(models) or 'none'}"
+        )
+    if asked["split"] in splits:
+        view = replace(view, split="" if asked["split"] == ALL else asked["split"])
+    elif asked["split"] and splits:
+        problems.append(f"{corpus} has no split {short(asked['split'])}; there are: {', '.join(splits)}")
+    if asked["queries"] not in ("", ALL, str(FIRST)):
+        problems.append(f"queries is {short(asked['queries'])}, expected {FIRST} or {ALL}")
+    view = replace(view, every=asked["queries"] == ALL)
+    if asked["query"] and collection.judgements and asked["query"] in collection.judgements.queries:
+        view = replace(view, query=asked["query"])
+    elif asked["query"]:
+        problems.append(f"{corpus} has no judged query {short(asked['query'])}")
+    if asked["doc"] and asked["doc"][:MAX_ID] in collection.documents:
+        view = replace(view, doc=asked["doc"][:MAX_ID])
+    elif asked["doc"]:
+        problems.append(f"{corpus} has no document {short(asked['doc'])}")
+    if strict and problems:
+        raise GraceError(problems[0])
+    return view, problems

@@ -31,9 +31,8 @@ class Place:
     passages: tuple[str, ...]
 
     def __str__(self) -> str:
-        return (
-            f"{self.document}: rank {self.rank} of {self.documents:,} documents, {len(self.passages)} passages in all"
-        )
+        passages = f"{len(self.passages)} passage{'s' * (len(self.passages) > 1)}"
+        return f"{self.document}: rank {self.rank} of {self.documents:,} documents, {passages} in all"
 
 
 def is_split(collection: Collection, document_id: str) -> bool:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
@@ -133,6 +134,9 @@ class Encoder:
     layers: tuple[Layer, ...]
     tokenizer: object = field(repr=False)
     model: object = field(repr=False)
+
+    def __post_init__(self):
+        self._lock = Lock()
 
     @classmethod
     def load(cls, name: str, *, device: str | None = None) -> Encoder:
@@ -263,14 +267,18 @@ class Encoder:
 
     def _tokenise(self, texts: Sequence[str], role: str) -> tuple[list[dict], np.ndarray]:
         full = [self.prompts[role] + text for text in texts]
-        rows = [dict(self.tokenizer(text, **self._cut)) for text in full]
+        rows = [self._ids(text, **self._cut) for text in full]
         left_out = np.zeros(len(texts), np.int64)
         for i, row in enumerate(rows):
             if self.limit < LONGEST and len(row["input_ids"]) >= self.limit:
-                left_out[i] = len(self.tokenizer(full[i], truncation=False, verbose=False)["input_ids"]) - len(
-                    row["input_ids"]
-                )
+                whole = self._ids(full[i], truncation=False, verbose=False)
+                left_out[i] = len(whole["input_ids"]) - len(row["input_ids"])
         return rows, left_out
+
+    def _ids(self, text: str, **options) -> dict:
+        """What the tokenizer reads. It keeps how it cuts as a state of its own, so that one thread at a time may ask."""
+        with self._lock:
+            return dict(self.tokenizer(text, **options))
 
     @property
     def _cut(self) -> dict:
@@ -313,7 +321,7 @@ class Encoder:
         prompt = self.prompts[role]
         if self.include_prompt or not prompt:
             return 0
-        ids = self.tokenizer(prompt)["input_ids"]
+        ids = self._ids(prompt)["input_ids"]
         return len(ids) - (ids[-1] in self.tokenizer.all_special_ids)
 
     def _pieces(self, text: str, role: str, row: dict) -> tuple[np.ndarray, list[str]]:
@@ -322,7 +330,7 @@ class Encoder:
         """
         prompt, ids = self.prompts[role], row["input_ids"]
         wanted = {"return_offsets_mapping": True, "return_special_tokens_mask": True}
-        found = self.tokenizer(prompt + text, **self._cut, **wanted)
+        found = self._ids(prompt + text, **self._cut, **wanted)
         spans, special = found["offset_mapping"], found["special_tokens_mask"]
         mine = [i for i in range(len(ids)) if not special[i] and spans[i][1] > len(prompt)]
         parts, pieces = np.full(len(ids), TEMPLATE), self.tokenizer.convert_ids_to_tokens(ids)

@@ -5,6 +5,7 @@ that go on.
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -250,3 +251,20 @@ def test_packages_are_those_of_the_requirements(root):
     assert {requirement for requirement, _ in PACKAGES.values()} <= set(
         (root / "requirements-models.txt").read_text().split()
     )
+
+
+def test_threads_that_read_long_and_short_texts_do_not_disturb_each_other(folders, sentences):
+    encoder = Encoder.load(str(folders["mean"]))
+    texts = [" ".join(sentences[i : i + 1 + i % 6]) for i in range(40)]
+    alone = [(encoder.left_out([text], Role.QUERY)[0], encoder.encode([text]).vectors[0]) for text in texts]
+    assert len({left_out > 0 for left_out, _ in alone}) == 2
+
+    def read(text: str):
+        encoder.states(text)
+        return encoder.left_out([text], Role.QUERY)[0], encoder.encode([text]).vectors[0]
+
+    with ThreadPoolExecutor(8) as threads:
+        together = list(threads.map(read, texts * 10))
+    for (left_out, vector), (expected, own) in zip(together, alone * 10, strict=True):
+        assert left_out == expected
+        np.testing.assert_allclose(vector, own, atol=1e-6)

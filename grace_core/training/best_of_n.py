@@ -12,9 +12,9 @@ of all c of an optimizer step:
 The prompt has no loss of its own. In the calibrated geometry the statistics follow the sampled rationales,
 batch by batch, and while the weights move the kept ones, step by step.
 
-What was sampled is kept piece by piece below ``rounds/`` of the run's folder, ``ROUND/BATCH/kept.json``, so
-that a run that is resumed does not sample it again. What was sampled later than the checkpoint that a run
-goes on from is removed first.
+The kept rationales of every batch are stored below ``rounds/`` of the run's folder, ``ROUND/BATCH/kept.json``,
+so that a resumed run does not sample them again. Rounds after the checkpoint that a run is resumed from are
+removed first.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ from grace_core.training.reward import measures, novelty, score, text_roles, vec
 from grace_core.training.states import Rollout, Sums, decoder_of, last_states, pooled_parts
 
 SAMPLING_BATCH = 128  # rationales that are sampled at a time
-# settings that what is sampled does not depend on
-ELSEWHERE = {"out", "report_to", "evaluation", "serving", "collapse", "save_every", "keep_checkpoints"}
-SHOWN = (
+# settings that do not change what is sampled
+NOT_SAMPLING = {"out", "report_to", "evaluation", "serving", "collapse", "save_every", "keep_checkpoints"}
+REPORTED_FIGURES = (
     "reward",
     "best_reward",
     "kept_reward",
@@ -71,7 +71,7 @@ SHOWN = (
 
 @dataclass(frozen=True)
 class Kept:
-    """The rationale of a text that is imitated: ``ids`` without the end token, which follows them in training."""
+    """A text and the rationale of it to imitate; ``ids`` are without the end token, which training appends."""
 
     text: str
     role: str
@@ -82,8 +82,8 @@ def fine_tuning_loss(model, rollouts: Sequence[Rollout], *, pad_id: int, end_id:
     """Minus the summed log-probability of the rollouts' rationales and end tokens, and part sums ``(n, 3,
     d)`` and counts without gradient.
 
-    Prompts are padded on the left, rationales follow, as in TRL. Only the logits behind which a rationale's
-    token stands are computed.
+    Prompts are padded on the left, rationales follow, as in TRL. Only the logits that predict a rationale's
+    tokens are computed.
     """
     begin, keep = max(len(r.prompt.ids) for r in rollouts), max(len(r.ids) for r in rollouts) + 1
     ids = torch.full((len(rollouts), begin + keep), pad_id)
@@ -109,8 +109,8 @@ def fine_tuning_loss(model, rollouts: Sequence[Rollout], *, pad_id: int, end_id:
 
 
 class _Rounds(TrainerCallback):
-    """Saves at the end of every round, whatever ``save_every`` is, and removes what was sampled after where a
-    run goes on from.
+    """Saves at the end of every round, whatever ``save_every`` is, and removes rounds that were sampled after
+    the checkpoint that a run is resumed from.
     """
 
     def __init__(self, trainer: BestOfNTrainer):
@@ -127,7 +127,7 @@ class _Rounds(TrainerCallback):
 
 
 class BestOfNTrainer(Trainer):
-    """Transformers' trainer over pieces of optimizer steps; a round is sampled when its first piece is reached."""
+    """Transformers' trainer whose rows are pieces of optimizer steps; a round is sampled at its first piece."""
 
     def __init__(
         self, *, config: TrainConfig, model: GraceModel, items: list[Item], out: Path, calibration: Calibration | None
@@ -144,7 +144,7 @@ class BestOfNTrainer(Trainer):
         )
         self.pad_id, self.end_ids = model.engine.pad_id, model.engine.end_ids
         self.end_id = self.tokenizer.eos_token_id if self.tokenizer.eos_token_id in self.end_ids else min(self.end_ids)
-        settings = config.model_dump(exclude=ELSEWHERE, exclude_defaults=True)
+        settings = config.model_dump(exclude=NOT_SAMPLING, exclude_defaults=True)
         self.digest = hashlib.sha256(json.dumps([model.fingerprint, settings], sort_keys=True).encode()).hexdigest()
         self._round: tuple[int, list[Kept]] | None = None
         self._figures: dict[str, float] = {}
@@ -169,7 +169,7 @@ class BestOfNTrainer(Trainer):
             self.calibration.save(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
 
     def create_model_card(self, *_, **__):
-        """No card: what a model was made with stands in its training.json."""
+        """Writes no model card: training.json describes the model."""
 
     def log(self, logs: dict[str, float], *args, **options) -> None:
         if "loss" in logs:
@@ -182,12 +182,12 @@ class BestOfNTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         step, piece = divmod(int(inputs["piece"][0]), self.config.accumulate)
         kept = self.kept_of(step)
-        mine = [kept[i] for i in np.array_split(np.arange(len(kept)), self.config.accumulate)[piece]]
-        if mine:
-            rollouts = [Rollout(self.builder.build(one.text), list(one.ids), truncated=False) for one in mine]
+        part = [kept[i] for i in np.array_split(np.arange(len(kept)), self.config.accumulate)[piece]]
+        if part:
+            rollouts = [Rollout(self.builder.build(entry.text), list(entry.ids), truncated=False) for entry in part]
             loss, sums = fine_tuning_loss(model, rollouts, pad_id=self.pad_id, end_id=self.end_id, decoder=self.decoder)
-            loss = loss / sum(len(one.ids) + 1 for one in kept)
-            roles = [calibrated.QUERY if one.role == QUERY else calibrated.DOCUMENT for one in mine]
+            loss = loss / sum(len(entry.ids) + 1 for entry in kept)
+            roles = [calibrated.QUERY if entry.role == QUERY else calibrated.DOCUMENT for entry in part]
             self._seen.append((*sums, torch.tensor(roles, device=sums[0].device)))
             self.state.num_input_tokens_seen += sum(r.stop + 1 for r in rollouts)
         else:
@@ -199,20 +199,22 @@ class BestOfNTrainer(Trainer):
         return loss
 
     def kept_of(self, step: int) -> list[Kept]:
-        """What an optimizer step is trained on, by length, so that the pieces hold what is about as long."""
+        """The texts of an optimizer step, sorted by length, so that those of a piece are about equally long."""
         number, place = divmod(step, self.round_steps)
         if self._round is None or self._round[0] != number:
             self._round = number, self._sample_round(number, first=place == 0)
         kept = list(self._round[1])
         Random(f"{self.config.seed} {number} {place // self.pass_steps}").shuffle(kept)
         chosen = np.array_split(np.arange(len(kept)), self.pass_steps)[place % self.pass_steps]
-        return sorted((kept[i] for i in chosen), key=lambda one: len(self.builder.build(one.text).ids) + len(one.ids))
+        return sorted(
+            (kept[i] for i in chosen), key=lambda entry: len(self.builder.build(entry.text).ids) + len(entry.ids)
+        )
 
     # -- sampling
     # ------------------------------------------------------------------------------------------------------------
 
     def _sample_round(self, number: int, *, first: bool) -> list[Kept]:
-        """What a round keeps; its figures are logged with its ``first`` step."""
+        """The kept rationales of a round; its figures are logged with its ``first`` step."""
         rule = self.config.best_of_n
         pieces = [self._piece(number, batch) for batch in range(rule.batches)]
         if first:
@@ -221,7 +223,7 @@ class BestOfNTrainer(Trainer):
                 name: float(np.mean([p["figures"][name] for p in pieces if name in p["figures"]])) for name in names
             }
             self._figures["seconds/sampling"] = sum(piece["seconds"] for piece in pieces)
-        kept = [Kept(one["text"], one["role"], tuple(one["ids"])) for piece in pieces for one in piece["kept"]]
+        kept = [Kept(row["text"], row["role"], tuple(row["ids"])) for piece in pieces for row in piece["kept"]]
         if not kept:
             raise GraceError(
                 f"round {number + 1} kept no rationale of {rule.batches * self.config.batch} items: none ended, or none was new enough; "
@@ -230,7 +232,7 @@ class BestOfNTrainer(Trainer):
         return kept
 
     def _piece(self, number: int, batch: int) -> dict:
-        """A batch of a round, sampled and chosen from, or read where that was done before."""
+        """The kept rationales and figures of a batch of a round: sampled, or read if they were stored before."""
         folder = self.rounds / str(number) / str(batch)
         if (folder / "kept.json").exists():
             stored = read_json(folder / "kept.json", "remove the folder, it is sampled again")
@@ -239,27 +241,32 @@ class BestOfNTrainer(Trainer):
                     self.calibration.load(folder)
                 return stored
         began = perf_counter()
-        made = self._sample(number * self.config.best_of_n.batches + batch)
-        made |= {"of": self.digest, "seconds": round(perf_counter() - began, 2)}
+        sampled = self._sample(number * self.config.best_of_n.batches + batch)
+        sampled |= {"of": self.digest, "seconds": round(perf_counter() - began, 2)}
         folder.mkdir(parents=True, exist_ok=True)
         if self.calibration:
             self.calibration.save(folder)
-        write_json(folder / "kept.json", made)
-        figures = "  ".join(f"{name} {made['figures'][name]:.3g}" for name in SHOWN if name in made["figures"])
+        write_json(folder / "kept.json", sampled)
+        figures = "  ".join(
+            f"{name} {sampled['figures'][name]:.3g}" for name in REPORTED_FIGURES if name in sampled["figures"]
+        )
         of = f"{batch + 1}/{self.config.best_of_n.batches}"
         self.report(
-            f"round {number + 1}/{self.config.best_of_n.rounds}, batch {of} sampled  {figures}  {made['seconds']:.0f} s"
+            f"round {number + 1}/{self.config.best_of_n.rounds}, batch {of} sampled  {figures}  {sampled['seconds']:.0f} s"
         )
-        return made
+        return sampled
 
     def _sample(self, place: int) -> dict:
-        """``{"kept": […], "figures": {…}}`` of the batch in this place of the run."""
+        """``{"kept": […], "figures": {…}}`` of the batch at this place of the run."""
+        # sample k rationales of every text
         config, layout = self.config, self.layout
         items = [self.items[i] for i in self.order[place * config.batch : (place + 1) * config.batch]]
         texts = [(getattr(item, role) or item.positive, role) for item in items for role in layout.roles]
-        rows = [one for one in texts for _ in range(layout.k)]
+        rows = [entry for entry in texts for _ in range(layout.k)]
         rollouts, pooled = self._rollouts(rows, seed=(config.seed * 1_000_003 + place) * 1_009)
-        cut, lengths, keys = (torch.tensor([get(r) for r in rollouts]) for get in (_truncated, _length, _key))
+        cut, lengths = torch.tensor([r.truncated for r in rollouts]), torch.tensor([len(r.ids) for r in rollouts])
+        keys = torch.tensor([r.key for r in rollouts])
+        # score them among their batch
         number = torch.arange(len(rows))
         if self.calibration:
             self.calibration.update(*pooled, text_roles(number, layout))
@@ -270,6 +277,7 @@ class BestOfNTrainer(Trainer):
         ]
         new = [novelty(text, rationale) for (text, _), rationale in zip(rows, words, strict=True)]
         stops = [whole_sentences(read_pieces(self.tokenizer, r.ids)) if r.truncated else len(r.ids) for r in rollouts]
+        # keep one of each text
         kept, best = [], []
         for i, (text, role) in enumerate(texts):
             if role not in layout.trained:
@@ -278,7 +286,7 @@ class BestOfNTrainer(Trainer):
             rewards = [float(scored.rewards[row]) for row in group]
             finished = [not rollouts[row].truncated for row in group]
             best.append(max(rewards))
-            found = choose(
+            chosen = choose(
                 rewards,
                 [new[row] or 0.0 for row in group],
                 finished,
@@ -286,20 +294,21 @@ class BestOfNTrainer(Trainer):
                 config.best_of_n,
                 novelty_weight=config.novelty_weight,
             )
-            if found is not None:
-                ids = rollouts[group[found]].ids[: stops[group[found]]]
+            if chosen is not None:
+                ids = rollouts[group[chosen]].ids[: stops[group[chosen]]]
                 kept.append(
                     {
                         "text": text,
                         "role": role,
                         "rationale": self.tokenizer.decode(ids, skip_special_tokens=True).strip(),
                         "ids": ids,
-                        "finished": finished[found],
-                        "reward": rewards[found],
+                        "finished": finished[chosen],
+                        "reward": rewards[chosen],
                         "mean_reward": float(np.mean(rewards)),
-                        "novelty": new[group[found]],
+                        "novelty": new[group[chosen]],
                     }
                 )
+        # the figures of the batch
         self.state.num_input_tokens_seen += sum(r.stop for r in rollouts)
         figures = measures(scored, lengths, keys, layout=layout)
         trained = [
@@ -311,15 +320,15 @@ class BestOfNTrainer(Trainer):
             "best_reward": _mean(best),
         }
         if kept:
-            figures |= {f"kept_{name}": _mean([one[name] for one in kept]) for name in ("reward", "finished")}
-            figures |= {"kept_tokens": _mean([len(one["ids"]) for one in kept])}
-            figures |= {"kept_novelty": _mean([one["novelty"] for one in kept if one["novelty"] is not None])}
+            figures |= {f"kept_{name}": _mean([entry[name] for entry in kept]) for name in ("reward", "finished")}
+            figures |= {"kept_tokens": _mean([len(entry["ids"]) for entry in kept])}
+            figures |= {"kept_novelty": _mean([entry["novelty"] for entry in kept if entry["novelty"] is not None])}
         return {"kept": kept, "figures": figures}
 
     def _rollouts(self, rows: Sequence[tuple[str, str]], *, seed: int) -> tuple[list[Rollout], Sums]:
-        """Sampled rationales of texts by role, and their part sums.
+        """Sampled rationales of texts, given with their roles, and their part sums.
 
-        Noise belongs to seed, prompt and place in the group.
+        The noise depends only on the seed, the prompt and the place in the group.
         """
         model, k = self.accelerator.unwrap_model(self.model), self.layout.k
         prompts, training = [self.builder.build(text) for text, _ in rows], model.training
@@ -346,19 +355,7 @@ class BestOfNTrainer(Trainer):
 
 
 def _silent(_line: str) -> None:
-    """Nobody is told of the batches that are sampled."""
-
-
-def _truncated(rollout: Rollout) -> bool:
-    return rollout.truncated
-
-
-def _length(rollout: Rollout) -> int:
-    return len(rollout.ids)
-
-
-def _key(rollout: Rollout) -> int:
-    return rollout.key
+    """The default ``report``: drops the line."""
 
 
 def _mean(values: Sequence[float]) -> float:

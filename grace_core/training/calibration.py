@@ -5,8 +5,8 @@ by running statistics.
 
 m and D move with the model. They begin as the starting model's own statistics, or as those of the first
 batch, and follow every batch of rollouts: m ← m + MOMENTUM (mean of the batch - m), and the documents'
-variances likewise, about the new mean. Statistics that stood still while the model moved would let it earn
-reward by shifting all vectors away from the old mean.
+variances likewise, about the new mean. If the statistics stayed fixed, the model could earn reward by shifting
+all vectors away from the old mean.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ class Calibration:
         return self.means is not None
 
     def update(self, sums: Tensor, counts: Tensor, roles: Tensor) -> None:
-        """Follow a batch of part sums ``(n, 3, d)`` and counts ``(n, 3)`` whose rows play ``roles`` ``(n,)``."""
+        """Updates the statistics by part sums ``(n, 3, d)`` and counts ``(n, 3)`` of a batch with ``roles`` ``(n,)``."""
         with torch.no_grad():
-            parts, there = _means(sums, counts)
-            begun = self.known
-            if not begun:
+            parts, present = _means(sums, counts)
+            known = self.known
+            if not known:
                 self.means, self.variances = sums.new_zeros(2, *sums.shape[1:]), sums.new_zeros(sums.shape[1:])
             for role in (QUERY, DOCUMENT):
-                mine = (roles == role)[:, None] & there
-                number = mine.sum(dim=0)[:, None]
-                mean = (parts * mine[:, :, None]).sum(dim=0) / number.clamp(min=1)
-                share = torch.where(number > 0, MOMENTUM if begun else 1.0, 0.0)
+                members = (roles == role)[:, None] & present
+                number = members.sum(dim=0)[:, None]
+                mean = (parts * members[:, :, None]).sum(dim=0) / number.clamp(min=1)
+                share = torch.where(number > 0, MOMENTUM if known else 1.0, 0.0)
                 if role == DOCUMENT:
-                    apart = (parts - self.means[role] - share * (mean - self.means[role])) * mine[:, :, None]
+                    apart = (parts - self.means[role] - share * (mean - self.means[role])) * members[:, :, None]
                     self.variances = self.variances + share * (
                         (apart**2).sum(dim=0) / number.clamp(min=1) - self.variances
                     )
@@ -68,15 +68,15 @@ class Calibration:
         """Unit vectors ``(n, d)`` from part sums ``(n, 3, d)`` and counts ``(n, 3)``; a part that a row lacks
         adds nothing.
         """
-        parts, there = _means(sums, counts)
+        parts, present = _means(sums, counts)
         deviation = self.variances.sqrt()
         middle = deviation.median(dim=1, keepdim=True).values
         scale = 1 / torch.where(middle > 0, deviation.maximum(SMALLEST * middle), deviation.clamp(min=1.0))
         centred = (parts - self.means[roles]) * scale
-        return F.normalize((F.normalize(centred, dim=-1) * there[:, :, None]).sum(dim=1), dim=-1)
+        return F.normalize((F.normalize(centred, dim=-1) * present[:, :, None]).sum(dim=1), dim=-1)
 
     def statistics(self) -> Statistics | None:
-        """The running statistics as a model keeps its own; None before the first batch of a model without any."""
+        """The running statistics in the form in which a model stores its own; None if there are none yet."""
         if not self.known:
             return None
         means, variances = (tensor.double().cpu().numpy() for tensor in (self.means, self.variances))
@@ -86,10 +86,10 @@ class Calibration:
         self.statistics().save(folder / FILE)
 
     def load(self, folder: Path) -> None:
-        """Take up the statistics of a checkpoint."""
-        found = Statistics.load(folder / FILE)
-        self._take(found, self.means.device if self.known else "cpu")
-        self.documents, self.queries = found.documents, found.queries
+        """Replaces the statistics by those of a checkpoint."""
+        statistics = Statistics.load(folder / FILE)
+        self._take(statistics, self.means.device if self.known else "cpu")
+        self.documents, self.queries = statistics.documents, statistics.queries
 
 
 def raw_vectors(sums: Tensor, counts: Tensor) -> Tensor:
@@ -98,8 +98,8 @@ def raw_vectors(sums: Tensor, counts: Tensor) -> Tensor:
 
 
 def part_sums(states: Tensor, parts: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums ``(b, 3, d)`` in fp32 and counts ``(b, 3)`` of states ``(b, t, d)`` by the part of each position
-    ``(b, t)``; 0 is none.
+    """Sums ``(b, 3, d)`` in fp32 and counts ``(b, 3)`` of states ``(b, t, d)`` by part. ``parts`` ``(b, t)``
+    gives 1 + the part of each position, 0 where it is not pooled.
     """
     masks = F.one_hot(parts.to(states.device).long(), len(PARTS) + 1)[:, :, 1:].float()
     return torch.einsum("btp,btd->bpd", masks, states.float()), masks.sum(dim=1)

@@ -1,5 +1,5 @@
-"""What watches a run: metrics to files, held-out evaluation with the best model kept, early stopping, the
-collapse alarm.
+"""Trainer callbacks: metrics files, held-out evaluation that saves the best model, early stopping, the collapse
+alarm.
 
 The run's folder gets, besides the models and checkpoints:
 
@@ -7,7 +7,7 @@ The run's folder gets, besides the models and checkpoints:
     metrics.jsonl   one row a step, {"step", "reward", "term/…", "kl", …}, and one an evaluation, {"step", "eval": {"ndcg@10", …}}
     probes.jsonl    one row an evaluation, {"step", "ndcg@10", "probes": [{"text", "rationale"}]}
 
-A run that is resumed drops the rows after its checkpoint, since it goes through these steps again.
+A resumed run drops the rows after its checkpoint, since it repeats these steps.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from grace_core.errors import GraceError
 from grace_core.files import write_atomically, write_json
 from grace_core.training.config import Collapse
 
-# TRL's names and ours; its "reward" counts the rows that are not trained, ours does not
+# TRL's names and ours; TRL's "reward" includes rows that are not trained, so ours is logged instead
 RENAMED = {
     "clip_ratio/region_mean": "clip_fraction",
     "kl": "kl",
@@ -56,11 +56,11 @@ OURS = (
 
 
 class TrainingCollapsed(GraceError):
-    """The rationales stopped to differ, or a number was not finite; the best model so far is kept."""
+    """The rationales collapsed, or a number was NaN or infinite; the best model so far is kept."""
 
 
 def read_rows(path: Path) -> list[dict]:
-    """Rows of a JSONL file; a last line that was cut off by a kill is left out."""
+    """The rows of a JSONL file, without an incomplete last line that a killed run left."""
     rows = []
     if path.exists():
         for line in path.read_text(encoding="utf-8").splitlines():
@@ -78,8 +78,8 @@ class RunFiles:
         self.out, self.main = out, main
 
     def start(self, about: dict, *, step: int) -> list[dict]:
-        """Write run.json and cut the rows behind ``step``, from which the run goes on; returns the
-        evaluations so far.
+        """Writes run.json, drops the rows after ``step``, from which the run continues, and returns the
+        evaluations up to it.
         """
         kept = [row for row in read_rows(self.out / "metrics.jsonl") if row["step"] <= step] if step else []
         probes = [row for row in read_rows(self.out / "probes.jsonl") if row["step"] <= step] if step else []
@@ -117,7 +117,7 @@ class Recorder(TrainerCallback):
         self.recent: dict[str, deque] = {}
         self.alarm: str | None = None
         self.warned: set[str] = set()
-        self.paused = 0.0  # seconds spent on evaluations, which are no part of a step
+        self.paused = 0.0  # seconds spent on evaluations, which do not count for a step
         self._reported = 0.0
 
     def on_train_begin(self, args, state, control, **_):
@@ -141,9 +141,9 @@ class Recorder(TrainerCallback):
         self.files.add("metrics.jsonl", {"step": state.global_step, **_rounded(row)})
         if state.global_step == state.max_steps or time.perf_counter() - self._reported > self.quiet_seconds:
             self._reported = time.perf_counter()
-            done, left = state.global_step - self._first, state.max_steps - state.global_step
-            minutes = self._spent / max(done, 1) * left / 60
-            shown = (
+            done, remaining = state.global_step - self._first, state.max_steps - state.global_step
+            minutes = self._spent / max(done, 1) * remaining / 60
+            names = (
                 "reward",
                 "reward_spread",
                 "kept_reward",
@@ -153,7 +153,7 @@ class Recorder(TrainerCallback):
                 "rationale_tokens",
                 "loss",
             )
-            figures = "  ".join(f"{key} {row[key]:.4g}" for key in shown if key in row)
+            figures = "  ".join(f"{key} {row[key]:.4g}" for key in names if key in row)
             self.report(f"step {state.global_step}/{state.max_steps}  {figures}  {minutes:.1f} minutes left")
         self._watch(row, state, control)
 
@@ -194,8 +194,8 @@ class Recorder(TrainerCallback):
 
 
 class HeldOutEvaluation(TrainerCallback):
-    """Evaluates every N steps, before the first and after the last; saves the best model; stops when patience
-    is at its end.
+    """Evaluates every N steps, before the first and after the last; saves the best model; stops the run after
+    ``patience`` evaluations without a new best.
 
     ``evaluate()`` gives scores and probes and runs on every process; ``save(about)`` writes the best model's
     folder; ``announce(scores)`` hands them to TensorBoard and the like.
@@ -221,7 +221,7 @@ class HeldOutEvaluation(TrainerCallback):
         self.last_step = -1
 
     def recall(self, rows: list[dict]) -> None:
-        """Take up the evaluations of a run that is resumed."""
+        """Restores best score and patience from the evaluations of the run that is resumed."""
         for row in rows:
             self._rank({"step": row["step"], **row["eval"]})
 

@@ -1,17 +1,16 @@
-"""Folders that a run leaves: the best model as a plain model folder, and the trainer's checkpoints for resuming.
+"""The folders that a run writes: the best model as a plain model folder, and the trainer's checkpoints.
 
 ``best/`` holds safetensors, tokenizer and grace_config.json, and GraceModel.from_pretrained reads it. LoRA
 weights are merged into it,
 
     W = W_base + (alpha / r) B A
 
-unless the configuration keeps them apart: then it holds the adapter alone, which names its base. A run in the
-calibrated geometry leaves its running statistics beside them.
+unless ``lora.merge`` is false: then the folder holds the adapter alone, which names its base. A run in the
+calibrated geometry stores its running statistics beside them.
 
 ``checkpoint-N/`` is written by transformers' Trainer: the weights are safetensors, but its arguments and the
 states of optimizer, scheduler and random generators are torch's own ``.bin``, ``.pt`` and ``.pth`` files,
-pickles that it reads back with ``weights_only=True`` or not at all. They serve to resume a run and are no
-model to hand on.
+pickles that it reads back with ``weights_only=True`` or not at all. They serve only to resume a run.
 """
 
 from __future__ import annotations
@@ -38,8 +37,8 @@ from grace_core.training.lora import base_of
 
 
 def settings_of(config: TrainConfig, *, serving: bool = True) -> Settings:
-    """The settings that a trained model is used with: prompt and limits of training, or those of ``serving``;
-    greedy decoding.
+    """The settings of the trained model: the prompt and limits of training, with ``serving`` the limits of that
+    section where it sets them; greedy decoding.
     """
     limits = {"max_prompt_tokens": config.max_prompt_tokens, "max_new_tokens": config.max_new_tokens}
     if serving:
@@ -48,10 +47,10 @@ def settings_of(config: TrainConfig, *, serving: bool = True) -> Settings:
 
 
 def merged_state(state: dict[str, Tensor], *, scale: float) -> dict[str, Tensor]:
-    """The weights of a plain model from those of a PEFT model with LoRA adapters: names as before, adapters
-    added in fp32.
+    """The weights of a plain model, under its own names, from those of a PEFT model whose LoRA adapters are
+    merged in fp32.
     """
-    made = {}
+    merged = {}
     for name, weight in state.items():
         name = name.removeprefix("base_model.model.")
         if ".lora_" in name:
@@ -62,8 +61,8 @@ def merged_state(state: dict[str, Tensor], *, scale: float) -> dict[str, Tensor]
             if kind == "weight" and a is not None:
                 weight = (weight.float() + scale * b.float() @ a.float()).to(weight.dtype)
             name = f"{stem}.{kind}"
-        made[name] = weight
-    return made
+        merged[name] = weight
+    return merged
 
 
 def save_model(
@@ -76,7 +75,7 @@ def save_model(
     about: dict,
     statistics: Statistics | None = None,
 ) -> None:
-    """Write a model folder beside ``folder`` and put it in its place, so that there is always a whole one.
+    """Writes a model folder beside ``folder`` and then moves it there, so that there is always a complete one.
 
     ``model`` is unwrapped; ``state`` its full weights (gathered, if it is sharded). ``about`` goes into
     training.json. An adapter that is not to be merged is saved as one, in bfloat16, with the name and the
@@ -103,9 +102,7 @@ def save_model(
 
 
 def finish_saving(folder: Path) -> None:
-    """Put a model in its place whose process was killed on the way: the new one is whole as soon as the old
-    one is moved away.
-    """
+    """Completes a :func:`save_model` that was killed: once the old folder is moved away, the new one is complete."""
     fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
     if old.exists() and not folder.exists():
         os.replace(fresh if fresh.exists() else old, folder)
@@ -126,7 +123,7 @@ def _save_adapter(folder: Path, model, state: dict[str, Tensor], config: TrainCo
         "base_model_name_or_path": (base := base_of(config.model)),
         "inference_mode": True,
     }
-    if packaged_folder(base) is None:  # a package's file has a hash of its own, and is found by name
+    if packaged_folder(base) is None:  # a packaged model is found by its name and has its own hash
         about |= {BASE_HASH: folder_fingerprint(find_model(base))}
     write_json(
         folder / ADAPTER_CONFIG,
@@ -135,9 +132,11 @@ def _save_adapter(folder: Path, model, state: dict[str, Tensor], config: TrainCo
 
 
 def newest_checkpoint(out: Path) -> Path | None:
-    """The last whole checkpoint of a run: trainer_state.json is among the last files that a checkpoint gets."""
-    found = [path for path in out.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name) and _whole(path)]
-    return max(found, key=lambda path: int(path.name.split("-")[1]), default=None)
+    """The newest complete checkpoint of a run: trainer_state.json is among the last files that it gets."""
+    checkpoints = [
+        path for path in out.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name) and _whole(path)
+    ]
+    return max(checkpoints, key=lambda path: int(path.name.split("-")[1]), default=None)
 
 
 def _whole(folder: Path) -> bool:
@@ -149,8 +148,8 @@ def _whole(folder: Path) -> bool:
 
 
 def trained_module(trainer):
-    """The causal LM (with PEFT's wrapper, if there is one) that the trainer trains, without what data
-    parallelism puts around it.
+    """The causal LM that the trainer trains, with PEFT's wrapper if there is one, without that of data
+    parallelism.
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
     return model[0].causal_lm if isinstance(model, torch.nn.Sequential) else model

@@ -29,9 +29,9 @@ def choose(
     *,
     novelty_weight: float = 0.0,
 ) -> int | None:
-    """The number of the rationale that is kept, the first of equals; None for none.
+    """The index of the rationale to keep, the first of equally good ones; None if none is kept.
 
-    ``stops`` are the tokens that each would keep.
+    ``stops`` are how many tokens of each would be kept.
     """
     usable = [i for i in range(len(rewards)) if stops[i] and novelties[i] >= rule.min_novelty]
     ended = [i for i in usable if finished[i]]
@@ -40,8 +40,8 @@ def choose(
 
 
 def whole_sentences(pieces: Sequence[str]) -> int:
-    """How many of a text's tokens, given as what each adds to it, reach to the end of its last whole
-    sentence; 0 if it has none.
+    """How many tokens reach to the end of a text's last whole sentence, 0 if it has none. ``pieces`` are the
+    characters that each token adds.
     """
     end = max((match.end() for match in SENTENCE_END.finditer("".join(pieces))), default=0)
     return (

@@ -1,7 +1,7 @@
-"""What a training run is made of: a YAML file, checked before anything is loaded.
+"""The configuration of a training run: a YAML file, checked before anything is loaded.
 
-A file may name others that it builds on (``extends``, paths beside it); its own keys win. ``--set key=value``
-wins over the file: dots go into sections (``data.limit=100``), values are read as YAML (``lora={r: 16}``),
+A file may extend others (``extends``, paths relative to it); its own keys override theirs. ``--set key=value``
+overrides the file: dots lead into sections (``data.limit=100``), values are read as YAML (``lora={r: 16}``),
 and ``extends`` itself may be set.
 
 Sizes. A step samples B triplets (``batch``), each a row for every role (supervised: query, positive,
@@ -40,7 +40,7 @@ class Data(Section):
     split: str | None = "train"  # of a BEIR folder: queries of this split, and negatives from documents judged in it
     hard_negatives: Positive = 10  # a BEIR negative is drawn from BM25's first N that are not relevant
     limit: Annotated[int, Field(ge=2)] | None = None  # the first N triplets or texts of each path
-    neighbours: Positive = 1  # items whose positives BM25 finds alike, which come into a batch together
+    neighbours: Positive = 1  # group so many items whose positives are similar by BM25 in a batch
 
 
 class Evaluation(Section):
@@ -77,11 +77,11 @@ class Lora(Section):
     r: Positive = 16
     alpha: Positive = 32
     targets: list[str] | Literal["all-linear"] = "all-linear"
-    merge: bool = True  # into a model of its own; otherwise best/ is an adapter folder, which names its base
+    merge: bool = True  # into a plain model; otherwise best/ is an adapter folder, which names its base
 
 
 class Serving(Section):
-    """The limits that the trained model is used with, where they are not those of training."""
+    """The limits of the trained model, where they differ from those of training."""
 
     max_prompt_tokens: Positive | None = None
     max_new_tokens: Positive | None = None
@@ -98,15 +98,15 @@ class Vllm(Section):
 
 
 class BestOfN(Section):
-    """``best_of_n`` only: every round samples ``rollouts`` rationales a text, keeps one of each, and trains
-    on these.
+    """``best_of_n`` only: every round samples ``rollouts`` rationales of each text, keeps one of them, and
+    trains on the kept ones.
     """
 
     rounds: Positive = 2
     batches: Positive = 8  # of items, sampled and rewarded in a round; every round has others
     texts: Positive = 16  # with their rationales, in an optimizer step
     passes: Positive = 1  # over what a round kept
-    # of a text none of whose rationales ended: the best up to its last whole sentence, or none
+    # if none of a text's rationales ended: keep the best up to its last whole sentence, or none
     unfinished: Literal["cut", "drop"] = "cut"
     min_novelty: Share = 0.0  # a rationale with less is not kept
 
@@ -114,8 +114,8 @@ class BestOfN(Section):
 class TrainConfig(Section):
     """A run.
 
-    ``method`` grace trains the policy, best_of_n imitates the best of what it writes; cl and simcse are the
-    baselines that write nothing, for which the rollout settings have no meaning."""
+    ``method`` grace trains the policy, best_of_n imitates the best of what it writes; cl and simcse are
+    baselines without rationales, which ignore the rollout settings."""
 
     model: str = "demo-base"
     out: str
@@ -124,7 +124,7 @@ class TrainConfig(Section):
     objective: Literal["symmetric", "reference", "joint"] = "symmetric"
     geometry: Literal["raw", "calibrated"] = "raw"  # of the vectors that are rewarded, and evaluated
     reward_geometry: Literal["raw"] | None = (
-        None  # ablation: rewarded by raw cosines, while calibrated statistics follow and evaluate
+        None  # ablation: raw cosines for the reward, the calibrated geometry for evaluations
     )
     data: Data = Data()
     evaluation: Evaluation | None = Evaluation()
@@ -145,19 +145,19 @@ class TrainConfig(Section):
     without: list[str] = []  # ablation: reward terms that are logged but do not count
     rank_truncated_last: bool = True  # symmetric and joint; the reference has its flat -1
     truncation_penalty: Annotated[float, Field(ge=0)] = (
-        0.0  # off the reward of a cut-off rollout, if they do not rank last
+        0.0  # subtracted from the reward of a cut-off rollout, if these do not rank last
     )
-    # of a rationale's novelty (the share of its content words that its text lacks) beside its reward;
+    # weight of a rationale's novelty (the share of its content words that its text lacks), added to its reward;
     # best_of_n chooses by the sum
     novelty_weight: Annotated[float, Field(ge=0)] = 0.0
-    share_negatives: bool = False  # a negative is sampled once, and not as often as what is trained
+    share_negatives: bool = False  # sample each negative once, not ``rollouts`` times
     contrastive_weight: Annotated[float, Field(ge=0)] = 0.3  # joint only
     contrastive_temperature: Temperature = 0.05  # joint, cl and simcse
     beta: Annotated[float, Field(ge=0)] = 0.05  # weight of the KL divergence to the starting model
     retain_weight: Annotated[float, Field(ge=0)] = (
-        0.0  # of the KL divergence to the starting model on plain training texts
+        0.0  # weight of the KL divergence to the starting model on plain training texts
     )
-    retain_texts: Positive = 16  # so many a step on every process, their first 128 tokens
+    retain_texts: Positive = 16  # per step and process, their first 128 tokens
     epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.2  # PPO clip
     delta: Annotated[float, Field(gt=1)] = 3.0  # dual clip
 
@@ -186,8 +186,10 @@ class TrainConfig(Section):
     def _fits_together(self) -> TrainConfig:
         if self.method == "best_of_n":
             if self.epochs is not None or self.steps is not None:
-                given = f"epochs {self.epochs} and steps {self.steps}"
-                raise ValueError(f"method best_of_n counts rounds, got {given}; set them to null, and best_of_n.rounds")
+                lengths = f"epochs {self.epochs} and steps {self.steps}"
+                raise ValueError(
+                    f"method best_of_n counts rounds, got {lengths}; set them to null, and best_of_n.rounds"
+                )
             if self.objective == "reference":
                 raise ValueError(
                     "method best_of_n chooses by the symmetric reward, got objective reference; set it to symmetric"
@@ -261,11 +263,11 @@ class TrainConfig(Section):
 
     @property
     def writes(self) -> bool:
-        """Whether the model that is trained writes rationales."""
+        """Whether the trained model writes rationales."""
         return self.method in ("grace", "best_of_n")
 
     def trainer_arguments(self, steps: int) -> dict[str, Any]:
-        """What every method tells transformers' trainer of a run of ``steps``: optimizer, schedule, log, checkpoints."""
+        """The arguments of transformers' trainer that all methods share: optimizer, schedule, logs, checkpoints."""
         return {
             "learning_rate": self.learning_rate,
             "lr_scheduler_type": "constant_with_warmup" if self.schedule == "constant" else self.schedule,
@@ -287,7 +289,7 @@ class TrainConfig(Section):
 
 
 def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> TrainConfig:
-    """Read and check a configuration. Raises GraceError that names the file, the key and what was expected."""
+    """Reads and checks a configuration. Raises GraceError with the file, the key and what was expected."""
     path = Path(path)
     changes: dict[str, Any] = {}
     for item in overrides:
@@ -298,7 +300,7 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         *sections, last = key.strip().split(".")
         for name in sections:
             section = section.setdefault(name, {})
-        section[last] = _number(yaml.safe_load(value))
+        section[last] = _parse_floats(yaml.safe_load(value))
     raw = _read(path, extends=changes.pop("extends", None))
     try:
         return TrainConfig.model_validate(_merge(raw, changes))
@@ -326,16 +328,16 @@ def _read(path: Path, *, extends=None, seen: tuple[Path, ...] = ()) -> dict[str,
         raise GraceError(
             f"{path} holds {'nothing' if raw is None else type(raw).__name__}, expected keys and values; see configs/"
         )
-    named = raw.pop("extends", None) if extends is None else extends
+    extended = raw.pop("extends", None) if extends is None else extends
     raw.pop("extends", None)
-    made: dict[str, Any] = {}
-    for name in [named] if isinstance(named, str) else named or []:
-        made = _merge(made, _read(path.parent / name, seen=(*seen, path.resolve())))
-    return _merge(made, _number(raw))
+    inherited: dict[str, Any] = {}
+    for name in [extended] if isinstance(extended, str) else extended or []:
+        inherited = _merge(inherited, _read(path.parent / name, seen=(*seen, path.resolve())))
+    return _merge(inherited, _parse_floats(raw))
 
 
 def _merge(under: dict, over: dict) -> dict:
-    """``over`` laid upon ``under``, section by section."""
+    """``under`` with the values of ``over``, section by section."""
     merged = dict(under)
     for key, value in over.items():
         merged[key] = (
@@ -344,10 +346,10 @@ def _merge(under: dict, over: dict) -> dict:
     return merged
 
 
-def _number(value):
-    """YAML 1.1 reads 1e-6 as a string, since it wants 1.0e-6; nobody writes that."""
+def _parse_floats(value):
+    """Turns strings such as "1e-6" into floats: YAML 1.1 reads only 1.0e-6 as a number."""
     if isinstance(value, dict):
-        return {key: _number(item) for key, item in value.items()}
+        return {key: _parse_floats(item) for key, item in value.items()}
     if isinstance(value, str) and "e" in value.lower():
         try:
             return float(value)

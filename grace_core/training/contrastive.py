@@ -8,7 +8,7 @@ z, temperature t and a batch of B items (MultipleNegativesRankingLoss):
     SimCSE   -log-softmax over the batch's texts j of cos(z_i, z'_j)/t, at i; z and z' are two passes with different dropout
 
 Decoder models are pretrained without dropout, so SimCSE's comes from dropout in attention, switched on for
-the training alone. The rationale has no part in this: such a model is used without one.
+the training alone. No rationale is written or pooled.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class TextInPrompt(InputModule):
         return self.lm
 
     def preprocess(self, inputs: list[str], prompt: str | None = None, **_) -> dict[str, torch.Tensor]:
-        """``prompt`` is the trainer's way to tell a dataset's column; here it says which texts are queries."""
+        """Token ids and masks; the trainer passes the dataset's column as ``prompt``, which tells queries apart."""
         prompts = [self.builder.build(text) for text in inputs]
         width = max(len(prompt.ids) for prompt in prompts)
         pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
@@ -60,12 +60,12 @@ class TextInPrompt(InputModule):
             torch.full((len(prompts), width), pad),
             *(torch.zeros(len(prompts), width, dtype=torch.long) for _ in "mp"),
         )
-        for row, built in enumerate(prompts):
-            ids[row, : len(built.ids)] = torch.tensor(built.ids)
-            mask[row, : len(built.ids)] = 1
-            pooled[row, built.start : built.stop] = 1 + TEXT
+        for row, encoded in enumerate(prompts):
+            ids[row, : len(encoded.ids)] = torch.tensor(encoded.ids)
+            mask[row, : len(encoded.ids)] = 1
+            pooled[row, encoded.start : encoded.stop] = 1 + TEXT
             if self.calibration is not None:
-                pooled[row, built.stop : len(built.ids)] = 1 + TEMPLATE
+                pooled[row, encoded.stop : len(encoded.ids)] = 1 + TEMPLATE
         roles = torch.full((len(prompts),), calibrated.QUERY if prompt == QUERY else calibrated.DOCUMENT)
         return {"input_ids": ids, "attention_mask": mask, "pooled": pooled, "roles": roles}
 
@@ -100,7 +100,7 @@ class ContrastiveTrainer(SentenceTransformerTrainer):
         )
 
     def create_model_card(self, *_, **__):
-        """No card: what a model was made with stands in its training.json."""
+        """Writes no model card: training.json describes the model."""
 
     def _save(self, output_dir=None, state_dict=None):
         folder = Path(output_dir or self.args.output_dir)

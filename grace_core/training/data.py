@@ -4,10 +4,10 @@ A supervised item is a triplet (query, positive, negative), an unsupervised one 
 JSONL file, or from a BEIR folder whose negatives are mined with BM25 among the documents judged in the same
 split, so that nothing of a held-out split is seen.
 
-A batch holds no two triplets of which one's document is relevant to the other's query: as a distractor it
-would be a false negative. The order is drawn ahead for the whole run, an own permutation for every epoch one
-after the other, and laid out as one dataset that is read from start to end without shuffling. So the rows of
-a triplet stay together, and a resumed run sees what a run that never stopped would see.
+A batch never holds a document that is relevant to the query of another of its triplets: it would be a false
+negative. The order is drawn ahead for the whole run, a permutation for every epoch, and laid out as one
+dataset that is read from start to end without shuffling. So the rows of a triplet stay together, and a
+resumed run sees the same batches as one that never stopped.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from grace_core.training.config import TrainConfig
 
 QUERY, POSITIVE, NEGATIVE = "query", "positive", "negative"
 TRIPLET_KEYS = (QUERY, POSITIVE, NEGATIVE)
-LOOKED_AT = 20_000  # texts that are tokenised to count the over-long ones
+LOOKED_AT = 20_000  # texts at most that are tokenised to count the overlong ones
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Layout:
-    """How the rollouts of a batch lie: item after item, within an item role after role, within a role the K
+    """The order of a batch's rollouts: item after item, within an item role after role, within a role the K
     rollouts of the group.
 
     ``trained`` are the roles whose rollouts get a reward of their own and enter the policy loss; the others
@@ -69,8 +69,8 @@ class Layout:
             return cls(
                 TRIPLET_KEYS, (POSITIVE,) if config.objective == "reference" else (QUERY, POSITIVE), config.rollouts
             )
-        # the reference samples the text once more as its own query; the symmetric reward compares a text's
-        # rollouts with each other
+        # the reference objective samples the text once more as its own query; the symmetric reward compares a
+        # text's rollouts with each other
         return cls((QUERY, POSITIVE) if config.objective == "reference" else (POSITIVE,), (POSITIVE,), config.rollouts)
 
     @property
@@ -93,12 +93,12 @@ class Layout:
 
 
 def folders_of(path: str | Sequence[str]) -> list[Path]:
-    """The folders or files of a configured path, or of several; ``demo`` stands for the corpus that ships."""
-    return [DEMO_CORPUS_DIR if one == "demo" else Path(one) for one in ([path] if isinstance(path, str) else path)]
+    """The folders or files of one configured path or several; ``demo`` is the corpus that ships."""
+    return [DEMO_CORPUS_DIR if name == "demo" else Path(name) for name in ([path] if isinstance(path, str) else path)]
 
 
 def _drop(_note: str) -> None:
-    """What becomes of notes that nobody reads."""
+    """The default ``report``: drops the note."""
 
 
 def read_items(config: TrainConfig, *, report: Callable[[str], None] = _drop) -> list[Item]:
@@ -108,9 +108,9 @@ def read_items(config: TrainConfig, *, report: Callable[[str], None] = _drop) ->
     """
     items = [item for path in folders_of(config.data.path) for item in _read_items(path, config, report)]
     if len(items) < config.batch:
-        named = config.data.path
         raise GraceError(
-            f"{named} gives {len(items)} training items, and a batch takes {config.batch}; lower batch or add data"
+            f"{config.data.path} gives {len(items)} training items, and a batch takes {config.batch}; "
+            "lower batch or add data"
         )
     return items
 
@@ -135,9 +135,9 @@ def read_triplets(path: Path, *, limit: int | None = None) -> list[Item]:
 
     Raises GraceError that names the bad lines.
     """
-    found, bad = [], []
+    triplets, bad = [], []
     for number, line in _lines(path):
-        if limit is not None and len(found) >= limit:
+        if limit is not None and len(triplets) >= limit:
             break
         wrong = ""
         try:
@@ -162,17 +162,17 @@ def read_triplets(path: Path, *, limit: int | None = None) -> list[Item]:
         if wrong:
             bad.append((number, wrong))
         else:
-            found.append({key: row[key].strip() for key in TRIPLET_KEYS})
+            triplets.append({key: row[key].strip() for key in TRIPLET_KEYS})
     if bad:
-        others = f"; so are the lines {', '.join(str(number) for number, _ in bad[1:10])}" if len(bad) > 1 else ""
-        others += f" and {len(bad) - 10} more" if len(bad) > 10 else ""
-        raise GraceError(f"{path}, line {bad[0][0]}: {bad[0][1]}: correct or remove it{others}")
-    if not found:
+        more = f"; so are the lines {', '.join(str(number) for number, _ in bad[1:10])}" if len(bad) > 1 else ""
+        more += f" and {len(bad) - 10} more" if len(bad) > 10 else ""
+        raise GraceError(f"{path}, line {bad[0][0]}: {bad[0][1]}: correct or remove it{more}")
+    if not triplets:
         raise GraceError(f'{path} holds no triplet; expected one {{"query": …, "positive": …, "negative": …}} a line')
     relevant: dict[str, set[str]] = {}
-    for row in found:
+    for row in triplets:
         relevant.setdefault(row[QUERY], set()).add(row[POSITIVE])
-    return [Item(**row, relevant=frozenset(relevant[row[QUERY]])) for row in found]
+    return [Item(**row, relevant=frozenset(relevant[row[QUERY]])) for row in triplets]
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -241,8 +241,8 @@ def _read(path: Path, report: Callable[[str], None], *, limit: int | None = None
 def _bm25(texts: dict[str, str], queries: dict[str, str], *, depth: int) -> dict[str, list[str]]:
     """The ids of the first ``depth`` texts for each query, by bm25s itself.
 
-    Its scores are those of :mod:`grace_core.columns.bm25`, but equal ones stand in an order of its own. The models that
-    ship were trained with negatives in that order; in the corpus's, 5 % of the demo corpus's would be others."""
+    Its scores are those of :mod:`grace_core.columns.bm25`, but it orders ties in its own way. The models that
+    ship were trained with negatives in this order; in corpus order, 5 % of the demo corpus's would differ."""
     import bm25s
 
     ids = list(texts)
@@ -251,7 +251,7 @@ def _bm25(texts: dict[str, str], queries: dict[str, str], *, depth: int) -> dict
     rows, _ = retriever.retrieve(
         bm25s.tokenize(list(queries.values()), show_progress=False), k=min(depth, len(ids)), show_progress=False
     )
-    return {query: [ids[row] for row in found] for query, found in zip(queries, rows, strict=True)}
+    return {query: [ids[row] for row in best] for query, best in zip(queries, rows, strict=True)}
 
 
 def read_texts(
@@ -272,8 +272,8 @@ def read_texts(
 
 
 def count_overlong(items: Sequence[Item], builder: PromptBuilder) -> dict[str, int]:
-    """How many distinct texts are cut to fit the prompt: ``{"texts", "looked_at", "cut"}``; looks at
-    LOOKED_AT texts at most.
+    """How many distinct texts are cut to fit the prompt, ``{"texts", "looked_at", "cut"}``, among the first
+    LOOKED_AT.
     """
     texts = list(dict.fromkeys(text for item in items for text in (item.query, item.positive, item.negative) if text))
     looked = texts[:LOOKED_AT]
@@ -288,17 +288,17 @@ def batches(items: Sequence[Item], *, batch: int, number: int, seed: int, neighb
     """Item numbers of ``number`` batches of ``batch``, one after the other; every epoch is a fresh
     permutation of all items.
 
-    With ``neighbours`` n an item brings the n - 1 whose positives are most like its own (by BM25) with it, as
-    far as the epoch still has them: what is hard to tell apart is what there is to learn from. A triplet that
-    would bring a false negative into a batch waits for the next one; what is left of an epoch that fills no
-    batch is dropped. Raises GraceError if no batch can be filled.
+    With ``neighbours`` n each item is followed by the n - 1 items whose positives are most similar (by BM25),
+    as far as the epoch still has them, so that a batch has hard negatives. A triplet that would bring a false
+    negative into a batch waits for the next one; items at the end of an epoch that fill no batch are dropped.
+    Raises GraceError if no batch can be filled.
     """
-    near = _neighbours([item.positive for item in items], neighbours) if neighbours > 1 else None
+    neighbours_of = _neighbours([item.positive for item in items], neighbours) if neighbours > 1 else None
     order: list[int] = []
     epoch = 0
     while len(order) < number * batch:
         drawn = _permutation(len(items), seed=seed, epoch=epoch)
-        waiting, made = deque(drawn if near is None else _together(drawn, near)), 0
+        waiting, filled = deque(drawn if neighbours_of is None else _with_neighbours(drawn, neighbours_of)), 0
         while len(order) < number * batch:
             chosen, skipped, documents, relevant = [], [], set(), set()
             while waiting and len(chosen) < batch:
@@ -313,8 +313,8 @@ def batches(items: Sequence[Item], *, batch: int, number: int, seed: int, neighb
             if len(chosen) < batch:
                 break
             order += chosen
-            made += 1
-        if not made:
+            filled += 1
+        if not filled:
             raise GraceError(
                 f"no batch of {batch} items without false negatives can be made of {len(items)} items: too many share their documents; "
                 "lower batch or add data"
@@ -324,27 +324,29 @@ def batches(items: Sequence[Item], *, batch: int, number: int, seed: int, neighb
 
 
 def _neighbours(texts: Sequence[str], n: int) -> list[list[int]]:
-    """For every text the numbers of the items with the n - 1 other texts that BM25 finds most like it."""
+    """For every text the item numbers of the n - 1 other texts that are most similar to it by BM25."""
     rows: dict[str, list[int]] = {}
     for place, text in enumerate(texts):
         rows.setdefault(text, []).append(place)
     distinct = {str(place): text for place, text in enumerate(rows)}
     ranked = _bm25(distinct, distinct, depth=n)
     groups = list(rows.values())
-    near = [
-        [groups[int(other)][0] for other in ranked[str(place)] if int(other) != place][: n - 1]
+    nearest = [
+        [groups[int(match)][0] for match in ranked[str(place)] if int(match) != place][: n - 1]
         for place in range(len(groups))
     ]
     place_of = {text: place for place, text in enumerate(rows)}
-    return [near[place_of[text]] for text in texts]
+    return [nearest[place_of[text]] for text in texts]
 
 
-def _together(order: Sequence[int], near: Sequence[Sequence[int]]) -> list[int]:
-    """``order``, in which every item that is reached is followed by those of its neighbours that were not yet."""
+def _with_neighbours(order: Sequence[int], neighbours_of: Sequence[Sequence[int]]) -> list[int]:
+    """``order`` with every item followed by those of its neighbours that have not come before."""
     placed: dict[int, None] = {}
     for place in order:
         if place not in placed:
-            placed |= dict.fromkeys([place, *(other for other in near[place] if other not in placed)])
+            placed |= dict.fromkeys(
+                [place, *(neighbour for neighbour in neighbours_of[place] if neighbour not in placed)]
+            )
     return list(placed)
 
 
@@ -353,7 +355,7 @@ def _permutation(n: int, *, seed: int, epoch: int) -> list[int]:
 
 
 def generations_of(config: TrainConfig, items: int) -> int:
-    """Batches of rollouts that a run samples."""
+    """The number of batches of rollouts that a run samples."""
     if config.steps is not None:
         return ceil(config.steps / config.minibatches)
     return max(1, round(config.epochs * (items // config.batch)))

@@ -26,7 +26,7 @@ from grace_core.training.data import folders_of
 
 @dataclass(frozen=True)
 class HeldOut(Judged):
-    """A sample of judged queries and documents, the probe texts, and in ``notes`` what reading them left out,
+    """A sample of judged queries and documents, the probe texts, and ``notes`` on what the readers left out,
     changed or guessed.
     """
 
@@ -35,50 +35,55 @@ class HeldOut(Judged):
 
     @classmethod
     def read(cls, evaluation: Evaluation) -> list[HeldOut]:
-        """Of each path at most ``evaluation.queries`` queries, their relevant documents, and others up to
-        ``evaluation.documents``; always the same."""
+        """A sample of each path, always the same: at most ``evaluation.queries`` queries, their relevant
+        documents, and others up to ``evaluation.documents``."""
         return [cls._read(path, evaluation) for path in folders_of(evaluation.path)]
 
     @classmethod
     def _read(cls, path: Path, evaluation: Evaluation) -> HeldOut:
         corpus = read_corpus(path)
         try:
-            found = Judged.sample(
+            sample = Judged.sample(
                 corpus, split=evaluation.split, queries=evaluation.queries, documents=evaluation.documents
             )
         except GraceError as error:
             raise GraceError(f"evaluation.path {path}: {error}") from None
         half = (evaluation.probes + 1) // 2
-        probes = [*list(found.queries.values())[:half], *list(found.documents.values())[: evaluation.probes - half]]
-        return cls(found.queries, found.documents, found.qrels, probes, corpus.notes)
+        probes = [*list(sample.queries.values())[:half], *list(sample.documents.values())[: evaluation.probes - half]]
+        return cls(sample.queries, sample.documents, sample.qrels, probes, corpus.notes)
 
     @property
     def texts(self) -> list[str]:
         return [*self.queries.values(), *self.documents.values(), *self.probes]
 
     def evaluate(
-        self, made: Representations, *, rationale: bool, statistics: Statistics | None = None, kind: str = "raw"
+        self,
+        representations: Representations,
+        *,
+        rationale: bool,
+        statistics: Statistics | None = None,
+        kind: str = "raw",
     ) -> tuple[dict[str, float], list[dict]]:
-        """Scores of the representations of ``texts`` in a geometry, for which the model has ``statistics``,
-        and the probes with their rationales.
+        """Scores of the representations of ``texts`` in the geometry ``kind``, and the probes with their
+        rationales. ``statistics`` are the model's, for the calibrated geometry.
 
-        Without ``rationale`` the texts alone are pooled, and there is nothing to probe.
+        Without ``rationale`` only the texts are pooled, and there are no probes.
         """
         pooling = Pooling.FULL if rationale else Pooling.TEXT
         m, n = len(self.queries), len(self.documents)
-        documents = made.sums[m : m + n], made.counts[m : m + n]
+        documents = representations.sums[m : m + n], representations.counts[m : m + n]
         geometry = fit(kind, documents, model=statistics)
-        queries = geometry.vectors(made.sums[:m], made.counts[:m], pooling, Role.QUERY)
+        queries = geometry.vectors(representations.sums[:m], representations.counts[:m], pooling, Role.QUERY)
         scores = self.scores(queries, geometry.vectors(*documents, pooling))
         if not rationale:
             return scores, []
         scores |= {
-            "rationale_tokens": float(made.counts[: m + n, 2].mean()),
-            "truncated": float(made.truncated[: m + n].mean()),
+            "rationale_tokens": float(representations.counts[: m + n, 2].mean()),
+            "truncated": float(representations.truncated[: m + n].mean()),
         }
         probes = [
             {"text": text, "rationale": words}
-            for text, words in zip(self.probes, made.rationales[m + n :], strict=True)
+            for text, words in zip(self.probes, representations.rationales[m + n :], strict=True)
         ]
         return scores, probes
 

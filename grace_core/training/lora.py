@@ -1,7 +1,7 @@
 """The LoRA adapter that a run trains: a fresh one on the starting model, or, where that is an adapter itself,
 this one further.
 
-An adapter that is trained further keeps its base: what is saved names that, and a KL term compares with it.
+An adapter that is trained further keeps its base: the saved adapter names it, and a KL term compares with it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ def lora_config(config: TrainConfig):
 def with_lora(model: GraceModel, config: TrainConfig):
     """The module to train: the model as it is, or with an adapter if ``config.lora`` asks for one.
 
-    Raises GraceError for a starting model that is an adapter of another shape than ``config.lora``, or if
-    that is not given.
+    Raises GraceError if the starting model is an adapter and ``config.lora`` is missing or has another shape.
     """
     begun = begun_adapter(model, config)
     if begun is not None or config.lora is None:
@@ -43,17 +42,17 @@ def begun_adapter(model: GraceModel, config: TrainConfig):
     wrapped = model.adapter
     if wrapped is None:
         return None
-    found = wrapped.peft_config["default"]
+    adapter = wrapped.peft_config["default"]
     if config.lora is None:
         raise GraceError(
-            f"{config.model} is an adapter; give lora: {{r: {found.r}, alpha: {found.lora_alpha}}} to train it further"
+            f"{config.model} is an adapter; give lora: {{r: {adapter.r}, alpha: {adapter.lora_alpha}}} to train it further"
         )
-    if (found.r, found.lora_alpha) != (config.lora.r, config.lora.alpha):
+    if (adapter.r, adapter.lora_alpha) != (config.lora.r, config.lora.alpha):
         raise GraceError(
-            f"{config.model} is an adapter with r {found.r} and alpha {found.lora_alpha}, got lora with r {config.lora.r} and alpha "
+            f"{config.model} is an adapter with r {adapter.r} and alpha {adapter.lora_alpha}, got lora with r {config.lora.r} and alpha "
             f"{config.lora.alpha}; give the adapter's own"
         )
-    found.inference_mode = False
+    adapter.inference_mode = False
     for name, parameter in wrapped.named_parameters():
         parameter.requires_grad_(".lora_" in name)
         if ".lora_" in name:
@@ -62,6 +61,6 @@ def begun_adapter(model: GraceModel, config: TrainConfig):
 
 
 def base_of(name: str) -> str:
-    """The model below: the base that an adapter names, or the model itself."""
+    """The base that an adapter names; of any other model, the model itself."""
     folder = find_model(name)
     return base_name(folder) if is_adapter(folder) else name

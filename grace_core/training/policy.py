@@ -12,29 +12,28 @@ z (``contrastive_weight`` w):
     loss = policy loss - w × mean over trained rollouts of log-softmax over the partners m of cos(z, m)/t, at its own partner
 
 z is raw or calibrated, as the run's ``geometry`` says (:mod:`grace_core.training.calibration`). Partners are
-the mean embeddings that the reward was computed with, kept from the reward pass without gradient: a query's
-are all documents of the batch, a positive's all queries. Both sides get their gradient, since both are
-rollouts of the batch. z comes from the hidden states of the forward that gives the policy's log-probabilities
-anyway, so no second one is needed.
+the mean embeddings of the reward, without gradient: for a query all documents of the batch, for a positive all
+queries. Both sides get a gradient, since both are rollouts of the batch. z comes from the hidden states of the
+forward that gives the policy's log-probabilities, so no second one is needed.
 
-With ``retain_weight`` v, for either of them, the starting model is imitated on plain texts too (training
+With ``retain_weight`` v, for either objective, the starting model is imitated on plain texts too (training
 documents without chat template):
 
     loss = … + v × mean over their tokens of KL(starting model || policy)
 
-since the KL of the policy loss sees the model only where it writes rationales, and what it can do elsewhere
-would wear off unseen.
+since the KL of the policy loss is computed on rationales only, and the model would lose its other abilities
+unnoticed.
 
-What is changed in TRL's trainer, and why:
+Changes to TRL's trainer, and why:
 
-- prompts are tokenised by PromptBuilder, as in serving, and not by a chat template applied once more;
+- prompts are tokenised by PromptBuilder, as in serving, not by the chat template again;
 - rows that are not trained (a negative; the reference's query) are sampled and scored with the others and leave the batch before the loss,
-  so that they take no part in its mean over tokens and cost no backward pass;
-- the reward's hidden states come from a forward that is done anyway: on a CPU from the generation itself, with several minibatches or vLLM
-  from that of the old log-probabilities; only where there is neither, from a pass of their own;
-- the reference objective samples query and negative at a temperature of their own, once (with vLLM at the policy's);
-- on a CPU the K rollouts of a prompt share one pass over it, in sampling, in the log-probabilities and in their gradient. So groups are
-  not torn apart between the pieces of a gradient that is accumulated: TRL shuffles rows, which on-policy changes nothing but that.
+  so that they do not count in its mean over tokens and cost no backward pass;
+- the reward's hidden states come from a forward that is needed anyway: on a CPU from the generation, with several minibatches or vLLM
+  from that of the old log-probabilities; only otherwise from a separate pass;
+- the reference objective samples query and negative once, at ``partner_temperature`` (with vLLM at the policy's);
+- on a CPU the K rollouts of a prompt share one pass over it, in sampling, in the log-probabilities and in their gradient. So a group
+  stays in one piece of an accumulated gradient: TRL would shuffle the rows, which has no other effect on-policy.
 
 Old log-probabilities and the KL's reference are TRL's. Deviations from the released code: KL in the symmetric
 and joint objectives.
@@ -77,16 +76,16 @@ from grace_core.training.states import (
     score_completions,
 )
 
-GENERATION_ROWS = 128  # rollouts that are sampled together on a CPU
+GENERATION_ROWS = 128  # rollouts sampled together on a CPU
 RETAINED_TOKENS = 128
 FORWARD_ROWS = 64  # rollouts in one forward pass without gradients
-CPU_ROWS = 16  # the same on a CPU, with gradients too: logits of more leave its caches, and malloc gives their memory back every time
+CPU_ROWS = 16  # the same on a CPU, with gradients too: more logits exceed its caches, and malloc returns their memory each time
 
 
 class GracePolicyTrainer(GRPOTrainer):
     """GRPOTrainer with GRACE's prompts, batch layout and losses.
 
-    ``rollouts`` are the local ones of the batch that was sampled last.
+    ``rollouts`` are this process's rollouts of the last batch.
     """
 
     def __init__(
@@ -112,8 +111,8 @@ class GracePolicyTrainer(GRPOTrainer):
         self._pooled: torch.Tensor | None = None  # parts to pool in the forward of the loss
         super().__init__(reward_funcs=reward, **options)
         if "ref" in getattr(self.model, "peft_config", {}):
-            # TRL compares an adapter that is trained further with a copy of it; here the base is what all
-            # runs are compared with
+            # TRL's reference for an adapter that is trained further is a copy of it; here it is the base, as in
+            # all runs
             self.model.delete_adapter("ref")
         reward.trainer = self
         self.end_ids = set(self.eos_token_ids)
@@ -123,7 +122,7 @@ class GracePolicyTrainer(GRPOTrainer):
         self.on_cpu = self.accelerator.device.type == "cpu" and plain and not elsewhere
 
     def create_model_card(self, *_, **__):
-        """No card beside every checkpoint: what a model was made with stands in its training.json."""
+        """Writes no model card: training.json describes the model."""
 
     @property
     def calibration(self) -> Calibration | None:
@@ -159,11 +158,11 @@ class GracePolicyTrainer(GRPOTrainer):
         return completions, logprobs
 
     def _generate_as_in_serving(self) -> list[list[int]]:
-        """Rollouts by the engine that serves, which pools while it generates, so that the reward needs no
-        forward of its own.
+        """Rollouts by the serving engine, which pools while it generates, so that the reward needs no separate
+        forward.
 
-        Sampling noise belongs to seed, step, prompt and place in the group, so that rollouts do not depend on
-        how many processes share the batch, nor on whether the run was resumed.
+        Sampling noise depends only on seed, step, prompt and place in the group, so that rollouts depend neither
+        on the number of processes nor on whether the run was resumed.
         """
         model, k = self.accelerator.unwrap_model(self.model), self.layout.k
         training, (end,) = model.training, self.end_ids
@@ -173,7 +172,7 @@ class GracePolicyTrainer(GRPOTrainer):
         trained = self._trained(len(self._prompts)).tolist()
         copies = {i: [i] for i in range(len(trained))}
         if self.config.objective == "reference" or self.config.share_negatives:
-            # of a group that is not trained the first rollout is looked at, which stands for all
+            # only the first rollout of a group that is not trained is used; it is copied for the others
             copies = {i: [i] if trained[i] else list(range(i, i + k)) for i in copies if trained[i] or i % k == 0}
         cooler = {i for i in copies if not trained[i] and self.config.objective == "reference"}
         completions: list[list[int]] = [[] for _ in self._prompts]
@@ -199,8 +198,8 @@ class GracePolicyTrainer(GRPOTrainer):
         return completions
 
     def _generate_reference(self, prompt_ids, temperature: float, *args, **options) -> list[list[int]]:
-        """Trained rows at the policy's temperature, the others at their own; of the others only the first of
-        a group is used, so only that one is sampled, and stands for the group."""
+        """Rollouts of trained rows at the policy's temperature, of the others at ``temperature``, sampled once for
+        each group."""
         trained, places = self._trained(len(prompt_ids)), range(len(prompt_ids))
         completions: list[list[int]] = [[] for _ in places]
         main = [i for i in places if trained[i]]
@@ -210,8 +209,8 @@ class GracePolicyTrainer(GRPOTrainer):
             completions[i] = ids
         first = [i for i in places if not trained[i] and i % self.layout.k == 0]
         with self._sampling_at(temperature):
-            made = super()._generate_single_turn([prompt_ids[i] for i in first], *args, **options)[0]
-        for i, ids in zip(first, made, strict=True):
+            sampled = super()._generate_single_turn([prompt_ids[i] for i in first], *args, **options)[0]
+        for i, ids in zip(first, sampled, strict=True):
             completions[i : i + self.layout.k] = [ids] * self.layout.k
         return completions
 
@@ -225,10 +224,7 @@ class GracePolicyTrainer(GRPOTrainer):
             self.generation_config.temperature = self.generation_kwargs["temperature"] = before
 
     def _trained(self, rows: int) -> torch.Tensor:
-        """Which local rows are of a trained role.
-
-        A process holds whole items, so that the first row is the first of an item.
-        """
+        """Whether each local row has a trained role. A process holds whole items, so its first row begins one."""
         _, role = self.layout.place(torch.arange(rows))
         return torch.isin(role, torch.tensor([self.layout.roles.index(name) for name in self.layout.trained]))
 
@@ -236,22 +232,21 @@ class GracePolicyTrainer(GRPOTrainer):
     # -------------------------------------------------------------------------------------------------------------
 
     def _generate_and_score_completions(self, inputs):
-        made = super()._generate_and_score_completions(inputs)
-        rows, width = len(inputs), made["prompt_ids"].shape[1] + made["completion_ids"].shape[1]
-        device = made["advantages"].device
+        batch = super()._generate_and_score_completions(inputs)
+        rows, width = len(inputs), batch["prompt_ids"].shape[1] + batch["completion_ids"].shape[1]
+        device = batch["advantages"].device
         if self.config.objective == "joint":
-            # which rollout of the whole batch a row is: rows are shuffled and cut into pieces before they
-            # reach the loss
-            made["place"] = torch.arange(rows, device=device) + self.accelerator.process_index * rows
-            made["pooled"] = pooled_parts(self.rollouts, made["prompt_ids"].shape[1], width).to(device)
+            # a row's number in the whole batch, since rows are shuffled and cut into pieces before the loss
+            batch["place"] = torch.arange(rows, device=device) + self.accelerator.process_index * rows
+            batch["pooled"] = pooled_parts(self.rollouts, batch["prompt_ids"].shape[1], width).to(device)
         keep = self._trained(rows).to(device)
         if not keep.all():
-            made = {
+            batch = {
                 key: v[keep] if isinstance(v, torch.Tensor) and v.ndim and len(v) == rows else v
-                for key, v in made.items()
+                for key, v in batch.items()
             }
-            made["num_items_in_batch"] = self.accelerator.gather(made["completion_mask"].sum()).sum()
-        return made
+            batch["num_items_in_batch"] = self.accelerator.gather(batch["completion_mask"].sum()).sum()
+        return batch
 
     def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, **options):
         pooled, old, began = self._pooled, self._is_pass_of_old_probabilities(model), perf_counter()
@@ -270,10 +265,10 @@ class GracePolicyTrainer(GRPOTrainer):
                 decoder=self.decoder,
                 pooled=pooled,
             )
-            made = logps, entropies, None
+            result = logps, entropies, None
         else:
             with last_states(self.decoder) if pooled is not None else nullcontext([]) as caught:
-                made = super()._get_per_token_logps_and_entropies(
+                result = super()._get_per_token_logps_and_entropies(
                     model, input_ids, attention_mask, logits_to_keep, **options
                 )
             rows = [len(states) for states in caught]
@@ -285,17 +280,15 @@ class GracePolicyTrainer(GRPOTrainer):
             self._loss_sums = sums
         if not torch.is_grad_enabled():
             self._metrics["train"]["seconds/reference"].append(perf_counter() - began)
-        return made
+        return result
 
     def _is_pass_of_old_probabilities(self, model) -> bool:
-        """Whether the forward to come is that of the old log-probabilities, and the rollouts still lack their
-        embeddings.
-        """
+        """Whether the next forward is that of the old log-probabilities, and the rollouts have no embeddings yet."""
         pieces = self.args.steps_per_generation * self.num_iterations
-        wanted = self.args.gradient_accumulation_steps % pieces != 0 or (
+        needed = self.args.gradient_accumulation_steps % pieces != 0 or (
             self.use_vllm and self.vllm_importance_sampling_correction
         )
-        return wanted and not torch.is_grad_enabled() and model is self.model and self._sums is None
+        return needed and not torch.is_grad_enabled() and model is self.model and self._sums is None
 
     def rollout_sums(self) -> Sums:
         """Part sums ``(n, 3, d)`` and counts ``(n, 3)`` of the local rollouts."""
@@ -313,9 +306,7 @@ class GracePolicyTrainer(GRPOTrainer):
         return sums.to(self.accelerator.device), counts.to(self.accelerator.device)
 
     def _prepare_inputs(self, generation_batch):
-        """TRL's, without its shuffling where groups are to stay together: rollouts that share a prompt share
-        a pass over it.
-        """
+        """As in TRL, but without shuffling where the rollouts of a group share one pass over their prompt."""
         pieces = self.args.steps_per_generation
         if not (self.on_cpu and self.model.training and self.config.minibatches == 1):
             return super()._prepare_inputs(generation_batch)
@@ -338,7 +329,7 @@ class GracePolicyTrainer(GRPOTrainer):
         return loss
 
     def _retention_loss(self, model) -> torch.Tensor:
-        """KL(starting model || policy), mean over the tokens of a few plain texts, others at every step."""
+        """KL(starting model || policy), mean over the tokens of a few plain texts, drawn anew at every step."""
         piece = self._step % self.current_gradient_accumulation_steps
         rng = Random(f"{self.config.seed} {self.state.global_step} {piece} {self.accelerator.process_index}")
         tokenizer, texts = (
@@ -353,7 +344,7 @@ class GracePolicyTrainer(GRPOTrainer):
         with torch.no_grad(), self.accelerator.autocast():
             if self.ref_model is not None:
                 before = self.ref_model(input_ids=ids, use_cache=False).logits
-            else:  # LoRA: the starting model is what lies below the adapters
+            else:  # LoRA: the starting model is the base without the adapters
                 with self.accelerator.unwrap_model(model).disable_adapter():
                     before = model(input_ids=ids, use_cache=False).logits
         with self.accelerator.autocast():
@@ -374,11 +365,11 @@ class GracePolicyTrainer(GRPOTrainer):
             chosen = role == self.layout.roles.index(name)
             scores = z[chosen] @ self.reward.last.partners[name].T / self.config.contrastive_temperature
             losses.append(F.cross_entropy(scores, item[chosen], reduction="none"))
-        # a piece may hold one role alone, so a mean over its rows, and not over the roles
+        # a mean over rows, not over roles, since a piece may hold only one role
         contrastive = torch.cat(losses).mean()
         self._loss_sums = None
         self._metrics["train"]["contrastive"].append(self.accelerator.gather(contrastive.detach()).mean().item())
-        # the policy loss is a sum over the pieces of a step, so each piece's mean counts for its share
+        # the policy loss is summed over the pieces of a step, so each piece's mean is divided by their number
         return loss + self.config.contrastive_weight * contrastive / self.current_gradient_accumulation_steps
 
 

@@ -1,5 +1,5 @@
-"""The reward of a batch of rollouts: part sums gathered from all processes, scored by
-:mod:`grace_core.rewards`, given back row by row.
+"""The reward of a batch of rollouts: part sums are gathered from all processes and scored by
+:mod:`grace_core.rewards`.
 
 TRL calls the reward object on every process with the local rows. The rows of all processes, one process after
 the other, are the batch in the order of the dataset; the rewards of the whole batch are computed everywhere,
@@ -27,10 +27,10 @@ CONTENT_WORD = re.compile(r"[^\W\d_]{4,}")
 
 @dataclass
 class Scored:
-    """What a batch of n rollouts gave. ``rewards`` ``(n,)`` are 0 in roles that are not trained; a term is ``(b, k)``.
+    """A scored batch of n rollouts. ``rewards`` ``(n,)`` are 0 in roles that are not trained; a term is ``(b, k)``.
 
-    ``partners`` holds, for each trained role, the normalised mean embeddings ``(m, d)`` among which its
-    rollouts have to find their own, which for item i is row i.
+    ``partners`` holds, for each trained role, the normalised mean embeddings ``(m, d)`` that its rollouts are
+    compared with; the right one for item i is row i.
     """
 
     embeddings: Tensor
@@ -59,17 +59,17 @@ def text_roles(rows: Tensor, layout: Layout) -> Tensor:
 def score(
     embeddings: Tensor, truncated: Tensor, *, layout: Layout, config: TrainConfig, bonus: Tensor | None = None
 ) -> Scored:
-    """Rewards of a whole batch from embeddings ``(n, d)`` and cut-off marks ``(n,)`` in the order of ``layout``.
+    """Rewards of a whole batch from embeddings ``(n, d)`` and ``truncated`` ``(n,)``, in the order of ``layout``.
 
     A ``bonus`` ``(n,)`` is added to the rewards, before cut-off rollouts are ranked last.
     """
+    # the terms of the objective, and the reward of each trained role
     z, cut = layout.by_role(embeddings), layout.by_role(truncated)
     if config.share_negatives and NEGATIVE in z:
         z[NEGATIVE] = z[NEGATIVE][:, :1]
     partners: dict[str, Tensor] = {}
     if config.objective == "reference":
-        # one rationale of query and negative, as released: the first of the group, whose other rollouts are
-        # not looked at
+        # one rationale of query and negative, as in the released code: the first of the group
         first = {role: z[role][:, 0] for role in layout.roles if role != POSITIVE}
         if config.mode == "supervised":
             terms = rewards.reference_terms(z[POSITIVE], first[QUERY], first[NEGATIVE])
@@ -88,6 +88,7 @@ def score(
         terms = rewards.symmetric_terms_unsupervised(z[POSITIVE], temperature=config.reward_temperature)
         earned = {POSITIVE: terms["text"]}
         partners = {POSITIVE: rewards.group_mean(z[POSITIVE])}
+    # bonus and penalty
     if bonus is not None:
         added = layout.by_role(bonus)
         earned = {role: values + added[role] for role, values in earned.items()}
@@ -95,14 +96,14 @@ def score(
         earned = {role: rewards.rank_truncated_last(values, cut[role]) for role, values in earned.items()}
     elif config.truncation_penalty:
         earned = {role: values - config.truncation_penalty * cut[role] for role, values in earned.items()}
-    nothing = torch.zeros_like(next(iter(earned.values())))  # a constant: its advantage is 0
-    given = layout.flatten({role: earned.get(role, nothing) for role in layout.roles})
-    return Scored(embeddings, truncated, given, terms, partners)
+    zeros = torch.zeros_like(next(iter(earned.values())))  # a constant: its advantage is 0
+    all_rewards = layout.flatten({role: earned.get(role, zeros) for role in layout.roles})
+    return Scored(embeddings, truncated, all_rewards, terms, partners)
 
 
 def measures(scored: Scored, lengths: Tensor, keys: Tensor, *, layout: Layout) -> dict[str, float]:
-    """What is logged of a batch's trained rollouts: rewards and terms, their spread within groups, lengths,
-    truncation, distinct ones.
+    """The logged figures of a batch's trained rollouts: rewards and terms, their spread within groups, lengths,
+    and the shares of truncated and of distinct ones.
     """
 
     def of_trained(values: Tensor) -> Tensor:
@@ -111,7 +112,7 @@ def measures(scored: Scored, lengths: Tensor, keys: Tensor, *, layout: Layout) -
 
     trained, keys = of_trained(scored.rewards), of_trained(keys)
     advantage = trained - trained.mean(dim=-1, keepdim=True)
-    made = {
+    figures = {
         "reward": trained.mean(),
         "reward_spread": trained.std(dim=-1).mean(),
         "advantage_std": advantage.std(),
@@ -120,8 +121,8 @@ def measures(scored: Scored, lengths: Tensor, keys: Tensor, *, layout: Layout) -
         "distinct": torch.tensor(keys.unique().numel() / keys.numel()),
     }
     for name, term in scored.terms.items():
-        made |= {f"term/{name}": term.mean(), f"term/{name}_spread": term.std(dim=-1).mean()}
-    return {name: float(value) for name, value in made.items()}
+        figures |= {f"term/{name}": term.mean(), f"term/{name}_spread": term.std(dim=-1).mean()}
+    return {name: float(value) for name, value in figures.items()}
 
 
 def novelty(text: str, rationale: str) -> float | None:
@@ -133,8 +134,8 @@ def novelty(text: str, rationale: str) -> float | None:
 
 
 class GraceReward:
-    """The reward function that TRL calls; the trainer binds itself to it, since embeddings come from the
-    trainer's model.
+    """The reward function that TRL calls on every process; ``trainer`` is set by the trainer, whose model gives
+    the embeddings.
     """
 
     __name__ = "grace"

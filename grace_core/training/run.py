@@ -45,11 +45,11 @@ def train(
 ) -> dict:
     """Train and return ``{"out", "model", "state", "steps", "best": {"step", "ndcg@10", …}, "seconds", …}``.
 
-    The best model by held-out nDCG@10 (without an evaluation, the last) lies in ``out/best``. With ``resume``
-    the run goes on from its newest checkpoint, or from the start if it has none. ``cache`` serves the
-    evaluation before the first step, which runs from one starting model share. Raises GraceError for bad
-    input before anything is trained, and TrainingCollapsed if the collapse alarm stops the run; the best
-    model so far is there all the same.
+    The best model by held-out nDCG@10 (without an evaluation, the last) is saved in ``out/best``. With
+    ``resume`` the run continues from its newest checkpoint, or from the start if it has none. ``cache`` is for
+    the evaluation before the first step, which is the same for all runs from one starting model. Raises
+    GraceError for bad input before anything is trained, and TrainingCollapsed if the collapse alarm stops the
+    run, after which the best model so far is still saved.
     """
     import torch
     from accelerate import PartialState
@@ -63,20 +63,22 @@ def train(
         raise GraceError(
             f"{out} holds a run already; give --resume to go on with it, another out, or remove the folder"
         )
+    # read texts and model, and report what is cut or left out
     items = read_items(config, report=lambda note: report(f"note: {note}"))
     heldout = HeldOut.read(config.evaluation) if config.evaluation else []
     model = load_for_training(config)
     model.cache = cache
     overlong = count_overlong(items, model.prompts)
-    watched = count_overlong([Item(positive=text) for one in heldout for text in one.texts], model.prompts)
-    for kind, found in (("training", overlong), ("held-out", watched)):
-        if found["cut"]:
+    watched = count_overlong([Item(positive=text) for sample in heldout for text in sample.texts], model.prompts)
+    for kind, counts in (("training", overlong), ("held-out", watched)):
+        if counts["cut"]:
             report(
-                f"note: {found['cut']} of {found['looked_at']} {kind} texts are cut to fit max_prompt_tokens {config.max_prompt_tokens}: "
+                f"note: {counts['cut']} of {counts['looked_at']} {kind} texts are cut to fit max_prompt_tokens {config.max_prompt_tokens}: "
                 "raise it in the configuration, or split them"
             )
-    for note in dict.fromkeys(note for one in heldout for note in one.notes):
+    for note in dict.fromkeys(note for sample in heldout for note in sample.notes):
         report(f"note: {note}")
+    # the trainer, from the newest checkpoint if the run is resumed
     if config.method == "grace":
         from grace_core.training.policy import make_trainer
     elif config.method == "best_of_n":
@@ -97,13 +99,13 @@ def train(
 
 
 def _silent(_line: str) -> None:
-    """Only the main process reports."""
+    """The ``report`` of processes other than the main one."""
 
 
 def load_for_training(config: TrainConfig) -> GraceModel:
-    """The starting model on the CPU; the trainer moves it. Weights are fp32 (bf16 is autocast), except below LoRA.
+    """The starting model on the CPU; the trainer moves it. Weights are fp32, except those frozen below LoRA.
 
-    Weights of which every step changes a millionth would not change at all in bf16.
+    A step changes a weight by about a millionth, which bf16 would round away; so bf16 comes by autocast.
     """
     import torch
 
@@ -131,10 +133,16 @@ def _run(config, trainer, model, heldout, out: Path, checkpoint: Path | None, do
         state = full_state(trainer)
         if trainer.accelerator.is_main_process:
             about = {"step": trainer.state.global_step, "eval": scores, "base": config.model}
-            found = trainer.calibration.statistics() if trainer.calibration else None
+            statistics = trainer.calibration.statistics() if trainer.calibration else None
             module = trained_module(trainer)
             save_model(
-                out / name, model=module, tokenizer=tokenizer, state=state, config=config, about=about, statistics=found
+                out / name,
+                model=module,
+                tokenizer=tokenizer,
+                state=state,
+                config=config,
+                about=about,
+                statistics=statistics,
             )
         trainer.accelerator.wait_for_everyone()
 
@@ -145,28 +153,33 @@ def _run(config, trainer, model, heldout, out: Path, checkpoint: Path | None, do
         with live_model(trainer, config, tokenizer) as live:
             if live and model.cache and not trainer.state.global_step:
                 live.fingerprint, live.cache = model.fingerprint, model.cache
-            made = [
-                [represent(trainer, live, one.texts, temperature=t, **options) for t in temperatures] for one in heldout
+            represented = [
+                [represent(trainer, live, sample.texts, temperature=t, **options) for t in temperatures]
+                for sample in heldout
             ]
         geometry = {"rationale": rationale, "kind": config.geometry, "statistics": statistics}
-        found = [[one.evaluate(part, **geometry) for part in parts] for one, parts in zip(heldout, made, strict=True)]
-        first = [scores for (scores, _), *_ in found]
-        scores = {name: float(np.mean([one[name] for one in first])) for name in first[0]}
+        results = [
+            [sample.evaluate(part, **geometry) for part in parts]
+            for sample, parts in zip(heldout, represented, strict=True)
+        ]
+        first = [scores for (scores, _), *_ in results]
+        scores = {name: float(np.mean([sample[name] for sample in first])) for name in first[0]}
         if len(temperatures) > 1:
-            each = np.mean([[scores["ndcg@10"] for scores, _ in parts] for parts in found], axis=0)
+            each = np.mean([[scores["ndcg@10"] for scores, _ in parts] for parts in results], axis=0)
             scores |= {f"ndcg@10_at_{t:g}": float(value) for t, value in zip(temperatures, each, strict=True)}
             scores["ndcg@10"] = float(np.mean(each))
-        if len(found) > 1:
+        if len(results) > 1:
             names = [folder.name for folder in folders_of(config.evaluation.path)]
-            values = [float(np.mean([scores["ndcg@10"] for scores, _ in parts])) for parts in found]
+            values = [float(np.mean([scores["ndcg@10"] for scores, _ in parts])) for parts in results]
             scores |= {f"ndcg@10 {name}": value for name, value in zip(names, values, strict=True)}
-        return scores, [probe for parts in found for probe in parts[0][1]]
+        return scores, [probe for parts in results for probe in parts[0][1]]
 
     def announce(scores: dict[str, float]) -> None:
-        pending = trainer.control.should_log  # which on_log takes for done
+        pending = trainer.control.should_log  # on_log would clear it
         trainer.callback_handler.on_log(trainer.args, trainer.state, trainer.control, scores)
         trainer.control.should_log = pending
 
+    # callbacks: evaluation, and metrics with the collapse alarm
     if config.method == "best_of_n":
         trainer.report = report
     watcher = None
@@ -188,18 +201,18 @@ def _run(config, trainer, model, heldout, out: Path, checkpoint: Path | None, do
     trainer.remove_callback(PrinterCallback)  # prints every row as a dict; the recorder reports
     if checkpoint:
         report(f"going on from {checkpoint}, step {done} of {steps}")
+    # train
     began = time.time()
     if checkpoint and trainer.calibration:
         trainer.calibration.load(checkpoint)
     if done < steps:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     state = "collapsed" if recorder.alarm else "stopped early" if watcher and watcher.stopped_early else "finished"
-    kept_apart = (
-        config.lora is not None and not config.lora.merge
-    )  # an adapter is small: the last one is kept beside the best
+    # save: without an evaluation the last model is the best; an adapter is small, so its last one is saved too
+    kept_apart = config.lora is not None and not config.lora.merge
     name = "last" if watcher else "best"
     if state == "finished" and (not watcher or kept_apart) and (done < steps or not (out / name).exists()):
-        if done >= steps:  # killed when all steps were done, and the model not yet saved
+        if done >= steps:  # the run was killed after its last step, before the model was saved
             trainer._load_from_checkpoint(str(checkpoint))
         save({}, name)
     result = {
@@ -219,11 +232,10 @@ def _run(config, trainer, model, heldout, out: Path, checkpoint: Path | None, do
 
 @contextmanager
 def live_model(trainer, config: TrainConfig, tokenizer):
-    """A GraceModel around the model as it is now, in eval mode; None on the other processes where the weights
-    are sharded.
+    """A GraceModel of the current weights, in eval mode; if these are sharded, None on all but the main process.
 
-    A sharded model cannot run on one process alone, nor can processes that generate texts of different
-    lengths stay in step, so its weights are gathered into a plain copy on the main process.
+    A sharded model needs all processes in step, which generation of different lengths does not allow, so its
+    weights are gathered into a plain copy on the main process.
     """
     module = trained_module(trainer)
     if sharded(trainer):
@@ -249,14 +261,13 @@ def live_model(trainer, config: TrainConfig, tokenizer):
 
 def _live(module, tokenizer, config: TrainConfig) -> GraceModel:
     model = GraceModel(module, tokenizer, settings_of(config, serving=False), name="live")
-    model.fingerprint = "live"  # a hash over all weights would be asked for, and nothing is cached
+    model.fingerprint = "live"  # spares a hash over all weights; nothing is cached
     return model
 
 
 def represent(trainer, live: GraceModel | None, texts: list[str], **options) -> Representations:
-    """Representations of ``texts`` on every process.
-
-    The texts are shared out, unless only the main process has a model.
+    """Representations of all ``texts``, on every process; each encodes a part of them, unless only the main
+    process has a model.
     """
     from accelerate.utils import broadcast_object_list, gather_object
 

@@ -1,10 +1,10 @@
-"""Embeddings of rollouts during training: the pooling rule of serving on the states of the trainer's own model.
+"""Embeddings of rollouts during training: hidden states of the trainer's model, pooled as in serving.
 
-A rollout is the prompt's ids followed by the rationale's ids. What is pooled are the last hidden states
-(after the final norm) from the first token of the user's text to the last token of the rationale, template
-tokens between them included, the end token left out: the same positions, in the same three parts, as in
-:mod:`grace_core.pooling`. The states are caught by a hook on the decoder, so that every forward through the
-root module gives them, whatever it is wrapped in.
+A rollout is the prompt's ids followed by the rationale's ids. The last hidden states (after the final norm)
+are pooled from the first token of the user's text to the last token of the rationale, with the template
+tokens between them and without the end token: the same positions, in the same three parts, as in
+:mod:`grace_core.pooling`. A hook on the decoder catches the states, so that every forward through the root
+module gives them, whatever it is wrapped in.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Sums = tuple[Tensor, Tensor]  # part sums (n, 3, d) and counts (n, 3)
 
 @dataclass(frozen=True)
 class Rollout:
-    """A sampled rationale behind its prompt. ``ids`` are without the end token; ``truncated``: there was none."""
+    """A prompt and its sampled rationale: ``ids`` without the end token; ``truncated`` if it never came."""
 
     prompt: Prompt
     ids: list[int]
@@ -43,18 +43,18 @@ class Rollout:
 
     @property
     def stop(self) -> int:
-        """Where prompt + rationale end."""
+        """The number of tokens of prompt and rationale."""
         return len(self.prompt.ids) + len(self.ids)
 
     @property
     def key(self) -> int:
-        """A number that stands for the rationale: equal for equal ids, on every machine."""
+        """A hash of the rationale's ids, the same on every machine."""
         digest = hashlib.sha256(b" ".join(b"%d" % token for token in self.ids)).digest()
         return int.from_bytes(digest[:7], "big")
 
 
 def decoder_of(model):
-    """The stack below the LM head, whose output the hook catches; found below PEFT too."""
+    """The decoder stack below the LM head, whose output the hook catches; also inside PEFT's wrapper."""
     return (model.get_base_model() if hasattr(model, "get_base_model") else model).get_decoder()
 
 
@@ -86,12 +86,12 @@ def pool_rollouts(model, rollouts: Sequence[Rollout], *, decoder, pad_id: int, r
     """Part sums and counts by forward passes of at most ``rows`` rollouts through ``model``, the root module,
     in eval mode.
 
-    Rollouts are taken by length and padded on the right: under a causal mask what stands behind a token does
-    not change its state. The number of passes depends on the number of rollouts alone, so that processes
-    which share a sharded model stay in step.
+    Rollouts are batched by length and padded on the right: under a causal mask later tokens do not change a
+    token's state. The number of passes depends only on the number of rollouts, so that processes which share a
+    sharded model stay in step.
     """
     order = sorted(range(len(rollouts)), key=lambda i: -rollouts[i].stop)
-    found: list[Sums] = []
+    chunk_sums: list[Sums] = []
     training = model.training
     model.eval()
     try:
@@ -106,12 +106,12 @@ def pool_rollouts(model, rollouts: Sequence[Rollout], *, decoder, pad_id: int, r
                     parts[row, : rollout.stop] = pooled_parts([rollout], len(rollout.prompt.ids), rollout.stop)[0]
                 with autocast():
                     model(input_ids=ids.to(device), use_cache=False, logits_to_keep=1)
-                found.append(part_sums(caught.pop(), parts))
+                chunk_sums.append(part_sums(caught.pop(), parts))
     finally:
         model.train(training)
     back = torch.empty(len(order), dtype=torch.long)
     back[torch.tensor(order)] = torch.arange(len(order))
-    sums, counts = (torch.cat(pieces)[back.to(device)] for pieces in zip(*found, strict=True))
+    sums, counts = (torch.cat(pieces)[back.to(device)] for pieces in zip(*chunk_sums, strict=True))
     return sums, counts
 
 
@@ -131,48 +131,50 @@ def score_completions(
     """Log-probabilities and entropies ``(n, keep)`` of the last ``keep`` columns of ``ids`` ``(n, t)``, and
     part sums and counts.
 
-    The rollouts of a group have one prompt, which goes through the model once: its keys and values are then
-    those of all of them, in the backward pass too. Completions follow by length, ``rows`` at a time, without
-    the columns that are padding in all of them. Sums are by the parts ``pooled`` ``(n, t)`` of
-    :func:`pooled_parts`, with gradient; None without them, as are entropies without ``entropy``.
+    The rollouts of a group have one prompt, which goes through the model once; they all use its keys and
+    values, in the backward pass too. Completions follow by length, ``rows`` at a time, without the columns
+    that are padding in all of them. Sums are by the parts ``pooled`` ``(n, t)`` of :func:`pooled_parts`, with
+    gradient; None without them, as are entropies without ``entropy``.
     """
+    # the distinct prompts, once each
     begin = ids.shape[1] - keep
     distinct, prompt_of = torch.where(attention[:, :begin].bool(), ids[:, :begin], -1).unique(
         dim=0, return_inverse=True
     )
-    known = distinct >= 0
+    prompt_mask = distinct >= 0
     lengths = attention[:, begin:].sum(dim=1)
     order = lengths.argsort()
     logps, entropies, sums = [], [], []
     with last_states(decoder) if pooled is not None else nullcontext([]) as caught:
         with autocast():
-            made = model(
+            output = model(
                 input_ids=distinct.clamp(min=0),
-                attention_mask=known.long(),
-                position_ids=token_positions(known),
+                attention_mask=prompt_mask.long(),
+                position_ids=token_positions(prompt_mask),
                 use_cache=True,
                 logits_to_keep=1,
             )
         first, cached = (
-            made.logits[:, -1] / temperature,
-            [(layer.keys, layer.values) for layer in made.past_key_values.layers],
+            output.logits[:, -1] / temperature,
+            [(layer.keys, layer.values) for layer in output.past_key_values.layers],
         )
         prompts = caught.pop() if pooled is not None else None
+        # the completions behind them, by length
         for chunk in order.split(rows):
             of, count = prompt_of[chunk], max(int(lengths[chunk].max()), 1)
-            left, right = begin - int(known[of].sum(dim=1).max()), begin + count
-            seen, completions = attention[chunk, left:right], ids[chunk, begin:right]
+            left, right = begin - int(prompt_mask[of].sum(dim=1).max()), begin + count
+            mask, completions = attention[chunk, left:right], ids[chunk, begin:right]
             with autocast():
-                made = model(
+                output = model(
                     input_ids=completions,
-                    attention_mask=seen,
-                    position_ids=token_positions(seen)[:, -count:],
+                    attention_mask=mask,
+                    position_ids=token_positions(mask)[:, -count:],
                     use_cache=True,
                     past_key_values=DynamicCache(
                         [(keys[of, :, left:], values[of, :, left:]) for keys, values in cached]
                     ),
                 )
-            logits = made.logits if temperature == 1 else made.logits / temperature
+            logits = output.logits if temperature == 1 else output.logits / temperature
             scores = torch.cat(
                 [
                     _log_probabilities(first[of, None], completions[:, :1]),
@@ -180,16 +182,17 @@ def score_completions(
                 ],
                 1,
             )
-            missing = (0, keep - count)
-            logps.append(F.pad(scores, missing))
+            padding = (0, keep - count)
+            logps.append(F.pad(scores, padding))
             if entropy:
                 with torch.no_grad():
                     entropies.append(
-                        F.pad(torch.cat([_entropies(first[of, None]), _entropies(logits[:, :-1])], dim=1), missing)
+                        F.pad(torch.cat([_entropies(first[of, None]), _entropies(logits[:, :-1])], dim=1), padding)
                     )
             if pooled is not None:
                 states = torch.cat([prompts[of, left:], caught.pop()], dim=1)
                 sums.append(part_sums(states, pooled[chunk, left:right]))
+    # in the order of ``ids`` again
     back = order.argsort()
     pooled_sums = tuple(torch.cat(pieces)[back] for pieces in zip(*sums, strict=True)) if sums else None
     return torch.cat(logps)[back], torch.cat(entropies)[back] if entropy else None, pooled_sums
@@ -198,8 +201,7 @@ def score_completions(
 def _log_probabilities(logits: Tensor, tokens: Tensor) -> Tensor:
     """Log-probabilities ``(b, t)`` of tokens from logits ``(b, t + more, v)``, of which the first t count.
 
-    What is behind them is left out by the loss and not cut off, since logits are large and a cut one is
-    copied, back and forth.
+    The loss ignores the others; slicing them off would copy the logits, which are large, in both passes.
     """
     target = F.pad(tokens, (0, logits.shape[1] - tokens.shape[1]), value=-1)
     losses = F.cross_entropy(logits.flatten(0, 1).float(), target.flatten(), ignore_index=-1, reduction="none")
@@ -207,9 +209,9 @@ def _log_probabilities(logits: Tensor, tokens: Tensor) -> Tensor:
 
 
 def _entropies(logits: Tensor) -> Tensor:
-    """Entropies ``(b, t)`` in nats, row by row: a row's numbers fit into a processor's cache, those of all do not."""
-    found = []
+    """Entropies ``(b, t)`` in nats, row by row: a row fits into a processor's cache, all rows do not."""
+    entropies = []
     for row in logits.float():
         scores = row.log_softmax(dim=-1)
-        found.append(-(scores.exp() * scores).sum(dim=-1))
-    return torch.stack(found)
+        entropies.append(-(scores.exp() * scores).sum(dim=-1))
+    return torch.stack(entropies)

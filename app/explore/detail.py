@@ -217,7 +217,9 @@ def flags(opened: Opened) -> list[Safe]:
 
 
 def render_place(place: Place, name: str, opened: Opened) -> Safe:
-    among = f" of {number(opened.documents)}{' passages' if opened.passages else ''}{', without the filter' if opened.view.where else ''}"
+    what = " passages" if opened.passages else ""
+    filtered = " that satisfy the filter" if opened.view.where else ""
+    among = f" of {number(opened.documents)}{what}{filtered}"
     return tag(
         "div",
         letter(name),

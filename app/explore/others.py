@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from grace_app.explore.explanations import explanation
+from grace_app.explore.within import moved_within, rank_within, rows_within
 from grace_app.workspace.view import OtherColumn, View
 from grace_core.errors import GraceError
 from grace_core.ranking import order
@@ -64,10 +65,11 @@ def average_of_documents(index, average: float, by: str) -> float:
 @dataclass(frozen=True)
 class Opened:
     """A document in one of these columns: its ledger, what of it shows in the bars, the rationales that are
-    read, and what was cut.
+    read, and what was cut. ``rank`` is among ``documents``, those that satisfy the filter and itself.
     """
 
     ledger: Ledger
+    rank: int
     blocks: dict[str, float]
     rationale: str
     query_rationale: str
@@ -80,13 +82,15 @@ def open_document(workspace, view: View, column: OtherColumn) -> Opened:
     from grace_core.columns.column import GraceColumn
 
     opened = workspace.opened(view.collection, column)
-    ledger = opened.explain(view.query, view.doc)
+    ledger, row = opened.explain(view.query, view.doc), opened.row(view.doc)
+    rows = rows_within(opened.rows.selections, view.where, row, len(opened))
+    place = rank_within(opened.scores(view.query), row, rows)
     reading = [part for part in getattr(opened, "parts", ()) if isinstance(part, GraceColumn) and part.reads_rationale]
     if not reading:
-        return Opened(ledger, blocks_of(ledger), "", "", len(opened), False)
+        return Opened(ledger, place, blocks_of(ledger), "", "", len(rows), False)
     index, row = reading[0].index, reading[0].row(view.doc)
     query = reading[0].represent([view.query]).rationales[0]
-    return Opened(ledger, blocks_of(ledger), index.rationales[row], query, len(opened), index.truncated[row])
+    return Opened(ledger, place, blocks_of(ledger), index.rationales[row], query, len(rows), index.truncated[row])
 
 
 def blocks_of(ledger: Ledger) -> dict[str, float]:
@@ -135,13 +139,18 @@ def why(workspace, view: View, side: str, column: OtherColumn, *, against: str =
 
             told["against"] = named(opened, rows[1]) | difference(*explained).as_dict()
         return told
-    ledger = opened.explain(view.query, view.doc)
-    told |= {"score": ledger.score, "ledger": ledger.as_dict(tokens=True)}
+    ledger = _ledger(opened, view, view.doc)
+    told |= {"score": ledger["score"], "ledger": ledger}
     if against:
-        told["against"] = named(opened, opened.row(against)) | {
-            "ledger": opened.explain(view.query, against).as_dict(tokens=True)
-        }
+        told["against"] = named(opened, opened.row(against)) | {"ledger": _ledger(opened, view, against)}
     return told
+
+
+def _ledger(opened: OpenedColumn, view: View, document: str) -> dict:
+    """The ledger of a score, with the rank that the page tells."""
+    row, scores = opened.row(document), opened.scores(view.query)
+    place = rank_within(scores, row, rows_within(opened.rows.selections, view.where, row, len(opened)))
+    return opened.explain(view.query, document).as_dict(tokens=True) | {"rank": place}
 
 
 def what_if(
@@ -165,11 +174,15 @@ def what_if(
         raise GraceError("the edited text is empty, and an empty text has no score; leave at least a sentence")
     new_rationale = None if written is None else _edited("rationale", written, rationale)
     made = opened.what_if(view.query, view.doc, text=new_text, rationale=new_rationale)
+    scores = opened.scores(view.query)
+    rows = rows_within(opened.rows.selections, view.where, row, len(opened))
+    made = moved_within(made, rank_within(scores, row, rows), opened.ids, rows)
     told = {
         "side": side,
         "column": column.label,
         "document": named(opened, row),
-        "documents": len(opened),
+        "documents": len(rows),
+        "filtered": bool(view.where),
         "score": made.score,
         "rank": made.rank,
         "old_score": made.old_score,
@@ -179,7 +192,7 @@ def what_if(
         "rationale": written or "" if new_rationale is None else new_rationale,
         "text_truncated": made.text_truncated,
     }
-    told |= _ranks(opened, view.query, row, made)
+    told |= _ranks(opened, rows[order(scores[rows])], row, made)
     if effects:
         told["sentences"] = {"text": _effects(opened, view, opened.rows.text(row)), "rationale": []}
         if written is not None:
@@ -234,13 +247,12 @@ def _effects(opened: OpenedColumn, view: View, text: str) -> list[dict]:
     ]
 
 
-def _ranks(opened: OpenedColumn, query: str, row: int, made: WhatIf) -> dict:
-    """Who stands where before and after, around the old and the new rank; and whom it passed or was passed
-    by, best first.
+def _ranks(opened: OpenedColumn, before: np.ndarray, row: int, made: WhatIf) -> dict:
+    """Who stands where before, which are rows from the best, and after, around the old and the new rank; and whom it
+    passed or was passed by, best first.
     """
     import numpy as np
 
-    before = order(opened.scores(query))
     after = np.insert(before[before != row], made.rank - 1, row)
     ranks = sorted({at for middle in (made.old_rank, made.rank) for at in range(middle - AROUND, middle + AROUND + 1)})
     shown = [at for at in ranks if 1 <= at <= len(before)]

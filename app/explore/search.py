@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from grace_app.explore import others
 from grace_app.explore.passages import Opened as Passages
 from grace_app.explore.passages import open_passages
+from grace_app.explore.within import rank_within, rows_within
 from grace_app.workspace.view import AnyColumn, Column, OtherColumn, View
 from grace_core.errors import GraceError
 from grace_core.pooling import RATIONALE, TEXT
-from grace_core.ranking import rank
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,7 +82,8 @@ class Place:
 
 @dataclass
 class Opened:
-    """A document in both columns. ``queries`` are the query's rationales, "" where a column uses none."""
+    """A document in both columns, and among how many ``documents``, of those that satisfy the filter, its ranks
+    are. ``queries`` are the query's rationales, "" where a column uses none."""
 
     view: View
     document: Document
@@ -196,7 +197,7 @@ def open_document(workspace, view: View) -> Opened:
             places.append(
                 Place(
                     column,
-                    ledger.rank,
+                    found.rank,
                     ledger.score,
                     found.rationale,
                     found.truncated,
@@ -212,8 +213,9 @@ def open_document(workspace, view: View) -> Opened:
             raise GraceError(f"{view.doc[:100]!r} has no text, so {column.model} has no vector of it and no score")
         model = workspace.model_of(index)
         made = model.represent([view.query], rationale=column.rationale)
-        total = len(index)
-        place = _place(index, column, index.embed(made, column.pooling)[0], view.doc)
+        rows = rows_within(index.selections, view.where, index.row[view.doc], len(index))
+        total = len(rows)
+        place = _place(index, column, index.embed(made, column.pooling)[0], view.doc, rows)
         if place.text_truncated and len(document.content) <= COUNTED:
             place.left_out = model.prompts.build(document.content).left_out
         place.blocks = _blocks(made, index, column, view.doc)
@@ -225,13 +227,13 @@ def open_document(workspace, view: View) -> Opened:
     return Opened(view, document, tuple(places), tuple(queries), total, grade, grades, passages)
 
 
-def _place(index: GraceIndex, column: Column, query: np.ndarray, document: str) -> Place:
-    """Score, and rank among all documents."""
+def _place(index: GraceIndex, column: Column, query: np.ndarray, document: str, rows: np.ndarray) -> Place:
+    """Score, and rank among ``rows``."""
     row = index.row[document]
     scores, counts = index.scores(query, pooling=column.pooling), index.counts[row]
     return Place(
         column,
-        rank(scores, row),
+        rank_within(scores, row, rows),
         float(scores[row]),
         index.rationales[row],
         index.truncated[row],

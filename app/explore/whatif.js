@@ -256,7 +256,11 @@ const showOutcome = (mine, data) => {
   rank.append(
     make('span', 'g-quiet', 'rank '),
     make('b', '', moved ? `${data.old_rank} → ${data.rank}` : `${data.rank}`),
-    make('span', 'g-quiet', ` of ${data.documents.toLocaleString('en')}`),
+    make(
+      'span',
+      'g-quiet',
+      ` of ${data.documents.toLocaleString('en')}${data.filtered ? ' that satisfy the filter' : ''}`,
+    ),
   );
   const names = (list, count) => {
     const made = make('span');

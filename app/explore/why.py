@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from grace_app.explore import others
 from grace_app.explore.explanations import explanation
+from grace_app.explore.within import moved_within, rank_within, rows_within
 from grace_app.workspace.view import SIDES, AnyColumn, Column, OtherColumn, View, read_hit
 from grace_core.errors import GraceError
 from grace_core.pooling import PARTS, RATIONALE, TEXT, Pooling
@@ -157,7 +158,7 @@ def what_if(
     effects: bool = False,
 ) -> dict:
     """Score and rank of the document with sentences kept, struck out or rewritten, and the ranking around it
-    before and after.
+    before and after: ranks are among the documents that satisfy the filter of the search, and this one.
 
     ``source`` (side, document) names whose rationale stands in place of its own, and ``rationale`` then edits
     that one. With ``effects`` every sentence comes with what the score would lose or gain without it, all
@@ -171,11 +172,15 @@ def what_if(
     made = base
     if new_text is not None or new_ids != list(ids):
         made = explainer.what_if(found.query_vector, row, text=new_text, rationale=new_ids, pooling=found.pooling)
+    scores = index.scores(found.query_vector, pooling=found.pooling)
+    rows = rows_within(index.selections, found.view.where, row, len(index))
+    made = moved_within(made, rank_within(scores, row, rows), index.ids, rows)
     told = {
         "side": found.side,
         "column": found.column.label,
         "document": found.named(row),
-        "documents": len(index),
+        "documents": len(rows),
+        "filtered": bool(found.view.where),
         "score": made.score,
         "rank": made.rank,
         "old_score": made.old_score,
@@ -185,7 +190,7 @@ def what_if(
         "rationale": made.rationale,
         "text_truncated": made.text_truncated,
     }
-    told |= _ranks(found, made.old_rank, made.rank)
+    told |= _ranks(found, rows[order(scores[rows])], made.old_rank, made.rank)
     if effects:
         told["sentences"] = _effects(found, document, ids, base.score)
         told["sources"] = _sources(found)
@@ -298,14 +303,13 @@ def _sources(found: ExplainedHit) -> list[dict]:
     return made
 
 
-def _ranks(found: ExplainedHit, old: int, new: int) -> dict[str, list[dict]]:
-    """Who stands where before and after, around the old and the new rank; and whom it passed or was passed
-    by, best first.
+def _ranks(found: ExplainedHit, rows: np.ndarray, old: int, new: int) -> dict[str, list[dict]]:
+    """Who stands where of ``rows``, from the best, before and after, around the old and the new rank; and whom it
+    passed or was passed by, best first.
     """
     import numpy as np
 
-    others = order(found.index.scores(found.query_vector, pooling=found.pooling))
-    others = others[others != found.row]
+    others = rows[rows != found.row]
     before, after = np.insert(others, old - 1, found.row), np.insert(others, new - 1, found.row)
     shown = sorted(
         {

@@ -1,0 +1,40 @@
+"""Ranks among the documents that satisfy the filter of a search, as the page counts them.
+
+A filter moves no score, so that a place within it follows from the scores of all documents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from grace_core.ranking import rank
+
+if TYPE_CHECKING:
+    from grace_core.explain import WhatIf
+    from grace_core.selection import Selections
+
+
+def rows_within(selections: Selections, where: str, row: int, count: int) -> np.ndarray:
+    """The rows ``(m,)``, ascending, that satisfy a filter, or all ``count`` without one; ``row``, the opened document,
+    is always among them. Raises GraceError for a filter that does not fit.
+    """
+    return np.union1d(selections.of(where).rows, [row]) if where else np.arange(count)
+
+
+def rank_within(scores: np.ndarray, row: int, rows: np.ndarray) -> int:
+    """The place of ``row`` among ``rows``, which hold it, by the scores ``(n,)`` of all documents."""
+    return rank(scores[rows], int(np.searchsorted(rows, row)))
+
+
+def moved_within(made: WhatIf, old_rank: int, ids: Sequence[str], rows: np.ndarray) -> WhatIf:
+    """``made``, of a document among all of ``ids``, as it is among ``rows``, where its place was ``old_rank``."""
+    if len(rows) == len(ids):
+        return made
+    there = {ids[row] for row in rows}
+    passed, passed_by = ([one for one in some if one in there] for some in (made.passed, made.passed_by))
+    new_rank = old_rank - len(passed) + len(passed_by)
+    return replace(made, old_rank=old_rank, rank=new_rank, passed=passed, passed_by=passed_by)

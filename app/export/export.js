@@ -152,69 +152,75 @@ const style = (css) => {
   const safe = (text) => text.replace(/</g, '\\3c ');
   return safe(`${css}\n:root { ${root} }\nbody { font-family: ${from.fontFamily}; }`);
 };
-const file = async (view) => {
-  const [hits, { css }] = await Promise.all([
-    server.saved_hits({ view, kind: 'html' }),
-    server.saved_style({}),
-  ]);
-  if (hits.error) throw new Error(hits.error);
-  const made = document.implementation.createHTMLDocument(`${view.q} · GRACE Explorer`);
+// The whole file: a title, lines on what it is of, and sections.
+const file = async (title, lines, sections) => {
+  const { css } = await server.saved_style({});
+  const saved = document.implementation.createHTMLDocument(`${title} · GRACE Explorer`);
   const meta = (attributes) => {
-    const one = made.createElement('meta');
+    const one = saved.createElement('meta');
     Object.entries(attributes).forEach(([name, value]) => one.setAttribute(name, value));
     return one;
   };
-  const sheet = make('style', '', style(css));
-  made.head.prepend(
+  saved.head.prepend(
     meta({ charset: 'utf-8' }),
     meta({ 'http-equiv': 'Content-Security-Policy', content: POLICY }),
   );
-  made.head.append(meta({ name: 'viewport', content: 'width=device-width, initial-scale=1' }), sheet);
-  made.documentElement.lang = 'en';
+  saved.head.append(
+    meta({ name: 'viewport', content: 'width=device-width, initial-scale=1' }),
+    make('style', '', style(css)),
+  );
+  saved.documentElement.lang = 'en';
   const page = make('main', 'g-file');
   const head = make('header');
-  const labels = hits.hits.map(({ column, label }) => `${column.toUpperCase()}: ${label}`).join(' · ');
-  const filter = view.where ? ` · filter: ${view.where}` : '';
-  head.append(
-    make('h1', '', view.q),
-    make('p', '', `${view.collection} · ${labels}${filter}`),
-    make('p', '', `Saved from GRACE Explorer, ${new Date().toLocaleString('en')}`),
-  );
-  const parts = [openedNow(), hitsOf(hits.hits), await mapNow()];
-  page.append(head, ...parts.filter(Boolean));
-  made.body.className = document.body.classList.contains('dark')
-    ? 'dark gradio-container'
-    : 'gradio-container';
-  made.body.append(page);
-  return `<!doctype html>\n${made.documentElement.outerHTML}\n`;
+  const when = `Saved from GRACE Explorer, ${new Date().toLocaleString('en')}`;
+  head.append(make('h1', '', title), ...[...lines, when].map((line) => make('p', '', line)));
+  page.append(head, ...sections.filter(Boolean));
+  const dark = document.body.classList.contains('dark');
+  saved.body.className = dark ? 'dark gradio-container' : 'gradio-container';
+  saved.body.append(page);
+  return `<!doctype html>\n${saved.documentElement.outerHTML}\n`;
 };
+const HTML = 'text/html;charset=utf-8';
 
+// One at a time. `report` is given what is to be read of it; `write` makes the file and gives its name and size.
 let busy = false;
-const save = async (kind, told) => {
+const saving = async (report, write) => {
   if (busy) return;
   busy = true;
-  const view = viewOf();
-  told('Saving …');
+  report('Saving …');
   try {
-    if (!view.q) throw new Error('ask something first: there is nothing to save yet');
-    if (document.querySelector('#g-results [data-busy]'))
-      throw new Error('the search is still going on: save when it is done');
-    if (kind === 'html')
-      told(`Saved ${download(await file(view), named(view.collection, 'html'), 'text/html;charset=utf-8')}`);
-    else {
-      const answer = await server.saved_hits({ view, kind });
-      if (answer.error) throw new Error(answer.error);
-      const type = kind === 'csv' ? 'text/csv;charset=utf-8' : 'application/json';
-      told(
-        `Saved ${download((kind === 'csv' ? '\ufeff' : '') + answer.text, named(view.collection, kind), type)}`,
-      );
-    }
+    report(`Saved ${await write()}`);
   } catch (error) {
-    told(error.message);
+    report(error.message);
   } finally {
     busy = false;
   }
 };
+const save = (kind, report) =>
+  saving(report, async () => {
+    const view = viewOf();
+    if (!view.q) throw new Error('ask something first: there is nothing to save yet');
+    if (document.querySelector('#g-results [data-busy]'))
+      throw new Error('the search is still going on: save when it is done');
+    const answer = await server.saved_hits({ view, kind });
+    if (answer.error) throw new Error(answer.error);
+    const name = named(view.collection, kind);
+    if (kind === 'csv') return download(`\ufeff${answer.text}`, name, 'text/csv;charset=utf-8');
+    if (kind === 'json') return download(answer.text, name, 'application/json');
+    const labels = answer.hits.map(({ column, label }) => `${column.toUpperCase()}: ${label}`);
+    const filter = view.where ? [`filter: ${view.where}`] : [];
+    const sum = view.by === 'sum' ? ['a document ranks by the sum of its passages'] : [];
+    const about = [view.collection, ...labels, ...filter, ...sum].join(' · ');
+    const sections = [openedNow(), hitsOf(answer.hits), await mapNow()];
+    return download(await file(view.q, [about], sections), name, HTML);
+  });
+// The Map tab's own button: the maps, and what stands beside and below them.
+window.graceSaveMap = (corpus, lines, report) =>
+  saving(report, async () => {
+    const map = await mapNow();
+    if (!map) throw new Error('the maps are not drawn yet: save when they are');
+    return download(await file(`Map of ${corpus}`, lines, [map]), named(`${corpus}-map`, 'html'), HTML);
+  });
 const tell = (line) => {
   said.textContent = line;
 };

@@ -128,6 +128,14 @@ part('find').addEventListener('input', () => {
     if (data) find(part('find').value);
   }, 250);
 });
+// What is shown, for the head of a saved file.
+const inWords = () => {
+  const columns = data.sides.map(({ label }, i) => `${'AB'[i]}: ${label}`);
+  const colour = data.colours.find(({ id }) => id === view.colour);
+  const query = view.star ? [`query on the maps: ${view.star}`] : [];
+  const found = view.find ? [`highlighted: ${view.find}`] : [];
+  return [[...columns, ...(colour ? [`coloured by ${colour.label}`] : []), ...query, ...found].join(' · ')];
+};
 root.addEventListener('click', (event) => {
   const one = event.target.closest('[data-row], [data-do], [data-go], .g-close');
   if (!one || !data) return;
@@ -153,6 +161,10 @@ root.addEventListener('click', (event) => {
     one.setAttribute('aria-pressed', String(names));
     overlays();
   } else if (one.dataset.do === 'png' || one.dataset.do === 'svg') save(one.dataset.do);
+  else if (one.dataset.do === 'file')
+    window.graceSaveMap(view.corpus, inWords(), (line) => {
+      part('saved').textContent = line;
+    });
   else if (one.dataset.do === 'csv' || one.dataset.do === 'json') exportRows(one.dataset.do);
   else if (one.dataset.do === 'unstar') {
     part('star').value = '';

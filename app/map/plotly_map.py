@@ -121,6 +121,12 @@ def _tools() -> Safe:
         _button("names", "Names", "Write the names of the regions on the maps", aria_pressed="true"),
         _button("png", "PNG", "Save both maps as a PNG image"),
         _button("svg", "SVG", "Save both maps as an SVG image"),
+        _button(
+            "file",
+            "Save as a file",
+            "One HTML file with the maps and all that is told beside them, which opens without a server",
+        ),
+        tag("span", class_="g-quiet g-map-saved", role="status", data_part="saved"),
         class_="g-map-buttons",
     )
 

@@ -129,6 +129,28 @@ def test_the_map_is_saved_with_its_selection(page, url, offline, tmp_path):
     alone.screenshot(path=tmp_path / "map.png", full_page=True)
 
 
+def test_the_map_has_a_button_of_its_own(page, url, offline, tmp_path):
+    asked = {"tab": "map", "corpus": "world", "left": "tiny-a:rationale", "right": "tiny-b:rationale"}
+    page.goto(f"{url}?{urlencode(asked | {'star': QUERY, 'find': 'story', 'point': 'd03'})}")
+    card = page.locator(".g-map-card")
+    expect(card).to_contain_text(f"Marked {SCRIPT}")
+    expect(page.locator(".g-star")).to_have_count(2)
+    press = page.locator("#g-map").get_by_role("button", name="Save as a file").click
+    name = saved(page, press, tmp_path / "map.html")
+    assert re.fullmatch(r"grace-world-map-\d{4}-\d\d-\d\d\.html", name)
+    expect(page.locator(".g-map-saved")).to_have_text(re.compile(rf"^Saved {re.escape(name)}, \d+ kB$"))
+    alone = offline(tmp_path / "map.html")
+    is_inert(alone)
+    expect(alone.locator("h1")).to_have_text("Map of world")
+    head = "A: tiny-a · with rationale · B: tiny-b · with rationale · coloured by kind"
+    expect(alone.locator("header p").first).to_have_text(f"{head} · query on the maps: {QUERY} · highlighted: story")
+    expect(alone.locator(".g-map-image")).to_have_count(2)
+    expect(alone.locator(".g-map-card")).to_contain_text(IMAGE)
+    expect(alone.locator(".g-star")).to_have_count(2)
+    expect(alone.locator(".g-column-a .g-hit")).to_have_count(0)  # of the map alone
+    alone.screenshot(path=tmp_path / "map.png", full_page=True)
+
+
 def test_hits_are_saved_as_tables(page, url, tmp_path):
     page.goto(link(url, k="20"))
     expect(page.locator(".g-results:not([data-busy]) .g-column-b .g-hit")).to_have_count(20)

@@ -103,11 +103,14 @@ def add(workspace: Workspace, runs: Runs, evaluations: Evaluations, maps: Maps) 
         return answered(encode_api, workspace, texts, model, rationale, input_type)
 
     @runs_model
-    def evaluate_endpoint(collection: str, a: str, b: str = "", split: str = "", first: bool = False) -> dict[str, Any]:
+    def evaluate_endpoint(
+        collection: str, a: str, b: str = "", split: str = "", first: bool = False, filter: str = ""
+    ) -> dict[str, Any]:
         """nDCG@10, Recall@10 and MRR@10 of the columns a and b (such as "demo-base:rationale") on the judged
         queries of a collection, with intervals, their paired difference b − a, and BM25; of one split, and
-        with ``first`` of 100 queries only."""
-        return answered(evaluate_api, evaluations, collection, a, b, split, first)
+        with ``first`` of 100 queries only; with ``filter`` within the documents that satisfy it, on the queries
+        that one of these is relevant to."""
+        return answered(evaluate_api, evaluations, collection, a, b, split, first, filter)
 
     @runs_model
     def map_endpoint(collection: str, columns: list[str]) -> dict[str, Any]:
@@ -301,12 +304,24 @@ def encode_api(
 
 
 def evaluate_api(
-    evaluations: Evaluations, collection: object, a: object, b: object, split: object, first: object
+    evaluations: Evaluations,
+    collection: object,
+    a: object,
+    b: object,
+    split: object,
+    first: object,
+    where: object = "",
 ) -> dict[str, Any]:
-    for name, value in (("b", b), ("split", split)):
+    for name, value in (("b", b), ("split", split), ("filter", where)):
         if not isinstance(value, str):
             raise GraceError(f"{name} must be a name, or empty, got {value!r:.60}")
-    asked = {"on": _name("collection", collection), "x": _name("a", a), "y": b or a, "split": split or "all"}
+    asked = {
+        "on": _name("collection", collection),
+        "x": _name("a", a),
+        "y": b or a,
+        "split": split or "all",
+        "among": where,
+    }
     view, _ = read_evaluate(
         evaluations.workspace, asked | ({"first": str(FIRST)} if _flag(first, "first") else {}), strict=True
     )

@@ -1,7 +1,7 @@
 """Evaluating columns on the judged queries of a collection: what is known of them, evaluating what is
 missing, comparing two.
 
-The address of the Evaluate tab, ``?tab=evaluate&on=&x=&y=&more=&split=&first=``, and the events of its page
+The address of the Evaluate tab, ``?tab=evaluate&on=&x=&y=&more=&split=&first=&among=``, and the events of its page
 are read here.
 """
 
@@ -15,8 +15,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from cachetools import LRUCache
+
 from grace_app.workspace.pace import Paced
 from grace_app.workspace.view import AnyColumn, OtherColumn, View, check_query, default_view, short
+from grace_core.columns.names import BM25
 from grace_core.errors import GraceError
 from grace_core.ranking import order
 
@@ -27,9 +30,11 @@ if TYPE_CHECKING:
     from grace_core.collection import Collection
     from grace_core.evaluation.retrieval import Retrieved
     from grace_core.index import GraceIndex
+    from grace_core.readers import Judgements
 
 log = logging.getLogger("app")
 BETWEEN, MORE = "|", 12  # columns in an address, and how many of them besides the two
+KEPT = 500  # columns within filters, whose evaluations are kept in memory
 FIRST = 100  # queries of the quick choice
 ALL = "all"  # of the splits, and of the queries
 SPLITS = ("test", "dev", "validation", "train")  # in the order in which they are offered, before others
@@ -41,7 +46,10 @@ LISTED = 8  # wins, and losses
 
 @dataclass(frozen=True)
 class EvaluateView:
-    """A collection, two columns, which queries: of one split ("" for every one), the first ``FIRST`` of them or all."""
+    """A collection, two columns, which queries: of one split ("" for every one), the first ``FIRST`` of them or all.
+
+    ``where`` is a filter (:mod:`grace_core.filters`) of the documents that are searched, or "".
+    """
 
     collection: str
     a: AnyColumn
@@ -49,6 +57,7 @@ class EvaluateView:
     split: str = ""
     first: bool = False
     more: tuple[AnyColumn, ...] = ()  # in the table only
+    where: str = ""
 
     @property
     def columns(self) -> list[AnyColumn]:
@@ -64,7 +73,8 @@ class EvaluateView:
         """The parameters of the address, as :func:`read_evaluate` takes them."""
         asked = {"tab": "evaluate", "on": self.collection, "x": self.a.id, "y": self.b.id, "split": self.split or ALL}
         asked |= {"more": BETWEEN.join(column.id for column in self.more)} if self.more else {}
-        return asked | ({"first": str(FIRST)} if self.first else {})
+        asked |= {"first": str(FIRST)} if self.first else {}
+        return asked | ({"among": self.where} if self.where else {})
 
 
 def read_evaluate(
@@ -76,7 +86,7 @@ def read_evaluate(
     """
     asked = {
         key: value if isinstance(value, str) else ""
-        for key in ("on", "x", "y", "more", "split", "first")
+        for key in ("on", "x", "y", "more", "split", "first", "among")
         for value in [params.get(key)]
     }
     problems = []
@@ -85,7 +95,7 @@ def read_evaluate(
         problems.append(
             f"there is no collection {short(asked['on'])} here; there are: {', '.join(workspace.collections())}"
         )
-        asked |= {"x": "", "y": "", "more": "", "split": ""}
+        asked |= {"x": "", "y": "", "more": "", "split": "", "among": ""}
     splits = list(splits_of(workspace.collection(start.collection)))
     view = EvaluateView(start.collection, start.a, start.b, next((split for split in splits if split != ALL), ""))
     for name, key in (("a", "x"), ("b", "y")):
@@ -108,6 +118,12 @@ def read_evaluate(
         view = replace(view, first=asked["first"] == str(FIRST))
     else:
         problems.append(f"first is {short(asked['first'])}, expected {FIRST}, or nothing for all queries")
+    if where := asked["among"].replace("\x00", "").strip():
+        try:
+            workspace.collection(view.collection).mask(where)
+            view = replace(view, where=where)
+        except GraceError as error:
+            problems.append(str(error))
     if strict and problems:
         raise GraceError(problems[0])
     return view, problems
@@ -134,7 +150,25 @@ def splits_of(collection: Collection) -> dict[str, int]:
     return {split: found[split] for split in order} | {ALL: len(judged)}
 
 
-def queries_of(collection: Collection, view: EvaluateView) -> dict[str, str]:
+@dataclass(frozen=True)
+class Among:
+    """How many documents (of passages, passages) satisfy a filter, and the judgements of these documents."""
+
+    documents: int
+    judgements: Judgements | None
+
+
+def among(collection: Collection, where: str) -> Among:
+    """With a filter only queries that one of its documents is relevant to are judged. Raises GraceError."""
+    from grace_core.evaluation.retrieval import narrowed
+
+    if not where or collection.judgements is None:
+        return Among(collection.size, collection.judgements)
+    left = narrowed(collection.corpus, collection.mask(where))
+    return Among(len(left.documents), left.judgements)
+
+
+def queries_of(judgements: Judgements | None, view: EvaluateView) -> dict[str, str]:
     """Id and text of the queries in the order in which they are evaluated: shuffled, always in the same way.
 
     So the first of them stand for all, and a part that was evaluated before somebody cancelled does too.
@@ -144,7 +178,14 @@ def queries_of(collection: Collection, view: EvaluateView) -> dict[str, str]:
 
     from grace_core.evaluation.retrieval import judged_queries
 
-    judged = judged_queries(collection.judgements, view.split or None)
+    try:
+        judged = judged_queries(judgements, view.split or None)
+    except GraceError:
+        if not view.where:
+            raise
+        raise GraceError(
+            "no judged query has a relevant document that satisfies the filter: widen it, or take another split"
+        ) from None
     names = list(judged)
     order = [names[i] for i in np.random.default_rng(0).permutation(len(names))]
     return {name: judged[name] for name in (order[:FIRST] if view.first else order)}
@@ -158,35 +199,44 @@ class Evaluations:
     def __init__(self, workspace: Workspace):
         self.workspace = workspace
         self._known: dict[tuple[str, str], _Known] = {}
-        self._others: dict[
-            tuple[str, str], tuple[object, dict[str, Retrieved]]
-        ] = {}  # of columns that are no models, in memory
+        # in memory: of columns that are no models, and of all within a filter; by collection, column and filter
+        self._unstored: LRUCache[tuple[str, str, str], tuple[object, dict[str, Retrieved]]] = LRUCache(KEPT)
+        self._among: LRUCache[tuple[str, str], tuple[Collection, Among]] = LRUCache(KEPT)
         self._lexical: dict[str, tuple[Collection, dict[str, list[str]]]] = {}
         self._lock, self._lexical_lock = threading.RLock(), threading.Lock()
 
-    def known(self, collection: str, column: AnyColumn) -> tuple[dict[str, Retrieved], str]:
+    def among(self, view: EvaluateView) -> Among:
+        """What satisfies the filter of a view."""
+        collection, key = self.workspace.collection(view.collection), (view.collection, view.where)
+        with self._lock:
+            known = self._among.get(key)
+            if known is None or known[0] is not collection:
+                known = self._among[key] = (collection, among(collection, view.where))
+            return known[1]
+
+    def known(self, collection: str, column: AnyColumn, where: str = "") -> tuple[dict[str, Retrieved], str]:
         """By query id, whatever split it is of; and what is wrong with the file that is stored, "" if nothing."""
-        if isinstance(column, OtherColumn):
+        if where or isinstance(column, OtherColumn):
             with self._lock:
-                return dict(self._rows_of(collection, column)), ""
+                return dict(self._rows_of(collection, column, where)), ""
         index = self.workspace.index(collection, column.model)
         with self._lock:
             known = self._opened(index)
             return dict(known.rows[column.pooling]), known.problem
 
-    def _rows_of(self, collection: str, column: OtherColumn) -> dict[str, Retrieved]:
-        """What was evaluated of a column that is no model, as long as what it searches stays the same."""
+    def _rows_of(self, collection: str, column: AnyColumn, where: str) -> dict[str, Retrieved]:
+        """What was evaluated and is not stored, as long as what the column searches stays the same."""
         opened = self.workspace.opened(collection, column)
-        known = self._others.get((collection, column.id))
+        known = self._unstored.get((collection, column.id, where))
         if known is None or known[0] is not opened:
-            known = self._others[collection, column.id] = (opened, {})
+            known = self._unstored[collection, column.id, where] = (opened, {})
         queries = self.workspace.collection(collection).judgements.queries
         return {name: row for name, row in known[1].items() if queries.get(name) == row.query}
 
-    def add_other(self, collection: str, column: OtherColumn, rows: dict[str, Retrieved]) -> None:
+    def add_unstored(self, collection: str, column: AnyColumn, where: str, rows: dict[str, Retrieved]) -> None:
         with self._lock:
-            self._rows_of(collection, column)
-            self._others[collection, column.id][1].update(rows)
+            self._rows_of(collection, column, where)
+            self._unstored[collection, column.id, where][1].update(rows)
 
     def _opened(self, index: GraceIndex) -> _Known:
         from grace_core.evaluation import stored
@@ -223,13 +273,20 @@ class Evaluations:
             known.stamp, known.problem = (index.folder / stored.FILE).stat().st_mtime_ns, ""
             return ""
 
-    def lexical(self, name: str) -> dict[str, list[str]] | None:
-        """BM25's rankings of all judged queries; None for a corpus too large for that."""
-        from grace_core.evaluation.retrieval import bm25, judged_queries
+    def lexical(self, view: EvaluateView, queries: dict[str, str]) -> dict[str, list[str]] | None:
+        """BM25's rankings of ``queries``, by id; None for a corpus too large for that."""
+        from grace_core.evaluation.retrieval import bm25, judged_queries, retrieve_by
 
+        name = view.collection
         collection = self.workspace.collection(name)
         if collection.size > BM25_DOCUMENTS:
             return None
+        if view.where:
+            column = self.workspace.column(name, BM25)
+            missing = {one: queries[one] for one in queries if one not in self.known(name, column, view.where)[0]}
+            found = retrieve_by(self.workspace.opened(name, column), missing, where=view.where) if missing else {}
+            self.add_unstored(name, column, view.where, found)
+            return {one: list(row.ranking) for one, row in self.known(name, column, view.where)[0].items()}
         with self._lexical_lock:
             if name not in self._lexical or self._lexical[name][0] is not collection:
                 self._lexical[name] = (collection, bm25(collection.corpus, judged_queries(collection.judgements)))
@@ -266,6 +323,7 @@ class Comparison:
     summaries: list[dict] | None
     difference: dict | None
     qrels: dict[str, dict[str, int]]
+    documents: int = 0  # that are searched: those that satisfy the filter
     lexical: dict | None = None
     problems: list[str] = field(default_factory=list)
     table: dict[str, dict] = field(default_factory=dict)
@@ -286,8 +344,9 @@ def compare(evaluations: Evaluations, view: EvaluateView, *, lexical: bool = Tru
     from grace_core.evaluation.retrieval import difference, per_query, summary
 
     collection = evaluations.workspace.collection(view.collection)
-    asked, qrels = queries_of(collection, view), collection.judgements.qrels
-    found = [evaluations.known(view.collection, column) for column in view.every]
+    left = evaluations.among(view)
+    asked, qrels = queries_of(left.judgements, view), (left.judgements or collection.judgements).qrels
+    found = [evaluations.known(view.collection, column, view.where) for column in view.every]
     missing = sum(name not in rows for rows, _ in found for name in asked)
     queries = {  # in the order of the file, so that the resampling gives the same intervals as `grace eval retrieval`
         name: text
@@ -316,11 +375,12 @@ def compare(evaluations: Evaluations, view: EvaluateView, *, lexical: bool = Tru
         summaries=[table[column.id] for column in view.columns] if queries else None,
         difference=difference(*values) if queries and len(values) > 1 else None,
         qrels=qrels,
+        documents=left.documents,
         problems=list(dict.fromkeys(problem for _, problem in found if problem)),
         table=table,
         pairs=pairs,
     )
-    if lexical and (ranked := evaluations.lexical(view.collection)) is not None:
+    if lexical and (ranked := evaluations.lexical(view, queries or asked)) is not None:
         made.lexical = summary(per_query({name: ranked[name] for name in queries or asked}, qrels))
     return made
 
@@ -352,11 +412,12 @@ def evaluate(
     from grace_core.evaluation.retrieval import retrieve, retrieve_by
 
     workspace = evaluations.workspace
-    queries = queries_of(workspace.collection(view.collection), view)
+    queries, where = queries_of(evaluations.among(view).judgements, view), view.where or None
     models = [column for column in view.every if not isinstance(column, OtherColumn)]
     indexes = {column: workspace.index(view.collection, column.model) for column in models}
     left = [
-        [name for name in queries if name not in evaluations.known(view.collection, column)[0]] for column in view.every
+        [name for name in queries if name not in evaluations.known(view.collection, column, view.where)[0]]
+        for column in view.every
     ]
     progress = Progress("opening", 0, sum(map(len, left)))
     yield progress
@@ -378,15 +439,19 @@ def evaluate(
                     opened = workspace.opened(view.collection, column)
                     if progress.state == "opening":
                         progress.marks.append((time.monotonic(), 0))
-                    evaluations.add_other(view.collection, column, retrieve_by(opened, asked))
+                    made = retrieve_by(opened, asked, where=where)
+                    evaluations.add_unstored(view.collection, column, view.where, made)
                 else:
                     index, model = indexes[column], workspace.model_of(indexes[column])
                     if progress.state == "opening":
                         progress.marks.append((time.monotonic(), 0))
                     with model.engine.interrupted_by(check):
                         check()
-                        made = retrieve(index, model, asked, column.pooling, batch_size=LARGEST)
-                    evaluations.add(index, column, made)
+                        made = retrieve(index, model, asked, column.pooling, where=where, batch_size=LARGEST)
+                    if where:
+                        evaluations.add_unstored(view.collection, column, view.where, made)
+                    else:
+                        evaluations.add(index, column, made)
                 del names[: len(some)]
                 progress.state, progress.done = "evaluating", progress.done + len(some)
                 progress.marks.append((time.monotonic(), progress.done))
@@ -399,7 +464,11 @@ def evaluate(
     except _Stopped:
         progress.state = "stopped"
     finally:
-        if begun and progress.done:
+        if begun and progress.done and where:
+            progress.notes = (
+                "Evaluations within a filter are kept until the explorer ends; only those on all documents are stored.",
+            )
+        elif begun and progress.done:
             notes = {column.model: evaluations.keep(index) for column, index in indexes.items()}
             progress.notes = tuple(f"{model}: {note}" for model, note in notes.items() if note)
     yield progress
@@ -476,4 +545,4 @@ def explore_view(workspace: Workspace, view: EvaluateView, data: object) -> View
     judgements = workspace.collection(view.collection).judgements
     if not isinstance(name, str) or not judgements or name not in judgements.queries:
         raise GraceError("the page sent an event that does not fit; reload the page")
-    return View(view.collection, view.a, view.b, query=check_query(judgements.queries[name]))
+    return View(view.collection, view.a, view.b, query=check_query(judgements.queries[name]), where=view.where)

@@ -43,12 +43,14 @@ def render_scores(found: Comparison, message: str = "", *, running: bool = False
 def _which(found: Comparison, running: bool) -> list:
     """Which queries the figures are about, and how many are still to be evaluated."""
     split = f" of the split {found.view.split}" if found.view.split else ""
+    among = _among(found)
     if not found.missing:
         first = ", chosen at random, always the same ones" if found.view.first else ""
         return [
             tag("b", f"{number(found.asked)} judged {'query' if found.asked == 1 else 'queries'}"),
             split,
             first,
+            *among,
             ".",
         ]
     if not found.queries:
@@ -58,11 +60,25 @@ def _which(found: Comparison, running: bool) -> list:
             else f"The one judged query{split} is"
         )
         return [
-            tag("b", f"{asked} not evaluated yet. "),
+            tag("b", f"{asked} not evaluated yet", *among, ". "),
             "Evaluate encodes them; what is done is shown at once and kept.",
         ]
     done = f"{number(len(found.queries))} of {number(found.asked)} judged queries"
-    return [tag("b", done), split, " so far, in random order.", None if running else " Evaluate goes on with the rest."]
+    return [
+        tag("b", done),
+        split,
+        *among,
+        " so far, in random order.",
+        None if running else " Evaluate goes on with the rest.",
+    ]
+
+
+def _among(found: Comparison) -> list:
+    """Of the filter, where there is one: in how many documents is searched, and which."""
+    if not found.view.where:
+        return []
+    several = "document that satisfies" if found.documents == 1 else "documents that satisfy"
+    return [f", among the {number(found.documents)} {several} ", tag("code", shorten(found.view.where, 200))]
 
 
 def _table(found: Comparison) -> Safe:
@@ -441,7 +457,7 @@ def _mends(case: QueryRow, view: EvaluateView) -> list[Safe]:
     """Ways to the Mend tab, of the models that write and do not rank the query's documents ideally."""
     pairs = zip(view.columns, case.values, strict=True)
     models = [column.model for column, value in pairs if isinstance(column, Column) and column.rationale and value < 1]
-    asked = {"query": case.id, "split": view.split or ALL, "queries": ALL}
+    asked = {"query": case.id, "judged": view.split or ALL, "queries": ALL}
     return [mend_button(f"Mend {model}", view.collection, model, **asked) for model in models]
 
 
@@ -482,6 +498,8 @@ def summary_json(found: Comparison) -> dict:
     told = {
         "collection": found.view.collection,
         "split": found.view.split or None,
+        "filter": found.view.where or None,
+        "documents": found.documents,
         "queries": len(found.queries),
         "asked": found.asked,
         "columns": {column.id: summary for column, summary in zip(found.view.columns, found.summaries, strict=True)},

@@ -60,6 +60,7 @@ class EvaluateTab:
     split: gr.Dropdown
     first: gr.Radio
     more: gr.Dropdown
+    where: gr.Textbox
     button: gr.Button
     job: gr.HTML
     picture: gr.HTML
@@ -70,7 +71,7 @@ class EvaluateTab:
 
     @property
     def controls(self) -> list:
-        return [self.collection, self.a, self.b, self.split, self.first, self.more]
+        return [self.collection, self.a, self.b, self.split, self.first, self.more, self.where]
 
     @property
     def shown(self) -> list:
@@ -92,6 +93,7 @@ class EvaluateTab:
             ),
             gr.update(value=str(FIRST) if view.first else ALL),
             gr.update(choices=columns, value=[column.id for column in view.more]),
+            view.where,
         ]
 
     def show(
@@ -145,6 +147,9 @@ def build(shell: Shell) -> EvaluateTab:
         with gr.Row(elem_classes="g-controls"):
             several = {"multiselect": True, "allow_custom_value": True, "max_choices": MORE}
             more = gr.Dropdown([], label="More columns in the table", elem_id="g-eval-more", min_width=300, **several)
+            where = gr.Textbox(
+                label="Filter", placeholder="such as year > 2000", max_lines=1, elem_id="g-eval-where", min_width=220
+            )
         job = html(js="page/actions", elem_id="g-eval-job")
         with gr.Column(elem_classes="g-eval-top"):
             drawn = html(
@@ -155,7 +160,7 @@ def build(shell: Shell) -> EvaluateTab:
             )
             scores = html(elem_id="g-eval-scores")
         cases = html(js="page/examples", elem_id="g-eval-cases")
-    parts = (collection, a, b, split, first, more, button, job, drawn, scores, cases)
+    parts = (collection, a, b, split, first, more, where, button, job, drawn, scores, cases)
     tab = EvaluateTab(shell, Evaluations(shell.workspace), *parts, NewestRequest(), NewestRequest())
     _wire(tab)
     return tab
@@ -164,28 +169,32 @@ def build(shell: Shell) -> EvaluateTab:
 def _wire(tab: EvaluateTab) -> None:
     quiet = {"show_progress": "hidden", "api_visibility": "private", "trigger_mode": "multiple"}
 
-    def shown(collection, a, b, split, first, more, request: gr.Request):
-        yield from show_tab(tab, (collection, a, b, split, first, more), dict(request.query_params))
+    def shown(*chosen, request: gr.Request):
+        yield from show_tab(tab, chosen, dict(request.query_params))
 
-    def changed(collection, a, b, split, first, more, request: gr.Request):
+    def changed(*chosen, request: gr.Request):
         tab.latest.start(request.session_hash)
-        yield from change(tab, (collection, a, b, split, first, more))
+        yield from change(tab, chosen)
+
+    def moved(*chosen, request: gr.Request):  # to another collection, whose columns the filter may not know
+        yield from changed(*chosen[:-1], "", request=request)
 
     @runs_model
-    def started(collection, a, b, split, first, more, request: gr.Request):
-        yield from run(tab, (collection, a, b, split, first, more), request.session_hash)
+    def started(*chosen, request: gr.Request):
+        yield from run(tab, chosen, request.session_hash)
 
     def cancelled(request: gr.Request):
         tab.cancelled.start(request.session_hash)
 
-    def picked(event: gr.EventData, collection, a, b, split, first, more):
-        return open_query(tab, (collection, a, b, split, first, more), event._data)
+    def picked(event: gr.EventData, *chosen):
+        return open_query(tab, chosen, event._data)
 
     everything = [*tab.controls, *tab.shown]
     tab.picture.shown(shown, tab.controls, everything, concurrency_limit=SAME_TIME, **quiet)
-    gr.on(
-        [part.input for part in tab.controls], changed, tab.controls, everything, concurrency_limit=SAME_TIME, **quiet
-    )
+    telling = {"concurrency_limit": SAME_TIME, **quiet}
+    tab.collection.input(moved, tab.controls, everything, **telling)
+    typed = [tab.where.submit, *(part.input for part in tab.controls[1:-1])]
+    gr.on(typed, changed, tab.controls, everything, **telling)
     tab.button.click(started, tab.controls, tab.shown, concurrency_limit=RUNNING, **quiet)
     tab.job.select(cancelled, None, None, concurrency_limit=None, **quiet)
     first = tab.shell.built["explore"]
@@ -195,7 +204,7 @@ def _wire(tab: EvaluateTab) -> None:
 
 
 def _asked(chosen: tuple | list) -> dict:
-    asked = dict(zip(("on", "x", "y", "split", "first", "more"), chosen, strict=True))
+    asked = dict(zip(("on", "x", "y", "split", "first", "more", "among"), chosen, strict=True))
     more = asked["more"] if isinstance(asked["more"], list) else []
     return asked | {"more": BETWEEN.join(text for text in more if isinstance(text, str))}
 
@@ -218,7 +227,10 @@ def show_tab(tab: EvaluateTab, chosen: tuple, address: dict) -> Iterator[list]:
 def change(tab: EvaluateTab, chosen: tuple) -> Iterator[list]:
     """Another collection begins with its own columns and split."""
     try:
-        view, _ = read_evaluate(tab.shell.workspace, _asked(chosen))
+        asked = _asked(chosen)
+        view, problems = read_evaluate(tab.shell.workspace, asked)
+        if isinstance(asked["among"], str) and asked["among"].strip() and not view.where:
+            raise GraceError(problems[-1])  # what was typed stays, to be mended
         yield from _in_two(tab, view)
     except Exception as error:
         trouble = str(render_trouble(message_of(error)))

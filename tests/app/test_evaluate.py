@@ -33,6 +33,7 @@ from grace_core.files import only_writer
 
 A, B = Column("tiny-a", True), Column("tiny-b", True)
 VIEW = EvaluateView("judged", A, B, "test")
+FILTERED = replace(VIEW, where="_id < 'd10' and title != 'Story 3'")  # nine documents
 
 
 @pytest.fixture(scope="module")
@@ -74,16 +75,21 @@ def test_splits_are_counted_and_the_first_queries_are_always_the_same(space, wor
     assert list(splits_of(workspace.collection("world"))) == ["test", "train", "all"]
     assert splits_of(workspace.collection("plain")) == {}
     collection = space.collection("judged")
-    order = list(queries_of(collection, VIEW))
-    assert order == list(queries_of(collection, VIEW))
+    order = list(queries_of(collection.judgements, VIEW))
+    assert order == list(queries_of(collection.judgements, VIEW))
     assert order != sorted(order)
     assert sorted(order) == sorted(judged_queries(collection.judgements, "test"))
-    assert list(queries_of(collection, replace(VIEW, first=True))) == order[:100]
+    assert list(queries_of(collection.judgements, replace(VIEW, first=True))) == order[:100]
 
 
 def test_an_address_gives_back_its_view(space):
     assert read_evaluate(space, {}) == (VIEW, [])
-    for view in (VIEW, replace(VIEW, split=""), replace(VIEW, b=Column("tiny-a", False), split="dev", first=True)):
+    for view in (
+        VIEW,
+        replace(VIEW, split=""),
+        replace(VIEW, b=Column("tiny-a", False), split="dev", first=True),
+        FILTERED,
+    ):
         assert read_evaluate(space, view.params()) == (view, [])
 
 
@@ -95,6 +101,7 @@ def test_an_address_gives_back_its_view(space):
         ({"y": SCRIPT}, "judged has no column"),
         ({"split": "train"}, "judged has no split 'train'; there are: test, dev, all"),
         ({"first": "7"}, "first is '7', expected 100"),
+        ({"among": "yaer > 3"}, "there is no column 'yaer'"),
     ],
 )
 def test_what_is_wrong_in_an_address_is_said(space, params, said):
@@ -286,6 +293,8 @@ def test_programs_get_the_figures_of_the_library(space):
         (("judged", A.id, "", "train", False), "no split 'train'"),
         (("judged", A.id, 7, "", False), "b must be a name, or empty"),
         (("judged", A.id, "", "", "yes"), "first must be true or false"),
+        (("judged", A.id, "", "", False, "_id >"), "got the end, expected a value"),
+        (("judged", A.id, "", "", False, "_id > 'x'"), "no judged query has a relevant document that satisfies"),
     ],
 )
 def test_bad_questions_of_programs_are_refused_in_a_sentence(space, arguments, said):
@@ -297,3 +306,36 @@ def test_programs_do_not_start_long_evaluations(space, monkeypatch):
     monkeypatch.setattr("grace_app.api.MAX_FRESH", 10)
     with pytest.raises(GraceError, match="36 queries would have to be encoded first, at most 10 are"):
         evaluate_api(Evaluations(space), "judged", A.id, B.id, "test", False)
+
+
+def test_within_a_filter_documents_and_judgements_are_those_that_satisfy_it(space, judged):
+    evaluations = Evaluations(space)
+    assert compare(evaluations, FILTERED).missing == 2 * 10  # q00 to q09: of each one relevant document is left
+    *_, last = evaluate(evaluations, replace(FILTERED, more=(space.column("judged", "bm25"),)))
+    assert (last.state, last.total) == ("done", 20)  # BM25 was asked as the baseline
+    assert "only those on all documents are stored" in last.notes[0]
+    assert not list(judged.indexes.glob(f"*/*/{stored.FILE}"))
+    found = compare(evaluations, FILTERED)
+    assert (found.missing, list(found.queries), found.documents) == (0, [f"q{i:02}" for i in range(10)], 9)
+    left = {f"d{i:02}" for i in range(10) if i != 3}
+    for column, rows, values in zip((A, B), found.rows, found.values, strict=True):
+        index = space.index("judged", column.model)
+        for place, (name, text) in enumerate(found.queries.items()):
+            vector = index.embed(space.model_of(index).represent([text], rationale=True), column.pooling)[0]
+            order = [
+                index.ids[row] for row in np.argsort(-index.scores(vector), kind="stable") if index.ids[row] in left
+            ]
+            assert list(rows[name].ranking) == order
+            gains = {"d03": 0} | {f"d{int(name[1:]) + i:02}": 2 - i for i in (0, 1)}
+            ideal = [gains[one] for one in sorted(gains, key=lambda one: -gains[one]) if one in left and gains[one]]
+            discounts = 1 / np.log2(np.arange(2, 12))
+            got = sum(gains.get(one, 0) * discount for one, discount in zip(order, discounts, strict=False))
+            assert values["ndcg@10"][place] == pytest.approx(got / (np.array(ideal) @ discounts[: len(ideal)]))
+    assert found.lexical == found.lexical | {"queries": 10}
+    shown = render_scores(found)
+    assert "10 judged queries</b> of the split test, among the 9 documents that satisfy <code>_id &lt; " in shown
+    assert compare(evaluations, VIEW).missing == 2 * TEST  # another question
+    assert explore_view(space, FILTERED, {"query": "q02"}).where == FILTERED.where
+    told = evaluate_api(evaluations, "judged", A.id, B.id, "test", False, FILTERED.where)
+    assert (told["filter"], told["documents"], told["queries"]) == (FILTERED.where, 9, 10)
+    assert told["columns"][A.id] == found.summaries[0]

@@ -16,7 +16,6 @@ from grace_app.explore.detail import render_detail
 from grace_app.explore.results import render_results
 from grace_app.explore.search import open_document, search
 from grace_app.explore.why import answer_what_if, answer_why
-from grace_app.map.view import read_map
 from grace_app.workspace.view import OtherColumn, read_view
 from grace_core.errors import GraceError
 
@@ -155,14 +154,6 @@ def test_more_columns_that_are_not_there_are_told(space):
     view, problems = read_evaluate(space, {"on": "world", "more": "bm25|nobody|tiny-a:text|bm25"})
     assert [column.id for column in view.more] == ["bm25", "tiny-a:text"]
     assert "no column 'nobody'" in problems[0]
-
-
-def test_the_map_says_which_columns_have_no_place_on_it(space):
-    view, problems = read_map(space, {"corpus": "world", "left": "bm25", "right": "bm25+st:mini"})
-    assert (view.left.id, view.right.id) == ("tiny-a:rationale", "tiny-b:rationale")
-    assert "BM25 has no vectors of documents" in problems[0]
-    assert "BM25 + mini has no vectors" in problems[1]
-    assert "sentence encoder" in read_map(space, {"corpus": "world", "left": "st:mini"})[1][0]
 
 
 def test_the_api_takes_columns(space):

@@ -206,3 +206,31 @@ def test_it_can_be_read_in_light_and_dark_and_on_a_phone(page, url, contrast, sc
         assert contrast(selector, "fill") >= 4.5, selector
     for selector in (".g-eval-sign-a", ".g-eval-sign-b"):
         assert contrast(selector, "fill") >= 3, selector
+
+
+def test_a_filter_narrows_the_documents_and_goes_along_to_explore(page, url):
+    opened(page, url)
+    field = page.locator("#g-eval-where input, #g-eval-where textarea")
+    field.fill("_id < 'd10")
+    field.press("Enter")
+    expect(page.locator("#g-eval-scores .g-banner")).to_contain_text("the quote ' is never closed")
+    expect(field).to_have_value("_id < 'd10")  # stays, to be mended
+    field.fill("_id < 'd10'")
+    field.press("Enter")
+    which = page.locator(".g-eval-which")
+    expect(which).to_contain_text("The 10 judged queries of the split test are not evaluated yet")
+    expect(which).to_contain_text("among the 10 documents that satisfy _id < 'd10'")
+    page.click("#g-eval-run")
+    expect(which).to_have_text("10 judged queries of the split test, among the 10 documents that satisfy _id < 'd10'.")
+    expect(page.locator("#g-eval-job")).to_contain_text("only those on all documents are stored")
+    assert params(page)["among"] == "_id < 'd10'"
+    figures = texts(page, "a")
+    page.reload()
+    expect(which).to_contain_text("among the 10 documents")
+    expect(field).to_have_value("_id < 'd10'")
+    expect(page.locator(READY)).to_be_visible()
+    assert texts(page, "a") == figures
+    page.locator(".g-eval-cases [data-query]").first.click()
+    address = searched(page)
+    assert address["where"] == "_id < 'd10'"
+    expect(page.locator(".g-summary")).to_contain_text("10 of 48 documents satisfy the filter")

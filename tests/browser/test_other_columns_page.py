@@ -115,6 +115,23 @@ def test_many_columns_in_one_table(page, site):
     assert address_of(page)["more"] == "st:mini|bm25+st:mini"
 
 
-def test_the_map_says_that_bm25_is_not_on_it(page, site):
-    page.goto(f"{site}?tab=map&corpus=world&left=bm25&right=tiny-a:text")
-    expect(page.locator(".g-banner", has_text="BM25 has no vectors of documents").first).to_be_visible()
+def test_the_map_has_encoders_and_says_that_bm25_and_fusions_have_no_vectors(page, site):
+    page.goto(f"{site}?tab=map&corpus=world&left=st:mini&right=tiny-a:text")
+    expect(page.locator(".g-map:not([data-busy]) .g-map-chart .main-svg").first).to_be_visible()
+    expect(page.locator(".g-map-title").first).to_have_text("mini")
+    expect(page.locator(".g-map-panel")).to_contain_text("of 15 neighbours kept on average")
+    page.fill("[data-part=star]", QUERY)
+    page.press("[data-part=star]", "Enter")
+    expect(page.locator(".g-map-panel")).to_contain_text("Nearest to")
+    expect(page.locator("[data-side=left] .g-star")).to_be_visible()
+    shoot(page, "map-encoder")
+    page.get_by_role("button", name="Compute the maps").click()
+    expect(page.locator(".g-map-method").first).to_contain_text("UMAP", timeout=180_000)
+    expect(page.locator("[data-side=left] .g-map-name").first).to_be_visible()  # regions named by the texts
+    options = page.locator("select[data-set=left] optgroup option")
+    assert options.all_inner_texts() == ["BM25 (counts words)", "fusions (put scores together)"]
+    assert options.evaluate_all("all => all.every(one => one.disabled)")
+    page.goto(f"{site}?tab=map&corpus=world&left=bm25&right={quote(FUSED)}")
+    banners = page.locator(".g-map-banner")
+    expect(banners).to_contain_text("BM25 counts words and has no vectors, so it has no map; it is compared in Explore")
+    expect(banners).to_contain_text("has no vectors of its own")

@@ -1,4 +1,4 @@
-"""What a build does: encode the missing shards, fit a geometry, make the FAISS index, and write the manifest last.
+"""A build: encode the missing shards, fit a geometry, make the FAISS index, and write the manifest last.
 
 Nothing here searches: :mod:`grace_core.index` opens what was written.
 """
@@ -20,8 +20,8 @@ from grace_core.collection import Collection
 from grace_core.errors import GraceError
 from grace_core.files import link, sha256, write_atomically, write_json
 from grace_core.geometry import Geometry, Statistics
-from grace_core.model import GraceModel, Representations
-from grace_core.pooling import RATIONALE, Pooling
+from grace_core.model import GraceModel
+from grace_core.pooling import RATIONALE, Pooling, Representations
 from grace_core.shards import Known, ShardWriter
 from grace_core.tensors import PooledVectors, map_tensors
 
@@ -38,7 +38,7 @@ class BuildStopped(Exception):
 
 
 def identity(model: GraceModel, collection: Collection, rationale: bool) -> dict:
-    """What two runs must share so that their vectors may stand in one index."""
+    """What two runs must have in common for their vectors to go into one index."""
     return {
         "schema": SCHEMA,
         "model": {"sha256": model.fingerprint, "dim": model.dim},
@@ -125,7 +125,7 @@ def _write_rest(folder: Path, manifest: dict, kind: str, faiss: str, *, weight: 
     A geometry, or a kind of index, that is not possible becomes raw, or flat, with a warning; where
     ``strict`` GraceError is raised."""
     ways = [(kind, faiss)]
-    if "behind" in manifest and faiss != "flat":  # an index that there was must not be lost for want of documents
+    if "behind" in manifest and faiss != "flat":  # an existing index must not be lost for lack of documents
         ways.append((kind, "flat"))
     if kind != "raw" and not strict:
         ways += [("raw", faiss) for _, faiss in ways]
@@ -136,12 +136,10 @@ def _write_rest(folder: Path, manifest: dict, kind: str, faiss: str, *, weight: 
         except GraceError as error:
             if number == len(ways):
                 raise
-            other = ways[number]
-            what = (
-                f"a {other[1]} index, since {index}"
-                if other[0] == geometry
-                else f"the geometry {other[0]}, since {geometry}"
-            )
+            next_geometry, next_index = ways[number]
+            what = f"the geometry {next_geometry}, since {geometry}"
+            if next_geometry == geometry:
+                what = f"a {next_index} index, since {index}"
             warnings.warn(f"{folder} has {what} is not possible: {error}", stacklevel=4)
 
 
@@ -167,19 +165,18 @@ def _take_over(known: Known, folder: Path, names: list[str]) -> None:
 
 
 def encoder(model: GraceModel, rationale: bool, batch_size: int) -> Encode:
-    together = max(
-        1, model.batch_size(0) // SHARD
-    )  # shards; more than one for an engine that would wait at the end of each
+    # shards at a time; more than one for an engine that would idle at the end of each
+    together = max(1, model.batch_size(0) // SHARD)
 
     def encode(jobs: Iterator[Job], tick: Callable[[int], None]) -> Iterator[tuple[int, Representations]]:
         while some := list(islice(jobs, together)):
             texts = [text for _, shard in some for text in shard]
-            made = model.represent(
+            batch = model.represent(
                 texts, rationale=rationale, batch_size=batch_size, progress=lambda done, _: tick(done)
             )
             begin = 0
             for number, shard in some:
-                yield number, made[begin : begin + len(shard)]
+                yield number, batch[begin : begin + len(shard)]
                 begin += len(shard)
 
     return encode
@@ -188,9 +185,9 @@ def encoder(model: GraceModel, rationale: bool, batch_size: int) -> Encode:
 def _encode_all(
     work: ShardWriter, model, rationale: bool, encode: Encode, progress, should_stop
 ) -> tuple[dict, float | None]:
-    """Make the missing shards and put all together.
+    """Write the missing shards and put all together.
 
-    The manifest's counts, and the seconds if nothing was there before.
+    Returns the manifest's counts, and the seconds if nothing was there before.
     """
     total, missing = len(work.rows), work.missing()
     fresh = sum(len(work.rows_of(number)) for number in missing)
@@ -208,13 +205,12 @@ def _encode_all(
 
     began = time.monotonic()
     try:
-        for number, made in encode(jobs(), tick):
-            made.embeddings(
-                Pooling.FULL if rationale else Pooling.TEXT
-            )  # a vector that is not finite is found here, not at the end
-            work.write(number, made, seconds=time.monotonic() - began)
+        for number, batch in encode(jobs(), tick):
+            # raises for a vector that is not finite, here and not at the end
+            batch.embeddings(Pooling.FULL if rationale else Pooling.TEXT)
+            work.write(number, batch, seconds=time.monotonic() - began)
             began = time.monotonic()
-            done += len(made)
+            done += len(batch)
             progress(done, total)
     finally:
         if done < total:
@@ -224,9 +220,8 @@ def _encode_all(
     counts = work.finish(model.dim, model.decode)
     if not rationale:
         counts["empty_rationales"] = 0
-    return counts, round(
-        time.time() - started, 1
-    ) if fresh == total else None  # a resumed or cached build measures nothing
+    # the time of a resumed or cached build says nothing
+    return counts, round(time.time() - started, 1) if fresh == total else None
 
 
 def write_faiss(folder: Path, manifest: dict, kind: str) -> None:
@@ -237,41 +232,39 @@ def write_faiss(folder: Path, manifest: dict, kind: str) -> None:
     geometry = Geometry.load(folder, manifest.get("geometry", {}))
     vectors = PooledVectors(tensors["sums"], tensors["counts"], pooling_of(manifest), geometry)
     index = ann.make(vectors, kind)
-    found: dict = {"kind": kind}
+    about: dict = {"kind": kind}
     if kind != "flat":
         quality = ann.tune(index, kind, vectors)
-        found |= {ann.EFFORTS[kind]: quality.effort, "recall@10": quality.recall, "recall_queries": quality.queries}
-        found["copies"] = len(ann.Copies.of(ann.compared(index, kind, vectors)))
+        about |= {ann.EFFORTS[kind]: quality.effort, "recall@10": quality.recall, "recall_queries": quality.queries}
+        about["copies"] = len(ann.Copies.of(ann.compared(index, kind, vectors)))
     write_atomically(folder / "index.faiss", lambda path: ann.write(index, path))
-    files = manifest.get("files") or {
-        name: sha256(folder / name) for name in FILES[:2]
-    }  # a new kind changes one file only
-    write_manifest(
-        folder, manifest | {"faiss": found, "files": files | {"index.faiss": sha256(folder / "index.faiss")}}
-    )
+    # a new kind changes one file only
+    files = manifest.get("files") or {name: sha256(folder / name) for name in FILES[:2]}
+    files = files | {"index.faiss": sha256(folder / "index.faiss")}
+    write_manifest(folder, manifest | {"faiss": about, "files": files})
 
 
 def with_geometry(folder: Path, manifest: dict, kind: str, weight: float | None = None) -> dict:
     """The manifest with a geometry of this kind, fitted to the stored sums and written to ``folder``.
 
-    The file's name holds its hash, and the manifest names it: a process that is killed in between leaves the
-    former geometry in force.
+    The file's name holds its hash, and the manifest names it: if the process is killed in between, the former
+    geometry stays valid.
     """
     from safetensors.numpy import load_file
 
     tensors = map_tensors(folder / "vectors.safetensors")
     model = Statistics.load(folder / STATISTICS) if (folder / STATISTICS).is_file() else None
-    asked = load_file(folder / QUERIES) if (folder / QUERIES).is_file() else None
-    made = geometries.fit(
+    queries = load_file(folder / QUERIES) if (folder / QUERIES).is_file() else None
+    geometry = geometries.fit(
         kind,
         (tensors["sums"], tensors["counts"]),
         model=model,
-        queries=asked and (asked["sums"], asked["counts"]),
+        queries=queries and (queries["sums"], queries["counts"]),
         weights=geometries.WEIGHTS if weight is None else (*geometries.WEIGHTS[:2], weight),
     )
-    stored = made.as_dict()
-    if not made.is_raw:
-        name = made.save(folder)
+    stored = geometry.as_dict()
+    if not geometry.is_raw:
+        name = geometry.save(folder)
         stored |= {"file": name, "sha256": sha256(folder / name)}
     return manifest | {"geometry": stored}
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 NO_TEXT = "choose another corpus, or say which column is the text (--text-column)"
 CHANGED = "give another --out: texts that are the same are taken from the cache of rationales, not encoded again"
-MASKS = 32  # answers to filters that are kept
+MASKS = 32  # masks of filters that are kept
 NEXT, MARK = ".next", "switch.json"
 JUDGEMENTS = ("queries.jsonl", "qrels.tsv")
 PATIENCE = 30.0  # seconds to wait for a process that puts an update in place
@@ -67,8 +67,8 @@ class Collection:
     @property
     def behind(self) -> dict[str, int]:
         """The models whose index lacks documents of the corpus, and how many: see :mod:`grace_core.living`."""
-        found = {name: read_json(self.folder / name / "manifest.json").get("behind", {}) for name in self.models}
-        return {name: about["documents"] for name, about in found.items() if about}
+        lacking = {name: read_json(self.folder / name / "manifest.json").get("behind", {}) for name in self.models}
+        return {name: about["documents"] for name, about in lacking.items() if about}
 
     @property
     def updating(self) -> bool:
@@ -83,7 +83,7 @@ class Collection:
 
     @cached_property
     def corpus(self) -> Corpus:
-        with self.opened():  # so that what is wrong with it is said of a collection
+        with self.opened():  # so that errors speak of a collection
             return read_corpus(self.folder)
 
     @cached_property
@@ -100,12 +100,10 @@ class Collection:
         return sha256(self.folder / "corpus.parquet")
 
     def check_current(self) -> None:
-        """Raises GraceError if the corpus was replaced after something was read of it: what is read now would
-        not fit to that.
-        """
+        """Raises GraceError if the corpus was replaced after parts of it were read, which would not fit any more."""
         try:
             there = os.stat(self.folder / "corpus.parquet")
-        except OSError:  # whoever opens it says so
+        except OSError:  # opening it will say so
             return
         stamp = (there.st_ino, there.st_mtime_ns, there.st_size)
         if self._stamp is None:
@@ -165,7 +163,7 @@ class Collection:
 
     @cached_property
     def whole_size(self) -> int:
-        """The number of whole documents, which of a collection of passages is another than :attr:`size`."""
+        """The number of whole documents, which differs from :attr:`size` in a collection of passages."""
         import pyarrow.compute as pc
 
         return self.size if self.chunk is None else pc.count_distinct(self.columns([PARENT])[PARENT]).as_py()
@@ -173,10 +171,10 @@ class Collection:
     @cached_property
     def passages(self) -> dict[str, list[str]]:
         """The ids of each document's passages, in their order."""
-        found: dict[str, list[str]] = {}
+        ids: dict[str, list[str]] = {}
         for document in self.corpus.documents:
-            found.setdefault(parent_of(document), []).append(document.id)
-        return found
+            ids.setdefault(parent_of(document), []).append(document.id)
+        return ids
 
     def documents_of(self, ids: list[str]) -> list[str]:
         """The id of each one's document: its own, or of a passage that of the whole."""
@@ -197,9 +195,9 @@ class Collection:
         return put_together(self.documents[passage] for passage in self.passages[document_id])
 
     def fitting(self, corpus: Corpus) -> Corpus:
-        """``corpus`` split into passages as the collection's is, which is told.
+        """``corpus`` split into passages as the collection's is, with a line in its notes.
 
-        Raises GraceError if it comes split in another way.
+        Raises GraceError if it is split in another way.
         """
         if corpus.chunk == self.chunk:
             return corpus
@@ -219,8 +217,8 @@ class Collection:
             return file.read(columns=None if dotted else names).select(names)
 
     def mask(self, where: str) -> np.ndarray:
-        """Which documents ``(n,)``, in their order, satisfy a filter (:mod:`grace_core.filters`); the newest
-        answers are kept.
+        """Which documents ``(n,)``, in their order, satisfy a filter (:mod:`grace_core.filters`); the latest
+        masks are kept.
 
         Raises GraceError for a filter that cannot be read, or that does not fit the columns.
         """
@@ -231,14 +229,14 @@ class Collection:
         def evaluate(where: str) -> np.ndarray:
             node = filters.parse(where)
             filters.check_columns(node, ["_id", "title", "text", *self.fields])
-            found = filters.mask(node, self.columns(filters.columns_of(node)))
-            found.flags.writeable = False
-            return found
+            mask = filters.mask(node, self.columns(filters.columns_of(node)))
+            mask.flags.writeable = False
+            return mask
 
         return lru_cache(MASKS)(evaluate)
 
     def contents(self) -> Iterator[str]:
-        """What gets encoded of every document, in order, without holding more than a block of them."""
+        """The text that is encoded, of every document in order; one block of them is in memory at a time."""
         with self.opened() as file:
             for batch in file.iter_batches(batch_size=1024, columns=["title", "text"]):
                 for title, text in zip(*(column.to_pylist() for column in batch.columns), strict=True):
@@ -288,41 +286,40 @@ class Collection:
             if corpus.judgements:
                 write_judgements(corpus.judgements, folder)
             write_atomically(folder / "corpus.parquet", write)  # last, since it makes the folder a collection
-        made = cls(folder)
-        made._before = before
-        return made
+        collection = cls(folder)
+        collection._before = before
+        return collection
 
     def replace_judgements(self, corpus: Corpus) -> bool:
-        """Write the queries and judgements of ``corpus`` if they are others, and tell so in its notes;
+        """Write the queries and judgements of ``corpus`` if they differ, with a line in its notes; returns
         whether they were written.
 
         No vector depends on them. The collection's lock must be held.
         """
-        note, other = judgements_note(self, corpus), corpus.judgements and corpus.judgements != self.judgements
+        note, differs = judgements_note(self, corpus), corpus.judgements and corpus.judgements != self.judgements
         corpus.notes.extend([note] if note else [])
-        if other:
+        if differs:
             write_judgements(corpus.judgements, self.folder)
-        return bool(other)
+        return bool(differs)
 
-    _before: set[Path] | bool | None = (
-        False  # what was in the folder before create made a collection of it; False if it did not
-    )
+    # what was in the folder before :meth:`create` wrote a collection there; False if it did not
+    _before: set[Path] | bool | None = False
 
     def withdraw(self) -> None:
-        """Take away what :meth:`create` wrote, after a build that failed before anything was encoded; else
+        """Remove what :meth:`create` wrote, after a build that failed before anything was encoded; else
         leave all as it is.
         """
         if self._before is False or self.models or any(self.folder.glob("*/.build/*.safetensors")):
             return
-        made = set(self.folder.iterdir()) - (self._before or set())
+        written = set(self.folder.iterdir()) - (self._before or set())
         try:
-            for path in made:
+            for path in written:
                 if path.is_dir():
                     with only_writer(path):
                         pass
         except GraceError:  # another process builds here meanwhile
             return
-        for path in made:
+        for path in written:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         if self._before is None:
             self.folder.rmdir()
@@ -352,12 +349,9 @@ class Changes:
             ("gone", self.removed),
             ("with other metadata", self.metadata),
         ]
-        told = [f"{len(ids):,} {what} ({_few(ids)})" for what, ids in parts if ids]
-        if not told:
-            told = [
-                self.fields or ("the same documents in another order" if self.reordered else "metadata of other types")
-            ]
-        return ", ".join(told)
+        if lists := [f"{len(ids):,} {what} ({_few(ids)})" for what, ids in parts if ids]:
+            return ", ".join(lists)
+        return self.fields or ("the same documents in another order" if self.reordered else "metadata of other types")
 
     def counts(self) -> dict[str, int]:
         """For a history."""
@@ -375,11 +369,11 @@ def changes(collection: Collection, corpus: Corpus) -> Changes:
         if (old := there.pop(document.id, None)) is None:
             added.append(document.id)
             continue
-        content, other = _digests(document)
+        content, about = _digests(document)
         order, last = order and old[0] > last, old[0]
         if old[1] != content:
             changed.append(document.id)
-        elif old[2] != other:
+        elif old[2] != about:
             metadata.append(document.id)
         else:
             kept += 1
@@ -391,8 +385,8 @@ def changes(collection: Collection, corpus: Corpus) -> Changes:
 
 def difference(collection: Collection, corpus: Corpus) -> str:
     """In words, how ``corpus`` differs from the collection's: new, changed and gone documents, by their ids."""
-    found = changes(collection, corpus)
-    return f"({found.size} documents, got {found.documents}): {found}"
+    differences = changes(collection, corpus)
+    return f"({differences.size} documents, got {differences.documents}): {differences}"
 
 
 def _few(ids: list[str]) -> str:
@@ -452,9 +446,8 @@ def write_judgements(judgements: Judgements, folder: Path) -> None:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     def qrels(path: Path) -> None:
-        with open(
-            path, "w", encoding="utf-8", newline=""
-        ) as file:  # ids hold no tabs or line ends, and quotes are not undone in reading
+        # ids hold no tabs or line ends, and reading leaves quotes as they are
+        with open(path, "w", encoding="utf-8", newline="") as file:
             file.write("query-id\tcorpus-id\tscore\n")
             for query_id, grades in judgements.qrels.items():
                 file.writelines(f"{query_id}\t{document_id}\t{grade}\n" for document_id, grade in grades.items())
@@ -464,19 +457,18 @@ def write_judgements(judgements: Judgements, folder: Path) -> None:
 
 
 def switch(folder: Path) -> None:
-    """Put what stands in ``folder/.next`` in the place of what is there: first the corpus, which is the
-    moment from which on the new state holds, then the indexes, then what is left of it. Whoever is killed in
-    between is helped by the next who opens the collection.
+    """Put the state in ``folder/.next`` in place: first the corpus, from which moment the new state is the
+    valid one, then the indexes, then the rest. If the process is killed in between, the next one that opens the
+    collection finishes it.
 
-    The collection's lock must be held, and the mark be written. What is beside an index but not part of it
-    (maps, evaluations) stays.
+    The collection's lock must be held, and the mark be written. Files beside an index that are not part of it
+    (maps, evaluations) stay.
     """
     staged = folder / NEXT
     if (staged / "corpus.parquet").exists():
         os.replace(staged / "corpus.parquet", folder / "corpus.parquet")
-        (staged / "corpus.parquet").unlink(
-            missing_ok=True
-        )  # of an index that is brought up: a link to the same file stays where it is
+        # a link to the same file, of an index that is brought up to date, is not moved
+        (staged / "corpus.parquet").unlink(missing_ok=True)
         flush_to_disk(folder)
     mark = read_json(staged / MARK)
     for name in mark["indexes"]:
@@ -500,9 +492,7 @@ def switch(folder: Path) -> None:
 
 
 def discard(folder: Path) -> None:
-    """Remove ``folder/.next``: under another name, since half of it could be taken for one that is being put
-    in place.
-    """
+    """Remove ``folder/.next``, after renaming it: half of it could be taken for a state that is being put in place."""
     away = folder / ".discarded"
     shutil.rmtree(away, ignore_errors=True)
     if (folder / NEXT).exists():
@@ -511,7 +501,7 @@ def discard(folder: Path) -> None:
 
 
 def _finish_killed_switch(folder: Path) -> None:
-    """Finish a switch that has begun, after whoever is at it. Raises GraceError if that cannot be done."""
+    """Finish a switch that was begun, unless another process does. Raises GraceError if that cannot be done."""
     until = time.monotonic() + PATIENCE
     while (folder / NEXT / MARK).is_file() and not (folder / NEXT / "corpus.parquet").exists():
         try:
@@ -533,8 +523,8 @@ def find_collections(root: str | Path, *, finished: bool = False) -> list[str]:
     """Names of the collections under ``root`` that have a model, ``finished`` or, unless only such are asked
     for, stopped half way.
     """
-    found = [Collection(path.parent) for path in sorted(Path(root).glob("*/corpus.parquet"))]
-    return [one.folder.name for one in found if one.models or (one.unfinished and not finished)]
+    collections = [Collection(path.parent) for path in sorted(Path(root).glob("*/corpus.parquet"))]
+    return [each.folder.name for each in collections if each.models or (each.unfinished and not finished)]
 
 
 def collection_folder(root: str | Path, name: str) -> Path:

@@ -46,10 +46,10 @@ from grace_core.collection import Collection
 from grace_core.errors import GraceError
 from grace_core.files import only_writer, read_json, sha256, write_atomically
 from grace_core.geometry import Geometry, Role
-from grace_core.model import GraceModel, Representations, Settings
+from grace_core.model import GraceModel, Settings
 from grace_core.notebook import Hits
 from grace_core.passages import Group, found_documents, numbered
-from grace_core.pooling import TEXT, Pooling
+from grace_core.pooling import TEXT, Pooling, Representations
 from grace_core.readers import Document
 from grace_core.readers.chunked import as_passage, parent_of
 from grace_core.selection import Selections, search_among
@@ -91,7 +91,7 @@ class Hit:
         return parent_of(self.document) if self.passages else self.document.id
 
     def as_dict(self) -> dict:
-        found = {
+        record = {
             "rank": self.rank,
             "id": self.document.id,
             "score": self.score,
@@ -102,7 +102,7 @@ class Hit:
             "text_truncated": self.text_truncated,
             "metadata": self.document.plain_metadata,
         }
-        return found | as_passage(self.document, self.passages) if self.passages else found
+        return record | as_passage(self.document, self.passages) if self.passages else record
 
 
 def build(
@@ -186,9 +186,9 @@ def _no_index(collection: Collection, model: str, there: list[str]) -> GraceErro
 
 
 class GraceIndex:
-    """A finished index, open for searching. Checks the hashes of its files; raises GraceError if they do not hold.
+    """A finished index, open for searching. Raises GraceError if the hashes of its files do not fit.
 
-    A lost or damaged ``index.faiss`` is made again in memory, with a warning; the vectors cannot be.
+    A lost or damaged ``index.faiss`` is replaced in memory, with a warning; the vectors cannot be.
     """
 
     def __init__(self, collection: Collection | str | Path, model: str):
@@ -229,9 +229,7 @@ class GraceIndex:
             )
 
     def _open_files(self) -> None:
-        """Those that are read later too stay open, so that an update in the meantime does not put other rows
-        under these.
-        """
+        """Open all files, also those that are read later: an update in between would have other rows in them."""
         self.damaged = [name for name in FILES if not self._holds(name)]
         if lost := [name for name in self.damaged if name != "index.faiss"]:
             raise GraceError(
@@ -255,12 +253,12 @@ class GraceIndex:
             return cls(collection, model)
         source = full_name(model)
         ids = {name: read_json(collection.folder / name / "manifest.json")["model_id"] for name in collection.models}
-        found = [name for name, model_id in ids.items() if model_id == source]
-        if len(found) == 1:
-            return cls(collection, found[0])
-        if len(found) > 1:
+        names = [name for name, model_id in ids.items() if model_id == source]
+        if len(names) == 1:
+            return cls(collection, names[0])
+        if len(names) > 1:
             raise GraceError(
-                f"{collection.folder} has several indexes of {model!r}: {', '.join(found)}; give one of these names"
+                f"{collection.folder} has several indexes of {model!r}: {', '.join(names)}; give one of these names"
             )
         raise _no_index(collection, model, [f"{name} (of {model_id})" for name, model_id in ids.items()])
 
@@ -330,9 +328,7 @@ class GraceIndex:
 
     @property
     def behind(self) -> int:
-        """How many documents of the corpus it lacks, since they were new or changed when another model's
-        index took them in.
-        """
+        """How many documents of the corpus it lacks: they were added or changed when another model was built."""
         return self.manifest.get("behind", {}).get("documents", 0)
 
     @property
@@ -353,15 +349,15 @@ class GraceIndex:
 
     @cached_property
     def geometry(self) -> Geometry:
-        """What makes vectors of part sums here; indexes of before there were several are raw."""
+        """What makes vectors of part sums; raw in indexes that were built before there were several."""
         return Geometry.load(self.folder, self.manifest.get("geometry", {}))
 
-    def embed(self, made: Representations, pooling: Pooling | None = None, *, role: str = Role.QUERY) -> np.ndarray:
+    def embed(self, batch: Representations, pooling: Pooling | None = None, *, role: str = Role.QUERY) -> np.ndarray:
         """Vectors ``(n, d)`` fp32 of representations by this index's model, to be searched with, or compared
         as documents.
         """
         pooling = self.default_pooling if pooling is None else Pooling(pooling)
-        return self.geometry.vectors(made.sums, made.counts, pooling, role)
+        return self.geometry.vectors(batch.sums, batch.counts, pooling, role)
 
     def _check(self, pooling: Pooling | None) -> Pooling:
         pooling = self.default_pooling if pooling is None else Pooling(pooling)
@@ -376,8 +372,8 @@ class GraceIndex:
         return self._open(pooling).index
 
     def _open(self, pooling: Pooling | None) -> ann.Opened:
-        """A damaged index, or one of an update since, is like that of the other pooling replaced by a flat
-        one: made fastest, and exact.
+        """The index of a pooling. A damaged one, one that was updated since, and one that is not on disk are
+        replaced by a flat one, which is exact and quickest to make.
         """
         pooling = self._check(pooling)
         if pooling not in self._opened:
@@ -471,8 +467,8 @@ class GraceIndex:
             groups = self.documents(query, k, pooling=pooling, where=where, by=by)
             return Hits(hit_of(group, rank, self.hit, self.ids) for rank, group in enumerate(groups, start=1))
         scores, rows = self.search(query[None], k, pooling=pooling, where=where)
-        found = zip(scores[0], rows[0], strict=True)
-        return Hits(self.hit(int(row), rank, float(score)) for rank, (score, row) in enumerate(found, start=1))
+        pairs = zip(scores[0], rows[0], strict=True)
+        return Hits(self.hit(int(row), rank, float(score)) for rank, (score, row) in enumerate(pairs, start=1))
 
     def hit(self, row: int, rank: int, score: float) -> Hit:
         document, tokens = self.collection.documents[self.ids[row]], int(self.counts[row, TEXT])

@@ -97,28 +97,14 @@ def optimise(
     links[np.arange(graphs.columns), np.arange(graphs.columns)] = 0  # a copy is not drawn to itself
     curve, rows = (np.float32(a), np.float32(b)), len(old)
     threads = max(1, min(numba.get_num_threads(), rows // THREAD_ROWS))
-    limits = np.linspace(0, rows, 4 * threads + 1).astype(
-        np.int64
-    )  # more parts than threads, since they are not equally quick
+    # more parts than threads, since they are not equally quick
+    limits = np.linspace(0, rows, 4 * threads + 1).astype(np.int64)
     with ThreadPoolExecutor(threads) as pool:
         for epoch in range(epochs):
             step = np.float32(1 - epoch / epochs)
+            graph = (graphs.documents, graphs.indptr, graphs.indices, graphs.rates)
             parts = [
-                pool.submit(
-                    _epoch,
-                    old,
-                    new,
-                    first,
-                    last,
-                    graphs.documents,
-                    graphs.indptr,
-                    graphs.indices,
-                    graphs.rates,
-                    curve,
-                    step,
-                    epoch,
-                    seed,
-                )
+                pool.submit(_epoch, old, new, first, last, *graph, curve, step, epoch, seed)
                 for first, last in pairwise(limits)
             ]
             for part in parts:
@@ -145,31 +131,31 @@ def _epoch(old, new, first, last, documents, indptr, indices, rates, curve, step
         for edge in range(indptr[row], indptr[row + 1]):
             if np.floor((epoch + 1) * rates[edge]) == np.floor(epoch * rates[edge]):
                 continue
-            other = indices[edge]
-            square = _square(at, old, other)
+            target = indices[edge]
+            square = _square(at, old, target)
             if square > 0:
                 # twice, since an edge stands in the rows of both its ends and either one moves both in UMAP
                 pull = -two * two * a * b * square ** (b - one) / (one + a * square**b)
                 for d in range(dims):
-                    at[d] += step * min(max(pull * (at[d] - old[other, d]), -two * CLIP), two * CLIP)
+                    at[d] += step * min(max(pull * (at[d] - old[target, d]), -two * CLIP), two * CLIP)
             for _ in range(NEGATIVES):
                 state ^= state << np.uint64(13)
                 state ^= state >> np.uint64(7)
                 state ^= state << np.uint64(17)
-                other = column + np.int64((state >> np.uint64(33)) % np.uint64(documents))
-                square = _square(at, old, other)
-                if square > 0 and other != row:
+                random = column + np.int64((state >> np.uint64(33)) % np.uint64(documents))
+                square = _square(at, old, random)
+                if square > 0 and random != row:
                     push = two * b / ((NEAR + square) * (one + a * square**b))
                     for d in range(dims):
-                        at[d] += step * min(max(push * (at[d] - old[other, d]), -CLIP), CLIP)
+                        at[d] += step * min(max(push * (at[d] - old[random, d]), -CLIP), CLIP)
         new[row] = at
 
 
 @numba.njit(nogil=True, fastmath=True, inline="always")
-def _square(at, old, other):
+def _square(at, old, row):
     total = np.float32(0)
     for d in range(len(at)):
-        total += (at[d] - old[other, d]) ** 2
+        total += (at[d] - old[row, d]) ** 2
     return total
 
 

@@ -119,9 +119,9 @@ class Update:
                 if name not in self.collection.models and not self._carry(name):
                     removed.append(name)
                     gone = Layer.load(self.there.folder / name).kept()
-                    told = f", with its mends of {len(gone)} documents" if gone else ""
+                    mends = f", with its mends of {len(gone)} documents" if gone else ""
                     self.notes.append(
-                        f"{name}: none of its documents is left with the same text; its index is taken away{told}: build it again"
+                        f"{name}: none of its documents is left with the same text; its index is taken away{mends}: build it again"
                     )
                 else:
                     self.notes += carry(self.there.folder / name, self.collection, name)
@@ -139,12 +139,12 @@ class Update:
         return Collection(folder).behind
 
     def withdraw(self) -> None:
-        """Take away a collection that this has created, after a build that failed before anything was encoded."""
+        """Remove a collection that this has created, after a build that failed before anything was encoded."""
         if self.changes is None:
             self.collection.withdraw()
 
     def _carry(self, name: str) -> bool:
-        """Make what is left of an index whose model is not built now; whether anything is."""
+        """Write what is left of an index whose model is not built now; returns whether anything is left."""
         target = self.collection.folder / name
         with only_writer(target):
             known = _known(GraceIndex(self.there, name), self.collection)
@@ -178,15 +178,16 @@ def update(
         return
     with only_writer(folder):
         there = Collection(folder)
-        found = changes(there, corpus)
-        if len(found.removed) > MOST * found.size and not remove:
+        differences = changes(there, corpus)
+        if len(differences.removed) > MOST * differences.size and not remove:
             raise GraceError(
-                f"{folder} has {found.size:,} documents, of which the new corpus lacks {len(found.removed):,}: {found}; nothing was "
-                "changed: add to the collection (--add), give another one (--out), or say that they are to be removed (--remove)"
+                f"{folder} has {differences.size:,} documents, of which the new corpus lacks "
+                f"{len(differences.removed):,}: {differences}; nothing was changed: add to the collection (--add), "
+                "give another one (--out), or say that they are to be removed (--remove)"
             )
         notes = [note] if (note := judgements_note(there, corpus)) else []
         try:
-            yield Update(there, _stage(there, corpus), found, notes, {"when": _now(), **found.counts()})
+            yield Update(there, _stage(there, corpus), differences, notes, {"when": _now(), **differences.counts()})
         finally:
             begun = ("*/manifest.json", f"*/{ENCODED}", "*/.build/plan.json", f"*/.build/{ENCODED}")
             if not any(any((folder / NEXT).glob(pattern)) for pattern in begun):

@@ -37,7 +37,7 @@ from grace_core.sources import DEMO_MODELS_DIR, find_model, full_name, model_nam
 from grace_core.text_stream import TextStream
 from grace_core.texts import as_list, as_texts
 
-ENGINES = ("transformers", "vllm")
+ENGINES = {"transformers": load_for_transformers, "vllm": load_for_vllm}
 
 
 class GraceModel:
@@ -107,9 +107,8 @@ class GraceModel:
             raise GraceError(f"{name}: {error}; correct it in the call, or in the model's {SETTINGS_FILE}") from error
         if dtype not in (None, *DTYPES):
             raise GraceError(f"dtype must be float32, bfloat16 or float16, got {dtype!r}")
-        load = load_for_transformers if engine == "transformers" else load_for_vllm
         try:
-            loaded = load(folder, chosen, device, dtype, trust_remote_code, share)
+            loaded = ENGINES[engine](folder, chosen, device, dtype, trust_remote_code, share)
         except GraceError:
             raise
         except (
@@ -422,7 +421,7 @@ class GraceModel:
     def _names(self, texts: Sequence[str], chosen: Settings, builder: PromptBuilder, rationale: bool) -> list[str]:
         """What the cache knows every text by: a hash over it, and over what makes its prompt and its representation.
 
-        Template, system prompt and tokenizer count by what they make of a text that stands for all.
+        Template, system prompt and tokenizer are represented by the prompt of one fixed text.
         """
         parts = [
             self._key(builder.build("One text,\nfor all."), chosen, rationale),

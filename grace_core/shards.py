@@ -1,17 +1,16 @@
-"""A build on its way: the documents' representations in shards on disk, put together when the last one is there.
+"""An unfinished build: the documents' representations in shards on disk, put together when all are written.
 
     <model>/.build/plan.json             what the shards are made from and with
                   /000000.safetensors    rows, part sums and counts, rationale ids and flags of some documents;
-                                         000000.quick.safetensors if it can be made again in no time
+                                         000000.quick.safetensors if it is quick to encode again
 
-The documents go in order of length, longest first. A shard's content depends on the documents and settings
-only, not on who encodes it or when, so that a resumed build, and one on many machines, gives the same files
-as one that was never stopped. Texts of an index that is there (:class:`Known`) are in no shard: their rows
-are taken over from it, byte for byte.
+Documents are ordered by length, longest first. A shard's content depends on the documents and settings only,
+not on who encodes it or when, so that a resumed build, and one on many machines, gives the same files as one
+that was never stopped. Texts of an existing index (:class:`Known`) are in no shard: their rows are copied from
+it, byte for byte.
 
-Nothing here grows with the corpus but some 50 bytes a document (order, offsets, ids): texts wait in a file
-until their shard is due, vectors and rationale ids are put into their places on disk through memory maps, and
-rationales are decoded block by block.
+Memory grows by some 50 bytes a document only (order, offsets, ids): texts stay in a file until their shard is
+encoded, vectors and rationale ids are written through memory maps, and rationales are decoded block by block.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ import numpy as np
 from grace_core.collection import Collection
 from grace_core.errors import GraceError
 from grace_core.files import flush_to_disk, link, needs_room, read_json, write_atomically, write_json
-from grace_core.model import Representations, Settings
-from grace_core.pooling import PARTS
+from grace_core.pooling import PARTS, RATIONALE, Representations
 from grace_core.readers import Document
+from grace_core.settings import Settings
 from grace_core.tensors import create_tensors, map_tensors, reserve
 
 BLOCK = 8_192  # documents whose rationales are decoded and written at once
@@ -40,9 +39,8 @@ DIGEST = np.dtype((np.void, 16))  # of a text
 
 def refuse_mixture(folder: Path, there: dict, wanted: dict) -> None:
     """Raises GraceError where what ``folder`` was made with differs from what is ``wanted`` now."""
-    there = (
-        there | {"settings": asdict(Settings(**there["settings"]))} if "settings" in there else there
-    )  # what is new has its default
+    if "settings" in there:  # settings that are newer than the folder have their defaults
+        there = there | {"settings": asdict(Settings(**there["settings"]))}
     for key, value in wanted.items():
         if there.get(key) != value:
             old, new = there.get(key), value
@@ -57,9 +55,7 @@ def refuse_mixture(folder: Path, there: dict, wanted: dict) -> None:
 
 @dataclass(frozen=True)
 class _Texts:
-    """Texts one after the other in a file without a name, and where each of them begins: ``offsets`` (n + 1,)
-    in bytes.
-    """
+    """Texts one after the other in an unlinked file; ``offsets`` (n + 1,) in bytes are where they begin."""
 
     file: object
     offsets: np.ndarray
@@ -71,9 +67,7 @@ class _Texts:
 
 @dataclass(frozen=True)
 class Known:
-    """An index that is there, in ``folder``: the ids ``(n,)`` of its rows and digests ``(n,)`` of the texts
-    they were made of.
-    """
+    """An existing index in ``folder``: the ids ``(n,)`` of its rows and digests ``(n,)`` of their texts."""
 
     folder: Path
     manifest: dict
@@ -83,18 +77,18 @@ class Known:
     @classmethod
     def of(cls, collection: Collection, folder: Path, manifest: dict, ids: list[str]) -> Known:
         """``ids`` are those of the rows, in the order of the collection's corpus."""
-        made, place = bytearray(), 0
+        digests, place = bytearray(), 0
         with collection.opened() as file:
             for batch in file.iter_batches(batch_size=BLOCK, columns=["_id", "title", "text"]):
                 for document_id, title, text in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                     if place < len(ids) and ids[place] == document_id:
-                        made += _digest(Document("", title, text, {}).content.encode())
+                        digests += _digest(Document("", title, text, {}).content.encode())
                         place += 1
         if place < len(ids):
             raise GraceError(
                 f"{folder} holds documents that its corpus lacks, such as {ids[place]!r}; remove it and build again"
             )
-        return cls(folder, manifest, ids, np.frombuffer(bytes(made), DIGEST))
+        return cls(folder, manifest, ids, np.frombuffer(bytes(digests), DIGEST))
 
     def rows_of(self, digests: np.ndarray) -> np.ndarray:
         """For texts by their digests ``(m,)`` the first row ``(m,)`` with the same text, -1 where there is none."""
@@ -129,22 +123,15 @@ class ShardWriter:
         known: Known | None = None,
         only_known: bool = False,
     ):
-        self.collection, self.folder, self.path, self._shard, self.known = (
-            collection,
-            folder,
-            folder / ".build",
-            shard,
-            known,
-        )
+        self.collection, self.folder, self.path = collection, folder, folder / ".build"
+        self._shard, self.known = shard, known
         self.path.mkdir(exist_ok=True)
         self._quick: set[int] = set()  # shards that are not flushed to the disk
         for leftover in [*folder.glob(".*.tmp"), *self.path.glob(".*.tmp"), *self.path.glob("*.quick.safetensors")]:
             leftover.unlink()
-        if (self.path / "plan.json").exists() and any(
-            self.path.glob("*.safetensors")
-        ):  # without a shard a plan binds nobody
+        if (self.path / "plan.json").exists() and any(self.path.glob("*.safetensors")):
             refuse_mixture(self.path, read_json(self.path / "plan.json"), wanted)
-        else:
+        else:  # a plan without a shard does not matter
             write_json(self.path / "plan.json", wanted)
         self._texts, lengths, digests = self._unpack()
         self.documents = len(lengths)
@@ -153,7 +140,7 @@ class ShardWriter:
         self.behind = int((source < 0).sum()) if only_known else 0
         if only_known:
             self.rows, source = self.rows[source >= 0], source[source >= 0]
-        self.source = source  # of the documents that are not empty, the row in what is known, or -1
+        self.source = source  # of the documents that are not empty, the row in the known index, or -1
         _, first, groups = np.unique(digests[self.rows], return_index=True, return_inverse=True)
         self._first = first[groups]  # of the documents that are not empty, the first one with the same text
         new = self.rows[source < 0]
@@ -161,7 +148,7 @@ class ShardWriter:
         self._check_texts(wanted)
 
     def _check_texts(self, wanted: dict) -> None:
-        """Shards of other texts, since an index is known now that was not, or no more, are taken away."""
+        """Remove the shards if they are of other texts, since another index is known now."""
         texts = {} if self.known is None else {"texts": hashlib.sha256(self._order.tobytes()).hexdigest()}
         if read_json(self.path / "plan.json").get("texts") != texts.get("texts"):
             for path in self.path.glob("*.safetensors"):
@@ -202,25 +189,25 @@ class ShardWriter:
         return [self._texts[row] for row in self.rows_of(number)]
 
     def missing(self) -> list[int]:
-        """Numbers of the shards that are still to be made."""
+        """Numbers of the shards that are not there yet."""
         return [number for number in range(len(self)) if not self.shard_path(number).exists()]
 
-    def write(self, number: int, made: Representations, *, seconds: float) -> None:
+    def write(self, number: int, batch: Representations, *, seconds: float) -> None:
         """Write a shard, atomically.
 
-        One that took few ``seconds``, since it came out of the cache, is not flushed to the disk, which would
-        take longer, until :meth:`keep`: if the process is killed before, a resumed build makes it again.
+        One that took few ``seconds``, since it came from the cache, is flushed to the disk only by :meth:`keep`,
+        since flushing would take longer: if the process is killed before, a resumed build encodes it again.
         """
         from safetensors.numpy import save_file
 
         tensors = {
             "rows": self.rows_of(number),
-            "sums": made.sums.astype(np.float32),
-            "counts": made.counts.astype(np.int64),
-            "ids": np.array([token for ids in made.rationale_ids for token in ids], dtype=np.int32),
-            "lengths": np.array([len(ids) for ids in made.rationale_ids], dtype=np.int64),
-            "truncated": made.truncated,
-            "text_truncated": made.text_truncated,
+            "sums": batch.sums.astype(np.float32),
+            "counts": batch.counts.astype(np.int64),
+            "ids": np.array([token for ids in batch.rationale_ids for token in ids], dtype=np.int32),
+            "lengths": np.array([len(ids) for ids in batch.rationale_ids], dtype=np.int64),
+            "truncated": batch.truncated,
+            "text_truncated": batch.text_truncated,
         }
         quick = seconds < QUICK
         write_atomically(self._path_of(number, quick), lambda path: save_file(tensors, path), flush=not quick)
@@ -239,15 +226,10 @@ class ShardWriter:
     @property
     def unchanged(self) -> bool:
         """Whether the rows are those of the index that is known, in its order and under their ids."""
-        known = self.known
-        if (
-            known is None
-            or len(self.source) != len(known.ids)
-            or not np.array_equal(self.source, np.arange(len(known.ids)))
-        ):
+        if self.known is None or not np.array_equal(self.source, np.arange(len(self.known.ids))):
             return False
         names = self.collection.columns(["_id"])["_id"].combine_chunks()
-        return names.take(self.rows).to_pylist() == known.ids
+        return names.take(self.rows).to_pylist() == self.known.ids
 
     def finish(self, dim: int, decode: Callable[[list[list[int]]], list[str]] | None = None) -> dict:
         """Put the shards together in the corpus's order as vectors.safetensors and rationales.parquet; the
@@ -277,12 +259,12 @@ class ShardWriter:
             "empty": self.documents - self.behind - len(self.rows),
             "truncated_rationales": int(flags["truncated"].sum()),
             "truncated_texts": int(flags["text_truncated"].sum()),
-            "empty_rationales": int((parts[:, 2] == 0).sum()),
+            "empty_rationales": int((parts[:, RATIONALE] == 0).sum()),
             **{f"{part}_tokens": int(total) for part, total in zip(PARTS, parts.sum(axis=0), strict=True)},
         }
 
     def _take_flags(self, flags: dict[str, np.ndarray]) -> None:
-        """The flags of the rows that are taken over."""
+        """The flags of the known rows."""
         import pyarrow.parquet as pq
 
         if self.known is not None and (kept := self.source >= 0).any():
@@ -311,8 +293,7 @@ class ShardWriter:
                 places = begin + np.flatnonzero(self.source[begin : begin + BLOCK] >= 0)
                 for name, array in out.items():
                     array[places] = known[name][self.source[places]]
-        # shards are encoded apart, in batches that may round otherwise: a text that occurs twice has the
-        # vector of its first document
+        # rounding depends on a shard's batches: a text that occurs twice gets the vector of its first document
         copies = self._copies()
         for begin in range(0, len(copies), BLOCK):
             some = copies[begin : begin + BLOCK]
@@ -322,7 +303,7 @@ class ShardWriter:
             array.flush()
 
     def _gather_ids(self, starts: np.ndarray) -> np.ndarray:
-        """The rationales' token ids in the corpus's order, in a file without a name."""
+        """The rationales' token ids in the corpus's order, in an unlinked file."""
         if not starts[-1]:
             return np.zeros(0, np.int32)
         path = self.path / ".ids.tmp"
@@ -360,13 +341,13 @@ class ShardWriter:
             for begin in range(0, len(self.rows), BLOCK):
                 end = min(begin + BLOCK, len(self.rows))
                 first, last = int(self.rows[begin]), int(self.rows[end - 1])
-                mine_names = names.slice(first, last - first + 1).take(pa.array(self.rows[begin:end] - first))
+                block_ids = names.slice(first, last - first + 1).take(pa.array(self.rows[begin:end] - first))
                 source = self.source[begin:end]
                 new = begin + np.flatnonzero(source < 0)
-                mine = [ids[starts[i] : starts[i + 1]].tolist() for i in new]
+                new_ids = [ids[starts[i] : starts[i + 1]].tolist() for i in new]
                 written = [
-                    pa.array(decode(mine) if mine else [], pa.string()),
-                    pa.array(mine, schema.field("rationale_ids").type),
+                    pa.array(decode(new_ids) if new_ids else [], pa.string()),
+                    pa.array(new_ids, schema.field("rationale_ids").type),
                 ]
                 if len(new) < len(source):
                     place = np.cumsum(source < 0) - 1  # among the new ones
@@ -376,7 +357,7 @@ class ShardWriter:
                         pa.concat_arrays([a, b.cast(a.type)]).take(pa.array(place))
                         for a, b in zip(written, old, strict=True)
                     ]
-                columns = [mine_names.combine_chunks(), *written]
+                columns = [block_ids.combine_chunks(), *written]
                 columns += [parts[begin:end, i] for i in range(len(PARTS))] + [
                     values[begin:end] for values in flags.values()
                 ]
@@ -384,7 +365,7 @@ class ShardWriter:
 
 
 class _Rationales:
-    """The rationales of an index and their ids, read by row; two of its groups of rows are held at once."""
+    """The rationales of an index and their ids, read by row; two row groups of the file are kept in memory."""
 
     def __init__(self, path: Path):
         import pyarrow.parquet as pq
@@ -404,7 +385,7 @@ class _Rationales:
         order = np.argsort(groups, kind="stable")
         tables = []
         for group in np.unique(groups):
-            mine = rows[order][groups[order] == group] - self._starts[group]
-            tables.append(self._group(int(group)).take(pa.array(mine)))
+            places = rows[order][groups[order] == group] - self._starts[group]
+            tables.append(self._group(int(group)).take(pa.array(places)))
         table = pa.concat_tables(tables).take(pa.array(np.argsort(order, kind="stable"))).combine_chunks()
         return [table[name].combine_chunks() for name in ("rationale", "rationale_ids")]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -62,7 +62,7 @@ class Batch(Protocol):
     def step(self) -> Step:
         """Go on by one token, or begin with what was submitted."""
 
-    def cancel(self, names: Iterable[Hashable] | None = None) -> None:
+    def cancel(self, names: Sequence[Hashable] | None = None) -> None:
         """Give up these prompts, or all."""
 
     def __len__(self) -> int:

@@ -15,7 +15,7 @@ beginning to end together.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -75,14 +75,11 @@ class InFlight:
         return self._join() if self._submitted and self.open else self._feed_back()
 
     @torch.inference_mode()
-    def cancel(self, names: Iterable[Hashable] | None = None) -> None:
-        """Give up rows that nobody wants any more, or all."""
-        names = (
-            {name for name, _, _ in self._submitted} | {row.name for row in self._rows} if names is None else set(names)
-        )
-        self._submitted = [entry for entry in self._submitted if entry[0] not in names]
+    def cancel(self, names: Sequence[Hashable] | None = None) -> None:
+        """Give up these rows, or all."""
+        self._submitted = [row for row in self._submitted if names is not None and row[0] not in names]
         for row in self._rows:
-            row.left |= row.name in names
+            row.left |= names is None or row.name in names
         self._compact()
 
     def _join(self) -> Step:

@@ -30,7 +30,7 @@ import multiprocessing.connection
 import os
 import threading
 import weakref
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -252,7 +252,7 @@ def _wake_when_dead(me: weakref.ref[VllmEngine], workers: dict[int, list]) -> No
     engine._died = "its process was killed, or ended by itself"
     core = engine._engine.engine_core
     core.outputs_queue.put_nowait(RuntimeError(engine._died))
-    while not engine._lock.acquire(timeout=0.1):  # once it is free nobody waits any more
+    while not engine._lock.acquire(timeout=0.1):  # free once nobody waits
         for future in list(core.utility_results.values()):
             if not future.done():
                 future.set_exception(RuntimeError(engine._died))
@@ -323,7 +323,7 @@ class _Requests:
             outputs[key] = []
         return fetched
 
-    def take(self, names: Iterable[Hashable], ends: list[int]) -> dict:
+    def take(self, names: Sequence[Hashable], ends: list[int]) -> dict:
         """The worker's sums ``(n, 3, d)`` up to ``ends``, with the positions between which it saw states."""
         keys = [self._keys[name] for name in names]
         taken = self.engine._call(lambda: self.engine._rpc("grace_take", keys, ends))
@@ -332,7 +332,7 @@ class _Requests:
         taken["sums"] = np.frombuffer(taken["sums"], np.float32).reshape(len(ends), len(PARTS), -1).copy()
         return taken
 
-    def cancel(self, names: Iterable[Hashable] | None = None) -> None:
+    def cancel(self, names: Sequence[Hashable] | None = None) -> None:
         """Abort and forget requests, or all that are left."""
         keys = [self._keys.pop(name) for name in list(self._keys if names is None else names) if name in self._keys]
         for key in keys:
@@ -410,7 +410,7 @@ class VllmBatch:
         sums = self.engine._complete(prompts, ids, taken)
         return list(zip(names, _rows(prompts, ids, sums, [not row.ended for row in rows]), strict=True))
 
-    def cancel(self, names: Iterable[Hashable] | None = None) -> None:
+    def cancel(self, names: Sequence[Hashable] | None = None) -> None:
         for name in list(self._rows if names is None else names):
             self._rows.pop(name, None)
         self._ended = [name for name in self._ended if name in self._rows]

@@ -1,14 +1,14 @@
 """Part sums of hidden states, kept inside vLLM's worker while it generates.
 
 The runner's ``execute_model`` leaves the last hidden states of a step's tokens, one row a scheduled token,
-request after request, where ``sample_tokens`` takes them up; they are read in between. The scheduler tells at
-which position the tokens of each request begin, and that decides what is added to which sum:
+request after request, for ``sample_tokens``; they are read in between. The scheduler says at which position
+the tokens of each request begin, and that decides what is added to which sum:
 
-- A position counts once. One that was seen already (a preempted request is computed again) is passed over.
-- What the prefix cache holds is not computed, so a request's states may begin behind the start of its text. Where they begin is
-  reported (``first``); the engine supplies the rest.
-- The newest rationale state is held back until the next one comes, since the scheduler may run a step ahead and feed the end token,
-  which is not pooled. Whoever takes the sums says where the rationale ends.
+- A position counts once. One that was seen already (a preempted request is computed again) is skipped.
+- What the prefix cache holds is not computed, so a request's states may begin after the start of its text.
+  Where they begin is reported (``first``); the engine supplies the rest.
+- The newest rationale state is held back until the next one comes, since the scheduler may run a step ahead
+  and feed the end token, which is not pooled. The caller of ``take`` says where the rationale ends.
 
 This relies on vLLM's version 1 model runner (``input_batch`` and ``execute_model_state``), not on documented
 interfaces; hence the pinned version, and the engine's check of every count.
@@ -25,9 +25,7 @@ from grace_core.pooling import PARTS, RATIONALE, TEMPLATE, TEXT
 
 @dataclass
 class _Row:
-    """One request: the borders of its parts, its place in the buffers, and the positions [first, seen) that
-    were caught.
-    """
+    """One request: where its parts end, its slot in the buffers, and the positions [first, seen) it has states of."""
 
     start: int
     stop: int
@@ -35,8 +33,8 @@ class _Row:
     first: int
     seen: int
     slot: int | None = None  # from its first states on
-    gap: bool = False  # positions in the middle never came
-    tokens: list[torch.Tensor] | None = field(default=None, repr=False)  # states one by one, where these are wanted
+    gap: bool = False  # positions in the middle are missing
+    tokens: list[torch.Tensor] | None = field(default=None, repr=False)  # single states, where these are wanted
 
 
 class Collector:
@@ -45,9 +43,8 @@ class Collector:
     def __init__(self):
         self._rows: dict[int, _Row] = {}
         self._free: list[int] = []
-        self._sums: torch.Tensor | None = (
-            None  # (slots, 3, d) fp32; made when the first states show their width and device
-        )
+        # allocated with the first states, which have the width and the device
+        self._sums: torch.Tensor | None = None  # (slots, 3, d) fp32
         self._held: torch.Tensor | None = None  # (slots, d) fp32: the newest rationale state, not in the sums yet
 
     def begin(self, key: int, start: int, stop: int, length: int, *, first: int, keep: bool = False) -> None:
@@ -58,8 +55,8 @@ class Collector:
 
     @torch.inference_mode()
     def add(self, states: torch.Tensor, batch: list[tuple[int | None, int, int]]) -> None:
-        """The states ``(t, d)`` of one step: for each request in turn its key, its first position and how
-        many; None: not ours.
+        """The states ``(t, d)`` of one step: for each request in turn its key (None: not ours), its first
+        position and their number.
         """
         slots, places, offset = [], [], 0
         for key, position, count in batch:
@@ -87,14 +84,17 @@ class Collector:
     def _new_slot(self, states: torch.Tensor) -> int:
         if not self._free:
             more, d = 64 if self._sums is None else len(self._sums), states.shape[1]
-            made = [torch.zeros(more, len(PARTS), d, device=states.device), torch.zeros(more, d, device=states.device)]
-            there = [made[0][:0], made[1][:0]] if self._sums is None else [self._sums, self._held]
-            self._free = list(range(len(there[0]), len(there[0]) + more))
-            self._sums, self._held = (torch.cat(pair) for pair in zip(there, made, strict=True))
+            buffers = [
+                torch.zeros(more, len(PARTS), d, device=states.device),
+                torch.zeros(more, d, device=states.device),
+            ]
+            old = [buffer[:0] for buffer in buffers] if self._sums is None else [self._sums, self._held]
+            self._free = list(range(len(old[0]), len(old[0]) + more))
+            self._sums, self._held = (torch.cat(pair) for pair in zip(old, buffers, strict=True))
         return self._free.pop()
 
     def _add_many(self, row: _Row, states: torch.Tensor) -> None:
-        """States of the positions from ``row.seen`` on: a prompt, a piece of one, or a rationale that was given."""
+        """States of the positions from ``row.seen`` on: a prompt, a piece of one, or a given rationale."""
         if row.tokens is not None:
             row.tokens.append(states.float().cpu())
         end = row.seen + len(states)
@@ -106,9 +106,8 @@ class Collector:
 
     @torch.inference_mode()
     def take(self, keys: list[int], ends: list[int]) -> dict:
-        """Sums ``(n, 3, d)`` fp32 as bytes, up to the position ``ends`` of each, and from where to where states came.
-
-        Forgets the requests.
+        """Sums ``(n, 3, d)`` fp32 as bytes, up to the position ``ends`` of each, and the positions [first, seen)
+        of the states in them. Forgets the requests.
 
         ``seen`` is -1 where positions in the middle are missing. ``tokens`` has the states ``(t, d)`` fp32 of
         requests begun with ``keep``. A plain dict of bytes and lists, since it crosses processes.
@@ -133,7 +132,7 @@ class Collector:
 
     @torch.inference_mode()
     def drop(self, keys: list[int]) -> None:
-        """Forget requests that nobody will ask for."""
+        """Forget requests whose sums are not wanted."""
         self._clear([self._rows.pop(key) for key in keys if key in self._rows])
 
     def _clear(self, rows: list[_Row]) -> None:
@@ -145,15 +144,10 @@ class Collector:
 
 
 class PartSums:
-    """What vLLM mixes into its worker class (``worker_extension_cls``): methods that the engine calls by
-    ``collective_rpc``.
-    """
+    """A mix-in of vLLM's worker class (``worker_extension_cls``); the engine calls its methods by ``collective_rpc``."""
 
     def grace_start(self) -> bool:
-        """Put the collector behind the runner's forward pass.
-
-        Raises RuntimeError where the runner is built otherwise.
-        """
+        """Hook the collector into the runner's forward pass. Raises RuntimeError for an unknown kind of runner."""
         runner = self.model_runner
         if not (hasattr(runner, "execute_model_state") and hasattr(getattr(runner, "input_batch", None), "req_ids")):
             raise RuntimeError(

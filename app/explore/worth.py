@@ -65,7 +65,7 @@ def render_offer(view: View) -> Safe | None:
         return None
     what = "Encodes document and query again without rationale, with another’s, and with the words of their own in random order."
     models = dict.fromkeys(one.model for one in sides.values() if isinstance(one, Column) and one.rationale)
-    mend = [mend_button(f"Mend {model}’s rationale", view.collection, model, doc=view.doc) for model in models]
+    mend = [mend_button(f"Mend {model}’s rationale", view.collection, model, document=view.doc) for model in models]
     return tag(
         "section",
         tag("h3", "Was it worth writing?"),

@@ -1,6 +1,6 @@
 // The Mend tab: failing queries, why one fails, a document's rationale changed and tried, kept, and reverted. What is
 // shown stands in `view`, as the address holds it; the server checks it anew with every question.
-const KEYS = ['corpus', 'model', 'split', 'queries', 'query', 'doc'];
+const KEYS = ['corpus', 'model', 'judged', 'queries', 'query', 'document'];
 const root = element.querySelector('.g-mend');
 const part = (name) => root.querySelector(`[data-part="${name}"]`);
 const jobBox = root.querySelector('.g-mend-job');
@@ -11,7 +11,7 @@ let there = false,
   begun = false,
   asked = null, // a view that a click elsewhere on the page asks for
   ready = '', // the queries that were encoded, as `which` names them
-  reading = 0, // the number of the newest reading of queries; another number ends one
+  reading = null, // the reading of queries that goes on: { of, stopped, end }
   token = ''; // of what was tried and can be kept
 
 const complain = (...messages) => errorsIn(root.querySelector('.g-mend-banner'), messages);
@@ -46,22 +46,33 @@ const choices = (name, options, chosen) => {
   box.disabled = !options.length;
 };
 
-const which = () => [view.corpus, view.model, view.split, view.queries].join('\n');
-// The judged queries are encoded a few at a time; what waits for them goes on if all were.
-const encoded = async () => {
-  if (ready === which()) return true;
-  const mine = (reading += 1),
-    wanted = which();
+const which = () => [view.corpus, view.model, view.judged, view.queries].join('\n');
+// The judged queries are encoded a few at a time; what waits for them goes on if all were. Several may wait for one reading.
+const encoded = () => {
+  if (ready === which()) return Promise.resolve(true);
+  if (!reading || reading.of !== which()) {
+    stopReading();
+    reading = { of: which(), stopped: false };
+    reading.end = read(reading);
+  }
+  return reading.end;
+};
+const read = async (mine) => {
   let answer = { done: 0, total: 1 };
   while (answer && answer.done < answer.total) {
     answer = await ask('mend_read', { done: answer.done });
-    if (mine !== reading) return false;
+    if (mine.stopped) return false;
     if (answer) showReading(answer);
   }
+  stopReading();
+  if (answer) ready = mine.of;
+  return Boolean(answer);
+};
+const stopReading = () => {
+  if (reading) reading.stopped = true;
+  reading = null;
+  forget('mend_read');
   jobBox.replaceChildren();
-  if (!answer || wanted !== which()) return false;
-  ready = wanted;
-  return true;
 };
 const showReading = ({ done, total }) => {
   const bar = make('div', 'g-progress'),
@@ -105,18 +116,18 @@ const showDocument = async () => {
   forget('mend_try');
   token = '';
   fill('replay', '');
-  if (!view.doc) fill('document', '');
+  if (!view.document) fill('document', '');
   else await put('document', 'mend_document');
 };
 const openQuery = (query) => {
-  Object.assign(view, { query, doc: '' });
+  Object.assign(view, { query, document: '' });
   sync();
   complain();
   showQuery();
   showDocument();
 };
 const openDocument = async (doc) => {
-  view.doc = doc;
+  view.document = doc;
   sync();
   complain();
   await showDocument();
@@ -147,8 +158,7 @@ const changed = async (answer, said) => {
 
 const load = async (wanted) => {
   forget();
-  reading += 1;
-  jobBox.replaceChildren();
+  stopReading();
   root.dataset.busy = '';
   const answer = await ask('mend_open', {}, wanted);
   delete root.dataset.busy;
@@ -165,9 +175,9 @@ const load = async (wanted) => {
   choices('model', plain(answer.models), view.model);
   const splits = Object.entries(answer.splits || {});
   choices(
-    'split',
+    'judged',
     splits.map(([name, count]) => [name, `${name} · ${count.toLocaleString('en')}`]),
-    view.split,
+    view.judged,
   );
   choices(
     'queries',
@@ -197,7 +207,7 @@ root.addEventListener('change', (event) => {
   const { value } = event.target;
   if (set === 'corpus') load({ corpus: value });
   else if (set === 'model')
-    load({ corpus: view.corpus, model: value, split: view.split, queries: view.queries });
+    load({ corpus: view.corpus, model: value, judged: view.judged, queries: view.queries });
   else load({ ...view, query: '', [set]: value });
 });
 root.addEventListener('submit', async (event) => {
@@ -212,11 +222,8 @@ root.addEventListener('click', async (event) => {
   if (!one || !data) return;
   const { dataset } = one;
   if (dataset.do === 'find') findFailing();
-  else if (dataset.do === 'stop') {
-    reading += 1;
-    forget('mend_read');
-    jobBox.replaceChildren();
-  } else if (dataset.do === 'explore') {
+  else if (dataset.do === 'stop') stopReading();
+  else if (dataset.do === 'explore') {
     window.graceOpener = null;
     trigger('seek', { view: { ...view } });
   } else if (dataset.query) openQuery(dataset.query);

@@ -74,7 +74,7 @@ def explored(server: MendServer, data: object) -> View:
 
 def frame() -> Safe:
     """Everything of the tab that does not depend on a collection."""
-    names = {"corpus": "Collection", "model": "Model", "split": "Judged queries", "queries": "How many"}
+    names = {"corpus": "Collection", "model": "Model", "judged": "Judged queries", "queries": "How many"}
     controls = [
         tag("label", tag("span", label), tag("select", data_set=name), class_="g-map-field")
         for name, label in names.items()

@@ -1,4 +1,4 @@
-"""What the Mend tab shows, as it stands in the address: ``?tab=mend&corpus=&model=&split=&queries=&query=&doc=``.
+"""What the Mend tab shows, as it stands in the address: ``?tab=mend&corpus=&model=&judged=&queries=&query=&document=``.
 
 Whatever comes from a browser is read here and nowhere else.
 """
@@ -13,7 +13,7 @@ from grace_app.reasons.view import default_model, models_of
 from grace_app.workspace.view import MAX_ID, default_view, short
 from grace_core.errors import GraceError
 
-KEYS = ("corpus", "model", "split", "queries", "query", "doc")
+KEYS = ("corpus", "model", "judged", "queries", "query", "document")
 MAX_RATIONALE = 20_000  # characters
 MAX_NOTE = 500
 MAX_SEED = 2**31 - 1
@@ -42,10 +42,10 @@ class MendView:
         return {
             "corpus": self.corpus,
             "model": self.model,
-            "split": self.split or ALL,
+            "judged": self.split or ALL,
             "queries": ALL if self.every else "",
             "query": self.query,
-            "doc": self.doc,
+            "document": self.doc,
         }
 
 
@@ -71,9 +71,9 @@ def read_mend(workspace, params: object, *, strict: bool = False) -> tuple[MendV
         problems.append(
             f"{corpus} has no model {short(asked['model'])} with rationales; there are: {', '.join(models) or 'none'}"
         )
-    if asked["split"] in splits:
-        view = replace(view, split="" if asked["split"] == ALL else asked["split"])
-    elif asked["split"] and splits:
+    if asked["judged"] in splits:
+        view = replace(view, split="" if asked["judged"] == ALL else asked["judged"])
+    elif asked["judged"] and splits:
         problems.append(f"{corpus} has no split {short(asked['split'])}; there are: {', '.join(splits)}")
     if asked["queries"] not in ("", ALL, str(FIRST)):
         problems.append(f"queries is {short(asked['queries'])}, expected {FIRST} or {ALL}")
@@ -82,9 +82,9 @@ def read_mend(workspace, params: object, *, strict: bool = False) -> tuple[MendV
         view = replace(view, query=asked["query"])
     elif asked["query"]:
         problems.append(f"{corpus} has no judged query {short(asked['query'])}")
-    if asked["doc"] and asked["doc"][:MAX_ID] in collection.documents:
-        view = replace(view, doc=asked["doc"][:MAX_ID])
-    elif asked["doc"]:
+    if asked["document"] and asked["document"][:MAX_ID] in collection.documents:
+        view = replace(view, doc=asked["document"][:MAX_ID])
+    elif asked["document"]:
         problems.append(f"{corpus} has no document {short(asked['doc'])}")
     if strict and problems:
         raise GraceError(problems[0])

@@ -11,13 +11,13 @@ const offerComparisons = () => {
   );
   const splits = Object.entries(data.splits);
   const names = splits.map(([name, count]) => [name, `${name} · ${count.toLocaleString('en')}`]);
-  choices('split', names, view.split || (splits.length ? splits[0][0] : ''));
+  choices('judged', names, view.judged || (splits.length ? splits[0][0] : ''));
   choices(
     'queries',
     ['', 'all'].map((value) => [value, value || '100 at random']),
     view.queries,
   );
-  ['split', 'queries'].forEach((name) => {
+  ['judged', 'queries'].forEach((name) => {
     root.querySelector(`select[data-set=${name}]`).disabled = !view.against || !splits.length;
   });
 };
@@ -40,10 +40,10 @@ const compare = async () => {
 
 root.addEventListener('change', (event) => {
   const { set } = event.target.dataset;
-  if (!data || !['against', 'split', 'queries'].includes(set)) return;
+  if (!data || !['against', 'judged', 'queries'].includes(set)) return;
   view[set] = event.target.value;
   if (set === 'against') {
-    view.split = view.against && root.querySelector('select[data-set=split]').value;
+    view.judged = view.against && root.querySelector('select[data-set=judged]').value;
     if (!view.against) view.queries = '';
   }
   complain();

@@ -1,6 +1,6 @@
 // The Reasons tab: its list, an opened reason, and a query split and steered. What is shown stands in `view`, as
 // the address holds it; the server checks it anew with every question.
-const KEYS = ['corpus', 'model', 'size', 'reason', 'ask', 'only', 'steer', 'against', 'split', 'queries'];
+const KEYS = ['corpus', 'model', 'size', 'reason', 'ask', 'only', 'steer', 'against', 'judged', 'queries'];
 const LONGEST = 2000; // characters of a query in the address
 const root = element.querySelector('.g-reasons');
 const part = (name) => root.querySelector(`[data-part="${name}"]`);

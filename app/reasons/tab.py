@@ -156,7 +156,7 @@ def frame() -> Safe:
         tag(
             "div",
             _select("against", "Compare with"),
-            _select("split", "Judged queries"),
+            _select("judged", "Judged queries"),
             _select("queries", "How many"),
             class_="g-reasons-versus",
         ),

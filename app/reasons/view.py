@@ -1,5 +1,5 @@
 """What the Reasons tab shows, as it stands in the address:
-``?tab=reasons&corpus=&model=&size=&reason=&ask=&only=&steer=&against=&split=&queries=``.
+``?tab=reasons&corpus=&model=&size=&reason=&ask=&only=&steer=&against=&judged=&queries=``.
 
 Whatever comes from a browser is read here and nowhere else.
 """
@@ -14,7 +14,7 @@ from grace_app.evaluate.evaluations import ALL, FIRST, splits_of
 from grace_app.workspace.view import MAX_QUERY_IN_ADDRESS, check_query, default_view, short
 from grace_core.errors import GraceError
 
-KEYS = ("corpus", "model", "size", "reason", "ask", "only", "steer", "against", "split", "queries")
+KEYS = ("corpus", "model", "size", "reason", "ask", "only", "steer", "against", "judged", "queries")
 STEERED = 8  # reasons at once
 STRONGEST = 2.0  # of the slider, in lengths of the query
 
@@ -50,7 +50,7 @@ class ReasonsView:
             "only": "1" if self.only else "",
             "steer": ",".join(f"{reason}:{strength:g}" for reason, strength in self.steer),
             "against": self.against,
-            "split": (self.split or ALL) if self.against else "",
+            "judged": (self.split or ALL) if self.against else "",
             "queries": ALL if self.against and self.every else "",
         }
 
@@ -109,9 +109,9 @@ def _read_comparison(workspace, view: ReasonsView, asked: dict, models: list[str
     elif asked["against"]:
         others = ", ".join(model for model in models if model != view.model)
         problems.append(f"{view.model} cannot be compared with {short(asked['against'])}; with: {others or 'none'}")
-    if asked["split"] in splits:
-        view = replace(view, split="" if asked["split"] == ALL else asked["split"])
-    elif asked["split"] and splits:
+    if asked["judged"] in splits:
+        view = replace(view, split="" if asked["judged"] == ALL else asked["judged"])
+    elif asked["judged"] and splits:
         problems.append(f"{view.corpus} has no split {short(asked['split'])}; there are: {', '.join(splits)}")
     if asked["queries"] not in ("", ALL, str(FIRST)):
         problems.append(f"queries is {short(asked['queries'])}, expected {FIRST} or {ALL}")

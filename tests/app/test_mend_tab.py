@@ -23,7 +23,7 @@ from grace_core.passages import Chunk
 from grace_core.readers import Corpus, Document, Judgements
 from grace_core.readers.chunked import chunked
 
-VIEW = {"corpus": "world", "model": "tiny-a", "split": "all", "queries": "all"}
+VIEW = {"corpus": "world", "model": "tiny-a", "judged": "all", "queries": "all"}
 WORDS = "A river under a bridge in summer."
 
 
@@ -73,12 +73,12 @@ def test_failing_queries_lead_to_causes_and_documents(server):
         assert told.count('class="g-mend-cause"') == len(failure.causes)
         assert f"rank {failure.right_rank}" in told
         for document in (failure.wrong, failure.right):
-            assert "Try these words" in ask(server, "document", view=VIEW | {"doc": document})["html"]
+            assert "Try these words" in ask(server, "document", view=VIEW | {"document": document})["html"]
 
 
 def test_a_try_is_that_of_the_command_and_writes_nothing(server, indexes, built):
     before = {path: path.read_bytes() for path in (indexes / "world").rglob("*") if path.is_file()}
-    tried = ask(server, "try", view=VIEW | {"doc": "d05"}, kind="edit", rationale=f" {WORDS}\n")
+    tried = ask(server, "try", view=VIEW | {"document": "d05"}, kind="edit", rationale=f" {WORDS}\n")
     assert tried["token"]
     assert before == {path: path.read_bytes() for path in (indexes / "world").rglob("*") if path.is_file()}
     result, _ = try_command(
@@ -103,8 +103,8 @@ def test_a_try_is_that_of_the_command_and_writes_nothing(server, indexes, built)
 def test_a_mend_is_kept_with_its_note_and_reverted(server, indexes):
     index = server.workspace.index("world", "tiny-a")
     old = index.rationales[index.row["d05"]]
-    tried = ask(server, "try", view=VIEW | {"doc": "d05"}, kind="edit", rationale=f"{WORDS} {SCRIPT}")
-    other = ask(server, "try", view=VIEW | {"doc": "d02"}, kind="remove")
+    tried = ask(server, "try", view=VIEW | {"document": "d05"}, kind="edit", rationale=f"{WORDS} {SCRIPT}")
+    other = ask(server, "try", view=VIEW | {"document": "d02"}, kind="remove")
     kept = ask(server, "keep", token=tried["token"], note=f"too general {IMAGE}")
     assert kept == {"mend": "m1", "document": "d05"}
     index = server.workspace.index("world", "tiny-a")
@@ -116,7 +116,7 @@ def test_a_mend_is_kept_with_its_note_and_reverted(server, indexes):
     assert ask(server, "keep", token=other["token"], note="")["error"] == STALE  # replayed before the other was kept
     assert (
         "nothing changes"
-        in ask(server, "try", view=VIEW | {"doc": "d05"}, kind="edit", rationale=f"{WORDS} {SCRIPT}")["html"]
+        in ask(server, "try", view=VIEW | {"document": "d05"}, kind="edit", rationale=f"{WORDS} {SCRIPT}")["html"]
     )
     assert ask(server, "revert", mend="m1")["document"] == "d05"
     index = server.workspace.index("world", "tiny-a")
@@ -126,7 +126,9 @@ def test_a_mend_is_kept_with_its_note_and_reverted(server, indexes):
 
 
 def test_written_again_with_a_seed(server):
-    first, second = (ask(server, "try", view=VIEW | {"doc": "d05"}, kind="regenerate", seed=seed) for seed in (1, 2))
+    first, second = (
+        ask(server, "try", view=VIEW | {"document": "d05"}, kind="regenerate", seed=seed) for seed in (1, 2)
+    )
     assert first["html"] != second["html"]
 
 
@@ -148,7 +150,7 @@ def test_where_nothing_can_be_mended_a_line_says_why(server, corpus, line):
 def test_nothing_is_changed_for_strangers_or_in_a_folder_that_cannot_be_written(server, indexes, monkeypatch):
     server.workspace.open_to_all = True
     assert "without a password" in ask(server, "open")["refusal"]
-    assert "without a password" in ask(server, "try", view=VIEW | {"doc": "d05"}, kind="remove")["error"]
+    assert "without a password" in ask(server, "try", view=VIEW | {"document": "d05"}, kind="remove")["error"]
     server.workspace.open_to_all = False
     assert ask(server, "open")["refusal"] == ""
     monkeypatch.setattr("os.access", lambda folder, mode: False)  # whoever runs the tests may be root
@@ -162,10 +164,10 @@ def test_nothing_is_changed_for_strangers_or_in_a_folder_that_cannot_be_written(
         {"view": None},
         {"view": {"corpus": "gone"}},
         {"view": VIEW | {"query": "gone"}},
-        {"view": VIEW | {"doc": "../x"}},
-        {"view": VIEW | {"doc": "d05"}, "kind": "edit", "rationale": 3, "token": 3, "mend": 3},
-        {"view": VIEW | {"doc": "d05"}, "kind": "regenerate", "seed": -1, "done": "x"},
-        {"view": VIEW | {"doc": "d05"}, "kind": "edit", "rationale": "x" * 20_001, "mend": "m9"},
+        {"view": VIEW | {"document": "../x"}},
+        {"view": VIEW | {"document": "d05"}, "kind": "edit", "rationale": 3, "token": 3, "mend": 3},
+        {"view": VIEW | {"document": "d05"}, "kind": "regenerate", "seed": -1, "done": "x"},
+        {"view": VIEW | {"document": "d05"}, "kind": "edit", "rationale": "x" * 20_001, "mend": "m9"},
     ],
     ids=str,
 )
@@ -177,7 +179,7 @@ def test_any_event_is_answered(server, name, data):
 
 
 @pytest.mark.parametrize(
-    "more", [{"model": "x"}, {"split": "x"}, {"queries": "x"}, {"query": "x"}, {"doc": "x"}], ids=str
+    "more", [{"model": "x"}, {"judged": "x"}, {"queries": "x"}, {"query": "x"}, {"document": "x"}], ids=str
 )
 def test_a_wrong_link_says_what_is_wrong(server, more):
     view, problems = read_mend(server.workspace, VIEW | more)

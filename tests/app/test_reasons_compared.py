@@ -19,7 +19,7 @@ from grace_cli.reasons_report import reasons_command
 from grace_core.errors import GraceError
 
 VIEW = {"corpus": "world", "model": "tiny-a"}
-AGAINST = VIEW | {"against": "tiny-b", "split": "test"}
+AGAINST = VIEW | {"against": "tiny-b", "judged": "test"}
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_the_figures_are_those_of_the_command(compared, world):
 
 def test_another_choice_of_queries_is_another_comparison(compared):
     assert not compared.compare({"view": AGAINST})["offer"]
-    assert compared.compare({"view": AGAINST | {"split": "all"}})["offer"]
+    assert compared.compare({"view": AGAINST | {"judged": "all"}})["offer"]
     assert compared.compare({"view": AGAINST | {"queries": "all"}})["offer"]
     assert compared.compare({"view": VIEW}) == {"html": "", "offer": False}
 
@@ -96,11 +96,11 @@ def test_the_address_holds_the_comparison(server):
     assert problems == []
     assert read_reasons(server.workspace, view.params(), strict=True)[0] == view
     plain, _ = read_reasons(server.workspace, VIEW, strict=True)
-    assert not {"against", "split", "queries"} & {key for key, value in plain.params().items() if value}
+    assert not {"against", "judged", "queries"} & {key for key, value in plain.params().items() if value}
 
 
 @pytest.mark.parametrize(
-    "more", [{"against": "tiny-a"}, {"against": "x"}, {"split": "none"}, {"queries": "7"}], ids=str
+    "more", [{"against": "tiny-a"}, {"against": "x"}, {"judged": "none"}, {"queries": "7"}], ids=str
 )
 def test_a_wrong_link_says_what_is_wrong(server, more):
     view, problems = read_reasons(server.workspace, AGAINST | more)

@@ -24,7 +24,7 @@ def compared(tmp_path_factory, new_model, sentences, chromium):
         page.goto(url + VIEW)
         page.get_by_role("button", name="Find the reasons").click()
         expect(page.locator(".g-reason").first).to_be_visible(timeout=WAIT)
-        expect(page.locator("select[data-set=split]")).to_be_disabled()
+        expect(page.locator("select[data-set=judged]")).to_be_disabled()
         page.get_by_label("Compare with").select_option("tiny-b")
         expect(page.locator(".g-reasons-comparison")).to_contain_text("2 judged queries of the split test")
         page.get_by_role("button", name="Compare", exact=True).click()
@@ -38,7 +38,7 @@ def address(page) -> dict[str, str]:
 
 
 def test_a_link_opens_the_comparison_and_a_reason_of_it(page, compared):
-    page.goto(compared + VIEW + "&against=tiny-b&split=test")
+    page.goto(compared + VIEW + "&against=tiny-b&judged=test")
     expect(page.locator(".g-versus-way")).to_have_count(3)
     expect(page.get_by_role("button", name="Compare", exact=True)).to_be_hidden()
     name = page.locator(".g-versus-reasons .g-versus-name").first
@@ -49,14 +49,14 @@ def test_a_link_opens_the_comparison_and_a_reason_of_it(page, compared):
     page.get_by_label("Judged queries").select_option("all")
     expect(page.locator(".g-reasons-comparison")).to_contain_text("3 judged queries")
     expect(page.get_by_role("button", name="Compare", exact=True)).to_be_visible()
-    assert address(page)["split"] == "all"
+    assert address(page)["judged"] == "all"
     page.get_by_label("Compare with").select_option("")
     expect(page.locator(".g-reasons-comparison")).to_be_hidden()
-    assert not {"against", "split", "queries"} & set(address(page))
+    assert not {"against", "judged", "queries"} & set(address(page))
 
 
 def test_a_telling_query_leads_to_explore_with_both_models(page, compared):
-    page.goto(compared + VIEW + "&against=tiny-b&split=test")
+    page.goto(compared + VIEW + "&against=tiny-b&judged=test")
     page.locator(".g-versus-query", has_text=QUERY).focus()
     page.keyboard.press("Enter")
     expect(page.locator(".g-hit").first).to_be_visible()
@@ -100,7 +100,7 @@ def test_a_collection_without_rationales_offers_no_comparison(page, compared):
 @pytest.mark.parametrize("width", [1180, 1440])
 def test_nothing_overflows_and_words_can_be_read(page, compared, contrast, theme, width):
     page.set_viewport_size({"width": width, "height": 900})
-    page.goto(compared + VIEW + f"&against=tiny-b&split=test&__theme={theme}")
+    page.goto(compared + VIEW + f"&against=tiny-b&judged=test&__theme={theme}")
     expect(page.locator(".g-versus-query").first).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     for selector in (

@@ -169,30 +169,30 @@ def build(shell: Shell) -> EvaluateTab:
 def _wire(tab: EvaluateTab) -> None:
     quiet = {"show_progress": "hidden", "api_visibility": "private", "trigger_mode": "multiple"}
 
-    def shown(*chosen, request: gr.Request):
-        yield from show_tab(tab, chosen, dict(request.query_params))
+    def shown(collection, a, b, split, first, more, where, request: gr.Request):
+        yield from show_tab(tab, (collection, a, b, split, first, more, where), dict(request.query_params))
 
-    def changed(*chosen, request: gr.Request):
+    def changed(collection, a, b, split, first, more, where, request: gr.Request):
         tab.latest.start(request.session_hash)
-        yield from change(tab, chosen)
+        yield from change(tab, (collection, a, b, split, first, more, where))
 
-    def moved(*chosen, request: gr.Request):  # to another collection, whose columns the filter may not know
-        yield from changed(*chosen[:-1], "", request=request)
+    def moved(collection, a, b, split, first, more, request: gr.Request):  # the filter may not fit the new one
+        yield from changed(collection, a, b, split, first, more, "", request)
 
     @runs_model
-    def started(*chosen, request: gr.Request):
-        yield from run(tab, chosen, request.session_hash)
+    def started(collection, a, b, split, first, more, where, request: gr.Request):
+        yield from run(tab, (collection, a, b, split, first, more, where), request.session_hash)
 
     def cancelled(request: gr.Request):
         tab.cancelled.start(request.session_hash)
 
-    def picked(event: gr.EventData, *chosen):
-        return open_query(tab, chosen, event._data)
+    def picked(event: gr.EventData, collection, a, b, split, first, more, where):
+        return open_query(tab, (collection, a, b, split, first, more, where), event._data)
 
     everything = [*tab.controls, *tab.shown]
     tab.picture.shown(shown, tab.controls, everything, concurrency_limit=SAME_TIME, **quiet)
     telling = {"concurrency_limit": SAME_TIME, **quiet}
-    tab.collection.input(moved, tab.controls, everything, **telling)
+    tab.collection.input(moved, tab.controls[:-1], everything, **telling)
     typed = [tab.where.submit, *(part.input for part in tab.controls[1:-1])]
     gr.on(typed, changed, tab.controls, everything, **telling)
     tab.button.click(started, tab.controls, tab.shown, concurrency_limit=RUNNING, **quiet)

@@ -1,5 +1,5 @@
-"""Named endpoints for programs, for ``gradio_client`` and plain HTTP: search, explain, what_if, encode, map, evaluate,
-runs and run."""
+"""Named endpoints for programs, for ``gradio_client`` and plain HTTP: search, explain, what_if, worth, encode, map,
+evaluate, runs and run."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from grace_app.evaluate.evaluations import FIRST, Evaluations, compare, evaluate
 from grace_app.evaluate.render import summary_json
 from grace_app.explore.search import search
 from grace_app.explore.why import MAX_EDIT, case, row_of
+from grace_app.explore.worth import worth
 from grace_app.gate import runs_model
 from grace_app.map.maps import Maps, tell_maps
 from grace_app.map.view import mapped_columns, no_place
@@ -95,6 +96,12 @@ def add(workspace: Workspace, runs: Runs, evaluations: Evaluations, maps: Maps) 
         )
 
     @runs_model
+    def worth_endpoint(query: str, collection: str, model: str, document: str) -> dict[str, Any]:
+        """Score and rank of a document with its rationale, without, with another's, and with its words in random
+        order; the same for the query's rationale and for both, and the tokens that they took."""
+        return answered(worth_api, workspace, query, collection, model, document)
+
+    @runs_model
     def encode_endpoint(
         texts: list[str], model: str, rationale: bool = True, input_type: str = "document"
     ) -> dict[str, Any]:
@@ -132,6 +139,7 @@ def add(workspace: Workspace, runs: Runs, evaluations: Evaluations, maps: Maps) 
     gr.api(search_endpoint, api_name="search", concurrency_limit=4, concurrency_id="api")
     gr.api(explain_endpoint, api_name="explain", concurrency_limit=4, concurrency_id="api")
     gr.api(what_if_endpoint, api_name="what_if", concurrency_limit=4, concurrency_id="api")
+    gr.api(worth_endpoint, api_name="worth", concurrency_limit=4, concurrency_id="api")
     gr.api(encode_endpoint, api_name="encode", concurrency_limit=4, concurrency_id="api")
     gr.api(evaluate_endpoint, api_name="evaluate", concurrency_limit=4, concurrency_id="api")
     gr.api(map_endpoint, api_name="map", concurrency_limit=4, concurrency_id="api")
@@ -245,6 +253,12 @@ def what_if_api(
             for sentence, score in found.explainer.leave_one_out(*asked, part=part, pooling=found.pooling)
         ]
     return told
+
+
+def worth_api(
+    workspace: Workspace, query: object, collection: object, model: object, document: object
+) -> dict[str, Any]:
+    return worth(workspace, _view(workspace, query, collection, model, True, document=document), "a")
 
 
 def _view(

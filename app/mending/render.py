@@ -150,8 +150,10 @@ def render_document(index: GraceIndex, document_id: str) -> Safe:
     )
 
 
-def render_replay(replay: Replay, texts: Mapping[str, str], content: Content, *, changed: bool) -> Safe:
-    """What all judged queries would change by with another rationale, and the form that keeps it."""
+def render_replay(
+    replay: Replay, texts: Mapping[str, str], content: Content, *, changed: bool, query: str = ""
+) -> Safe:
+    """What all judged queries would change by with another rationale, the open ``query`` first, and the form that keeps it."""
     rationale = (
         tag("q", content.rationale, dir="auto") if content.rationale else tag("span", "no rationale", class_="g-quiet")
     )
@@ -169,6 +171,11 @@ def render_replay(replay: Replay, texts: Mapping[str, str], content: Content, *,
         f" over all {number(told['queries'])} replayed queries (95 % interval {signed(low, 5)} to {signed(high, 5)}); "
         f"{number(len(told['wins']))} win, {number(len(told['losses']))} lose.",
     )
+    own = None
+    if query in replay.queries:
+        place = replay.queries.index(query)
+        before, after = int(replay.rank_before[place]), int(replay.rank_after[place])
+        own = tag("p", f"For the open query the document stands at rank {number(after)}, before at {number(before)}.")
     lists = [_moved(title, told[name], texts) for title, name in (("Wins", "wins"), ("Losses", "losses"))]
     note = tag(
         "input", type="text", maxlength="500", placeholder="Why, for the history …", data_part="note", aria_label="Note"
@@ -176,6 +183,7 @@ def render_replay(replay: Replay, texts: Mapping[str, str], content: Content, *,
     return tag(
         "section",
         tag("p", "With: ", rationale, class_="g-mend-with"),
+        own,
         verdict,
         tag("div", *lists, class_="g-mend-moved"),
         tag("form", note, tag("button", "Keep", class_="g-button g-primary"), class_="g-mend-keep"),

@@ -218,7 +218,7 @@ class MendServer:
         if changed:
             with self._lock:
                 self._tried[token] = Tried(index, view.doc, kind, content)
-        html = str(render_replay(mender.replay(row, content), mender.texts, content, changed=changed))
+        html = str(render_replay(mender.replay(row, content), mender.texts, content, changed=changed, query=view.query))
         return {"html": html, "token": token if changed else ""}
 
     def keep(self, data: dict) -> dict:

@@ -74,7 +74,7 @@ def read_mend(workspace, params: object, *, strict: bool = False) -> tuple[MendV
     if asked["judged"] in splits:
         view = replace(view, split="" if asked["judged"] == ALL else asked["judged"])
     elif asked["judged"] and splits:
-        problems.append(f"{corpus} has no split {short(asked['split'])}; there are: {', '.join(splits)}")
+        problems.append(f"{corpus} has no split {short(asked['judged'])}; there are: {', '.join(splits)}")
     if asked["queries"] not in ("", ALL, str(FIRST)):
         problems.append(f"queries is {short(asked['queries'])}, expected {FIRST} or {ALL}")
     view = replace(view, every=asked["queries"] == ALL)
@@ -85,7 +85,7 @@ def read_mend(workspace, params: object, *, strict: bool = False) -> tuple[MendV
     if asked["document"] and asked["document"][:MAX_ID] in collection.documents:
         view = replace(view, doc=asked["document"][:MAX_ID])
     elif asked["document"]:
-        problems.append(f"{corpus} has no document {short(asked['doc'])}")
+        problems.append(f"{corpus} has no document {short(asked['document'])}")
     if strict and problems:
         raise GraceError(problems[0])
     return view, problems

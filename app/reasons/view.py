@@ -112,7 +112,7 @@ def _read_comparison(workspace, view: ReasonsView, asked: dict, models: list[str
     if asked["judged"] in splits:
         view = replace(view, split="" if asked["judged"] == ALL else asked["judged"])
     elif asked["judged"] and splits:
-        problems.append(f"{view.corpus} has no split {short(asked['split'])}; there are: {', '.join(splits)}")
+        problems.append(f"{view.corpus} has no split {short(asked['judged'])}; there are: {', '.join(splits)}")
     if asked["queries"] not in ("", ALL, str(FIRST)):
         problems.append(f"queries is {short(asked['queries'])}, expected {FIRST} or {ALL}")
     return replace(view, every=asked["queries"] == ALL)

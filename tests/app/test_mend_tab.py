@@ -8,7 +8,7 @@ import re
 import shutil
 
 import pytest
-from explorer_world import IMAGE, SCRIPT, make_world
+from explorer_world import IMAGE, QUERY, SCRIPT, make_world
 from small_world import make_small
 
 from grace_app.mending.server import STALE, MendServer
@@ -78,7 +78,7 @@ def test_failing_queries_lead_to_causes_and_documents(server):
 
 def test_a_try_is_that_of_the_command_and_writes_nothing(server, indexes, built):
     before = {path: path.read_bytes() for path in (indexes / "world").rglob("*") if path.is_file()}
-    tried = ask(server, "try", view=VIEW | {"document": "d05"}, kind="edit", rationale=f" {WORDS}\n")
+    tried = ask(server, "try", view=VIEW | {"document": "d05", "query": "q1"}, kind="edit", rationale=f" {WORDS}\n")
     assert tried["token"]
     assert before == {path: path.read_bytes() for path in (indexes / "world").rglob("*") if path.is_file()}
     result, _ = try_command(
@@ -97,6 +97,10 @@ def test_a_try_is_that_of_the_command_and_writes_nothing(server, indexes, built)
     replay = result["replay"]
     figures = f"nDCG@10 {replay['before']:.4f} → {replay['after']:.4f}, {replay['change']:+.5f}".replace("-", "−")
     assert figures in tried["html"]
+    index = server.workspace.index("world", "tiny-a")
+    asked = index.embed(server.workspace.model_of(index).represent([QUERY]))[0]
+    old = 1 + int((index.scores(asked) > index.scores(asked)[index.row["d05"]]).sum())
+    assert f"before at {old}." in tried["html"]
     assert f"{len(replay['wins'])} win, {len(replay['losses'])} lose" in tried["html"]
 
 

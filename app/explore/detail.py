@@ -217,14 +217,14 @@ def flags(opened: Opened) -> list[Safe]:
 
 
 def render_place(place: Place, name: str, opened: Opened) -> Safe:
-    what = " passages" if opened.passages else ""
-    filtered = " that satisfy the filter" if opened.view.where else ""
-    among = f" of {number(opened.documents)}{what}{filtered}"
+    words = [number(opened.documents), "filtered" if opened.view.where else "", "passages" if opened.passages else ""]
+    among = f" of {' '.join(word for word in words if word)}"
+    title = "among what satisfies the filter" if opened.view.where else None
     return tag(
         "div",
         letter(name),
         tag("span", place.column.label, class_="g-place-label"),
-        tag("span", "rank ", tag("b", number(place.rank)), among, class_="g-place-rank"),
+        tag("span", "rank ", tag("b", number(place.rank)), among, class_="g-place-rank", title=title),
         tag("span", f"{place.score:.4f}", class_="g-score", aria_label=f"score {place.score:.4f}"),
         class_=f"g-place g-place-{name}",
     )

@@ -28,7 +28,7 @@ def test_an_opened_hit_has_the_rank_that_the_search_gave_it(workspace, column):
     for hit in shot.a.hits[::5]:
         opened = open_document(workspace, asked(workspace, column, hit.document.id))
         assert (opened.places[0].rank, opened.documents) == (hit.rank, 14)
-    assert "of 14 that satisfy the filter" in Reader(str(render_detail(opened))).text
+    assert "of 14 filtered" in Reader(str(render_detail(opened))).text
     outside = open_document(workspace, asked(workspace, column, "d05"))  # a song: counted among the tales
     above = [hit for hit in shot.a.hits if hit.score > outside.places[0].score]
     assert (outside.places[0].rank, outside.documents) == (len(above) + 1, 15)

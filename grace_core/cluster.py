@@ -1,13 +1,13 @@
-"""Encoding on a Ray cluster: actors with a model each take the shards of a build, in this machine or in many.
+"""Encoding on a Ray cluster: actors, each with a model, encode the shards of a build on one machine or several.
 
-Plain actors, not Ray Data: the shards go out longest first and a few at a time, so that the corpus need not
-be in the object store and no straggler is left at the end; they come back as arrays, not as Arrow blocks; and
-one process, which holds the folder's lock, writes each as it arrives. Workers need no shared disk, only the
-model under the same name and this package.
+Plain actors, not Ray Data: shards are sent longest first and a few at a time, so that the corpus need not be in
+the object store and no straggler is left at the end; they come back as arrays, not as Arrow blocks; and one
+process, which holds the folder's lock, writes each as it arrives. Workers need no shared disk, only this package
+and the model under the same name.
 
-A shard is encoded by one worker, in batches as on one machine, so the files are the same bytes if the
-workers' processors and thread counts are; else they agree up to rounding. A worker that dies is started
-again, and its shards are given out again.
+A shard is encoded by one worker, in the same batches as on one machine, so the files are identical on the same
+processors and thread counts, and else agree up to rounding. A worker that dies is restarted, and its shards are
+sent again.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from grace_core.errors import GraceError, first_line
 from grace_core.index import Encode, Job
 from grace_core.model import GraceModel, Representations
 
-AHEAD = 2  # shards that a worker has at once, so that it need not wait for this process
-RESTARTS = 100  # of one worker; those for a machine that was taken away are not counted by Ray
-RETRIES = 3  # of one shard: one that kills every worker must not do so for ever
+AHEAD = 2  # shards sent to a worker at once, so that it need not wait for this process
+RESTARTS = 100  # of one worker; Ray does not count those after a machine was taken away
+RETRIES = 3  # of one shard, in case it kills every worker
 
 
 class Encoder:
-    """A model in a worker's process, loaded when it is first used: an error there has a cause to tell, one in
-    a constructor has not.
+    """A model in a worker's process, loaded when it is first used: Ray reports the cause of an error in a method,
+    not of one in the constructor.
     """
 
     def __init__(self, name: str, options: dict, rationale: bool, batch_size: int):
@@ -41,7 +41,7 @@ class Encoder:
         return GraceModel.from_pretrained(self.name, **self.options)
 
     def identity(self) -> tuple[str, str]:
-        """What must be the same everywhere: the weights' hash and the precision."""
+        """The hash of the weights and the precision, which must be the same on all machines."""
         return self.model.fingerprint, self.model.dtype
 
     def encode(self, texts: list[str]) -> Representations:
@@ -58,11 +58,11 @@ def ray_encoder(
     device: str | None = None,
     dtype: str | None = None,
 ) -> Encode:
-    """For :func:`grace_core.index.build`: shards are encoded by ``workers`` Ray actors that load ``model`` by its name.
+    """An encoder for :func:`grace_core.index.build`: ``workers`` Ray actors that load ``model`` by its name.
 
     The cluster is that of ``RAY_ADDRESS``, else one is started on this machine for the build. Each worker
-    takes a GPU where the cluster has some (unless ``device`` is cpu), else an equal share of the processors.
-    ``engine`` is the workers'. Raises GraceError if Ray is not installed, if a worker has other weights or
+    takes a GPU if the cluster has any (unless ``device`` is cpu), else an equal share of the processors, and
+    runs ``engine``. Raises GraceError if Ray is not installed, if a worker has other weights or
     another precision, or if workers keep dying.
     """
     if workers < 1:
@@ -70,24 +70,24 @@ def ray_encoder(
     options = asdict(model.settings) | {"engine": engine, "device": device, "dtype": dtype}
 
     def encode(jobs: Iterator[Job], tick: Callable[[int], None]) -> Iterator[tuple[int, Representations]]:
-        ray, ours = _connected(workers)
+        ray, started_here = _connected(workers)
         try:
             actor = ray.remote(Encoder).options(
                 max_restarts=RESTARTS, max_task_retries=RETRIES, **_share(ray, workers, device)
             )
             actors = [actor.remote(model.source, options, rationale, batch_size) for _ in range(workers)]
-            for found in _get(ray, [each.identity.remote() for each in actors]):
-                _refuse_others(model, found)
+            for identity in _get(ray, [worker.identity.remote() for worker in actors]):
+                _check_identity(model, identity)
             yield from _spread(ray, actors, jobs)
         finally:
-            if ours:
+            if started_here:
                 ray.shutdown()
 
     return encode
 
 
 def _spread(ray, actors: list, jobs: Iterator[Job]) -> Iterator[tuple[int, Representations]]:
-    """Give each worker the next shard when it is free; shards come as they finish."""
+    """Sends each free worker the next shard, and yields shards as they finish."""
     free, running = deque(actors * AHEAD), {}
     while True:
         while free and (job := next(jobs, None)):
@@ -102,7 +102,7 @@ def _spread(ray, actors: list, jobs: Iterator[Job]) -> Iterator[tuple[int, Repre
 
 
 def _connected(workers: int):
-    """The ray module, connected, and whether the connection was made here."""
+    """The connected ray module, and whether this call connected it."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
@@ -134,21 +134,21 @@ def _connected(workers: int):
 
 
 def _share(ray, workers: int, device: str | None) -> dict:
-    """What one worker asks of the cluster.
+    """The resources of one worker.
 
-    Raises GraceError where it has too little for all of them, which would wait for ever.
+    Raises GraceError if the cluster has too few for all workers, which would wait for ever.
     """
-    there = ray.cluster_resources()
-    unit = "GPU" if there.get("GPU") and device != "cpu" else "CPU"
-    if there.get(unit, 0) < workers:
+    resources = ray.cluster_resources()
+    unit = "GPU" if resources.get("GPU") and device != "cpu" else "CPU"
+    if resources.get(unit, 0) < workers:
         raise GraceError(
-            f"{workers} workers want a {unit} each, the cluster has {there.get(unit, 0):.0f}; lower --workers"
+            f"{workers} workers want a {unit} each, the cluster has {resources.get(unit, 0):.0f}; lower --workers"
         )
-    return {"num_gpus": 1, "num_cpus": 1} if unit == "GPU" else {"num_cpus": int(there["CPU"]) // workers}
+    return {"num_gpus": 1, "num_cpus": 1} if unit == "GPU" else {"num_cpus": int(resources["CPU"]) // workers}
 
 
-def _refuse_others(model: GraceModel, found: tuple[str, str]) -> None:
-    fingerprint, dtype = found
+def _check_identity(model: GraceModel, identity: tuple[str, str]) -> None:
+    fingerprint, dtype = identity
     if fingerprint != model.fingerprint:
         raise GraceError(f"a worker has other weights of {model.source} than are here; give all machines the same ones")
     if dtype != model.dtype:
@@ -158,7 +158,7 @@ def _refuse_others(model: GraceModel, found: tuple[str, str]) -> None:
 
 
 def _get(ray, reference):
-    """The result; what a worker raised, or its death, as a GraceError."""
+    """The result of a worker. Raises GraceError if it failed or died."""
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:

@@ -1,4 +1,4 @@
-"""A corpus as an Arrow table: the columns _id, title and text, and the metadata with its types."""
+"""A corpus as an Arrow table: the columns _id, title and text, and typed metadata columns."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from grace_core.readers import Corpus, Value, as_text
 from grace_core.readers.cells import moment
 from grace_core.readers.chunked import marked
 
-BLOCK = 8_192  # documents that are written, or compared, at once; a divisor of the rows that Parquet keeps together
+BLOCK = 8_192  # documents that are written, or compared, at once; divides the rows of a Parquet row group
 
 
 def was_text(old, new) -> bool:
-    """Whether a schema is another one with text where that has other types."""
+    """Whether ``old`` equals ``new`` but for columns that are text in ``old``."""
     import pyarrow as pa
 
     return old.names == new.names and all(
@@ -24,7 +24,7 @@ def was_text(old, new) -> bool:
 
 
 def with_types(table, schema):
-    """A table whose text is read as the types of ``schema``; None where it cannot be."""
+    """A table whose text columns are converted to the types of ``schema``; None if they cannot be."""
     import pyarrow as pa
 
     try:
@@ -56,18 +56,15 @@ def _read(text: str | None, kind) -> Value:
 
 
 def schema_of(corpus: Corpus):
-    """The columns' types: a metadata column whose values have one type keeps it, one of mixed types keeps its
-    values as text.
-    """
+    """The Arrow schema of a corpus; a metadata column of one type keeps it, one of mixed types becomes text."""
     import pyarrow as pa
 
     columns = [(name, pa.string()) for name in ("_id", "title", "text")]
-    found: dict[str, tuple[set, set]] = {
-        field: (set(), set()) for field in corpus.fields
-    }  # of values, and of those in lists
-    for document in corpus.documents if found else ():
+    # the kinds of a column's values, and of the items in its lists
+    kinds_of: dict[str, tuple[set, set]] = {field: (set(), set()) for field in corpus.fields}
+    for document in corpus.documents if kinds_of else ():
         for field, value in document.metadata.items():
-            kinds, inner = found[field]
+            kinds, inner = kinds_of[field]
             kinds.add(_kind(value))
             if isinstance(value, list):
                 inner.update(map(_kind, value))
@@ -75,14 +72,14 @@ def schema_of(corpus: Corpus):
         columns
         + [
             (field, pa.list_(_type(inner, pa.string())) if kinds - {None} == {"list"} else _type(kinds, pa.null()))
-            for field, (kinds, inner) in found.items()
+            for field, (kinds, inner) in kinds_of.items()
         ]
     )
     return marked(schema, corpus.chunk) if corpus.chunk else schema
 
 
 def _type(kinds: set[str | None], none):
-    """The Arrow type of values of these kinds; ``none`` where there is no value."""
+    """The Arrow type of values of these kinds; ``none`` if there are no values."""
     import pyarrow as pa
 
     types = {
@@ -101,7 +98,7 @@ def _type(kinds: set[str | None], none):
 
 
 def _kind(value: Value) -> str | None:
-    """The type of a value; ``long`` for an integer that a float cannot hold, ``utc`` for a time with its offset."""
+    """The kind of a value: its type, ``long`` for an integer that a float cannot hold, ``utc`` for a time with an offset."""
     if value is None:
         return None
     if isinstance(value, datetime) and value.tzinfo is not None:

@@ -1,6 +1,4 @@
-"""Writing so that a file is either the old one or the new one, whatever happens in between; hashing; one
-writer at a time.
-"""
+"""Atomic writes, JSON files, hashes, and a lock for one writer of a folder."""
 
 from __future__ import annotations
 
@@ -17,11 +15,10 @@ from grace_core.errors import GraceError
 
 
 def write_atomically(path: Path, write: Callable[[Path], None], *, flush: bool = True) -> None:
-    """Call ``write`` with a temporary path beside ``path``, flush it to disk, and rename it into place.
+    """Calls ``write`` with a temporary path beside ``path``, flushes it to disk, and renames it to ``path``.
 
-    Without ``flush`` a loss of power, and nothing else, may leave a file that is not whole. Raises GraceError
-    if the disk is full, whatever ``write`` raises then, and for a path that is a folder or a device; nothing
-    is left behind.
+    Without ``flush`` only a loss of power can leave an incomplete file. Raises GraceError if the disk is full,
+    and if ``path`` is a folder or a device; no temporary file is left behind.
     """
     if path.exists() and not path.is_file():
         raise GraceError(
@@ -33,7 +30,7 @@ def write_atomically(path: Path, write: Callable[[Path], None], *, flush: bool =
             write(temporary)
             if flush:
                 flush_to_disk(temporary)
-        os.chmod(temporary, 0o644)  # some writers make files that only their owner may read
+        os.chmod(temporary, 0o644)  # some writers let only the owner read
         os.replace(temporary, path)
         if flush:
             flush_to_disk(path.parent)
@@ -42,37 +39,32 @@ def write_atomically(path: Path, write: Callable[[Path], None], *, flush: bool =
 
 
 def link(source: Path, path: Path) -> None:
-    """The same file under another name, atomically; a copy where the system has no links.
-
-    Neither may be written into afterwards.
-    """
+    """Gives a file a second name, atomically; a copy where there are no hard links. Neither may be modified later."""
 
     def write(temporary: Path) -> None:
         try:
             os.link(source, temporary)
-        except OSError:  # another disk, or one without links
+        except OSError:  # on another disk, or on one without hard links
             shutil.copyfile(source, temporary)
 
     write_atomically(path, write)
 
 
 def flush_to_disk(path: Path) -> None:
-    """What has been written to a file, or the names in a folder, survives a loss of power from now on."""
-    opened = os.open(path, os.O_RDONLY)
+    """Flushes a file, or the names in a folder, to disk, so that they survive a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(opened)
+        os.fsync(descriptor)
     finally:
-        os.close(opened)
+        os.close(descriptor)
 
 
 @contextmanager
 def needs_room(path: Path) -> Iterator[None]:
-    """What is written inside is for ``path``: a full disk, quota or size limit becomes a GraceError."""
+    """Turns errors of a full disk, quota or size limit while writing ``path`` into GraceError."""
     try:
         yield
-    except (
-        Exception
-    ) as error:  # each library has its own class for it; safetensors and faiss tell it in their message only
+    except Exception as error:  # libraries raise their own classes; safetensors and faiss say it in the message only
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         if full or any(words in str(error) for words in ("No space left", "File too large", "quota exceeded")):
             raise GraceError(
@@ -89,7 +81,7 @@ def write_json(path: Path, value) -> None:
 
 
 def read_json(path: Path, remedy: str = "build this index again") -> dict:
-    """A JSON object from a file. Raises GraceError, with the remedy, if it is not there or is none."""
+    """A JSON object from a file. Raises GraceError, with the remedy, if it is missing or no JSON object."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -108,9 +100,9 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, and take away what killed processes left.
+    """Holds the folder's lock, and removes temporary files that killed processes left.
 
-    The system frees it when the process ends, however it ends.
+    Raises GraceError if another process holds the lock. The system frees it when a process ends in any way.
     """
     from filelock import FileLock, Timeout
 
@@ -128,7 +120,7 @@ def only_writer(folder: Path) -> Iterator[None]:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of :func:`write_atomically` whose process was killed."""
+    """Removes temporary files of :func:`write_atomically` whose process was killed."""
     for path in folder.glob(".*.tmp"):
         process = path.name.split(".")[-2]
         if process.isdigit() and not _runs(int(process)):
@@ -140,6 +132,6 @@ def _runs(process: int) -> bool:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:  # another user's
+    except PermissionError:  # it is another user's
         return True
     return True

@@ -10,9 +10,9 @@
     value        a number, true, false, or a text in quotes: 'river', "river"; a date is a text: '2000-01-31', '2000-01-31 12:00'
     name         a column: letters, digits, "_" and "."; any other in quotes: "date of birth"
 
-Words of the grammar may be written in capitals; a quote within quotes is doubled. ``contains`` asks for an
-item of a list, or a part of a text, with regard to case. Text is compared by code points; times without an
-offset are taken as UTC, and a date as its midnight.
+Words of the grammar may be in capitals; a quote within quotes is doubled. ``contains`` looks for an item of a
+list, or for a part of a text, case-sensitively. Text is compared by code points; times without an offset are
+UTC, and a date is its midnight.
 
 As in SQL, a comparison with a missing value is neither true nor false, nor is its negation: only ``is null``
 finds missing values.
@@ -35,7 +35,7 @@ from grace_core.errors import GraceError
 if TYPE_CHECKING:
     import numpy as np
 
-LONGEST, DEEPEST = 10_000, 100  # characters; parentheses and negations within one another
+LONGEST, DEEPEST = 10_000, 100  # characters; nested parentheses and negations
 _TOKEN = re.compile(
     r"""(?P<space>\s+)|(?P<number>[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:e[-+]?[0-9]+)?(?![\w.-]))|(?P<word>[^\W\d][\w.]*)"""
     r"""|(?P<text>'(?:[^']|'')*'|"(?:[^"]|"")*")|(?P<sign><=|>=|!=|==|<>|=|<|>|\(|\)|,)""",
@@ -56,7 +56,7 @@ class Literal:
 
 @dataclass(frozen=True)
 class Comparison:
-    """``operator`` is a sign of the grammar, "in", "contains" or "null", the last of which has no values."""
+    """``operator`` is a sign of the grammar, "in", "contains" or "null"; the last has no values."""
 
     column: str
     operator: str
@@ -71,7 +71,7 @@ class Not:
 
 @dataclass(frozen=True)
 class Combination:
-    """``word`` is "and" or "or"; ``spans`` are the places of the parts in the expression."""
+    """``word`` is "and" or "or"; ``spans`` are begin and end of each part in the expression."""
 
     word: str
     parts: tuple[Node, ...]
@@ -82,7 +82,7 @@ Node = Comparison | Not | Combination
 
 
 def parse(expression: str) -> Node:
-    """The tree of an expression. Raises GraceError, with the character at which it goes wrong."""
+    """The syntax tree of an expression. Raises GraceError, with the character of the error."""
     if len(expression) > LONGEST:
         raise GraceError(f"the filter has {len(expression):,} characters, expected at most {LONGEST:,}: shorten it")
     return _Parser(expression).whole()
@@ -102,13 +102,13 @@ def columns_of(node: Node) -> list[str]:
 
 
 def check_columns(node: Node, known: Sequence[str]) -> None:
-    """Raises GraceError if an expression names a column that is not ``known``."""
+    """Raises GraceError if an expression names a column that is not in ``known``."""
     lower = {name.lower(): name for name in reversed(known)}
     for column, at in ((comparison.column, comparison.at) for comparison in comparisons(node)):
         if column not in known:
-            near = difflib.get_close_matches(column.lower(), lower, 1, 0.5)
-            meant = f"do you mean {lower[near[0]]!r}? " if near else ""
-            raise _error(at, f"there is no column {column[:100]!r}: {meant}columns are {', '.join(known)[:800]}")
+            similar = difflib.get_close_matches(column.lower(), lower, 1, 0.5)
+            hint = f"do you mean {lower[similar[0]]!r}? " if similar else ""
+            raise _error(at, f"there is no column {column[:100]!r}: {hint}columns are {', '.join(known)[:800]}")
 
 
 def quoted(value: Value) -> str:
@@ -120,7 +120,7 @@ def quoted(value: Value) -> str:
 
 def name(column: str) -> str:
     """A column's name as it is written in an expression."""
-    if (found := _TOKEN.fullmatch(column)) and found["word"] and column.lower() not in _WORDS:
+    if (token := _TOKEN.fullmatch(column)) and token["word"] and column.lower() not in _WORDS:
         return column
     return '"' + column.replace('"', '""') + '"'
 
@@ -128,7 +128,7 @@ def name(column: str) -> str:
 def mask(node: Node, table) -> np.ndarray:
     """Which rows of an Arrow table ``(n,)`` satisfy an expression.
 
-    Raises GraceError for a column that is not there, or a value of another type than it has."""
+    Raises GraceError for an unknown column, and for a value of another type than its column."""
     import numpy as np
     import pyarrow.compute as pc
 
@@ -149,19 +149,19 @@ def _error(at: int, message: str) -> GraceError:
 
 
 def _tokens(expression: str) -> list[tuple[str, str, int]]:
-    """Kind, text and place of every token; words of the grammar and signs are kinds of their own."""
-    made, at = [], 0
+    """Kind, text and position of every token; each word and sign of the grammar is a kind."""
+    tokens, at = [], 0
     while at < len(expression):
-        found = _TOKEN.match(expression, at)
-        if not found:
+        match = _TOKEN.match(expression, at)
+        if not match:
             raise _unreadable(expression[at:], at)
-        text, kind = found[0], found.lastgroup
+        text, kind = match[0], match.lastgroup
         if kind == "sign" or (kind == "word" and text.lower() in _WORDS):
             kind = text.lower()
         if kind != "space":
-            made.append((kind, text, at))
-        at = found.end()
-    return [*made, ("end", "", len(expression))]
+            tokens.append((kind, text, at))
+        at = match.end()
+    return [*tokens, ("end", "", len(expression))]
 
 
 def _unreadable(rest: str, at: int) -> GraceError:
@@ -173,7 +173,7 @@ def _unreadable(rest: str, at: int) -> GraceError:
 
 
 class _Parser:
-    """Recursive descent over the tokens."""
+    """A recursive-descent parser."""
 
     def __init__(self, expression: str):
         self.tokens, self.place, self.depth = _tokens(expression), 0, 0
@@ -287,7 +287,7 @@ def _unquoted(text: str) -> str:
 
 
 def _compare(node: Comparison, column):
-    """A comparison over a column, null where the column is."""
+    """A comparison as a boolean column, null where the column is null."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -314,8 +314,8 @@ def _compare(node: Comparison, column):
 def _ordered(operator: str, column, value):
     """A comparison with one value.
 
-    Whole numbers are compared as such, and with others as floats, which is exact: a float with a fraction is
-    below 2^52."""
+    Integers are compared as integers, and with fractions as floats, which is exact, since a float with a
+    fraction is below 2^52."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -336,13 +336,13 @@ def _contains_item(node: Comparison, column):
         raise _error(
             node.at, f"{node.column!r} holds lists: write {name(node.column)} contains {quoted(node.values[0].value)}"
         )
-    made = []
+    chunks = []
     for lists in column.chunks or [pa.array([], column.type)]:
         items = pa.chunked_array([lists.flatten()])
-        found = _compare(Comparison(node.column, "=", node.values, node.at), items).combine_chunks()
-        rows = pc.filter(pc.list_parent_indices(lists), pc.fill_null(found, False))
-        made.append(pc.if_else(pc.is_null(lists), None, pc.is_in(pa.array(range(len(lists)), rows.type), rows)))
-    return pa.chunked_array(made)
+        matches = _compare(Comparison(node.column, "=", node.values, node.at), items).combine_chunks()
+        rows = pc.filter(pc.list_parent_indices(lists), pc.fill_null(matches, False))
+        chunks.append(pc.if_else(pc.is_null(lists), None, pc.is_in(pa.array(range(len(lists)), rows.type), rows)))
+    return pa.chunked_array(chunks)
 
 
 def _converted(node: Comparison, literal: Literal, kind) -> Value | datetime:
@@ -361,8 +361,8 @@ def _converted(node: Comparison, literal: Literal, kind) -> Value | datetime:
             False,
         )
         with suppress(ValueError, TypeError):
-            made = datetime.fromisoformat(value)
-            return made if made.tzinfo is None else made.astimezone(UTC).replace(tzinfo=None)
+            parsed = datetime.fromisoformat(value)
+            return parsed if parsed.tzinfo is None else parsed.astimezone(UTC).replace(tzinfo=None)
     else:
         what, remedy, fits = "text", "a text in quotes", isinstance(value, str)
     if not fits:

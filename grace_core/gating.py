@@ -1,12 +1,12 @@
-"""Whether to write a rationale for a query, decided from a search by its text alone, which costs no writing.
+"""Decides from a search by a query's text alone, which is cheap, whether to write a rationale for it.
 
-    margin(q) = (s_1 - s_2) / (s_1 - s_k), with s the cosines of the first k = 10 documents found by the text of q alone, in the same index
+    margin(q) = (s_1 - s_2) / (s_1 - s_k), with s the cosines of the first k = 10 documents for the text of q alone, in the same index
     a rationale is written where margin(q) < threshold
 
-It is the lead of the first over the second, as a share of its lead over the tenth, so between 0 and 1
-whatever the spread of a collection's cosines. A search whose first two documents are close is not sure of
-itself, and that is where words may help. The threshold is chosen on judged queries of their own
-(:func:`choose`), and says nothing about other models. Pure functions, but for :func:`search`.
+The margin is the lead of the first hit over the second, as a share of its lead over the tenth, so between 0 and
+1 for any spread of a collection's cosines. If the first two hits are close, the ranking is uncertain, and a
+rationale may help. The threshold is chosen on judged queries (:func:`choose`) and holds for one model only. All
+functions but :func:`search` are pure.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from grace_core.model import GraceModel, Representations
 from grace_core.pooling import Pooling
 
 NEVER, ALWAYS = 0.0, 2.0  # thresholds: no margin is below 0, and none above 1
-DEPTH = 10  # documents that a margin looks at
+DEPTH = 10  # hits that a margin is computed from
 
 
 @dataclass(frozen=True)
 class Gate:
-    """Writes for the queries whose margin is below ``threshold``."""
+    """Queries whose margin is below ``threshold`` get a rationale."""
 
     threshold: float
 
@@ -38,8 +38,8 @@ class Gate:
 
 @dataclass(frozen=True)
 class Curve:
-    """Every gate that tells some queries apart, from never to always: ``thresholds``, the ``shares`` of
-    queries that write, and the mean ``values`` of a metric, each ``(t,)``."""
+    """Every distinct gate, from never to always: ``thresholds``, the ``shares`` of queries with a rationale, and
+    the mean ``values`` of a metric, each ``(t,)``."""
 
     thresholds: np.ndarray
     shares: np.ndarray
@@ -49,8 +49,7 @@ class Curve:
 def margins(scores: np.ndarray) -> np.ndarray:
     """Margins ``(n,)`` of cosines ``(n, k)``, best first, of which the first DEPTH count.
 
-    1 where one document was found, or two: there is nothing that words could bring forward; 0 where all are
-    equally near.
+    1 for fewer than three documents, whose order a rationale need not change; 0 where all cosines are equal.
     """
     scores = np.asarray(scores, dtype=np.float64)[:, :DEPTH]
     if scores.shape[1] < 3:
@@ -60,8 +59,8 @@ def margins(scores: np.ndarray) -> np.ndarray:
 
 
 def curve(margin: np.ndarray, without: np.ndarray, written: np.ndarray) -> Curve:
-    """What each gate is worth on judged queries: their margins, and a metric without and with a rationale,
-    each ``(n,)``.
+    """The mean metric of each gate on judged queries, from their margins and a metric without and with a
+    rationale, each ``(n,)``.
 
     Raises GraceError for no queries, or arrays of different lengths.
     """
@@ -78,24 +77,24 @@ def curve(margin: np.ndarray, without: np.ndarray, written: np.ndarray) -> Curve
 
 
 def choose(margin: np.ndarray, without: np.ndarray, written: np.ndarray, *, share: float = 0.5) -> Gate:
-    """The gate with the best mean among those with which at most ``share`` of the queries write; of equals
-    the one that writes least.
+    """The gate with the best mean among those that give at most ``share`` of the queries a rationale; of equals
+    the one with the fewest.
     """
-    found = curve(margin, without, written)
-    allowed = np.flatnonzero(found.shares <= share + 1e-9)
-    return Gate(float(found.thresholds[allowed[found.values[allowed].argmax()]]))
+    gates = curve(margin, without, written)
+    allowed = np.flatnonzero(gates.shares <= share + 1e-9)
+    return Gate(float(gates.thresholds[allowed[gates.values[allowed].argmax()]]))
 
 
 def check_index(index: GraceIndex) -> None:
-    """Raises GraceError for an index without rationales, in which there is nothing to decide."""
+    """Raises GraceError for an index without rationales, which needs no gate."""
     if index.default_pooling is not Pooling.FULL:
         raise GraceError(f"{index.folder} was built without rationales, so that a query needs none; search it as it is")
 
 
 @dataclass(frozen=True)
 class Gated:
-    """Cosines ``(n, k)`` and document rows ``(n, k)`` of queries, which of them ``wrote`` ``(n,)``, the
-    ``margins`` ``(n,)`` that decided, and the representations of those that wrote, in their order."""
+    """Cosines ``(n, k)`` and document rows ``(n, k)`` of queries, whether each ``wrote`` a rationale ``(n,)``, the
+    ``margins`` ``(n,)``, and the representations of those that wrote, in their order."""
 
     scores: np.ndarray
     rows: np.ndarray
@@ -114,14 +113,14 @@ def search(
     where: str | None = None,
     **options,
 ) -> Gated:
-    """Search an index with rationales, each query by its text first, and those that the gate lets write by
-    text and rationale again.
+    """Searches an index with rationales, first for each query by its text, then again by text and rationale for
+    those that the gate selects.
 
     ``options`` are those of :meth:`GraceModel.represent`. Raises GraceError for an index without rationales.
     """
     check_index(index)
-    read = model.represent(queries, rationale=False, **options)
-    scores, rows = index.search(index.embed(read, Pooling.TEXT), max(k, DEPTH), where=where)
+    text_only = model.represent(queries, rationale=False, **options)
+    scores, rows = index.search(index.embed(text_only, Pooling.TEXT), max(k, DEPTH), where=where)
     margin = margins(scores)
     wrote = gate.writes(margin)
     written = model.represent([query for query, writes in zip(queries, wrote, strict=True) if writes], **options)

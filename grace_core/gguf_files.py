@@ -1,8 +1,8 @@
-"""GGUF files: read once by transformers, kept as safetensors in the user's cache, and from then on loaded
-like any other model.
+"""GGUF files: converted once by transformers to safetensors in the user's cache, and from then on loaded like
+any other model.
 
-A tensor is kept in the smallest of bfloat16, float16 and float32 that holds its values exactly, so in float32
-the kept model gives the logits that transformers' own reading of the file gives. A quantised tensor (block
+A tensor is stored in the smallest of bfloat16, float16 and float32 that holds its values exactly, so in float32
+the converted model gives the same logits as transformers' own reading of the file. A quantised tensor (block
 scale times a few bits) needs float32 for that. Models that come as packages are rounded to bfloat16: half the
 disk, and the same weights whether a machine computes in bfloat16 or in float32.
 """
@@ -26,30 +26,31 @@ from grace_core.console import tell
 from grace_core.errors import GraceError
 from grace_core.files import needs_room, sha256
 
-SOURCE_FILE = "gguf_source.json"  # in a converted folder: what it was made from
-FORMAT = 1  # of converted folders: part of their name, so that older ones are made anew
+SOURCE_FILE = "gguf_source.json"  # in a converted folder: the file that it was converted from
+FORMAT = 1  # of converted folders: part of their name, so that those of an older format are not used
 SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
 
 
 def models_dir() -> Path:
-    """Where converted models are kept: ``models`` beside the cache of representations."""
+    """The folder of converted models: ``models`` beside the cache of representations."""
     return default_path().parent / "models"
 
 
 def gguf_in(folder: Path) -> Path | None:
     """The GGUF file of a folder, None where there is none. Raises GraceError where there are several."""
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".gguf")
-    if len(found) > 1 and not all(SPLIT.search(path.name) for path in found):
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".gguf")
+    if len(files) > 1 and not all(SPLIT.search(path.name) for path in files):
         raise GraceError(
-            f"{folder} holds several GGUF files; name one of them: {', '.join(str(path) for path in found)}"
+            f"{folder} holds several GGUF files; name one of them: {', '.join(str(path) for path in files)}"
         )
-    return found[0] if found else None
+    return files[0] if files else None
 
 
 def read_header(path: Path) -> dict:
-    """Metadata of a GGUF file: ``architecture``, ``name``, ``licence``, ``parameters``, ``quantised``.
+    """Metadata of a GGUF file: ``architecture``, ``name``, ``licence``, ``parameters``, ``types``, ``quantised``,
+    and whether it has a chat ``template``.
 
-    Raises GraceError for what is no GGUF file, for one that is cut off, and for one of several parts.
+    Raises GraceError for a file that is no GGUF file, is cut off, or is one of several parts.
     """
     return _header(_open(path))
 
@@ -81,9 +82,7 @@ def _open(path: Path):
 
     try:
         reader = Reader(path)
-    except (
-        Exception
-    ) as error:  # the reader indexes into what is not there: ValueError, IndexError, UnicodeDecodeError, ...
+    except Exception as error:  # for a damaged file the reader raises ValueError, IndexError, UnicodeDecodeError, …
         size = path.stat().st_size
         raise GraceError(
             f"{path} is cut off or damaged ({size} bytes, {type(error).__name__}); download it again"
@@ -116,7 +115,7 @@ def _hash(path: Path, _size: int, _changed: int) -> str:
 
 
 def converted_folder(path: Path, *, rounded: bool = False) -> Path:
-    """The folder that a GGUF file is, or will be, converted to: it is named by the file's SHA-256."""
+    """The folder that a GGUF file is, or will be, converted to, named by the file's SHA-256."""
     state = path.stat()
     return (
         models_dir() / f"{_hash(path.resolve(), state.st_size, state.st_mtime_ns)}-{FORMAT}{'-bf16' if rounded else ''}"
@@ -124,16 +123,16 @@ def converted_folder(path: Path, *, rounded: bool = False) -> Path:
 
 
 def convert(path: Path, *, rounded: bool = False) -> Path:
-    """The folder with the model of a GGUF file, converted unless it was before; ``rounded`` keeps all of it
-    in bfloat16.
+    """The folder with the model of a GGUF file, converted if it was not before; ``rounded`` stores all of it in
+    bfloat16.
 
-    One process converts a file while others that want it wait. Raises GraceError with one line for a file
-    that cannot be used and a cache that cannot be written.
+    One process converts a file, and others that need it wait. Raises GraceError for a file that cannot be used,
+    and for a cache that cannot be written.
     """
     if not path.is_file():
         raise GraceError(f"{path} is not a file; check the path, or name another model")
     if SPLIT.search(path.name):
-        read_header(path)  # tells that it is one of several
+        read_header(path)  # raises the error that it is one of several
     folder = converted_folder(path, rounded=rounded)
     if (folder / SOURCE_FILE).exists():
         return folder
@@ -161,7 +160,7 @@ def convert(path: Path, *, rounded: bool = False) -> Path:
 
 
 def _check(path: Path, header: dict) -> None:
-    """Raises GraceError for a file that transformers does not read, and for one without a chat template."""
+    """Raises GraceError for an architecture that transformers cannot read, and for a missing chat template."""
     from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES as KNOWN
 
     name = header["architecture"]
@@ -178,12 +177,12 @@ def _check(path: Path, header: dict) -> None:
 
 @contextmanager
 def _read_once(path: Path, reader) -> Iterator[None]:
-    """Within this block transformers is given the reader that there is: it would make three, each of which
-    takes as long as all else, and the table of names once for every module."""
+    """Makes transformers use ``reader`` within the block: by itself it would open the file three times, each as
+    slow as all the rest, and build the table of names for every module."""
     import gguf
 
     own, names = gguf.GGUFReader, gguf.get_tensor_name_map
-    gguf.GGUFReader = lambda given, *rest: reader if Path(given).resolve() == path.resolve() else own(given, *rest)
+    gguf.GGUFReader = lambda file, *rest: reader if Path(file).resolve() == path.resolve() else own(file, *rest)
     gguf.get_tensor_name_map = cache(names)
     try:
         yield
@@ -197,49 +196,48 @@ def _convert(path: Path, header: dict, folder: Path, rounded: bool) -> None:
     from tqdm import tqdm
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    reading.tqdm = partial(tqdm, disable=True)  # it is said in one line, above
+    reading.tqdm = partial(tqdm, disable=True)  # one line is printed instead, by the caller
     place = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     try:
         tokenizer = AutoTokenizer.from_pretrained(**place)
-        read = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
-    except Exception as error:  # transformers raises what comes, and tokenizers plain Exception
+        loaded = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
+    except Exception as error:  # transformers raises any kind, and tokenizers plain Exception
         raise GraceError(
             f"{path} cannot be read by transformers ({_first(error)}); take the safetensors of this model"
         ) from error
-    config = read.config
+    # a model that can be saved, in the stored precisions
+    config = loaded.config
     if hasattr(config, "quantization_config"):
-        del config.quantization_config  # of what it was read from
-    with torch.device("meta"):
-        model = type(read)(
-            config
-        )  # one that may be saved: transformers refuses to save what it has read from a GGUF file
+        del config.quantization_config  # of the GGUF file
+    with torch.device("meta"):  # a new one, since transformers refuses to save a model that it read from a GGUF file
+        model = type(loaded)(config)
     try:
-        model.load_state_dict(read.state_dict(), assign=True)
+        model.load_state_dict(loaded.state_dict(), assign=True)
     except RuntimeError as error:
         raise GraceError(
             f"{path} holds other shapes than its metadata tell ({_first(error)}); take safetensors instead"
         ) from error
     model.tie_weights()
-    model.generation_config = read.generation_config
+    model.generation_config = loaded.generation_config
     for parameter in model.parameters():
         parameter.data = parameter.data.to(torch.bfloat16) if rounded else _smallest(parameter.data)
+    # save it in a temporary folder, and move that into place
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        _settle_tokenizer(temporary / "tokenizer_config.json")
+        _forget_offline(temporary / "tokenizer_config.json")
         saved = json.loads((temporary / "config.json").read_text(encoding="utf-8"))
-        saved["dtype"] = (
-            "float32" if header["types"] == ["F32"] else "bfloat16"
-        )  # what the model was made for, not how it is kept
+        # the precision that the model was trained for, not the one in which it is stored
+        saved["dtype"] = "float32" if header["types"] == ["F32"] else "bfloat16"
         saved.pop("_name_or_path", None)
         (temporary / "config.json").write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")
-        made_from = {"file": path.name, "path": str(path.resolve()), "sha256": folder.name.split("-")[0], **header}
-        (temporary / SOURCE_FILE).write_text(json.dumps(made_from, indent=2) + "\n", encoding="utf-8")
-        temporary.chmod(0o755)  # made for the owner only, as the weights are
-        for path_ in temporary.iterdir():
-            path_.chmod(0o644)
-        if folder.exists():  # not whole: it lacks SOURCE_FILE
+        source = {"file": path.name, "path": str(path.resolve()), "sha256": folder.name.split("-")[0], **header}
+        (temporary / SOURCE_FILE).write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
+        temporary.chmod(0o755)  # mkdtemp and safetensors grant access to the owner only
+        for file in temporary.iterdir():
+            file.chmod(0o644)
+        if folder.exists():  # incomplete, since it lacks SOURCE_FILE
             shutil.rmtree(folder)
         os.rename(temporary, folder)
     finally:
@@ -247,12 +245,14 @@ def _convert(path: Path, header: dict, folder: Path, rounded: bool) -> None:
 
 
 def _first(error: Exception) -> str:
-    """The first lines of what an error says, in one."""
+    """The beginning of an error's message, on one line."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def _settle_tokenizer(path: Path) -> None:
-    """transformers writes down whether it was offline; the fingerprint of a model must not depend on that."""
+def _forget_offline(path: Path) -> None:
+    """Removes from a tokenizer's configuration whether transformers was offline, which would change the model's
+    fingerprint.
+    """
     config = json.loads(path.read_text(encoding="utf-8"))
     if config.get("local_files_only"):
         config["local_files_only"] = False

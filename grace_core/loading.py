@@ -1,6 +1,4 @@
-"""A model's folder to what GraceModel is built of: tokenizer and weights, or tokenizer and an engine that
-runs elsewhere.
-"""
+"""Loads a model's folder for GraceModel: tokenizer and weights, or tokenizer and an engine in another process."""
 
 from __future__ import annotations
 
@@ -24,16 +22,16 @@ BASE_HASH = "base_sha256"  # in an adapter's settings or configuration: the fing
 
 @dataclass
 class Loaded:
-    """``parts`` are arguments of GraceModel; ``weights`` is to be kept as long as the model, so that others find it."""
+    """``parts`` are arguments of GraceModel; ``weights`` must live as long as the model, so that others can share them."""
 
     parts: dict
     weights: torch.nn.Module | None = None
-    adapter: object = field(default=None, repr=False)  # PEFT's wrapper around the model, if it is one with an adapter
+    adapter: object = field(default=None, repr=False)  # PEFT's wrapper around the model, if it has an adapter
 
 
 def saved_settings(name: str | Path, folder: Path) -> dict:
-    """The settings that a model comes with: ours for a packaged one, those in its folder, or, for an adapter
-    without, its base's.
+    """A model's saved settings: ours for a packaged model, else those in its folder; for an adapter without any,
+    those of its base.
     """
     file = (packaged_folder(name) or folder) / SETTINGS_FILE
     if file.exists():
@@ -61,10 +59,7 @@ def folder_fingerprint(folder: Path) -> str:
 def load_for_transformers(
     folder: Path, _settings: Settings, device: str | None, dtype: str | None, trust_remote_code: bool, share: bool
 ) -> Loaded:
-    """Model and tokenizer.
-
-    With ``share`` the weights are those of other models here that were made from the same files.
-    """
+    """Model and tokenizer. With ``share`` the weights are shared with models in this process from the same files."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     if device is None:
@@ -77,7 +72,7 @@ def load_for_transformers(
     adapter, base = (folder, base_folder(folder)) if is_adapter(folder) else (None, folder)
     if adapter is not None:
         _check_base(adapter, base)
-    # the indexes of the demo models were made in float32
+    # the indexes that ship were built with the demo models in float32
     stored = "float32" if base.parent == DEMO_MODELS_DIR else stored_dtype(base)
     chosen = dtype or default_dtype(device, stored)
 
@@ -85,9 +80,8 @@ def load_for_transformers(
         options = {"dtype": getattr(torch, chosen), "trust_remote_code": trust_remote_code, "use_safetensors": True}
         return AutoModelForCausalLM.from_pretrained(base, **options).to(place).eval()
 
-    AutoConfig.from_pretrained(
-        base, trust_remote_code=trust_remote_code
-    )  # what is wrong there is said of the model, not of its tokenizer
+    # first, so that an error in the configuration is not reported as one of the tokenizer
+    AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code)
     own_tokenizer = adapter is not None and (adapter / "tokenizer.json").exists()
     tokenizer = _tokenizer(adapter if own_tokenizer else base, trust_remote_code)
     weights = shared(base, chosen, str(place), read) if share else read()
@@ -101,27 +95,27 @@ def _tokenizer(folder: Path, trust_remote_code: bool):
 
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except Exception as error:  # tokenizers raises plain Exception, and a file that is no JSON anything
+    except Exception as error:  # tokenizers raises plain Exception, and a file that is not JSON any kind
         raise GraceError(
             f"the tokenizer in {folder} cannot be read ({first_line(error)}); fetch or save the model again"
         ) from error
 
 
 def _check_base(adapter: Path, base: Path) -> None:
-    """Raises GraceError if the adapter tells the hash of its base, and this is another one."""
+    """Raises GraceError if the adapter names the hash of its base, and ``base`` has another one."""
     for name in (SETTINGS_FILE, ADAPTER_CONFIG):
-        wanted = read_json(adapter / name).get(BASE_HASH) if (adapter / name).exists() else None
-        if wanted is not None and wanted != (found := folder_fingerprint(base)):
+        expected = read_json(adapter / name).get(BASE_HASH) if (adapter / name).exists() else None
+        if expected is not None and expected != (actual := folder_fingerprint(base)):
             raise GraceError(
-                f"the adapter {adapter} was made for a base with SHA-256 {wanted:.12}, and {base} has {found:.12}; restore that base, or "
-                f"take {BASE_HASH} out of {name} to use it with this one"
+                f"the adapter {adapter} was made for a base with SHA-256 {expected:.12}, and {base} has {actual:.12}; "
+                f"restore that base, or take {BASE_HASH} out of {name} to use it with this one"
             )
 
 
 def load_for_vllm(
     folder: Path, settings: Settings, _device: str | None, dtype: str | None, trust_remote_code: bool, _share: bool
 ) -> Loaded:
-    """Tokenizer, configuration and engine; the weights are in vLLM's process only."""
+    """Tokenizer, configuration and engine; only vLLM's process has the weights."""
     from transformers import AutoConfig, GenerationConfig
 
     from grace_core.engines.vllm import VllmEngine
@@ -154,6 +148,7 @@ def pad_id(tokenizer) -> int | None:
 
 
 def end_ids(generation_config, tokenizer) -> set[int]:
+    """The tokens that end a rationale. Raises GraceError if there are none."""
     ends = {tokenizer.eos_token_id}
     configured = getattr(generation_config, "eos_token_id", None)
     ends |= set(configured) if isinstance(configured, (list, tuple)) else {configured}

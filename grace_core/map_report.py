@@ -1,4 +1,4 @@
-"""``grace map``: aligned maps of a collection's models, how good they are, and what changed between the models."""
+"""The report of ``grace map``: aligned maps of a collection's models, their quality, and changes between models."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from grace_core.pooling import Pooling
 from grace_core.projection import Map, displacement, map_collection, regions_changed
 
 UNCHANGED = 0.8  # overlap from which a document's neighbours count as the same: 12 of 15
-ENOUGH = 30  # documents; if fewer keep so many, those of the tenth that keeps most count
-MOVED = 10  # documents listed as moved most
+ENOUGH = 30  # unchanged documents; if there are fewer, the tenth with the largest overlap is taken
+MOVED = 10  # documents in the list of those that moved most
 
 
 def map_command(
@@ -34,14 +34,14 @@ def map_command(
     compare_independent: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[dict, str]:
-    """Make and save the maps of ``models`` (all of the collection by default, ``st:NAME`` is a sentence encoder),
-    with ``text`` also those of their texts alone.
+    """Computes and saves the maps of ``models`` (all of the collection by default, ``st:NAME`` is a sentence
+    encoder), with ``text`` also those of their texts alone.
 
     Returns the result, and the same as text. The first column is compared with each other one: overlap of
-    neighbours, regions, and with ``compare_independent`` the displacement of unchanged documents against that
-    between umap-learn's maps, made without each other; ``displacement_ratio`` is the largest of these,
-    otherwise None.
+    neighbours, regions, and with ``compare_independent`` the displacement of unchanged documents relative to
+    that between independent maps by umap-learn. ``displacement_ratio`` is the largest such ratio, else None.
     """
+    # the columns
     collection = Collection(folder)
     named = dict.fromkeys(models or [*collection.models, *(ENCODER + name for name in encoders(collection))])
     if not named:
@@ -54,8 +54,9 @@ def map_command(
         if text and pooling is not Pooling.TEXT:
             alone = Source(sources[name].index, Pooling.TEXT)
             sources[alone.name], columns[alone.name] = alone, (name, Pooling.TEXT)
+    # their aligned maps
     started = time.time()
-    made = map_collection(
+    mapped = map_collection(
         collection,
         list(columns.values()),
         dims=dims,
@@ -66,20 +67,21 @@ def map_command(
     )
     seconds = time.time() - started
 
-    maps = {name: made[column] for name, column in columns.items()}
+    # compared with each other, and with independent maps
+    maps = {name: mapped[column] for name, column in columns.items()}
     vectors = {name: source.vectors for name, source in sources.items()}
-    near = {label: nearest(column)[0] for label, column in vectors.items()}
-    first, *others = maps
-    pairs = {(first, other): change_of(near[first], near[other]) for other in others}
+    nearest_rows = {label: nearest(column)[0] for label, column in vectors.items()}
+    first, *further = maps
+    pairs = {(first, label): change_of(nearest_rows[first], nearest_rows[label]) for label in further}
     alone = {}
     if compare_independent:
         alone = {label: independent(column, dims, neighbours, min_dist, seed) for label, column in vectors.items()}
     plain = {
-        label: map_quality(vectors[label], points, near[label], seed=seed)
+        label: map_quality(vectors[label], points, nearest_rows[label], seed=seed)
         for label, points in alone.items()
         if points is not None
     }
-    compared = {" → ".join(pair): _compared(maps, pair, found, alone) for pair, found in pairs.items()}
+    compared = {" → ".join(pair): _compared(maps, pair, change, alone) for pair, change in pairs.items()}
     ratios = [pair["displacement"]["ratio"] for pair in compared.values() if pair["displacement"]]
     result = {
         "collection": collection.name,
@@ -94,7 +96,7 @@ def map_command(
 
 
 def independent(vectors: np.ndarray, dims: int, neighbours: int, min_dist: float, seed: int) -> np.ndarray | None:
-    """umap-learn's own map of one column; None where it has too few documents."""
+    """umap-learn's own map ``(n, dims)`` of one column; None if it has too few documents."""
     if len(vectors) <= neighbours:
         return None
     import umap
@@ -110,16 +112,16 @@ def independent(vectors: np.ndarray, dims: int, neighbours: int, min_dist: float
 
 
 def unchanged(change: Change) -> np.ndarray:
-    """Whether each document kept its neighbours: UNCHANGED of them, or if fewer than ENOUGH did, as many as
-    the tenth that kept most.
+    """Whether each document ``(n,)`` kept a share UNCHANGED of its neighbours; if fewer than ENOUGH did, whether
+    it is in the tenth with the largest overlap.
     """
     kept = change.overlap >= UNCHANGED - 1e-6
     return kept if kept.sum() >= ENOUGH else change.overlap >= np.quantile(change.overlap, 0.9)
 
 
 def displaced(a: np.ndarray, b: np.ndarray, alone_a: np.ndarray, alone_b: np.ndarray, change: Change) -> dict:
-    """Median displacement of the unchanged documents between aligned maps, as they are, and between
-    independent ones, turned to each other; the ratio of the two."""
+    """Median displacement of the unchanged documents between aligned maps, and between independent ones after
+    rotation onto each other; and their ratio."""
     still = unchanged(change)
     together = float(np.median(displacement(a, b)[still]))
     apart = float(np.median(displacement(alone_a, alone_b, turn=True)[still]))
@@ -137,7 +139,7 @@ def _compared(maps: dict[str, Map], pair: tuple[str, str], change: Change, alone
     moved = [
         {"id": maps[a].ids[row], "overlap": float(change.overlap[row])}
         | {
-            name: [maps[a].ids[other] for other in rows]
+            name: [maps[a].ids[neighbour] for neighbour in rows]
             for name, rows in zip(("kept", "lost", "won"), change.of(row), strict=True)
         }
         for row in change.moved[:MOVED].tolist()
@@ -174,11 +176,12 @@ def _lines(result: dict) -> list[str]:
             )
     for pair, about in result["changes"].items():
         lines.append(f"{pair}: {about['overlap']:.3f} of the {about['k']} nearest neighbours kept (in the full space)")
-        lines.append("  moved most: " + ", ".join(f"{one['id']} ({one['overlap']:.2f})" for one in about["moved"][:5]))
+        moved_most = [f"{document['id']} ({document['overlap']:.2f})" for document in about["moved"][:5]]
+        lines.append("  moved most: " + ", ".join(moved_most))
         lines += [f"  {line}" for line in about["regions"]]
-        if found := about["displacement"]:
+        if moved := about["displacement"]:
             lines.append(
-                f"  unchanged documents ({found['documents']}, overlap from {found['overlap_at_least']:.2f}) moved {found['aligned']:.4f}, "
-                f"between independent maps {found['independent']:.4f}: ratio {found['ratio']:.3f}"
+                f"  unchanged documents ({moved['documents']}, overlap from {moved['overlap_at_least']:.2f}) moved {moved['aligned']:.4f}, "
+                f"between independent maps {moved['independent']:.4f}: ratio {moved['ratio']:.3f}"
             )
     return lines

@@ -1,4 +1,4 @@
-"""What a folder holds: a causal language model, an adapter of one, or something that only looks like one."""
+"""Checks whether a folder holds a causal language model, an adapter of one, or something else."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from grace_core.gguf_files import convert, gguf_in
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 SHARDS = "model.safetensors.index.json"
-LONGEST_HEAD = 100_000_000  # bytes, as safetensors itself has it
+LONGEST_HEAD = 100_000_000  # bytes, the limit of safetensors itself
 TOKENIZERS = ("*token*", "vocab*", "merges.txt", "*.model", "tekken.json", "*.tiktoken")
-OTHERS = {  # files of other programs
+FOREIGN_WEIGHTS = {  # weights in the formats of other programs
     "*.onnx": "ONNX",
     "onnx/*.onnx": "ONNX",
     "*.h5": "TensorFlow",
@@ -38,19 +38,19 @@ HEADLESS = (
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """A folder's own weights in safetensors: not an adapter's, nor the statistics that are kept beside them."""
+    """A folder's weights in safetensors, without those of an adapter and without statistics."""
     return sorted(path for path in folder.glob("*.safetensors") if path.name not in (ADAPTER_WEIGHTS, STATISTICS_FILE))
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds a LoRA adapter and no model of its own."""
+    """Whether a folder holds a LoRA adapter and no whole model."""
     return (folder / ADAPTER_CONFIG).exists() and not weight_files(folder)
 
 
 def usable(folder: Path) -> Path:
     """The folder to load: this one, or the one that its GGUF file was converted to.
 
-    Raises GraceError with a line that names what the folder holds instead of a causal language model, and the way out.
+    Raises GraceError with what the folder holds instead of a causal language model, and what to do.
     """
     if is_adapter(folder):
         if not (folder / ADAPTER_WEIGHTS).exists():
@@ -76,7 +76,7 @@ def usable(folder: Path) -> Path:
 
 
 def _check_weights(path: Path) -> None:
-    """Raises GraceError for a safetensors file that is not whole: its head tells how long it is."""
+    """Raises GraceError for a safetensors file that is incomplete, by the length in its header."""
     size, pointer, cause = path.stat().st_size, b"version https://git-lfs", None
     with path.open("rb") as file:
         start = file.read(len(pointer))
@@ -96,12 +96,12 @@ def _check_weights(path: Path) -> None:
             if expected is None
             else f"it has {size:,} bytes, expected {expected:,}"
         )
-        told = f"{path} is not a causal language model that can be loaded: {what}; it is cut off or damaged, fetch or save it again"
-        raise GraceError(told) from cause
+        message = f"{path} is not a causal language model that can be loaded: {what}; it is cut off or damaged, fetch or save it again"
+        raise GraceError(message) from cause
 
 
 def _check_shards(folder: Path) -> None:
-    """Raises GraceError where the index of weights in several files names one that is missing."""
+    """Raises GraceError if a file that the index of the weights names is missing."""
     if (folder / "model.safetensors").exists() or not (folder / SHARDS).exists():
         return
     names = read_json(folder / SHARDS, "fetch or save the model again").get("weight_map")
@@ -129,7 +129,7 @@ def _config(folder: Path) -> dict:
 
 
 def stored_dtype(folder: Path) -> str | None:
-    """The precision of a model's weights, as its config.json tells it."""
+    """The precision of a model's weights by its config.json; None if it names none."""
     config = _config(folder)
     text = config.get("text_config") or {}
     return config.get("dtype") or config.get("torch_dtype") or text.get("dtype") or text.get("torch_dtype")
@@ -142,7 +142,7 @@ def _without_config(folder: Path) -> str:
         )
     if (folder / "model_index.json").exists():
         return f"{folder} is a diffusion pipeline, which makes images; name a causal language model"
-    if kind := next((kind for pattern, kind in OTHERS.items() if any(folder.glob(pattern))), None):
+    if kind := next((kind for pattern, kind in FOREIGN_WEIGHTS.items() if any(folder.glob(pattern))), None):
         return f"{folder} has its weights for {kind} only, and no config.json; take the safetensors of this model"
     within = sorted(
         str(path.parent.relative_to(folder))
@@ -163,14 +163,14 @@ def _without_weights(folder: Path) -> str:
             f"{folder} has its weights as {pickles[0]} only, a pickle, which may run code when it is read; take the safetensors of this "
             "model, or, if you trust it, convert it: AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)"
         )
-    for pattern, kind in OTHERS.items():
+    for pattern, kind in FOREIGN_WEIGHTS.items():
         if any(folder.glob(pattern)):
             return f"{folder} has its weights for {kind} only; take the safetensors of this model"
     return f"{folder} has a config.json but no *.safetensors; fetch or save the weights too"
 
 
 def _check_kind(folder: Path, config: dict) -> None:
-    """Raises GraceError for a model that writes no text by itself, by the class that its config.json names."""
+    """Raises GraceError for a model that is no causal language model, by the class that its config.json names."""
     classes = [name for name in config.get("architectures") or [] if isinstance(name, str)]
     if (
         not classes
@@ -193,7 +193,7 @@ def _check_kind(folder: Path, config: dict) -> None:
         raise GraceError(
             f"{folder} is a sentence-transformers model ({name}), an encoder that writes no text; {way_out}"
         )
-    if name.endswith(HEADLESS):  # a class that nobody knows is left to transformers
+    if name.endswith(HEADLESS):  # unknown classes are left to transformers
         raise GraceError(
             f"{folder} holds an encoder or a model without a language-modelling head ({name}): it writes no text; {way_out}"
         )
@@ -214,7 +214,7 @@ def adapter_config(folder: Path) -> dict:
 
 
 def base_name(folder: Path) -> str:
-    """What an adapter names as its base."""
+    """The name or path of an adapter's base. Raises GraceError if it has none."""
     name = adapter_config(folder).get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         raise GraceError(f"{folder} names no base; write it as base_model_name_or_path into its {ADAPTER_CONFIG}")

@@ -1,15 +1,14 @@
-"""Chat messages to token ids, and which of those tokens are the user's text.
+"""Token ids of a prompt, and which of them are the user's text.
 
-The chat template is rendered with a sentinel in place of the text; what stands before the sentinel is the
-*head* (representation prompt and markup), what stands after it is the *tail* (end of the user's turn, start
-of the assistant's). How a template wants its messages, and whether it leaves them as they are, is found out
-in :mod:`grace_core.chat_templates`. A text is then rendered as head + text + tail, tokenised in one go, and
-its span read off the tokenizer's character offsets, so that a token merged across the boundary is still found
-(it counts as text). Searching for the text's own tokens would miss it.
+The chat template is rendered with a sentinel in place of the text; before the sentinel is the *head*
+(representation prompt and markup), after it the *tail* (end of the user's turn, start of the assistant's).
+:mod:`grace_core.chat_templates` finds out how a template takes its messages, and whether it changes them. A
+text is then rendered as head + text + tail and tokenised as a whole, and its span is taken from the
+tokenizer's character offsets, so that a token merged across the boundary counts as text. A search for the
+text's own tokens would miss it.
 
-A text may contain the literal form of a special token ("<|im_end|>", say). Tokenised as it stands it would
-end the user's turn, so such a text is tokenised apart from the template with special tokens split into
-ordinary ones.
+A text may contain the literal form of a special token, such as "<|im_end|>", which would end the user's turn.
+Such a text is tokenised separately from the template, with special tokens split into ordinary ones.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from grace_core.chat_templates import DATE, SENTINEL, ChatTemplate, given_as
+from grace_core.chat_templates import DATE, SENTINEL, ChatTemplate, adapted_turns
 from grace_core.errors import GraceError
 
 # The representation prompt of the paper's experiments (arXiv 2510.04506). Results depend on it to the letter.
@@ -28,14 +27,14 @@ REPRESENTATION_PROMPT = (
     "Read and analyze the following text, then you need to provide your reasoning within <think></think> tags. "
     "Finally, generate a comprehensive understanding of this text."
 )
-_UNPAIRED = re.compile("[\ud800-\udfff]")  # halves of surrogate pairs: no tokenizer takes them
+_UNPAIRED = re.compile("[\ud800-\udfff]")  # halves of surrogate pairs, which no tokenizer accepts
 
 
 @dataclass(frozen=True)
 class Prompt:
     """Token ids of one prompt; ``ids[start:stop]`` is the user's text, ``ids[stop:]`` the template up to the rationale.
 
-    ``left_out`` counts the tokens at the end of the text for which the prompt has no room.
+    ``left_out`` is the number of tokens that were cut off the end of the text.
     """
 
     ids: list[int]
@@ -51,9 +50,9 @@ class Prompt:
 class PromptBuilder:
     """Builds prompts for one tokenizer and one representation prompt.
 
-    ``template`` holds arguments of the chat template, such as enable_thinking, and ``date`` (YYYY-MM-DD) what
-    one that writes the date is told. Raises GraceError if the tokenizer has no chat template, or one that
-    cannot be made to show the user's text and the representation prompt as they are.
+    ``template`` holds arguments of the chat template, such as enable_thinking, and ``date`` (YYYY-MM-DD) is the
+    date for templates that write one. Raises GraceError if the tokenizer has no chat template, or one that
+    shows the user's text and the representation prompt unchanged in no way.
     """
 
     def __init__(
@@ -90,21 +89,21 @@ class PromptBuilder:
 
     @property
     def place(self) -> str:
-        """Where the representation prompt stands: in a "system" message, in the "user"'s turn in front of the
-        text, or "none".
+        """Where the representation prompt is: in a "system" message, in the "user"'s turn before the text, or
+        "none".
         """
         return self.frame.place
 
     @property
     def room(self) -> int:
-        """Tokens of a text that fit into the prompt."""
+        """The number of tokens of a text that fit into the prompt."""
         return self.max_prompt_tokens - self.overhead
 
     @property
     def described(self) -> dict:
         """How the chat template is used, as JSON: ``place``, ``content`` ("text" or "parts"), ``date`` (None
-        unless the template writes one), ``opening`` (what opens the answer's turn if the template does not,
-        else None), and ``sha256`` of head and tail."""
+        unless the template writes one), ``opening`` (the markup that opens the answer's turn if the template does
+        not, else None), and ``sha256`` of head and tail."""
         frame, digest = self.frame, hashlib.sha256(f"{self.head}{SENTINEL}{self.tail}".encode("utf-8", "surrogatepass"))
         return {
             "place": frame.place,
@@ -115,11 +114,8 @@ class PromptBuilder:
         }
 
     def render(self, turns: Sequence[dict]) -> str:
-        """The text of a conversation up to the answer, by the template as it is used here.
-
-        Raises whatever the template does.
-        """
-        text = self.template.render(given_as(self.frame, turns))
+        """The text of a conversation up to the answer. Raises any error of the template."""
+        text = self.template.render(adapted_turns(self.frame, turns))
         if self.frame.opening is None:
             return text
         closed, opened = self.frame.opening
@@ -129,9 +125,7 @@ class PromptBuilder:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def build(self, text: str) -> Prompt:
-        """The prompt for ``text``.
-
-        A text over the token limit loses its end, and the prompt says so in ``text_truncated``.
+        """The prompt for ``text``; one over the token limit is cut at its end, which sets ``text_truncated``.
 
         Raises GraceError for a text that is empty or only white space: it has no content to represent.
         """
@@ -141,13 +135,13 @@ class PromptBuilder:
         if not text:
             raise GraceError("the text is empty; an empty text has no embedding, leave it out")
         if any(token in text for token in self._specials):
-            ids, start, stop = self._build_apart(text)
+            ids, start, stop = self._build_in_parts(text)
         else:
             ids, start, stop = self._build_whole(text)
         excess = len(ids) - self.max_prompt_tokens
         if excess <= 0:
             return Prompt(ids, start, stop)
-        cut = max(start + 1, stop - excess)  # a token merged across the boundary may leave no room for another
+        cut = max(start + 1, stop - excess)  # at least one token, which may be merged across the boundary
         return Prompt(ids[:cut] + ids[stop:], start, cut, left_out=stop - cut)
 
     def _build_whole(self, text: str) -> tuple[list[int], int, int]:
@@ -163,10 +157,7 @@ class PromptBuilder:
 
     @cached_property
     def _literal(self):
-        """A copy of the tokenizer that splits special tokens.
-
-        A copy, since other threads may be using the tokenizer meanwhile.
-        """
+        """A tokenizer that splits special tokens; a copy, since other threads may be using the original."""
         copy = type(self.tokenizer.backend_tokenizer).from_str(self.tokenizer.backend_tokenizer.to_str())
         copy.no_truncation()
         copy.no_padding()
@@ -174,10 +165,10 @@ class PromptBuilder:
         return copy
 
     def literal_ids(self, text: str) -> list[int]:
-        """Token ids of ``text`` in which the literal form of a special token stays text."""
+        """Token ids of ``text``, with special tokens split into ordinary ones."""
         return self._literal.encode(text, add_special_tokens=False).ids
 
-    def _build_apart(self, text: str) -> tuple[list[int], int, int]:
+    def _build_in_parts(self, text: str) -> tuple[list[int], int, int]:
         middle = self.literal_ids(text)
         head, tail = self._ids(self.head), self._ids(self.tail)
         return head + middle + tail, len(head), len(head) + len(middle)

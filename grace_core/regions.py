@@ -1,18 +1,18 @@
 """Regions of a collection: clusters of its documents in the full space, named by words that their rationales share.
 
 Clusters are those of k-means on the normalised vectors, with the number of them that gives the best
-silhouette (cosine). On the demo collection, whose documents are of 28 known kinds, k-means finds these kinds
-again (adjusted Rand index about 0.9), HDBSCAN in the full space does not (at most 0.44, with a fifth of the
-documents in no cluster); see docs/map.md.
+silhouette (cosine). On the demo collection, whose documents are of 28 known kinds, k-means recovers these kinds
+(adjusted Rand index about 0.9); HDBSCAN in the full space does not (at most 0.44, with a fifth of the documents
+in no cluster). See docs/map.md.
 
 A name is the best terms, three at most, by class-based TF-IDF (Grootendorst, arXiv 2203.05794): for a word x
 in region c,
 
     share of the documents of c that hold x  *  log(1 + A / f_x)
 
-with f_x the number of documents that hold x and A the average over regions of such numbers added up.
-Documents are counted, not occurrences, since a rationale that repeats itself says a thing once. Words in more
-than half of all documents name nothing, and neither does a word that is rarer inside the region than outside.
+with f_x the number of documents that hold x and A the sum of these numbers within a region, averaged over
+regions. Documents are counted, not occurrences, so that a repetitive rationale does not count more. Words in
+more than half of all documents are left out, and so are words that are rarer inside the region than outside.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ CANDIDATES = (
     40,
     50,
     60,
-)  # numbers of regions to try: more names than that nobody reads
-SMALLEST = 8  # documents a region has on average, at least
-SAMPLE = 10_000  # documents that k-means learns from; the others go to the nearest centre
-JUDGED = 2_000  # documents that the silhouette is taken over
-NAME_TERMS, WEAK = 3, 0.25  # terms of a name, and the part of the best one's score that a further one needs
-EVERYWHERE = 0.5  # a word in more than this share of all documents
-MOST, PART = 0.5, 0.2  # of a region's documents, for what became of it
+)  # numbers of regions to try; nobody reads more names
+SMALLEST = 8  # documents in a region on average, at least
+SAMPLE = 10_000  # documents that k-means is fitted on; the others get the nearest centre
+JUDGED = 2_000  # documents that the silhouette is computed on
+NAME_TERMS, WEAK = 3, 0.25  # terms of a name, and the share of the best score that each further one needs
+EVERYWHERE = 0.5  # a word in a larger share of all documents names no region
+MOST, PART = 0.5, 0.2  # shares of a region's documents, see regions_changed
 WORD = re.compile(r"[^\W\d_]{3,30}")
 TAG = re.compile(r"</?\w+>")
 STOP = frozenset(
@@ -78,8 +78,8 @@ class Regions:
 
 
 def find_regions(vectors: np.ndarray, texts: Sequence[str], *, seed: int = 0) -> Regions:
-    """Cluster the documents ``(n, d)`` and name each cluster by its ``texts``, one a document: their
-    rationales, where there are any.
+    """Clusters the documents ``(n, d)`` and names each cluster by its ``texts``, one for each document: their
+    rationales, if there are any.
 
     Regions are numbered from the largest to the smallest. The same seed gives the same regions. Raises
     GraceError for vectors that are not finite, or another number of texts.
@@ -88,8 +88,8 @@ def find_regions(vectors: np.ndarray, texts: Sequence[str], *, seed: int = 0) ->
     if len(texts) != len(vectors):
         raise GraceError(f"got {len(vectors)} vectors and {len(texts)} texts; give one text for each vector")
     labels = _by_size(_clusters(vectors, seed))
-    said = [words(text) for text in texts]
-    groups = [[said[row] for row in np.flatnonzero(labels == label)] for label in range(labels.max() + 1)]
+    word_sets = [words(text) for text in texts]
+    groups = [[word_sets[row] for row in np.flatnonzero(labels == label)] for label in range(labels.max() + 1)]
     scored = _class_terms(groups)
     return Regions(labels, _names(scored), [list(terms) for terms in scored])
 
@@ -112,9 +112,7 @@ def _clusters(vectors: np.ndarray, seed: int) -> np.ndarray:
     def fit(number: int, rows: np.ndarray, attempts: int) -> KMeans:
         return KMeans(number, n_init=attempts, random_state=seed).fit(rows)
 
-    with threadpool_limits(
-        1, user_api="openmp"
-    ):  # k-means adds up per thread, in the order in which the threads come by
+    with threadpool_limits(1, user_api="openmp"):  # k-means adds the threads' sums in any order
         scores = {
             number: silhouette_score(judged, fit(number, judged, 2).labels_, metric="cosine") for number in candidates
         }
@@ -123,15 +121,15 @@ def _clusters(vectors: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _by_size(labels: np.ndarray) -> np.ndarray:
-    """The labels renumbered, the largest cluster first; ties by first document."""
-    found, first, sizes = np.unique(labels, return_index=True, return_counts=True)
-    new = np.zeros(found.max() + 1, np.int32)
-    new[found[np.lexsort((first, -sizes))]] = np.arange(len(found))
+    """The labels renumbered by size, the largest cluster first; ties by first document."""
+    present, first, sizes = np.unique(labels, return_index=True, return_counts=True)
+    new = np.zeros(present.max() + 1, np.int32)
+    new[present[np.lexsort((first, -sizes))]] = np.arange(len(present))
     return new[labels]
 
 
 def words(text: str) -> frozenset[str]:
-    """The words of a text in lower case that can name something: no tags, numbers, stop words."""
+    """The distinct words of a text in lower case, without tags, numbers and stop words."""
     return frozenset(WORD.findall(TAG.sub(" ", text).lower())) - STOP
 
 
@@ -141,7 +139,7 @@ def top_terms(texts: Sequence[str], background: Sequence[str], n: int = 8) -> li
     """
     return list(
         _class_terms(
-            [[words(text) for text in some] for some in (as_texts(texts), as_texts(background, "background"))], n
+            [[words(text) for text in group] for group in (as_texts(texts), as_texts(background, "background"))], n
         )[0]
     )
 
@@ -154,26 +152,26 @@ def _class_terms(groups: Sequence[Sequence[Iterable[str]]], n: int = 8) -> list[
         total.update(count)
     documents = sum(len(group) for group in groups)
     average = total.total() / max(1, len(groups))
-    made = []
+    terms = []
     for group, count in zip(groups, counts, strict=True):
-        alone = len(group) == documents  # nothing to be set apart from
+        alone = len(group) == documents  # there are no other documents
         scores = {}
         for word, number in count.items():
             share, overall = number / len(group), total[word] / documents
             if alone or (share > overall and overall <= EVERYWHERE):
                 scores[word] = share * np.log1p(average / total[word])
         ranked = _distinct(sorted(scores, key=lambda word: (-scores[word], word)), n)
-        made.append({word: float(scores[word]) for word in ranked})
-    return made
+        terms.append({word: float(scores[word]) for word in ranked})
+    return terms
 
 
 def _distinct(ranked: list[str], n: int) -> list[str]:
-    """The first ``n`` words that are not another form of one before: river, rivers; painted, painters."""
+    """The first ``n`` words that are no other form of an earlier one: river, rivers; painted, painters."""
     kept: list[str] = []
     for word in ranked:
         if len(kept) == n:
             break
-        if not any(_same_stem(word, other) for other in kept):
+        if not any(_same_stem(word, earlier) for earlier in kept):
             kept.append(word)
     return kept
 
@@ -185,8 +183,8 @@ def _same_stem(a: str, b: str) -> bool:
 
 
 def _names(scored: list[dict[str, float]]) -> list[str]:
-    """The best terms of each region that are not far behind the first; a name that is taken gets further
-    terms, or a number.
+    """A distinct name for each region: its best terms with scores near the first one's; if another region has
+    that name, further terms or a number are added.
     """
     names: list[str] = []
     for label, terms in enumerate(scored):
@@ -200,10 +198,10 @@ def _names(scored: list[dict[str, float]]) -> list[str]:
 
 
 def regions_changed(a: Regions, b: Regions) -> list[str]:
-    """What became of the regions of column a in column b, in words: splits, mergers, scattered and new ones,
-    then those that stayed.
+    """Lines that say how the regions of column a changed in column b: splits, mergers, scattered and new
+    regions, and how many stayed.
 
-    From the table of how many documents each region of a shares with each of b. A region *stayed* if it
+    Regions are compared by the numbers of documents that they share. A region *stayed* if it
     shares more than half of its documents with one of b, and that one more than half of its own with it. It
     *split* if two or more regions of b are mostly made of it and hold a fifth of it each; regions *merged*
     where that holds the other way round. Documents in no region do not count.
@@ -226,7 +224,7 @@ def regions_changed(a: Regions, b: Regions) -> list[str]:
         for i in range(len(a.names))
         if i not in merged and i not in splits and ((of_a[i] > MOST) & (of_b[i] > MOST)).any()
     ]
-    made_of = {j for parts in splits.values() for j in parts} | set(mergers)
+    explained = {j for parts in splits.values() for j in parts} | set(mergers)
     lines = [f"{_quoted(a, [i])} split into {_quoted(b, parts)}" for i, parts in splits.items()]
     lines += [f"{_quoted(a, parts)} merged into {_quoted(b, [j])}" for j, parts in mergers.items()]
     for i in range(len(a.names)):
@@ -234,7 +232,7 @@ def regions_changed(a: Regions, b: Regions) -> list[str]:
             now = [j for j in np.argsort(-table[i], kind="stable").tolist() if of_a[i, j] >= PART][:3]
             lines.append(f"{_quoted(a, [i])} scattered" + (f", mostly into {_quoted(b, now)}" if now else ""))
     for j in range(len(b.names)):
-        if j not in made_of and not (of_b[:, j] > MOST).any() and table[:, j].any():
+        if j not in explained and not (of_b[:, j] > MOST).any() and table[:, j].any():
             before = [i for i in np.argsort(-table[:, j], kind="stable").tolist() if of_b[i, j] >= PART][:3]
             lines.append(f"{_quoted(b, [j])} is new" + (f", mostly from {_quoted(a, before)}" if before else ""))
     return [*lines, f"{len(stayed)} of {len(a.names)} regions stayed"]

@@ -1,6 +1,4 @@
-"""From embeddings of rollouts to rewards: the paper's terms, and the corrected objective.
-
-Pure functions; nothing is trained here.
+"""Rewards from the embeddings of rollouts: the paper's terms, and the corrected objective. Pure functions.
 
 Notation. A batch has B triplets (query q, positive d+, negative d-). K rationales ("rollouts") are sampled
 for a text; z is an L2-normalised embedding, so that a dot product is a cosine. A group is the K rollouts of
@@ -24,11 +22,11 @@ z_q_j), which does vary with k.
     q rollout    log-softmax over all documents D (positives and negatives) of cos(z, m(D)) / t, at its own d+
     d+ rollout   log-softmax over the batch's queries of cos(z, m(q)) / t, at its own q
 
-Every term varies within its group and is relative to the batch. Negatives are distractors only: from its own
-text the policy cannot know that it plays the negative, so a reward for being far from the queries would push
-every document away from every query. Unsupervised, a text is its own partner: a rollout is scored by how well
-it picks, out of the mean rollouts of the batch's texts, that of its own text (over the other rollouts only).
-A cut-off rollout ranks below every finished one of its group (:func:`rank_truncated_last`).
+Every term varies within its group and is relative to the batch. Negatives are distractors only: a text does not
+tell the policy that it is the negative, so a reward for being far from the queries would push every document
+away from every query. Unsupervised, a text is its own partner: a rollout is scored by how well it picks the
+mean of its own text's other rollouts among the mean rollouts of the batch's texts. A cut-off rollout ranks
+below every finished one of its group (:func:`rank_truncated_last`).
 """
 
 from __future__ import annotations
@@ -95,8 +93,8 @@ def reference_terms_unsupervised(rollouts: Tensor, queries: Tensor) -> dict[str,
 
 
 def reference_reward(terms: dict[str, Tensor], truncated: Tensor) -> Tensor:
-    """Weighted sum over tau, ``(b, k)``; a cut-off rollout gets -1, as released (which can be more than a
-    finished one has).
+    """Weighted sum over tau, ``(b, k)``; a cut-off rollout gets -1, as in the released code (some finished ones
+    have less).
     """
     total = sum(REFERENCE_WEIGHTS[name] * term for name, term in terms.items()) / REFERENCE_TAU
     return torch.where(truncated, torch.full_like(total, REFERENCE_TRUNCATED), total)
@@ -109,8 +107,7 @@ def symmetric_terms(
     ``(b, k, d)``.
 
     ``negatives`` ``(n, k', d)`` are further documents of the batch, used as distractors. Values are
-    log-probabilities, so at most 0. Raises ValueError for a batch of one triplet without negatives: there is
-    nothing to tell apart.
+    log-probabilities, so at most 0. Raises ValueError for fewer than two documents.
     """
     documents = group_mean(positives)
     if negatives is not None:
@@ -131,8 +128,8 @@ def symmetric_terms(
 def symmetric_terms_unsupervised(rollouts: Tensor, *, temperature: float = SYMMETRIC_TEMPERATURE) -> dict[str, Tensor]:
     """The symmetric term of texts without queries, ``{"text": (b, k)}`` from rollouts ``(b, k, d)``.
 
-    Log-softmax over the batch's texts of cos(z, m)/t at the own text, whose m leaves the scored rollout out,
-    so that it is no partner of itself. Raises ValueError for a batch of one text or a group of one rollout.
+    Log-softmax over the batch's texts of cos(z, m)/t at the own text, whose m is the mean of the other rollouts
+    only. Raises ValueError for a batch of one text or a group of one rollout.
     """
     b, k, _ = rollouts.shape
     if b < 2 or k < 2:
@@ -140,16 +137,16 @@ def symmetric_terms_unsupervised(rollouts: Tensor, *, temperature: float = SYMME
             f"a text is told apart by its other rollouts from other texts, so it needs at least 2 of both, got b={b}, k={k}"
         )
     cosines = rollouts @ group_mean(rollouts).T
-    others = F.normalize(rollouts.sum(dim=1, keepdim=True) - rollouts, dim=-1)
+    partners = F.normalize(rollouts.sum(dim=1, keepdim=True) - rollouts, dim=-1)
     own = torch.arange(b, device=rollouts.device)
-    cosines[own, :, own] = (rollouts * others).sum(dim=-1)
+    cosines[own, :, own] = (rollouts * partners).sum(dim=-1)
     return {"text": torch.log_softmax(cosines / temperature, dim=-1)[own, :, own]}
 
 
 def rank_truncated_last(rewards: Tensor, truncated: Tensor, *, margin: float = 0.1) -> Tensor:
-    """Rewards ``(b, k)`` in which cut-off rollouts stand ``margin`` below the least finished one of their group.
+    """Rewards ``(b, k)`` with cut-off rollouts ``margin`` below the lowest finished one of their group.
 
-    A group that was cut off throughout keeps equal rewards, so that none of its rollouts is preferred.
+    A group without any finished rollout gets equal rewards, so that none is preferred.
     """
     finished = rewards.masked_fill(truncated, float("inf")).amin(dim=1, keepdim=True)
     floor = torch.where(finished.isinf(), torch.zeros_like(finished), finished - margin)

@@ -1,10 +1,10 @@
-"""Searching among some of the documents: those that satisfy a filter (:mod:`grace_core.filters`).
+"""Search among the documents that satisfy a filter (:mod:`grace_core.filters`).
 
-``k`` asked are ``k`` found, or all that are left if these are fewer, whatever the kind of index; scores and
-order are those of a search without a filter. flat compares every vector that is left, and so do the other
-kinds where few are left: it is fast then, and exact. Where many are left a graph or the cells are searched as
-ever, with what is not left passed over; where less than ENOUGH is left, harder, since the nearest lie farther
-away then.
+A search gives ``k`` hits, or all selected documents if these are fewer, for every kind of index; scores and
+order are those of a search without a filter. flat compares every selected vector, and so do the other kinds
+where few are selected: it is fast then, and exact. Otherwise the graph or the cells are searched as usual,
+without the rows that are not selected; and with more effort where less than ENOUGH of the rows is selected,
+since the nearest of them are farther away.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from grace_core import ann
 from grace_core.ranking import dots, order
 from grace_core.tensors import BLOCK
 
-KEPT = 16  # filters whose documents are remembered: a person narrows down, and asks again
-HANDFUL = 400  # rows whose scores are computed at once, without candidates
-MANY = 4  # queries for which a product of matrices is worth its preparation
-DENSE = 4  # rows in a row of which one is left: reading all of them is no slower then than picking
-# Measured on 100,000 vectors of 256 dimensions (grace bench filter): with less than ENOUGH of the rows left,
-# the effort that keeps the recall grows with a power of the share; and comparing so many rows takes as long
-# as one more unit of effort.
+KEPT = 16  # filters whose documents are cached, since people repeat and refine filters
+HANDFUL = 400  # rows up to which all scores are computed at once, without candidates
+MANY = 4  # queries from which a matrix product is worth its preparation
+DENSE = 4  # if at least one in this many rows is selected, reading all is no slower than picking
+# Measured on 100,000 vectors of 256 dimensions (grace bench filter): with a share of the rows below ENOUGH, the
+# effort for the same recall grows by POWERS of ENOUGH / share; comparing ROWS rows takes as long as one more
+# unit of effort.
 ENOUGH = 0.4
 POWERS = {"hnsw": 1.0, "ivfpq": 0.4}
 ROWS = {"hnsw": 40, "ivfpq": 1}
 
 
 class Selection:
-    """Rows of an index, ascending, out of ``count``."""
+    """Selected rows of an index of ``count`` rows, ascending."""
 
     def __init__(self, rows: np.ndarray, count: int):
         self.rows, self.count = rows, count
@@ -41,20 +41,20 @@ class Selection:
 
     @cached_property
     def mask(self) -> np.ndarray:
-        made = np.zeros(self.count, bool)
-        made[self.rows] = True
-        return made
+        bits = np.zeros(self.count, bool)
+        bits[self.rows] = True
+        return bits
 
     @cached_property
     def selector(self):
-        """The same for FAISS."""
+        """The selection in FAISS's form."""
         import faiss
 
         return faiss.IDSelectorBitmap(np.packbits(self.mask, bitorder="little"))
 
 
 class Selections:
-    """The selections of an index by their filters; the newest are kept."""
+    """The selections of an index by filter; the most recent are cached."""
 
     def __init__(self, index):
         self._index = index
@@ -62,7 +62,7 @@ class Selections:
 
     @cached_property
     def _places(self) -> np.ndarray | None:
-        """The rows of the corpus that have a vector, None for all: empty documents have none."""
+        """The rows of the corpus that have a vector, which empty documents have not; None if all have."""
         index = self._index
         if len(index) == index.collection.size:
             return None
@@ -70,7 +70,7 @@ class Selections:
         return np.array([row for row, document_id in enumerate(ids) if document_id in index.row], dtype=np.int64)
 
     def _find(self, where: str) -> Selection:
-        """Raises GraceError for a filter that cannot be read, or does not fit the columns."""
+        """The rows that satisfy a filter. Raises GraceError if it cannot be read or does not fit the columns."""
         mask = self._index.collection.mask(where)
         mask = mask if self._places is None else mask[self._places]
         return Selection(np.flatnonzero(mask), len(self._index))
@@ -93,7 +93,7 @@ def search_among(opened: ann.Opened, among: Selection, queries: np.ndarray, k: i
 
 
 def _effort(opened: ann.Opened, among: Selection, k: int) -> int:
-    """efSearch or nprobe for what is left."""
+    """efSearch or nprobe for the selected rows."""
     least = max(opened.effort, 2 * k) if opened.kind == "hnsw" else opened.effort
     return round(least * max(1.0, ENOUGH * among.count / len(among)) ** POWERS[opened.kind])
 
@@ -101,24 +101,24 @@ def _effort(opened: ann.Opened, among: Selection, k: int) -> int:
 def _proposed(
     opened: ann.Opened, among: Selection, queries: np.ndarray, k: int, effort: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of candidates that FAISS finds among what is left; row -1 where it found fewer than ``k``."""
+    """Cosines and rows of FAISS's candidates among the selected rows; row -1 where it found fewer than ``k``."""
     import faiss
 
     if opened.kind == "hnsw":
         parameters = faiss.SearchParametersHNSW(efSearch=effort, sel=among.selector)
-        wanted = min(len(among), k + ann.SLACK, effort)
+        count = min(len(among), k + ann.SLACK, effort)
     else:
         parameters = faiss.SearchParametersIVF(nprobe=effort, sel=among.selector)
-        wanted = min(len(among), max(ann.CANDIDATES * k, ann.LEAST))
-    rows = opened.index.search(queries, wanted, params=parameters)[1]
+        count = min(len(among), max(ann.CANDIDATES * k, ann.LEAST))
+    rows = opened.index.search(queries, count, params=parameters)[1]
     if opened.copies is not None:
-        left = ann.Copies(opened.copies.first, opened.copies.rows[among.mask[opened.copies.rows]])
-        rows = left.beside(rows, k)
+        copies = ann.Copies(opened.copies.first, opened.copies.rows[among.mask[opened.copies.rows]])
+        rows = copies.beside(rows, k)
     return ann.ranked(opened.vectors, rows, queries, k)
 
 
-class _Some:
-    """The vectors at some rows, read when they are asked for."""
+class _Subset:
+    """The vectors at some rows, read on access."""
 
     def __init__(self, vectors, rows: np.ndarray):
         self.vectors, self.rows, self.shape = vectors, rows, (len(rows), vectors.shape[1])
@@ -131,41 +131,41 @@ class _Some:
 
 
 def nearest(vectors, rows: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines and rows ``(m, k)`` by comparing with every vector at ``rows``, which are ascending."""
+    """Cosines and rows ``(m, k)`` by comparison with every vector at ``rows``, which are ascending."""
     if len(rows) <= HANDFUL:
-        left = vectors[rows]
-        scores = [dots(left, query) for query in queries]
+        subset = vectors[rows]
+        scores = [dots(subset, query) for query in queries]
         best = [order(values, k) for values in scores]
-        return np.array([values[some] for values, some in zip(scores, best, strict=True)]), rows[np.array(best)]
-    wanted, here = min(len(rows), k + ann.SLACK), isinstance(vectors, np.ndarray)
-    step = len(rows) if here and len(queries) < MANY else BLOCK
-    near, places = np.zeros((len(queries), 0), np.float32), np.zeros((len(queries), 0), np.int64)
+        return np.array([values[picked] for values, picked in zip(scores, best, strict=True)]), rows[np.array(best)]
+    count, in_memory = min(len(rows), k + ann.SLACK), isinstance(vectors, np.ndarray)
+    step = len(rows) if in_memory and len(queries) < MANY else BLOCK
+    products, places = np.zeros((len(queries), 0), np.float32), np.zeros((len(queries), 0), np.int64)
     for start in range(0, len(rows), step):
         new = _products(vectors, rows[start : start + step], queries)
         best = (
-            np.argpartition(-new, wanted - 1, axis=1)[:, :wanted]
-            if new.shape[1] > wanted
+            np.argpartition(-new, count - 1, axis=1)[:, :count]
+            if new.shape[1] > count
             else np.arange(new.shape[1])[None]
         )
         best = np.broadcast_to(best, (len(queries), best.shape[1]))
-        near = np.concatenate([near, np.take_along_axis(new, best, 1)], axis=1)
+        products = np.concatenate([products, np.take_along_axis(new, best, 1)], axis=1)
         places = np.concatenate([places, start + best], axis=1)
-    if near.shape[1] > wanted:
-        best = np.argpartition(-near, wanted - 1, axis=1)[:, :wanted]
-        near, places = np.take_along_axis(near, best, 1), np.take_along_axis(places, best, 1)
-    left = _Some(vectors, rows)
-    scores, found = ann.ranked(vectors if here else left, rows[places] if here else places, queries, k)
-    if wanted == len(rows):
-        return scores, found if here else rows[found]
-    found = np.searchsorted(rows, found) if here else found
-    scores, found = ann.completed(left, queries, near.min(axis=1), scores, found)
-    return scores, rows[found]
+    if products.shape[1] > count:
+        best = np.argpartition(-products, count - 1, axis=1)[:, :count]
+        products, places = np.take_along_axis(products, best, 1), np.take_along_axis(places, best, 1)
+    subset = _Subset(vectors, rows)
+    scores, best_rows = ann.ranked(vectors if in_memory else subset, rows[places] if in_memory else places, queries, k)
+    if count == len(rows):
+        return scores, best_rows if in_memory else rows[best_rows]
+    best_rows = np.searchsorted(rows, best_rows) if in_memory else best_rows
+    scores, best_rows = ann.completed(subset, queries, products.min(axis=1), scores, best_rows)
+    return scores, rows[best_rows]
 
 
 def _products(vectors, rows: np.ndarray, queries: np.ndarray) -> np.ndarray:
     """Products ``(m, len(rows))`` in fp32.
 
-    For a few queries FAISS reads vectors in memory where they lie, faster than BLAS does.
+    For few queries FAISS is faster than BLAS, since it reads vectors in memory without a copy.
     """
     import faiss
 
@@ -175,16 +175,16 @@ def _products(vectors, rows: np.ndarray, queries: np.ndarray) -> np.ndarray:
     if end - first > DENSE * len(rows):
         if len(queries) >= MANY:
             return queries @ vectors[rows].T
-        made = np.empty((len(queries), len(rows)), np.float32)
-        for product, query in zip(made, queries, strict=True):
+        products = np.empty((len(queries), len(rows)), np.float32)
+        for product, query in zip(products, queries, strict=True):
             pointers = map(faiss.swig_ptr, (product, query, vectors, rows))
             faiss.fvec_inner_products_by_idx(*pointers, vectors.shape[1], 1, len(rows))
-        return made
+        return products
     if len(queries) >= MANY:
-        made = queries @ vectors[first:end].T
+        products = queries @ vectors[first:end].T
     else:
-        made = np.empty((len(queries), end - first), np.float32)
-        for product, query in zip(made, queries, strict=True):
+        products = np.empty((len(queries), end - first), np.float32)
+        for product, query in zip(products, queries, strict=True):
             pointers = map(faiss.swig_ptr, (product, query, vectors[first:end]))
             faiss.fvec_inner_products_ny(*pointers, vectors.shape[1], end - first)
-    return made if len(rows) == end - first else made[:, rows - first]
+    return products if len(rows) == end - first else products[:, rows - first]

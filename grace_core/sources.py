@@ -1,7 +1,5 @@
-"""Where models come from, and what they are called in a collection.
-
-The demo models that ship, models that come as Python packages, folders, GGUF files, adapter folders, the
-Hugging Face hub.
+"""Finds models by name: demo models, models in Python packages, folders, adapters, GGUF files, the Hugging Face
+hub; and gives the names of their folders in a collection.
 """
 
 from __future__ import annotations
@@ -18,16 +16,14 @@ from grace_core.model_folders import ADAPTER_CONFIG, adapter_config, base_name, 
 DEMO_MODELS_DIR = Path(__file__).parent / "demo" / "models"
 DEMO_CORPUS_DIR = Path(__file__).parent / "demo" / "corpus"
 LONGEST_NAME = 200  # bytes of a folder's name
-PACKAGED_DIR = (
-    Path(__file__).parent / "packaged"
-)  # our settings for models whose weights come from elsewhere, and adapters of them
-# what a checkpoint needs: never .bin or .pt, which are pickles
+PACKAGED_DIR = Path(__file__).parent / "packaged"  # settings and adapters for models that come as packages
+# fetched from the hub; never .bin or .pt, which are pickles
 MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
 
 
 @dataclass(frozen=True)
 class Package:
-    """A Python package that brings a model as a GGUF file."""
+    """A Python package that contains a model as a GGUF file."""
 
     requirement: str
     file: str
@@ -42,7 +38,7 @@ class Package:
     def path(self) -> Path | None:
         """The model's file; None where the package is not installed.
 
-        The package is not imported: its code wants a runtime of its own.
+        The package is not imported, since its code needs its own runtime.
         """
         try:
             path = Path(metadata.distribution(self.requirement.split("==")[0]).locate_file(self.file))
@@ -63,7 +59,7 @@ PACKAGES = {  # the same versions as in requirements-models.txt
 
 
 def packaged_folder(name: str | Path) -> Path | None:
-    """The folder with our settings for a model that comes as a package; None for every other model."""
+    """The folder with the settings for a model that comes as a package; None for every other model."""
     return PACKAGED_DIR / str(name) if str(name) in PACKAGES else None
 
 
@@ -80,7 +76,7 @@ def model_name(name: str | Path) -> str:
 
 
 def checked_name(name: str) -> str:
-    """A name that a model's folder can have. Raises GraceError for another."""
+    """``name``, if a model's folder can have it. Raises GraceError otherwise."""
     if (safe := model_name(name)) != name:
         raise GraceError(f"{name[:100]!r} is no name for a model's folder; give one such as {safe!r}")
     return name
@@ -97,8 +93,8 @@ def shipped_adapters() -> list[str]:
 
 
 def named_here() -> list[str]:
-    """The models that have a name of their own and need no fetching: those of installed packages, and those
-    that ship.
+    """The names of the models that are here without a download: of installed packages, with their adapters, and
+    the demo models.
     """
     installed = [name for name, package in PACKAGES.items() if package.path()]
     adapters = [name for name in shipped_adapters() if base_name(PACKAGED_DIR / name) in installed]
@@ -106,20 +102,21 @@ def named_here() -> list[str]:
 
 
 def full_name(name: str | Path) -> str:
-    """The name that finds the same model from everywhere: a path is made absolute."""
+    """A name that means the same model in any working directory: a path is made absolute."""
     text = str(name)
     ours = text in PACKAGES or text in shipped_adapters() or (text.startswith("demo-") and "/" not in text)
     return str(Path(text).resolve()) if not ours and os.path.exists(text) else text
 
 
 def find_model(name: str | Path, *, revision: str | None = None) -> Path:
-    """The local folder of a model or an adapter, converted if it is a GGUF file, fetched from the Hugging
-    Face hub if it is not here.
+    """The local folder of a model or an adapter; a GGUF file is converted, and a model that is not here is
+    fetched from the Hugging Face hub.
 
-    Raises GraceError with one line that tells what was found instead, or what to do.
+    Raises GraceError, with what was found instead and what to do.
     """
     text = str(name)
     demo = DEMO_MODELS_DIR / text
+    # models that ship, and those of packages
     if text.startswith("demo-") and "/" not in text:
         if (demo / "config.json").exists():
             return demo
@@ -132,6 +129,7 @@ def find_model(name: str | Path, *, revision: str | None = None) -> Path:
         return convert(path, rounded=True)
     if text in shipped_adapters():
         return usable(PACKAGED_DIR / text)
+    # files and folders
     if text.lower().endswith(".gguf") and not os.path.isdir(text):
         return convert(Path(text))
     if os.path.isdir(text):  # Path.is_dir raises where a name is too long
@@ -140,6 +138,7 @@ def find_model(name: str | Path, *, revision: str | None = None) -> Path:
         raise GraceError(
             f"{text} is a file, expected a folder or a .gguf file; name the folder that it lies in, with the model's config.json"
         )
+    # the hub
     if text.startswith(HUB := "https://huggingface.co/"):
         raise GraceError(
             f"{text[:200]} is an address, expected an id; give {'/'.join(text[len(HUB) :].split('/')[:2])[:100]!r}"
@@ -167,7 +166,7 @@ def find_model(name: str | Path, *, revision: str | None = None) -> Path:
 
 
 def base_folder(folder: Path) -> Path:
-    """The folder of an adapter's base. Raises GraceError if it is not to be found."""
+    """The folder of an adapter's base. Raises GraceError if it cannot be found."""
     name = base_name(folder)
     try:
         base = find_model(name, revision=adapter_config(folder).get("revision"))

@@ -1,1 +1,1 @@
-"""A GRACE model in the shape that other libraries expect: sentence-transformers', LangChain's, MTEB's."""
+"""GRACE models behind the interfaces of other libraries: sentence-transformers, LangChain, MTEB."""

@@ -1,6 +1,5 @@
-"""LangChain's ``Embeddings`` with a GRACE model in this process.
-
-A server's model is reached with LangChain's own OpenAI class.
+"""LangChain's ``Embeddings`` with a GRACE model in this process; for a model behind a server use LangChain's
+OpenAI class.
 """
 
 from __future__ import annotations

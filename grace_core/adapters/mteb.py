@@ -1,8 +1,8 @@
-"""A GRACE model as MTEB 2 wants one, and a retrieval task from local data.
+"""A GRACE model with MTEB 2's encoder interface, and a retrieval task from local data.
 
-MTEB keeps results by the model's name and revision and uses them again. A GRACE model's results depend on
-more than its weights: on the prompt, the decoding settings, and whether the rationale is part of the
-embedding. All of it is hashed into the revision.
+MTEB caches results by the model's name and revision. A GRACE model's results depend not only on its weights but
+also on the prompt, the decoding settings, and whether the rationale is part of the embedding. All of these are
+hashed into the revision.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from grace_core.evaluation.retrieval import judged_queries
 from grace_core.geometry import Role
 from grace_core.model import GraceModel
 
-VERSION = 2  # raised when the same settings give other vectors
+VERSION = 2  # increased when the same settings give other vectors
 
 
 class MtebEncoder:
@@ -58,10 +58,9 @@ class MtebEncoder:
         self.batch_size = batch_size
 
     def encode(self, inputs: Iterable[dict[str, Any]], *, prompt_type: Any = None, **_: Any) -> np.ndarray:
-        """Embeddings ``(n, d)`` of MTEB's batches, whose size is not ours: texts are batched by length.
+        """Embeddings ``(n, d)`` of the texts in MTEB's batches, which are batched again by length.
 
-        A text without a prompt type is a document: both sides of a comparison that is no search are then
-        treated alike."""
+        A text without a prompt type is a document, so that both sides of a symmetric task are treated alike."""
         role = Role.QUERY if prompt_type == PromptType.query else Role.DOCUMENT
         texts = [text for batch in inputs for text in _texts(batch)]
         return self.encoder.encode(texts, batch_size=self.batch_size, role=role)
@@ -90,19 +89,19 @@ class MtebEncoder:
 
 
 def _texts(batch: dict[str, Any]) -> list[str]:
-    """A document's title stands on a line of its own, as in our indexes, where MTEB puts a space behind it."""
+    """The texts of a batch, with titles on their own line as in our indexes; MTEB would join them by a space."""
     if "title" in batch and "body" in batch:
         return [f"{title}\n{body}".strip() for title, body in zip(batch["title"], batch["body"], strict=True)]
     return batch["text"]
 
 
 def revision_of(model: GraceModel, *, rationale: bool) -> str:
-    """40 hexadecimal digits over all that decides an embedding."""
+    """A hash, of 40 hexadecimal digits, over everything that an embedding depends on."""
     settings = asdict(model.settings)
     if not rationale:
         settings = {key: settings[key] for key in model.settings.prompt}
     elif not model.settings.temperature:
-        settings |= {"seed": 0, "top_p": 1.0}  # greedy decoding looks at neither
+        settings |= {"seed": 0, "top_p": 1.0}  # without effect on greedy decoding
     statistics = model.statistics and hashlib.sha256(model.statistics.means.tobytes()).hexdigest()
     parts = [VERSION, statistics, model.fingerprint, model.dtype, model.engine_name, rationale, settings]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:40]
@@ -136,10 +135,10 @@ def local_retrieval_task(collection: Collection, *, split: str | None = None) ->
             documents = [
                 {"id": d.id, "title": d.title or "", "text": d.text} for d in collection.corpus.documents if d.content
             ]
-            asked = [{"id": query, "text": text} for query, text in queries.items()]
+            query_rows = [{"id": query, "text": text} for query, text in queries.items()]
             data = {
                 "corpus": Dataset.from_list(documents),
-                "queries": Dataset.from_list(asked),
+                "queries": Dataset.from_list(query_rows),
                 "relevant_docs": qrels,
                 "top_ranked": None,
             }
@@ -160,8 +159,6 @@ def named_tasks(names: Sequence[str]) -> list:
 
 
 def evaluate(model: MtebEncoder, tasks: Sequence, *, results: str | Path, progress: bool = False) -> dict[str, dict]:
-    """Scores by task and split, ``{task: {split: {main_score, ndcg_at_10, …}}}``; kept below ``results`` and
-    not computed twice.
-    """
-    made = mteb.evaluate(model, tasks, cache=mteb.ResultCache(results), show_progress_bar=progress)
-    return {task.task_name: {split: rows[0] for split, rows in task.scores.items()} for task in made.task_results}
+    """Scores by task and split, ``{task: {split: {main_score, ndcg_at_10, …}}}``; cached below ``results``."""
+    outcome = mteb.evaluate(model, tasks, cache=mteb.ResultCache(results), show_progress_bar=progress)
+    return {task.task_name: {split: rows[0] for split, rows in task.scores.items()} for task in outcome.task_results}

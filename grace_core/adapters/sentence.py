@@ -1,8 +1,7 @@
 """A GRACE model with the methods of a ``SentenceTransformer``, for code that was written for one.
 
-What differs: vectors are always normalised, a text without any content has the zero vector
-(sentence-transformers embeds its markup), and there are no prompts by name, since the representation prompt
-belongs to the model.
+Differences: vectors are always normalised, a text without content has the zero vector (sentence-transformers
+embeds its markup), and there are no named prompts, since the representation prompt belongs to the model.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from grace_core.texts import as_texts
 
 
 class SentenceEncoder:
-    """``encode``, ``similarity`` and what else is asked of an embedding model.
+    """An embedding model with ``encode``, ``similarity`` and the like.
 
     Takes a GraceModel, or what from_pretrained takes.
 
@@ -41,14 +40,14 @@ class SentenceEncoder:
 
     @property
     def max_seq_length(self) -> int:
-        """Tokens of a text that fit into the prompt; the rest of a longer one is cut off."""
+        """The number of tokens of a text that fit into the prompt; a longer text is cut."""
         return self.model.prompts.room
 
     def get_embedding_dimension(self) -> int:
         return self.model.dim
 
     def get_sentence_embedding_dimension(self) -> int:
-        """The same by its older name."""
+        """The older name of :meth:`get_embedding_dimension`."""
         return self.model.dim
 
     @overload
@@ -70,9 +69,8 @@ class SentenceEncoder:
         """Embeddings ``(n, d)`` fp32 of a sequence of texts, ``(d,)`` of a single one; as a tensor with
         ``convert_to_tensor``.
 
-        ``role`` is query or document, which differ where the model's geometry is calibrated. ``convert_to_numpy`` and
-        ``normalize_embeddings`` are taken for the sake of callers that set them; vectors are normalised either
-        way. Raises GraceError for what is no text.
+        ``role`` is query or document, which differ where the model's geometry is calibrated. ``normalize_embeddings``
+        is accepted for compatibility; vectors are always normalised. Raises GraceError for a value that is no text.
         """
         texts = [inputs] if isinstance(inputs, str) else as_texts(inputs)
         filled = [i for i, text in enumerate(texts) if not isinstance(text, str) or text.strip("\x00 \t\r\n")]
@@ -86,7 +84,7 @@ class SentenceEncoder:
     encode_document = encode
 
     def encode_query(self, inputs, **options):
-        """As :meth:`encode`, for the query's side of a search."""
+        """As :meth:`encode`, for queries of a search."""
         return self.encode(inputs, **options, role=Role.QUERY)
 
     def similarity(self, a, b) -> torch.Tensor:

@@ -13,7 +13,7 @@ def pdf(
 
     ``contents`` are streams in the place of texts.
     """
-    streams = contents or [b"0 0 100 100 re f" if text is None else _shown(text) for text in pages]
+    streams = contents or [b"0 0 100 100 re f" if text is None else _text_stream(text) for text in pages]
     objects = [
         b"<< /Type /Catalog /Pages 2 0 R >>",
         b"",
@@ -34,10 +34,10 @@ def pdf(
     return assembled(objects, trailer=b"/Info 4 0 R " if title else b"")
 
 
-def _shown(text: str) -> bytes:
+def _text_stream(text: str) -> bytes:
     lines = [line.replace("\\", r"\\").replace("(", r"\(").replace(")", r"\)") for line in text.split("\n")]
-    shown = b" T* ".join(b"(" + line.encode("latin-1") + b") Tj" for line in lines)
-    return b"BT /F1 11 Tf 14 TL 50 780 Td " + shown + b" ET"
+    stream = b" T* ".join(b"(" + line.encode("latin-1") + b") Tj" for line in lines)
+    return b"BT /F1 11 Tf 14 TL 50 780 Td " + stream + b" ET"
 
 
 def assembled(objects: list[bytes], *, trailer: bytes = b"") -> bytes:

@@ -30,10 +30,10 @@ def model(new_model):
 def test_encode_takes_what_a_sentence_transformer_takes(model, sentences):
     encoder = SentenceEncoder(model)
     wanted = model.encode(sentences[:4])
-    found = encoder.encode(
+    vectors = encoder.encode(
         sentences[:4], batch_size=2, show_progress_bar=False, convert_to_numpy=True, normalize_embeddings=True
     )
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    np.testing.assert_allclose(vectors, wanted, atol=1e-5)
     single = encoder.encode(sentences[1])
     assert single.shape == (model.dim,)
     np.testing.assert_allclose(single, wanted[1], atol=1e-5)
@@ -46,10 +46,10 @@ def test_encode_takes_what_a_sentence_transformer_takes(model, sentences):
 
 def test_a_text_without_content_has_the_zero_vector_and_is_like_nothing(model, sentences):
     encoder = SentenceEncoder(model, rationale=False)
-    found = encoder.encode([sentences[0], " \n", sentences[1]])
-    assert not found[1].any()
-    np.testing.assert_allclose(found[[0, 2]], model.encode(sentences[:2], rationale=False), atol=1e-5)
-    scores = encoder.similarity(found, found)
+    vectors = encoder.encode([sentences[0], " \n", sentences[1]])
+    assert not vectors[1].any()
+    np.testing.assert_allclose(vectors[[0, 2]], model.encode(sentences[:2], rationale=False), atol=1e-5)
+    scores = encoder.similarity(vectors, vectors)
     np.testing.assert_allclose(scores.diagonal(), [1, 0, 1], atol=1e-5)
     with pytest.raises(GraceError, match="a text must be a str"):
         encoder.encode([sentences[0], 5])
@@ -126,9 +126,9 @@ def test_mteb_gives_the_scores_that_we_give(model, collection, tmp_path):
     for pooling in Pooling:
         own = summary(per_query(evaluate_index(index, model, queries, pooling), collection.judgements.qrels))
         encoder = MtebEncoder(model, rationale=pooling is Pooling.FULL)
-        (found,) = evaluate(encoder, [task], results=str(tmp_path)).values()
-        assert found["test"]["ndcg_at_10"] == pytest.approx(own["ndcg@10"], abs=1e-4)
-        assert found["test"]["main_score"] == found["test"]["ndcg_at_10"]
+        (scores_by_split,) = evaluate(encoder, [task], results=str(tmp_path)).values()
+        assert scores_by_split["test"]["ndcg_at_10"] == pytest.approx(own["ndcg@10"], abs=1e-4)
+        assert scores_by_split["test"]["main_score"] == scores_by_split["test"]["ndcg_at_10"]
         assert own["ndcg@10"] > 0
     revisions = {path.parent.name for path in tmp_path.rglob("*Retrieval.json")}
     assert revisions == {
@@ -152,11 +152,11 @@ def test_everything_that_decides_an_embedding_is_in_the_revision(new_model, mode
     from grace_core.adapters.mteb import revision_of
 
     def revision(rationale: bool = True, weights: str = "", **settings) -> str:
-        made = GraceModel(
+        changed = GraceModel(
             model.model, model.tokenizer, type(model.settings)(**{"max_new_tokens": 6, **settings}), name="tiny"
         )
-        made.__dict__["fingerprint"] = model.fingerprint + weights
-        return revision_of(made, rationale=rationale)
+        changed.__dict__["fingerprint"] = model.fingerprint + weights
+        return revision_of(changed, rationale=rationale)
 
     warm = {"temperature": 0.5}
     changed = [

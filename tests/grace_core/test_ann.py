@@ -41,8 +41,8 @@ def queries(synthetic):
 @pytest.fixture(scope="module")
 def approximate(vectors):
     """Kind to index and quality."""
-    made = {kind: ann.make(vectors, kind) for kind in ("hnsw", "ivfpq")}
-    return {kind: (index, ann.tune(index, kind, vectors)) for kind, index in made.items()}
+    indexes = {kind: ann.make(vectors, kind) for kind in ("hnsw", "ivfpq")}
+    return {kind: (index, ann.tune(index, kind, vectors)) for kind, index in indexes.items()}
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_scores_are_cosines_of_the_vectors_best_first(approximate, vectors, quer
     assert rows.min() >= 0
     np.testing.assert_allclose(scores, np.einsum("qd,qkd->qk", queries, vectors[rows]), atol=1e-5)
     assert (np.diff(scores, axis=1) <= 0).all()
-    assert all(len(set(found)) == 10 for found in rows.tolist())
+    assert all(len(set(hits)) == 10 for hits in rows.tolist())
 
 
 @pytest.mark.parametrize("kind", ["hnsw", "ivfpq"])
@@ -83,9 +83,9 @@ def test_recall_is_what_a_count_of_found_neighbours_gives(approximate, vectors, 
     exact = asked.astype(np.float64) @ vectors.T.astype(np.float64)
     # the two documents that a query is the mean of score the same, up to rounding: either may be the tenth
     near = [set(np.flatnonzero(row >= np.sort(row)[-10] - 1e-6).tolist()) for row in exact]
-    found = ann.search(index, kind, vectors, asked, 10, effort=quality.effort)[1].tolist()
+    hits = ann.search(index, kind, vectors, asked, 10, effort=quality.effort)[1].tolist()
     assert quality.recall == pytest.approx(
-        np.mean([len(a & {*b}) / 10 for a, b in zip(near, found, strict=True)]), abs=0.003
+        np.mean([len(a & {*b}) / 10 for a, b in zip(near, hits, strict=True)]), abs=0.003
     )
     assert quality.recall >= ann.TARGET
     assert quality.queries == 200
@@ -127,8 +127,8 @@ def test_ivfpq_is_as_small_as_it_should_be_and_mapped(approximate, vectors, tmp_
         (tmp_path / "i").stat().st_size < COUNT * (DIM // 4 + 8) + cells + 256 * DIM * 4 + 64 * 1024 < COUNT * DIM * 4
     )
     mapped = ann.read(tmp_path / "i")
-    for made in (index, mapped):
-        made.nprobe = 1  # not what the search uses
+    for opened in (index, mapped):
+        opened.nprobe = 1  # not what the search uses
     np.testing.assert_array_equal(
         ann.search(mapped, "ivfpq", vectors, vectors[:5], 10, effort=quality.effort)[1],
         ann.search(index, "ivfpq", vectors, vectors[:5], 10, effort=quality.effort)[1],
@@ -162,15 +162,15 @@ def test_the_kind_is_changed_without_encoding_and_told_in_the_manifest(index, qu
     exact = index.search(queries, 5)
     index.change_faiss("hnsw")
     again = GraceIndex(index.collection, index.model_name)
-    found = json.loads((index.folder / "manifest.json").read_text())["faiss"]
-    assert found == {
+    about = json.loads((index.folder / "manifest.json").read_text())["faiss"]
+    assert about == {
         "kind": "hnsw",
         "efSearch": 16,
-        "recall@10": found["recall@10"],
+        "recall@10": about["recall@10"],
         "recall_queries": 200,
         "copies": 0,
     }
-    assert found["recall@10"] >= ann.TARGET
+    assert about["recall@10"] >= ann.TARGET
     for opened in (index, again):
         assert opened.faiss_kind == "hnsw"
         assert opened.verify() == {
@@ -178,7 +178,7 @@ def test_the_kind_is_changed_without_encoding_and_told_in_the_manifest(index, qu
             "ok": True,
             "documents": 300,
             "damaged": [],
-            "faiss": found,
+            "faiss": about,
             "faiss_matches_vectors": True,
         }
         np.testing.assert_allclose(opened.search(queries, 5)[0], exact[0], atol=1e-5)
@@ -200,7 +200,7 @@ def test_every_document_is_found_when_all_are_asked_for(index, queries):
     index.change_faiss("hnsw")
     scores, rows = index.search(queries, 1000)
     assert scores.shape == (40, 300)
-    assert all(sorted(found) == list(range(300)) for found in rows.tolist())
+    assert all(sorted(hits) == list(range(300)) for hits in rows.tolist())
     np.testing.assert_allclose(scores, ann.exact(index.vectors(), queries, 300)[0], atol=1e-5)
 
 

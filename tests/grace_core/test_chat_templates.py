@@ -297,9 +297,9 @@ def test_a_broken_template_is_named_with_its_line(built, template, line):
 def test_a_conversation_is_rendered_as_prompts_are(new_model, template):
     model = new_model("qwen2")
     model.tokenizer.chat_template = template
-    made = GraceModel(model.model, model.tokenizer, Settings(system="Read."), name="tiny")
+    built_model = GraceModel(model.model, model.tokenizer, Settings(system="Read."), name="tiny")
     messages = [Message(role="system", content="Read."), Message(role="user", content="words")]
-    assert conversation(made, messages).ids == made.prompts.build("words").ids
+    assert conversation(built_model, messages).ids == built_model.prompts.build("words").ids
 
 
 def test_prompts_of_another_template_argument_are_others_also_in_the_cache(new_model, tmp_path):
@@ -308,11 +308,11 @@ def test_prompts_of_another_template_argument_are_others_also_in_the_cache(new_m
     model = new_model("qwen2", max_new_tokens=4)
     model.tokenizer.chat_template = THINKS
     cache = RepresentationCache(tmp_path / "cache.sqlite")
-    made = GraceModel(model.model, model.tokenizer, model.settings, name="tiny", cache=cache)
-    plain = made.represent(["words"])
-    closed = made.represent(["words"], template={"enable_thinking": False})
+    cached_model = GraceModel(model.model, model.tokenizer, model.settings, name="tiny", cache=cache)
+    plain = cached_model.represent(["words"])
+    closed = cached_model.represent(["words"], template={"enable_thinking": False})
     assert closed.counts[0, 1] > plain.counts[0, 1]
-    assert (made.represent(["words"]).sums == plain.sums).all()
+    assert (cached_model.represent(["words"]).sums == plain.sums).all()
 
 
 def test_settings_keep_arguments_and_date(tmp_path, new_model):

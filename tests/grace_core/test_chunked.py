@@ -28,7 +28,10 @@ def folder(tmp_path):
 @pytest.mark.parametrize("read", [read_corpus, stream_corpus], ids=["read", "streamed"])
 def test_passages_of_a_corpus(folder, read):
     corpus = chunked(read(folder), Chunk(9))
-    assert [(one.id, one.title, one.metadata["_page"], one.metadata["_heading"]) for one in corpus.documents] == [
+    assert [
+        (passage.id, passage.title, passage.metadata["_page"], passage.metadata["_heading"])
+        for passage in corpus.documents
+    ] == [
         ("a.md#1", "Rivers", None, None),
         ("a.md#2", "Rivers", None, "Deltas"),
         ("b.pdf#1", "b", 1, None),
@@ -50,20 +53,20 @@ def test_put_together_they_are_the_documents(folder, overlap):
 
 
 def test_a_collection_knows_how_it_is_split(folder, tmp_path):
-    made = Collection.create(chunked(read_corpus(folder), Chunk(9, 2)), tmp_path / "x")
-    assert made.chunk == Chunk(9, 2)
-    assert made.types == {
+    collection = Collection.create(chunked(read_corpus(folder), Chunk(9, 2)), tmp_path / "x")
+    assert collection.chunk == Chunk(9, 2)
+    assert collection.types == {
         "_parent": "string",
         "_begin": "int64",
         "_end": "int64",
         "_page": "int64",
         "_heading": "string",
     }
-    assert made.corpus.chunk == Chunk(9, 2)
-    assert made.corpus.documents == chunked(read_corpus(folder), Chunk(9, 2)).documents
-    assert made.passages == {"a.md": ["a.md#1", "a.md#2"], "b.pdf": ["b.pdf#1", "b.pdf#2"], "c.txt": ["c.txt#1"]}
-    assert [made.whole(name) for name in ("a.md", "b.pdf#2", "c.txt")] == read_corpus(folder).documents
-    assert made.mask("_page > 1").tolist() == [False, False, False, True, False]
+    assert collection.corpus.chunk == Chunk(9, 2)
+    assert collection.corpus.documents == chunked(read_corpus(folder), Chunk(9, 2)).documents
+    assert collection.passages == {"a.md": ["a.md#1", "a.md#2"], "b.pdf": ["b.pdf#1", "b.pdf#2"], "c.txt": ["c.txt#1"]}
+    assert [collection.whole(name) for name in ("a.md", "b.pdf#2", "c.txt")] == read_corpus(folder).documents
+    assert collection.mask("_page > 1").tolist() == [False, False, False, True, False]
     assert Collection.create(read_corpus(folder), tmp_path / "y").chunk is None
 
 
@@ -71,20 +74,20 @@ def test_metadata_goes_with_every_passage_and_clashing_names_are_told(tmp_path):
     row = {"id": "a", "text": "One two. Three four.", "year": 1999, "_page": "x", "tags": ["u", "v"]}
     path = write(tmp_path / "c.jsonl", json.dumps(row))
     corpus = chunked(read_corpus(path), Chunk(2))
-    assert [one.metadata["year"] for one in corpus.documents] == [1999, 1999]
+    assert [passage.metadata["year"] for passage in corpus.documents] == [1999, 1999]
     assert corpus.fields == ["year", "source_page", "tags", *RESERVED]
     assert corpus.notes == [f"{path}: column '_page' is kept as metadata called 'source_page'"]
-    made = Collection.create(corpus, tmp_path / "x")
-    assert made.whole("a") == Document(
+    collection = Collection.create(corpus, tmp_path / "x")
+    assert collection.whole("a") == Document(
         "a", "", "One two. Three four.", {"year": 1999, "source_page": "x", "tags": ["u", "v"]}
     )
 
 
 def test_the_longest_id_may_be_split(tmp_path):
     path = write(tmp_path / "c.jsonl", json.dumps({"id": "x" * 512, "text": "One. " * 1200}))
-    made = Collection.create(chunked(read_corpus(path), Chunk(1)), tmp_path / "x")
-    assert len(made.corpus.documents) == 1200
-    assert made.whole("x" * 512).text == "One. " * 1200
+    collection = Collection.create(chunked(read_corpus(path), Chunk(1)), tmp_path / "x")
+    assert len(collection.corpus.documents) == 1200
+    assert collection.whole("x" * 512).text == "One. " * 1200
 
 
 def test_judgements_are_of_whole_documents(tmp_path):
@@ -95,9 +98,9 @@ def test_judgements_are_of_whole_documents(tmp_path):
     write(tmp_path / "in" / "queries.jsonl", json.dumps({"_id": "q", "text": "one"}))
     write(tmp_path / "in" / "qrels.tsv", "query-id\tcorpus-id\tscore\nq\tb\t1\n")
     corpus = chunked(read_corpus(tmp_path / "in"), Chunk(2))
-    made = Collection.create(corpus, tmp_path / "x")
-    assert made.judgements.qrels == {"q": {"b": 1}}
-    assert made.corpus.notes == []
+    collection = Collection.create(corpus, tmp_path / "x")
+    assert collection.judgements.qrels == {"q": {"b": 1}}
+    assert collection.corpus.notes == []
 
 
 def test_another_way_to_split_is_refused_and_none_takes_the_one_that_is_there(folder, tmp_path):
@@ -127,8 +130,8 @@ def test_no_passage_means_no_document():
     from grace_core.readers import Corpus
 
     passages = chunked(Corpus(corpus, None, "x", []), Chunk(5)).documents
-    assert [(one.id, one.text) for one in passages] == [("a#1", ""), ("b#1", " \n")]
-    assert [put_together([one]) for one in passages] == corpus
+    assert [(passage.id, passage.text) for passage in passages] == [("a#1", ""), ("b#1", " \n")]
+    assert [put_together([passage]) for passage in passages] == corpus
 
 
 # Searched
@@ -188,12 +191,12 @@ def test_hits_are_documents_by_their_passages(world, sentences, by, where):
         assert sorted(name for name, _ in hit.passages) == sorted(
             index.collection.passages[hit.document.metadata["_parent"]]
         )
-        told = hit.as_dict()
-        assert told["id"] == hit.document.metadata["_parent"]
-        whole = index.collection.whole(told["id"])
-        assert whole.text[told["passage"]["begin"] : told["passage"]["end"]].strip() == told["text"]
-        assert told["metadata"] == {"kind": whole.metadata["kind"]}
-        json.dumps(told)
+        hit_json = hit.as_dict()
+        assert hit_json["id"] == hit.document.metadata["_parent"]
+        whole = index.collection.whole(hit_json["id"])
+        assert whole.text[hit_json["passage"]["begin"] : hit_json["passage"]["end"]].strip() == hit_json["text"]
+        assert hit_json["metadata"] == {"kind": whole.metadata["kind"]}
+        json.dumps(hit_json)
 
 
 def test_all_documents_are_found_and_no_more(world, sentences):
@@ -209,14 +212,14 @@ def test_evaluations_are_of_documents(world):
 
     index, model = world
     queries = judged_queries(index.collection.judgements)
-    found = retrieve(index, model, queries)
-    for row in found.values():
+    rankings = retrieve(index, model, queries)
+    for row in rankings.values():
         assert len(set(row.ranking)) == len(row.ranking) == 10
         assert set(row.ranking) <= set(index.collection.passages)
     vectors = index.embed(model.represent(list(queries.values())))
     by_hand = rankings_of(list(queries), vectors, index.document_ids, index.vectors())
     assert {name: tuple(ranking) for name, ranking in by_hand.items()} == {
-        name: row.ranking for name, row in found.items()
+        name: row.ranking for name, row in rankings.items()
     }
     assert all(len(set(ranking)) == 10 for ranking in bm25(index.collection.corpus, queries).values())
 
@@ -236,7 +239,7 @@ def test_columns_find_documents_too(world, sentences):
     assert [hit.score for hit in hits] == sorted(best.values(), reverse=True)[:6]
     sums = column.hits(sentences[5], 3, by="sum")
     assert sums[0].score == pytest.approx(
-        max(sum(scores[i] for i, one in enumerate(documents) if one == name) for name in best)
+        max(sum(scores[i] for i, parent in enumerate(documents) if parent == name) for name in best)
     )
 
 
@@ -283,9 +286,9 @@ def test_a_thousand_markdown_files_with_a_model_that_ships(python, sentences, tm
     )
     run = python(*build, "--chunk", 12, "--json")
     assert run.returncode == 0, run.stderr[-2000:]
-    told = json.loads(run.stdout)
-    assert told["passages"]["documents"] == 1000
-    assert told["passages"]["number"] == told["models"]["demo-base"]["encoded"] >= 2000
+    report = json.loads(run.stdout)
+    assert report["passages"]["documents"] == 1000
+    assert report["passages"]["number"] == report["models"]["demo-base"]["encoded"] >= 2000
     run = python("-m", "grace_cli", "search", tmp_path / "x", "zebra 999", "--model", "bm25", "-k", 5, "--json")
     hits = json.loads(run.stdout)
     assert (hits[0]["id"], hits[0]["passage"]["heading"]) == ("0999.md", "Part 999")

@@ -69,8 +69,8 @@ def here(corpus, model, tmp_path_factory):
 
 
 def workers() -> list[psutil.Process]:
-    found = psutil.Process().children(recursive=True)
-    return [process for process in found if any("ray::Encoder" in part for part in process.cmdline())]
+    children = psutil.Process().children(recursive=True)
+    return [process for process in children if any("ray::Encoder" in part for part in process.cmdline())]
 
 
 def test_a_build_that_loses_a_worker_and_is_stopped_gives_the_same_files(cluster, corpus, model, here, tmp_path):
@@ -121,15 +121,15 @@ def test_what_a_worker_raises_is_told_in_one_line(cluster):
 
 
 def test_workers_with_other_weights_or_another_precision_are_refused(model):
-    from grace_core.cluster import _refuse_others
+    from grace_core.cluster import _check_identity
 
-    _refuse_others(model, (model.fingerprint, "float32"))
+    _check_identity(model, (model.fingerprint, "float32"))
     with pytest.raises(GraceError, match="a worker has other weights of demo-base than are here"):
-        _refuse_others(model, ("0" * 64, "float32"))
+        _check_identity(model, ("0" * 64, "float32"))
     with pytest.raises(
         GraceError, match="a worker loads demo-base in bfloat16, this machine in float32; say which with --dtype"
     ):
-        _refuse_others(model, (model.fingerprint, "bfloat16"))
+        _check_identity(model, (model.fingerprint, "bfloat16"))
 
 
 def test_more_workers_than_the_cluster_holds_are_refused(cluster, corpus, model, tmp_path):

@@ -30,7 +30,7 @@ ROWS = {
 TABLE = pa.table(ROWS)
 
 
-def found(expression: str, table=TABLE) -> list[int]:
+def matching(expression: str, table=TABLE) -> list[int]:
     return [row for row, holds in enumerate(filters.mask(filters.parse(expression), table).tolist()) if holds]
 
 
@@ -95,7 +95,7 @@ def found(expression: str, table=TABLE) -> list[int]:
     ],
 )
 def test_a_filter_finds_rows(expression, rows):
-    assert found(expression) == rows
+    assert matching(expression) == rows
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_a_filter_finds_rows(expression, rows):
 )
 def test_what_is_wrong_is_told_with_its_place(expression, message):
     with pytest.raises(GraceError) as caught:
-        found(expression)
+        matching(expression)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -239,7 +239,7 @@ EXPRESSIONS = st.recursive(
 def test_a_filter_finds_what_plain_python_finds(expression):
     text, holds = expression
     rows = [dict(zip(DATA, values, strict=True)) for values in zip(*DATA.values(), strict=True)]
-    assert found(text, CHUNKED) == [number for number, row in enumerate(rows) if holds(row)]
+    assert matching(text, CHUNKED) == [number for number, row in enumerate(rows) if holds(row)]
 
 
 def test_an_expression_tells_its_columns_and_the_places_of_its_parts():

@@ -34,18 +34,18 @@ def test_the_curve_against_a_loop():
     rng = np.random.default_rng(0)
     margin = rng.integers(0, 6, 20) / 10  # with equal ones, which write together
     without, written = rng.random(20), rng.random(20)
-    found = gating.curve(margin, without, written)
-    assert (found.shares[0], found.shares[-1]) == (0, 1)
-    assert found.values[0] == pytest.approx(without.mean())
-    assert found.values[-1] == pytest.approx(written.mean())
-    assert len(found.shares) == len(np.unique(margin)) + 1
-    for threshold, share, value in zip(found.thresholds, found.shares, found.values, strict=True):
+    gates = gating.curve(margin, without, written)
+    assert (gates.shares[0], gates.shares[-1]) == (0, 1)
+    assert gates.values[0] == pytest.approx(without.mean())
+    assert gates.values[-1] == pytest.approx(written.mean())
+    assert len(gates.shares) == len(np.unique(margin)) + 1
+    for threshold, share, value in zip(gates.thresholds, gates.shares, gates.values, strict=True):
         writes = [m < threshold for m in margin]
         assert share == pytest.approx(sum(writes) / 20)
         assert value == pytest.approx(
             np.mean([w if writes_ else t for w, t, writes_ in zip(written, without, writes, strict=True)])
         )
-    assert (np.diff(found.shares) > 0).all()
+    assert (np.diff(gates.shares) > 0).all()
 
 
 def test_the_gate_that_is_chosen_writes_where_it_helps_and_not_too_often():
@@ -90,19 +90,19 @@ def test_a_gated_search_is_either_search_query_by_query(world):
     margin = gating.margins(index.search(index.embed(read, Pooling.TEXT), 10)[0])
     middle = float(np.median(margin))
     for threshold in (NEVER, middle, ALWAYS):
-        found = gating.search(index, model, queries, Gate(threshold), 5)
-        np.testing.assert_allclose(found.margins, margin, atol=1e-6)
-        assert found.wrote.sum() == len(found.written) == {NEVER: 0, middle: 6, ALWAYS: 12}[threshold]
-        for i, wrote in enumerate(found.wrote):
+        gated = gating.search(index, model, queries, Gate(threshold), 5)
+        np.testing.assert_allclose(gated.margins, margin, atol=1e-6)
+        assert gated.wrote.sum() == len(gated.written) == {NEVER: 0, middle: 6, ALWAYS: 12}[threshold]
+        for i, wrote in enumerate(gated.wrote):
             scores, rows = full if wrote else plain
-            np.testing.assert_allclose(found.scores[i], scores[i], atol=1e-5)
-            assert found.rows[i].tolist() == rows[i].tolist()
+            np.testing.assert_allclose(gated.scores[i], scores[i], atol=1e-5)
+            assert gated.rows[i].tolist() == rows[i].tolist()
 
 
 def test_one_document_is_asked_for(world):
     model, index, queries = world
-    found = gating.search(index, model, queries, Gate(ALWAYS), 1)
-    assert found.scores.shape == found.rows.shape == (12, 1)
+    gated = gating.search(index, model, queries, Gate(ALWAYS), 1)
+    assert gated.scores.shape == gated.rows.shape == (12, 1)
 
 
 def test_an_index_without_rationales_is_refused(world, tmp_path):
@@ -119,19 +119,19 @@ def test_grace_search_writes_where_the_gate_lets_it(grace, tiny_folder, sentence
         "index", "build", tmp_path / "c.jsonl", "--out", tmp_path / "x", "--model", tiny_folder, "--max-new-tokens", 6
     )
     assert status == 0, err
-    model, found = GraceModel.from_pretrained(tiny_folder, device="cpu", max_new_tokens=6), {}
+    model, hits = GraceModel.from_pretrained(tiny_folder, device="cpu", max_new_tokens=6), {}
     index = GraceIndex(Collection(tmp_path / "x"), "tiny")
     for gate in (NEVER, ALWAYS):
         status, out, err = grace(
             "search", tmp_path / "x", "old town", "--model", "tiny", "-k", 4, "--gate", gate, "--json"
         )
         assert status == 0, err
-        found[gate] = [(hit["id"], hit["score"]) for hit in json.loads(out)]
+        hits[gate] = [(hit["id"], hit["score"]) for hit in json.loads(out)]
         expected = gating.search(index, model, ["old town"], Gate(gate), 4)
-        assert [index.row[name] for name, _ in found[gate]] == expected.rows[0].tolist()
-        np.testing.assert_allclose([score for _, score in found[gate]], expected.scores[0], atol=1e-4)
+        assert [index.row[name] for name, _ in hits[gate]] == expected.rows[0].tolist()
+        np.testing.assert_allclose([score for _, score in hits[gate]], expected.scores[0], atol=1e-4)
         assert f"less than {gate:g}: {'a' if gate else 'no'} rationale was written" in err
-    assert found[NEVER] != found[ALWAYS]
+    assert hits[NEVER] != hits[ALWAYS]
     status, _, err = grace("search", tmp_path / "x", "old town", "--model", "tiny", "--gate", 0.1, "--no-rationale")
     assert status == 2
     assert "there is to be none; leave one of them out" in err

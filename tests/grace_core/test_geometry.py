@@ -43,53 +43,55 @@ def queries():
 
 @pytest.mark.parametrize("pooling", list(Pooling))
 def test_raw_is_the_published_mean(documents, pooling):
-    made = fit("raw", documents)
-    np.testing.assert_array_equal(made.vectors(*documents, pooling), embeddings(*documents, pooling))
+    geometry = fit("raw", documents)
+    np.testing.assert_array_equal(geometry.vectors(*documents, pooling), embeddings(*documents, pooling))
     np.testing.assert_array_equal(
-        made.vectors(*documents, pooling, "query"), made.vectors(*documents, pooling, "document")
+        geometry.vectors(*documents, pooling, "query"), geometry.vectors(*documents, pooling, "document")
     )
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("pooling", list(Pooling))
 def test_parts_and_tokens_add_up_to_the_unit_vector(documents, queries, kind, pooling):
-    made = fit(kind, documents, queries=queries)
+    geometry = fit(kind, documents, queries=queries)
     rng = np.random.default_rng(2)
     for role in ("query", "document"):
-        vectors = made.vectors(*documents, pooling, role)
+        vectors = geometry.vectors(*documents, pooling, role)
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
-        np.testing.assert_allclose(made.parts(*documents, pooling, role).sum(axis=1), vectors, atol=1e-6)
+        np.testing.assert_allclose(geometry.parts(*documents, pooling, role).sum(axis=1), vectors, atol=1e-6)
         for row in range(0, 200, 23):
             parts = np.repeat(np.arange(3), documents[1][row])
             states = rng.normal(size=(len(parts), D))
             sums = np.stack([states[parts == part].sum(axis=0) for part in range(3)])[None]
-            (vector,) = made.vectors(sums, documents[1][row : row + 1], pooling, role)
-            np.testing.assert_allclose(made.tokens(states, parts, pooling, role).sum(axis=0), vector, atol=1e-6)
+            (vector,) = geometry.vectors(sums, documents[1][row : row + 1], pooling, role)
+            np.testing.assert_allclose(geometry.tokens(states, parts, pooling, role).sum(axis=0), vector, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
 def test_by_a_double_loop_over_the_definition(documents, queries, kind):
     """One vector written out from the formula at the top of the module."""
-    made = fit(kind, documents, queries=queries)
+    geometry = fit(kind, documents, queries=queries)
     for role, place in (("query", 0), ("document", 1)):
         sums, counts = documents[0][7], documents[1][7]
         total = np.zeros(D)
         for part in range(3):
-            x = sums[part].astype(float) / counts[part] - made.means[place, part]
-            matrix = np.diag(made.scale[part]) if made.scale[part].ndim == 1 else made.scale[part]
+            x = sums[part].astype(float) / counts[part] - geometry.means[place, part]
+            matrix = np.diag(geometry.scale[part]) if geometry.scale[part].ndim == 1 else geometry.scale[part]
             y = np.array([sum(x[i] * matrix[i, j] for i in range(D)) for j in range(D)])
-            total += made.weights[part] * y / np.sqrt(sum(value * value for value in y))
+            total += geometry.weights[part] * y / np.sqrt(sum(value * value for value in y))
         total /= np.sqrt(sum(value * value for value in total))
-        np.testing.assert_allclose(made.vectors(documents[0][7:8], documents[1][7:8], role=role)[0], total, atol=1e-6)
+        np.testing.assert_allclose(
+            geometry.vectors(documents[0][7:8], documents[1][7:8], role=role)[0], total, atol=1e-6
+        )
 
 
 def test_whitening_evens_out_what_calibrating_leaves(documents):
     from grace_core.geometry import part_means
 
     def spread(kind):
-        made = fit(kind, documents)
-        rows = part_means(*documents)[0][:, TEXT] - made.means[1, TEXT]
-        rows = rows * made.scale[TEXT] if made.scale[TEXT].ndim == 1 else rows @ made.scale[TEXT]
+        geometry = fit(kind, documents)
+        rows = part_means(*documents)[0][:, TEXT] - geometry.means[1, TEXT]
+        rows = rows * geometry.scale[TEXT] if geometry.scale[TEXT].ndim == 1 else rows @ geometry.scale[TEXT]
         values = np.linalg.eigvalsh(np.cov(rows.T))
         return values.max() / values.min()
 
@@ -97,33 +99,33 @@ def test_whitening_evens_out_what_calibrating_leaves(documents):
 
 
 def test_roles_have_means_of_their_own(documents, queries):
-    made = fit("calibrated", documents, queries=queries)
-    as_queries = made.vectors(*queries, role="query")
-    assert (as_queries @ made.vectors(*documents).T).mean() < (
-        made.vectors(*queries, role="document") @ as_queries.T
+    geometry = fit("calibrated", documents, queries=queries)
+    as_queries = geometry.vectors(*queries, role="query")
+    assert (as_queries @ geometry.vectors(*documents).T).mean() < (
+        geometry.vectors(*queries, role="document") @ as_queries.T
     ).mean() + 1
     own = Statistics.of(queries).means[1]
     share = 40 / 45  # 40 queries against the 5 that what is known without them counts for
-    np.testing.assert_allclose(made.means[0], share * own + (1 - share) * made.means[1], rtol=1e-5)
+    np.testing.assert_allclose(geometry.means[0], share * own + (1 - share) * geometry.means[1], rtol=1e-5)
 
 
 def test_a_text_without_rationale_is_text_and_template(documents):
-    made = fit("whitened", documents)
+    geometry = fit("whitened", documents)
     sums, counts = documents[0].copy(), documents[1].copy()
     sums[:, RATIONALE], counts[:, RATIONALE] = 0, 0
-    np.testing.assert_allclose(made.vectors(sums, counts), made.vectors(*documents, Pooling.TEXT), atol=1e-6)
-    assert not made.parts(*documents, Pooling.TEXT)[:, RATIONALE].any()
+    np.testing.assert_allclose(geometry.vectors(sums, counts), geometry.vectors(*documents, Pooling.TEXT), atol=1e-6)
+    assert not geometry.parts(*documents, Pooling.TEXT)[:, RATIONALE].any()
 
 
 def test_few_documents_lean_on_the_model_s_own_statistics(documents, queries):
     model = Statistics.of(documents, queries)
     few = sample(2, 5)
-    made = fit("calibrated", few, model=model)
+    geometry = fit("calibrated", few, model=model)
     share = 2 / 32
     np.testing.assert_allclose(
-        made.means[1], share * Statistics.of(few).means[1] + (1 - share) * model.means[1], rtol=1e-5
+        geometry.means[1], share * Statistics.of(few).means[1] + (1 - share) * model.means[1], rtol=1e-5
     )
-    assert np.isfinite(made.vectors(*few)).all()
+    assert np.isfinite(geometry.vectors(*few)).all()
     alone = fit("whitened", sample(1, 6), model=model)
     assert np.isfinite(alone.vectors(*sample(1, 6))).all()
     with pytest.raises(GraceError, match=f"1 documents give no statistics.*at least {FEW}"):
@@ -133,23 +135,23 @@ def test_few_documents_lean_on_the_model_s_own_statistics(documents, queries):
 def test_a_dimension_that_never_changes_is_not_blown_up(documents):
     sums, counts = documents[0].copy(), documents[1]
     sums[:, :, 4] = 2.0 * counts
-    made = fit("calibrated", (sums, counts))
-    assert made.scale[:, 4].max() <= 20 * np.median(made.scale) * 1.01
+    geometry = fit("calibrated", (sums, counts))
+    assert geometry.scale[:, 4].max() <= 20 * np.median(geometry.scale) * 1.01
     odd = sums[:3].copy()
     odd[:, :, 4] += 0.1 * counts[:3]
-    assert (made.vectors(odd, counts[:3]) * made.vectors(sums[:3], counts[:3])).sum(axis=1).min() > 0.5
+    assert (geometry.vectors(odd, counts[:3]) * geometry.vectors(sums[:3], counts[:3])).sum(axis=1).min() > 0.5
     same = np.repeat(sums[:1], 12, axis=0)  # twelve copies of one document: nothing differs from the mean
     with pytest.raises(GraceError, match="no vector in the geometry"):
         fit("calibrated", (same, np.repeat(counts[:1], 12, axis=0))).vectors(same, np.repeat(counts[:1], 12, axis=0))
 
 
 def test_statistics_survive_their_file(documents, queries, tmp_path):
-    made = Statistics.of(documents, queries, system="Say it.")
-    made.save(tmp_path / "statistics.safetensors")
+    statistics = Statistics.of(documents, queries, system="Say it.")
+    statistics.save(tmp_path / "statistics.safetensors")
     again = Statistics.load(tmp_path / "statistics.safetensors")
     assert (again.system, again.documents, again.queries) == ("Say it.", 200, 40)
-    np.testing.assert_allclose(again.means, made.means, rtol=1e-6)
-    np.testing.assert_allclose(again.variances, made.variances, rtol=1e-6)
+    np.testing.assert_allclose(again.means, statistics.means, rtol=1e-6)
+    np.testing.assert_allclose(again.variances, statistics.variances, rtol=1e-6)
     assert of_model(again).kind == "calibrated"
     assert of_model(None) is RAW
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "statistics.safetensors").read_bytes()[:400])
@@ -173,27 +175,35 @@ def test_every_score_of_an_index_splits(index, tiny_folder, sentences):
     assert index.geometry.kind == "calibrated"
     model = index.load_model(device="cpu")
     asked = list(dict.fromkeys(sentences[:25]))
-    made = model.represent(asked)
-    states = token_states(model, asked, made.rationale_ids)
-    texts = [index.collection.documents[one].content for one in index.ids]
+    representations = model.represent(asked)
+    states = token_states(model, asked, representations.rationale_ids)
+    texts = [index.collection.documents[name].content for name in index.ids]
     of_documents = token_states(model, texts, index.rationale_ids)
     worst, pairs = 0.0, 0
     for pooling in Pooling:
-        vectors, scores = index.embed(made, pooling), index.embed(made, pooling) @ index.vectors(pooling).T
+        vectors, scores = (
+            index.embed(representations, pooling),
+            index.embed(representations, pooling) @ index.vectors(pooling).T,
+        )
         assert vectors.shape == (len(asked), model.dim)
         for i, query in enumerate(states):
             blocks = score_blocks(
-                (made.sums[i : i + 1], made.counts[i : i + 1]),
+                (representations.sums[i : i + 1], representations.counts[i : i + 1]),
                 (index.sums, index.counts),
                 pooling,
                 geometry=index.geometry,
             )
             worst = max(worst, np.abs(blocks.sum(axis=(1, 2)) - scores[i]).max())
             for row in range(0, len(index), 2):
-                found = explain(
+                explanation = explain(
                     query, of_documents[row], float(scores[i, row]), pooling=pooling, geometry=index.geometry
                 )
-                levels = (found.sum, found.tokens.sum(), found.query_tokens.sum(), sum(found.blocks().values()))
+                levels = (
+                    explanation.sum,
+                    explanation.tokens.sum(),
+                    explanation.query_tokens.sum(),
+                    sum(explanation.blocks().values()),
+                )
                 worst, pairs = max(worst, *(abs(level - scores[i, row]) for level in levels)), pairs + 1
     assert pairs == 2 * len(asked) * 20
     assert worst <= 1e-5
@@ -202,8 +212,8 @@ def test_every_score_of_an_index_splits(index, tiny_folder, sentences):
 def test_a_text_as_a_document_finds_itself(index):
     model = index.load_model(device="cpu")
     for row in (0, 7, 39):
-        made = model.represent([index.collection.documents[index.ids[row]].content])
-        scores, rows = index.search(index.embed(made, role="document"), 1)
+        representations = model.represent([index.collection.documents[index.ids[row]].content])
+        scores, rows = index.search(index.embed(representations, role="document"), 1)
         assert scores[0, 0] >= 0.99999
         assert index.rationales[rows[0, 0]] == index.rationales[row]
 
@@ -283,11 +293,11 @@ def test_documents_that_are_all_the_same_are_left_raw(tiny_folder, tmp_path):
     collection = Collection.create(Corpus(documents, None, "made here", []), tmp_path / "c")
     model = GraceModel.from_pretrained(tiny_folder, device="cpu", max_new_tokens=3)
     with pytest.warns(UserWarning, match="has the geometry raw, since calibrated is not possible"):
-        made = build(collection, model)
-    assert made.geometry is RAW
+        index = build(collection, model)
+    assert index.geometry is RAW
     with pytest.raises(GraceError, match="no vector in the geometry"):
-        made.change_geometry("calibrated")
-    assert GraceIndex(collection.folder, made.model_name).verify()["ok"]
+        index.change_geometry("calibrated")
+    assert GraceIndex(collection.folder, index.model_name).verify()["ok"]
 
 
 def test_a_client_s_dot_product_is_the_score_of_a_search(index):
@@ -304,8 +314,8 @@ def test_a_client_s_dot_product_is_the_score_of_a_search(index):
             return np.array(client.post("/v1/embeddings", json=asked).json()["data"][0]["embedding"])
 
         asked, document = vector(query, input_type="query"), vector(index.collection.documents[index.ids[row]].content)
-        found = client.post("/search", json={"query": query, "k": len(index)}).json()["results"]
-        score = next(hit["score"] for hit in found if hit["id"] == index.ids[row])
+        hits = client.post("/search", json={"query": query, "k": len(index)}).json()["results"]
+        score = next(hit["score"] for hit in hits if hit["id"] == index.ids[row])
         assert float(asked @ document) == pytest.approx(score, abs=1e-5)
         ranked = client.post(
             "/rerank", json={"query": query, "documents": [index.collection.documents[index.ids[row]].content]}

@@ -87,9 +87,9 @@ def test_it_is_converted_once_under_its_hash(tiny_gguf, own_cache, capsys):
     assert first.parent == models_dir()
     assert capsys.readouterr().err == ""
     assert (first / "model.safetensors").stat().st_mtime_ns == stamp
-    told = json.loads((first / SOURCE_FILE).read_text())
-    assert told["sha256"] in first.name
-    assert told["licence"] == "apache-2.0"
+    source = json.loads((first / SOURCE_FILE).read_text())
+    assert source["sha256"] in first.name
+    assert source["licence"] == "apache-2.0"
     assert [path.name for path in models_dir().iterdir() if not path.name.startswith(".")] == [first.name]
 
 
@@ -154,9 +154,9 @@ def test_refused(tiny_gguf, tokenizer, tmp_path, own_cache):
     cases["text.gguf"] = (b"no model at all", "is no GGUF file")
     cases["empty.gguf"] = (b"", "is no GGUF file")
     cases["part-00001-of-00003.gguf"] = (whole, "3 parts")
-    for name, (content, told) in cases.items():
+    for name, (content, message) in cases.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(GraceError, match=told) as error:
+        with pytest.raises(GraceError, match=message) as error:
             find_model(tmp_path / name)
         assert name in one_line(error)
     lm = tiny_lm("llama", tokenizer)
@@ -181,8 +181,8 @@ def test_a_cache_that_cannot_be_written(tiny_gguf, tmp_path, monkeypatch):
 
 
 def test_header(tiny_gguf):
-    told = read_header(tiny_gguf)
-    assert (told["architecture"], told["licence"], told["quantised"], told["types"]) == (
+    header = read_header(tiny_gguf)
+    assert (header["architecture"], header["licence"], header["quantised"], header["types"]) == (
         "llama",
         "apache-2.0",
         True,

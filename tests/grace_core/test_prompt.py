@@ -23,13 +23,13 @@ TEXTS = st.one_of(
 
 @pytest.fixture(scope="module")
 def builders(new_tokenizer):
-    made = {}
+    by_name = {}
     for name in NAMES:
         tokenizer = new_tokenizer(
             new_tokenizer.templates[name], new_tokenizer.specials["headers" if name == "headers" else "chatml"]
         )
-        made[name] = PromptBuilder(tokenizer)
-    return made
+        by_name[name] = PromptBuilder(tokenizer)
+    return by_name
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +39,9 @@ def pieces(builders):
     Byte-level tokenizers write a byte as a printable character: itself, or one from 256 on.
     """
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [number for number in range(256) if number not in printable]
+    unprintable = [number for number in range(256) if number not in printable]
     byte = {chr(number): number for number in printable} | {
-        chr(256 + place): number for place, number in enumerate(others)
+        chr(256 + place): number for place, number in enumerate(unprintable)
     }
 
     def of(builder, ids: list[int]) -> list[bytes]:
@@ -70,12 +70,12 @@ def test_the_tokens_of_head_text_and_tail_are_found_exactly(builders, pieces, na
         return
     prompt = builder.build(text)
     head, middle = builder.head.encode(), wanted.encode()
-    found = pieces(builder, prompt.ids)
-    assert b"".join(found) == head + middle + builder.tail.encode()
-    before = len(b"".join(found[: prompt.start]))
-    after = len(b"".join(found[: prompt.stop]))
-    assert before <= len(head) < before + len(found[prompt.start])
-    assert after - len(found[prompt.stop - 1]) < len(head) + len(middle) <= after
+    parts = pieces(builder, prompt.ids)
+    assert b"".join(parts) == head + middle + builder.tail.encode()
+    before = len(b"".join(parts[: prompt.start]))
+    after = len(b"".join(parts[: prompt.stop]))
+    assert before <= len(head) < before + len(parts[prompt.start])
+    assert after - len(parts[prompt.stop - 1]) < len(head) + len(middle) <= after
     assert not prompt.text_truncated
 
 

@@ -38,9 +38,9 @@ def test_folder_without_queries(tmp_path):
     (tmp_path / "queries.jsonl").unlink()
     corpus = read_corpus(tmp_path)
     assert corpus.judgements is None
-    assert told(corpus, "qrels.tsv: the judgements are left out, since there is no queries.jsonl")
+    assert has_note(corpus, "qrels.tsv: the judgements are left out, since there is no queries.jsonl")
     write(tmp_path / "queries.tsv", "q1\tone\n")
-    assert told(read_corpus(tmp_path), "queries.tsv is not read")
+    assert has_note(read_corpus(tmp_path), "queries.tsv is not read")
     (tmp_path / "qrels.tsv").unlink()
     assert read_corpus(tmp_path).judgements is None
 
@@ -86,11 +86,11 @@ def test_queries_without_a_text_are_left_out_and_told(tmp_path):
     queries = [{"_id": "q1", "text": " "}, {"_id": "q2", "text": "x"}]
     corpus = read_corpus(beir(tmp_path, {"qrels.tsv": HEADER + "q1\td1\t1\nq2\td1\t1\n"}, queries))
     assert corpus.judgements.queries == {"q2": "x"}
-    assert told(corpus, "queries without a text are left out: 1 query, in 'q1'")
-    assert told(corpus, "judgements of queries that queries.jsonl lacks are left out: 1 judgement")
+    assert has_note(corpus, "queries without a text are left out: 1 query, in 'q1'")
+    assert has_note(corpus, "judgements of queries that queries.jsonl lacks are left out: 1 judgement")
     corpus = read_corpus(beir(tmp_path, {}, []))
     assert corpus.judgements is None
-    assert told(corpus, "queries.jsonl has no query")
+    assert has_note(corpus, "queries.jsonl has no query")
 
 
 def test_an_id_of_two_different_queries_is_left_out_and_told(tmp_path):
@@ -117,7 +117,7 @@ QUERIES = [{"_id": "q1", "text": "one"}, {"_id": "q2", "text": "two"}]
 WANTED = {"q1": {"d1": 1}, "q2": {"d2": 2, "d3": 0}}
 
 
-def told(corpus: readers.Corpus, part: str) -> bool:
+def has_note(corpus: readers.Corpus, part: str) -> bool:
     return any(part in note for note in corpus.notes)
 
 
@@ -190,36 +190,36 @@ def test_what_does_not_fit_together_is_counted_and_told(tmp_path):
 def test_judgements_of_no_document_at_all_do_not_stop_a_build(tmp_path):
     corpus = read_corpus(beir(tmp_path, {"qrels.tsv": HEADER + "q1\tx1\t1\n"}))
     assert corpus.judgements.qrels == {"q1": {"x1": 1}}
-    assert told(corpus, "qrels.tsv: none of the 1 judgements is of a document of the corpus: use the ids")
+    assert has_note(corpus, "qrels.tsv: none of the 1 judgements is of a document of the corpus: use the ids")
 
 
 def test_judgements_of_empty_documents_are_told(tmp_path):
     beir(tmp_path, {"qrels.tsv": HEADER + "q1\te\t1\nq2\td\t1\n"})
     jsonl(tmp_path / "corpus.jsonl", {"_id": "d", "text": "x"}, {"_id": "e", "text": " "})
-    assert told(read_corpus(tmp_path), "1 judgement of documents without a text (the first 'e')")
+    assert has_note(read_corpus(tmp_path), "1 judgement of documents without a text (the first 'e')")
 
 
 def test_files_that_are_not_read_are_told(tmp_path):
     beir(tmp_path, {"qrels.tsv": HEADER + "q1\td1\t1\n", "qrels/test.tsv": HEADER + "q2\td2\t1\n"})
-    assert told(read_corpus(tmp_path), "qrels is not read, since there is qrels.tsv")
+    assert has_note(read_corpus(tmp_path), "qrels is not read, since there is qrels.tsv")
     (tmp_path / "qrels.tsv").unlink()
     write(tmp_path / "qrels" / "train.parquet", b"PAR1")
     corpus = read_corpus(tmp_path)
     assert corpus.judgements.qrels == {"q2": {"d2": 1}}
-    assert told(corpus, "qrels: train.parquet not read")
+    assert has_note(corpus, "qrels: train.parquet not read")
     (tmp_path / "corpus.jsonl.gz").write_bytes(gzip.compress((tmp_path / "corpus.jsonl").read_bytes()))
-    assert told(read_corpus(tmp_path), "corpus.jsonl is read, and corpus.jsonl.gz is not")
+    assert has_note(read_corpus(tmp_path), "corpus.jsonl is read, and corpus.jsonl.gz is not")
 
 
 def test_a_query_of_two_splits_stays_in_the_first(tmp_path):
     files = {"qrels/test.tsv": HEADER + "q2\td1\t1\n", "qrels/train.tsv": HEADER + "q2\td2\t1\nq2\td3\t1\n"}
     corpus = read_corpus(beir(tmp_path, files, QUERIES))
     assert corpus.judgements.splits["q2"] == "test"
-    assert told(
+    assert has_note(
         corpus, "train.tsv: queries that are judged here and belong to another split stay in that: 1 query, in line 2"
     )
 
 
 def test_a_limit_tells_what_it_leaves_out(tmp_path):
     corpus = read_corpus(beir(tmp_path, {"qrels.tsv": HEADER + "q1\td1\t1\nq2\td3\t1\n"}), limit=1)
-    assert told(corpus, "limit: 1 query without a judged document among those that are kept left out")
+    assert has_note(corpus, "limit: 1 query without a judged document among those that are kept left out")

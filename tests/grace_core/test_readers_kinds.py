@@ -276,7 +276,7 @@ def test_lists_keep_their_items_and_what_is_nested_deeper_is_kept_as_json(tmp_pa
         "few": [0.5, 1.0],
         "dotted.name": "u",
     }
-    told = "\n".join(corpus.notes)
+    notes = "\n".join(corpus.notes)
     for part in (
         "'vector' (list<element: double>) is left out: vectors of 100",
         "'fixed' (",
@@ -285,8 +285,8 @@ def test_lists_keep_their_items_and_what_is_nested_deeper_is_kept_as_json(tmp_pa
         "'meta' holds objects or nested lists, which are kept as JSON: 1 value",
         "'map' holds",
     ):
-        assert part in told
-    assert "'tags'" not in told
+        assert part in notes
+    assert "'tags'" not in notes
     assert set(corpus.documents[1].metadata.values()) == {None, "v"}
     seen = preview(tmp_path / "c.parquet")
     assert seen.rows[0]["tags"] == ["a", "ä"]

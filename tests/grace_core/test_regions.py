@@ -31,27 +31,29 @@ def clustered():
 
 def test_regions_are_the_clusters_and_are_named_by_what_their_rationales_share(clustered):
     vectors, texts, kinds = clustered
-    found = find_regions(vectors, texts)
-    assert len(set(zip(found.labels.tolist(), kinds.tolist(), strict=True))) == len(found.names) == len(found.terms)
+    regions = find_regions(vectors, texts)
+    assert (
+        len(set(zip(regions.labels.tolist(), kinds.tolist(), strict=True))) == len(regions.names) == len(regions.terms)
+    )
     for kind, subject in enumerate(SUBJECTS.values()):
-        for label in set(found.labels[kinds == kind].tolist()):
-            assert set(found.terms[label]) & set(subject.split())
-            assert set(found.names[label].split(" · ")) <= set(subject.split())
+        for label in set(regions.labels[kinds == kind].tolist()):
+            assert set(regions.terms[label]) & set(subject.split())
+            assert set(regions.names[label].split(" · ")) <= set(subject.split())
 
 
 def test_names_hold_no_stop_words_tags_or_words_of_every_rationale(clustered):
-    found = find_regions(*clustered[:2])
-    used = {word for terms in found.terms for word in terms}
+    regions = find_regions(*clustered[:2])
+    used = {word for terms in regions.terms for word in terms}
     assert not used & {"the", "that", "with", "think", "tells", "text", "document", "number", "for"}
-    assert len(set(found.names)) == len(found.names)
+    assert len(set(regions.names)) == len(regions.names)
 
 
 def test_the_same_seed_gives_the_same_regions_largest_first(clustered):
     vectors, texts, _ = clustered
-    one, other = find_regions(vectors, texts, seed=3), find_regions(vectors, texts, seed=3)
-    assert one.labels.tolist() == other.labels.tolist()
-    assert one.names == other.names
-    sizes = np.bincount(one.labels).tolist()
+    first, again = find_regions(vectors, texts, seed=3), find_regions(vectors, texts, seed=3)
+    assert first.labels.tolist() == again.labels.tolist()
+    assert first.names == again.names
+    sizes = np.bincount(first.labels).tolist()
     assert sizes == sorted(sizes, reverse=True)
 
 
@@ -64,9 +66,9 @@ def test_markup_in_rationales_does_not_get_into_names():
 
 @pytest.mark.parametrize("texts", [[""] * 20, ["... 123 !"] * 20, ["the of and"] * 20])
 def test_documents_with_no_words_still_have_a_region_with_a_name(texts):
-    found = find_regions(np.random.default_rng(0).normal(size=(20, 4)), texts)
-    assert all(found.names)
-    assert set(found.labels.tolist()) == set(range(len(found.names)))
+    regions = find_regions(np.random.default_rng(0).normal(size=(20, 4)), texts)
+    assert all(regions.names)
+    assert set(regions.labels.tolist()) == set(range(len(regions.names)))
 
 
 @pytest.mark.parametrize("number", [1, 2, 5])
@@ -142,7 +144,7 @@ def test_regions_of_the_shipped_rationales_are_the_kinds_of_things(demo_collecti
 
     index = GraceIndex(demo_collection, "demo-base")
     kinds = [demo_collection.documents[document_id].metadata["kind"] for document_id in index.ids]
-    found = find_regions(index.vectors(), index.rationales)
-    assert adjusted_rand_score(kinds, found.labels) > 0.5
-    named = [any(kind in name for kind in set(kinds)) for name in found.names]
+    regions = find_regions(index.vectors(), index.rationales)
+    assert adjusted_rand_score(kinds, regions.labels) > 0.5
+    named = [any(kind in name for kind in set(kinds)) for name in regions.names]
     assert np.mean(named) > 0.5

@@ -37,8 +37,8 @@ def test_reference_terms_equal_a_plain_loop(batch):
         for k in range(K):
             assert terms["positive"][i, k] == pytest.approx(dot(q[i], p[i, k]))
             assert terms["negative"][i, k] == pytest.approx(-dot(q[i], n[i]))
-            others = [dot(p[i, k], p[i, m]) for m in range(K) if m != k]
-            assert terms["consistency"][i, k] == pytest.approx(sum(others) / len(others))
+            cosines = [dot(p[i, k], p[i, m]) for m in range(K) if m != k]
+            assert terms["consistency"][i, k] == pytest.approx(sum(cosines) / len(cosines))
             hardest = [max(dot(q[i], p[j, m]) for m in range(K)) for j in range(B) if j != i]
             assert terms["cross"][i, k] == pytest.approx(-sum(hardest) / len(hardest))
 

@@ -25,21 +25,21 @@ COUNT, DIM = 12_000, 16
 @pytest.fixture(scope="module")
 def vectors():
     """Vectors of which every third is a copy of the one before it, and many at the end are one and the same."""
-    made = SyntheticModel(DIM).vectors(COUNT, 0)
-    made[2::3] = made[1::3]
-    made[-3000:] = made[-1]
-    return made
+    rows = SyntheticModel(DIM).vectors(COUNT, 0)
+    rows[2::3] = rows[1::3]
+    rows[-3000:] = rows[-1]
+    return rows
 
 
 @pytest.fixture(scope="module")
 def opened(vectors):
     """An index of each kind, as a search has it."""
-    made = {}
+    indexes = {}
     for kind in ann.KINDS:
         index = ann.make(vectors, kind)
         effort = {"hnsw": {"efSearch": 64}, "ivfpq": {"nprobe": 32}}.get(kind, {})
-        made[kind] = ann.Opened(index, vectors, {"kind": kind, **effort})
-    return made
+        indexes[kind] = ann.Opened(index, vectors, {"kind": kind, **effort})
+    return indexes
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +65,9 @@ def test_a_flat_index_finds_what_brute_force_finds_to_the_bit(vectors, opened, q
     for start in range(0, len(queries), together):
         scores, rows = search_among(opened["flat"], among, queries[start : start + together], 10)
         assert rows.shape == (len(queries[start : start + together]), min(10, len(among)))
-        for query, mine, found in zip(queries[start:], scores, rows, strict=False):
+        for query, mine, hits in zip(queries[start:], scores, rows, strict=False):
             best = wanted(vectors, among.rows, query, 10)
-            np.testing.assert_array_equal(found, best[1])
+            np.testing.assert_array_equal(hits, best[1])
             np.testing.assert_array_equal(mine, best[0])
 
 
@@ -78,10 +78,10 @@ def test_other_kinds_find_as_many_with_exact_scores(vectors, opened, queries, ki
     scores, rows = search_among(opened[kind], among, queries, 10)
     best = [wanted(vectors, among.rows, query, 10) for query in queries]
     assert np.isin(rows, among.rows).all()
-    for query, mine, found in zip(queries, scores, rows, strict=True):
-        assert len(set(found.tolist())) == 10
-        np.testing.assert_array_equal(mine, dots(vectors[found], query))
-        np.testing.assert_array_equal(found, found[np.lexsort((found, -mine))])
+    for query, mine, hits in zip(queries, scores, rows, strict=True):
+        assert len(set(hits.tolist())) == 10
+        np.testing.assert_array_equal(mine, dots(vectors[hits], query))
+        np.testing.assert_array_equal(hits, hits[np.lexsort((hits, -mine))])
     recall = np.mean([np.mean(mine >= exact[-1] - 1e-6) for mine, (exact, _) in zip(scores, best, strict=True)])
     assert recall >= (0.8 if share == 0.5 else 1.0)
     # a query that thousands of copies answer alike gets the first of those that are left
@@ -112,12 +112,12 @@ def test_vectors_that_lie_on_disk_are_searched_alike(vectors, queries):
             return vectors[rows].copy()
 
     among = some(0.8)
-    for mine, other in zip(
+    for mine, on_disk in zip(
         selection.nearest(Stored(), among.rows, queries, 10),
         selection.nearest(vectors, among.rows, queries, 10),
         strict=True,
     ):
-        np.testing.assert_array_equal(mine, other)
+        np.testing.assert_array_equal(mine, on_disk)
 
 
 @pytest.fixture(scope="module")

@@ -74,8 +74,8 @@ OTHERS = {
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_what_is_no_causal_language_model(name, tmp_path):
-    config, files, told = OTHERS[name]
-    with pytest.raises(GraceError, match=told) as error:
+    config, files, message = OTHERS[name]
+    with pytest.raises(GraceError, match=message) as error:
         find_model(folder_with(tmp_path / "folder", config, files))
     assert "\n" not in str(error.value)
 
@@ -115,14 +115,14 @@ CHANGES = {  # of a whole model: a file's content, and what is told
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_folder_that_is_not_whole(name, tiny_folder, tmp_path):
-    files, told = CHANGES[name]
+    files, message = CHANGES[name]
     folder = Path(shutil.copytree(tiny_folder, tmp_path / "folder"))
     for file, content in files.items():
         if content is None:
             (folder / file).unlink(missing_ok=True)
         else:
             (folder / file).write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(GraceError, match=told) as error:
+    with pytest.raises(GraceError, match=message) as error:
         GraceModel.from_pretrained(folder, device="cpu")
     assert "\n" not in str(error.value)
 
@@ -198,12 +198,12 @@ def test_demo_models_run_in_float32(demo_base):
 def test_models_are_listed(grace):
     status, out, _ = grace("models", "--json")
     assert status == 0
-    told = json.loads(out)
-    assert told["dtype"] == default_dtype("cpu")
-    by_name = {model["name"]: model for model in told["models"]}
+    listing = json.loads(out)
+    assert listing["dtype"] == default_dtype("cpu")
+    by_name = {model["name"]: model for model in listing["models"]}
     assert {"demo-base", "smollm2"} <= set(by_name)
     assert by_name["demo-base"]["bytes"] > 1e6
-    for model in told["models"]:
+    for model in listing["models"]:
         assert {"kind", "installed", "bytes", "licence", "architecture", "dtype", "purpose", "path", "install"} <= set(
             model
         )
@@ -221,8 +221,8 @@ def test_a_converted_file_is_listed_by_its_path(grace, new_tokenizer, tmp_path, 
     tokenizer = new_tokenizer(new_tokenizer.templates["chatml"])
     path = write_gguf(tmp_path / "mine.gguf", tiny_lm("llama", tokenizer), tokenizer, "llama", types="Q8_0")
     folder = convert(path)
-    (found,) = [model for model in json.loads(grace("models", "--json")[1])["models"] if model["kind"] == "gguf"]
-    assert (found["name"], found["path"], found["architecture"]) == (str(path), str(folder), "LlamaForCausalLM")
+    (entry,) = [model for model in json.loads(grace("models", "--json")[1])["models"] if model["kind"] == "gguf"]
+    assert (entry["name"], entry["path"], entry["architecture"]) == (str(path), str(folder), "LlamaForCausalLM")
     os.remove(path)
-    (found,) = [model for model in json.loads(grace("models", "--json")[1])["models"] if model["kind"] == "gguf"]
-    assert find_model(found["name"]) == folder
+    (entry,) = [model for model in json.loads(grace("models", "--json")[1])["models"] if model["kind"] == "gguf"]
+    assert find_model(entry["name"]) == folder

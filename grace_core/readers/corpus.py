@@ -1,4 +1,4 @@
-"""From a source to documents: which reader, which column is which, which values of a row are kept."""
+"""Reads a source into documents: chooses reader and columns, and converts the values of a row."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from grace_core.readers.parquet import LONGEST_LIST, chunk_in, parquet_parts, pa
 
 MAX_ID_CHARACTERS = 512
 NUMBER_CHARACTERS = 12  # by which the id of a passage may be longer than that of its document
-HEAD_ROWS = 100  # rows whose columns are looked at to guess the mapping: JSON rows need not all have the same keys
+HEAD_ROWS = 100  # from whose columns the mapping is guessed, since JSON rows may have different keys
 TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 SUFFIXES = (*TABLES, ".parquet", ".txt", ".md", ".html", ".pdf")
 CORPUS_FILES = (

@@ -1,4 +1,4 @@
-"""The text of PDF files and HTML pages, extracted in a process of its own with limits of time and memory.
+"""The text of PDF files and HTML pages, extracted in a separate process with limits of time and memory.
 
 Such files are untrusted, and a malicious one keeps a parser busy for hours or fills the memory. So they are
 parsed by :mod:`grace_core.readers.extraction_worker`, which is killed when a file takes too long. The pages of

@@ -84,6 +84,7 @@ def _pdf(path: Path) -> Iterator[dict]:
             if source.getbuffer().nbytes > MAX_PACKED:
                 yield {"error": f"unpacks to more than {MAX_PACKED:,} bytes", "remedy": "unpack it first"}
                 return
+        # open it
         try:
             reader = pypdf.PdfReader(source)
             if reader.is_encrypted and not reader.decrypt(""):
@@ -111,6 +112,7 @@ def _pdf(path: Path) -> Iterator[dict]:
                 "remedy": "split it into several files",
             }
             return
+        # the text, page by page
         for number in range(count):
             try:
                 yield {"page": number + 1, "text": reader.pages[number].extract_text()}

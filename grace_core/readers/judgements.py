@@ -55,6 +55,7 @@ def read_judgements(
     if not folder.is_dir():
         _note_unread_queries(folder, notes)
         return None
+    # the files
     path = _first(folder, "queries.jsonl", "queries.jsonl.gz")
     files = _qrels_files(folder, notes)
     if path is None:
@@ -70,6 +71,7 @@ def read_judgements(
         return None
     if not files:
         _note_misplaced_qrels(folder, notes)
+    # their queries and judgements
     queries, splits = _read_queries(path, read, notes)
     if not queries:
         notes.add(f"{path} has no query: judgements are left out")
@@ -95,6 +97,7 @@ def read_judgements(
                 elsewhere.add((query, split))
                 what = f"{file}: queries that are judged here and belong to another split stay in that"
                 notes.count(what, "query", where.rpartition(", ")[2])
+    # those of the corpus
     if files and cut:
         return _cut(Judgements(queries, qrels, splits), document_ids, notes)
     _note_unmatched(Judgements(queries, qrels, splits), document_ids, empty, files, notes)

@@ -333,7 +333,7 @@ class BestOfNTrainer(Trainer):
         model, k = self.accelerator.unwrap_model(self.model), self.layout.k
         prompts, training = [self.builder.build(text) for text, _ in rows], model.training
         stands_for = {i: [i] for i in range(len(rows))}
-        if self.config.share_negatives:  # the first of a negative's rollouts stands for all
+        if self.config.share_negatives:  # the first rollout of a negative is used for all
             stands_for = {
                 i: list(range(i, i + k)) if role == NEGATIVE else [i]
                 for i, (_, role) in enumerate(rows)

@@ -184,6 +184,7 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> TrainConfig:
+        # best of n, and the length of the run
         if self.method == "best_of_n":
             if self.epochs is not None or self.steps is not None:
                 lengths = f"epochs {self.epochs} and steps {self.steps}"
@@ -202,6 +203,7 @@ class TrainConfig(Section):
                 )
         elif (self.epochs is None) == (self.steps is None):
             raise ValueError(f"give either epochs or steps, got epochs {self.epochs} and steps {self.steps}")
+        # data and mode
         if self.mode == "supervised" and self.data.format == "texts":
             raise ValueError(
                 "supervised training needs pairs, got data.format texts; use triplets or beir, or mode unsupervised"
@@ -210,6 +212,7 @@ class TrainConfig(Section):
             raise ValueError("method cl is supervised; for unsupervised training use method simcse")
         if self.method == "simcse" and self.mode != "unsupervised":
             raise ValueError("method simcse is unsupervised; set mode: unsupervised, or use method cl")
+        # objective and reward
         if self.objective == "reference" and self.beta > 0 and self.method == "grace":
             raise ValueError(f"objective reference has no KL term, got beta {self.beta}; set beta: 0")
         if self.objective == "reference" and self.method == "grace" and self.geometry != "raw":
@@ -242,6 +245,7 @@ class TrainConfig(Section):
             )
         if set(self.without) == set(terms):
             raise ValueError(f"without names all terms ({', '.join(terms)}), so there is no reward; leave one")
+        # the sizes of a step
         if self.method == "grace":
             rows, pieces = self.batch * self.rollouts, self.minibatches * self.accumulate
             if rows % pieces:

@@ -128,6 +128,7 @@ def make_trainer(
         raise GraceError(
             f"batch {config.batch} cannot be shared out to {processes} processes in whole items; use a multiple"
         )
+    # the texts, in the order of the batches
     number = generations_of(config, len(items))
     order = batches(items, batch=config.batch, number=number, seed=config.seed, neighbours=config.data.neighbours)
     if config.method == "cl":
@@ -140,6 +141,7 @@ def make_trainer(
         columns = {"text": lambda item: item.positive, "again": lambda item: item.positive}
     dataset = Dataset.from_dict({name: [of(items[place]) for place in order] for name, of in columns.items()})
 
+    # the encoder
     lm = with_lora(model, config)
     if config.method == "simcse":
         for module in lm.modules():
@@ -149,6 +151,7 @@ def make_trainer(
         lm.gradient_checkpointing_enable()
     calibration = Calibration(model.statistics, system=config.system) if config.geometry == "calibrated" else None
     encoder = SentenceTransformer(modules=[TextInPrompt(lm, model.tokenizer, model.prompts, calibration)], device="cpu")
+    # the trainer
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(out / "tensorboard")
     arguments = SentenceTransformerTrainingArguments(
         **config.trainer_arguments(number),

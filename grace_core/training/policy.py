@@ -379,6 +379,7 @@ def trl_arguments(config: TrainConfig, layout: Layout, *, out: Path, steps: int,
         raise GraceError(
             f"batch {config.batch} cannot be shared out to {processes} processes in whole items; use a multiple"
         )
+    # the rollouts of a process, cut into optimizer steps and their pieces
     local, pieces = config.batch // processes * layout.rows, config.minibatches * config.accumulate
     trained = local // len(layout.roles) * len(layout.trained)
     if local % pieces or trained % pieces:
@@ -389,6 +390,7 @@ def trl_arguments(config: TrainConfig, layout: Layout, *, out: Path, steps: int,
     every = config.checkpoint_every(
         default=max(config.minibatches, steps // 10 // config.minibatches * config.minibatches)
     )
+    # the settings
     vllm = {}
     if config.vllm:
         vllm = {

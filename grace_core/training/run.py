@@ -110,7 +110,7 @@ def load_for_training(config: TrainConfig) -> GraceModel:
     import torch
 
     frozen_in_bf16 = config.lora is not None and config.precision == "bfloat16"
-    settings = asdict(settings_of(config, serving=False))  # of the run, whatever the starting model's are
+    settings = asdict(settings_of(config, serving=False))  # not those of the starting model
     dtype = "bfloat16" if frozen_in_bf16 else "float32"
     model = GraceModel.from_pretrained(config.model, device="cpu", dtype=dtype, share=False, **settings)
     limit = getattr(model.model.config.get_text_config(), "max_position_embeddings", None)

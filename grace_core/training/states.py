@@ -159,7 +159,7 @@ def score_completions(
             [(layer.keys, layer.values) for layer in output.past_key_values.layers],
         )
         prompts = caught.pop() if pooled is not None else None
-        # the completions behind them, by length
+        # the completions, by length
         for chunk in order.split(rows):
             of, count = prompt_of[chunk], max(int(lengths[chunk].max()), 1)
             left, right = begin - int(prompt_mask[of].sum(dim=1).max()), begin + count

@@ -142,16 +142,16 @@ def test_pieces_of_a_step_add_up_to_its_mean_over_tokens(make, tmp_path):
         )
         trainer = trainer_for(config, tmp_path / str(accumulate))
         trainer.args.max_steps = 1
-        found = {}
+        recorded = {}
         clip = trainer.accelerator.clip_grad_norm_
 
-        def keep(parameters, *args, trainer=trainer, found=found, clip=clip, **options):
-            found |= {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
+        def keep(parameters, *args, trainer=trainer, recorded=recorded, clip=clip, **options):
+            recorded |= {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
             return clip(parameters, *args, **options)
 
         trainer.accelerator.clip_grad_norm_ = keep
         trainer.train()
-        gradients[accumulate] = found
+        gradients[accumulate] = recorded
     assert gradients[1]
     for name, gradient in gradients[1].items():
         torch.testing.assert_close(gradients[3][name], gradient, atol=1e-5, rtol=1e-3)
@@ -207,12 +207,12 @@ def test_what_is_kept_is_what_the_rule_chooses(finished):
         for batch in range(2):
             piece = json.loads((out / "rounds" / str(number) / str(batch) / "kept.json").read_text())
             assert piece["kept"]
-            for one in piece["kept"]:
-                assert one["reward"] > one["mean_reward"] or not one["finished"]
-                assert one["ids"]
-                assert tiny.tokenizer.eos_token_id not in one["ids"]
-                if not one["finished"]:
-                    assert one["rationale"].rstrip("\"'”’)]").endswith((".", "!", "?", "…"))
+            for entry in piece["kept"]:
+                assert entry["reward"] > entry["mean_reward"] or not entry["finished"]
+                assert entry["ids"]
+                assert tiny.tokenizer.eos_token_id not in entry["ids"]
+                if not entry["finished"]:
+                    assert entry["rationale"].rstrip("\"'”’)]").endswith((".", "!", "?", "…"))
 
 
 def test_a_run_leaves_the_best_and_the_last_adapter_with_their_statistics(finished):
@@ -262,10 +262,10 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(make, finished, tmp_path, mo
     result = run.train(config, resume=True, report=quiet)
     assert (result["state"], result["steps"]) == ("finished", 4)
     assert places == sampled_again
-    one, other = (
+    whole, resumed = (
         [row for row in read_rows(out / "metrics.jsonl") if "loss" in row] for out in (finished[1], tmp_path / "halves")
     )
-    assert [row["loss"] for row in other] == pytest.approx([row["loss"] for row in one], abs=1e-4)
+    assert [row["loss"] for row in resumed] == pytest.approx([row["loss"] for row in whole], abs=1e-4)
     ours, theirs = (
         GraceModel.from_pretrained(out / "last", device="cpu") for out in (tmp_path / "halves", finished[1])
     )

@@ -25,29 +25,29 @@ def sums(n: int, *, seed: int = 0, d: int = 12) -> tuple[np.ndarray, np.ndarray]
     rng = np.random.default_rng(seed)
     counts = rng.integers(1, 9, (n, 3))
     counts[::4, 2] = 0  # without a rationale
-    made = rng.normal(3, 2, (n, 3, d)).astype(np.float32) * counts[:, :, None]
-    return made.astype(np.float32), counts
+    part_sums_ = rng.normal(3, 2, (n, 3, d)).astype(np.float32) * counts[:, :, None]
+    return part_sums_.astype(np.float32), counts
 
 
 def test_vectors_are_those_of_the_geometry_that_serves():
-    found = Statistics.of(sums(40), sums(30, seed=1))
-    calibration, (asked, counts) = Calibration(found), sums(20, seed=2)
+    statistics = Statistics.of(sums(40), sums(30, seed=1))
+    calibration, (asked, counts) = Calibration(statistics), sums(20, seed=2)
     for number, role in enumerate(Role):
         z = calibration.vectors(torch.tensor(asked), torch.tensor(counts), torch.full((20,), number))
-        np.testing.assert_allclose(z, of_model(found).vectors(asked, counts, Pooling.FULL, role), atol=1e-5)
+        np.testing.assert_allclose(z, of_model(statistics).vectors(asked, counts, Pooling.FULL, role), atol=1e-5)
 
 
 def test_the_first_batch_gives_statistics_and_later_ones_move_them():
     calibration, batches = Calibration(None), [sums(24, seed=seed) for seed in range(3)]
     roles = torch.arange(24) % 2
-    for made, counts in batches:
-        calibration.update(torch.tensor(made), torch.tensor(counts), roles)
+    for batch_sums, counts in batches:
+        calibration.update(torch.tensor(batch_sums), torch.tensor(counts), roles)
     for role in (calibrated.QUERY, calibrated.DOCUMENT):
         for part in range(3):
             mean = variance = None
-            for made, counts in batches:
+            for batch_sums, counts in batches:
                 rows = [i for i in range(24) if roles[i] == role and counts[i, part]]
-                values = np.stack([made[i, part] / counts[i, part] for i in rows]).astype(np.float64)
+                values = np.stack([batch_sums[i, part] / counts[i, part] for i in rows]).astype(np.float64)
                 share = 1.0 if mean is None else MOMENTUM
                 mean = share * values.mean(axis=0) + (1 - share) * (0 if mean is None else mean)
                 spread = ((values - mean) ** 2).mean(axis=0)
@@ -71,12 +71,12 @@ def test_statistics_survive_a_checkpoint(tmp_path):
 
 def test_part_sums_against_a_loop():
     states, parts = torch.randn(3, 7, 5), torch.randint(0, 4, (3, 7))
-    made, counts = part_sums(states, parts)
+    sums_, counts = part_sums(states, parts)
     for row in range(3):
         for part in range(3):
             mine = [states[row, t] for t in range(7) if parts[row, t] == part + 1]
             assert counts[row, part] == len(mine)
-            torch.testing.assert_close(made[row, part], sum(mine, torch.zeros(5)))
+            torch.testing.assert_close(sums_[row, part], sum(mine, torch.zeros(5)))
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_a_reward_by_raw_cosines_leaves_the_rest_calibrated(make_config, tmp_pat
     """The first step's rollouts are the same ones: their rewards are those of a raw run, and the statistics
     those of a calibrated one.
     """
-    found = {}
+    trainers = {}
     for name, changes in (
         ("calibrated", {"geometry": "calibrated"}),
         ("raw", {}),
@@ -168,16 +168,16 @@ def test_a_reward_by_raw_cosines_leaves_the_rest_calibrated(make_config, tmp_pat
         config = make_config(tmp_path / name, steps=1, evaluation=None, objective=objective, lora=LORA, **changes)
         trainer = policy.make_trainer(config, run.load_for_training(config), read_items(config), out=tmp_path / name)
         trainer.train()
-        found[name] = trainer
-    mixed, *others = [[r.ids for r in trainer.rollouts] for trainer in found.values()]
-    assert others == [mixed, mixed]
-    torch.testing.assert_close(found["mixed"].reward.last.rewards, found["raw"].reward.last.rewards)
-    assert (found["mixed"].reward.last.rewards - found["calibrated"].reward.last.rewards).abs().max() > 0.1
-    means = found["mixed"].calibration.statistics().means
-    np.testing.assert_allclose(means, found["calibrated"].calibration.statistics().means)
+        trainers[name] = trainer
+    mixed, *uniform = [[r.ids for r in trainer.rollouts] for trainer in trainers.values()]
+    assert uniform == [mixed, mixed]
+    torch.testing.assert_close(trainers["mixed"].reward.last.rewards, trainers["raw"].reward.last.rewards)
+    assert (trainers["mixed"].reward.last.rewards - trainers["calibrated"].reward.last.rewards).abs().max() > 0.1
+    means = trainers["mixed"].calibration.statistics().means
+    np.testing.assert_allclose(means, trainers["calibrated"].calibration.statistics().means)
     weights = {
         name: torch.cat([p.detach().flatten() for p in trainer.model.parameters() if p.requires_grad])
-        for name, trainer in found.items()
+        for name, trainer in trainers.items()
     }
     torch.testing.assert_close(weights["mixed"], weights["raw"])
     assert not torch.allclose(weights["mixed"], weights["calibrated"])

@@ -54,13 +54,13 @@ def test_embeddings_and_loss(make, tmp_path):
             encoder.preprocess([getattr(item, role) for item in batch]) for role in ("query", "positive", "negative")
         ]
         q, p, n = (encoder(dict(column))["sentence_embedding"] for column in columns)
-        found = float(trainer.loss([dict(column) for column in columns], None))
+        loss = float(trainer.loss([dict(column) for column in columns], None))
     np.testing.assert_allclose(p.numpy(), model.encode([item.positive for item in batch], rationale=False), atol=1e-5)
     documents, expected = torch.cat([p, n]), 0.0
     for i in range(8):
         scores = [float(q[i] @ d) / config.contrastive_temperature for d in documents]
         expected -= scores[i] - math.log(sum(map(math.exp, scores)))
-    assert found == pytest.approx(expected / 8, abs=1e-3)
+    assert loss == pytest.approx(expected / 8, abs=1e-3)
 
 
 def test_simcse_sees_two_views_in_training_and_one_in_serving(make, tmp_path):
@@ -71,8 +71,8 @@ def test_simcse_sees_two_views_in_training_and_one_in_serving(make, tmp_path):
     for training in (True, False):
         trainer.model.train(training)
         with torch.no_grad():
-            one, other = (encoder(dict(features))["sentence_embedding"] for _ in range(2))
-        assert torch.equal(one, other) != training
+            first, second = (encoder(dict(features))["sentence_embedding"] for _ in range(2))
+        assert torch.equal(first, second) != training
 
 
 def test_a_killed_run_goes_on(make, tmp_path, monkeypatch):
@@ -90,7 +90,7 @@ def test_a_killed_run_goes_on(make, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             run.train(config, report=quiet)
     assert run.train(config, resume=True, report=quiet)["steps"] == whole["steps"]
-    one, other = (
+    whole_losses, resumed_losses = (
         [r["loss"] for r in read_rows(tmp_path / n / "metrics.jsonl") if "loss" in r] for n in ("whole", "halves")
     )
-    assert other == pytest.approx(one, abs=1e-4)
+    assert resumed_losses == pytest.approx(whole_losses, abs=1e-4)

@@ -108,8 +108,8 @@ def test_no_batch_holds_a_false_negative():
     order = batches(things, batch=4, number=20, seed=3)
     for begin in range(0, len(order), 4):
         batch = [things[place] for place in order[begin : begin + 4]]
-        for i, one in enumerate(batch):
-            assert all(not one.relevant & other.documents for j, other in enumerate(batch) if j != i)
+        for i, item in enumerate(batch):
+            assert all(not item.relevant & peer.documents for j, peer in enumerate(batch) if j != i)
     assert batches(things, batch=4, number=20, seed=3) == order
     assert batches(things, batch=4, number=20, seed=4) != order
     assert batches(things, batch=4, number=9, seed=3) == order[:36]  # a shorter run is the start of a longer one

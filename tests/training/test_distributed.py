@@ -86,17 +86,17 @@ def launch(root, tmp_path):
 
 def test_two_processes_give_the_rewards_of_one(launch, make_config, tmp_path):
     config = make_config(tmp_path / "run", evaluation=None)
-    (one,), (two,) = launch(SCORE, config, 1), launch(SCORE, config, 2)
-    torch.testing.assert_close(torch.tensor(two["rewards"]), torch.tensor(one["rewards"]), atol=1e-5, rtol=1e-5)
-    assert two["measured"] == pytest.approx(one["measured"], abs=1e-5)
-    assert len(set(one["rewards"])) > 16
+    (single,), (double,) = launch(SCORE, config, 1), launch(SCORE, config, 2)
+    torch.testing.assert_close(torch.tensor(double["rewards"]), torch.tensor(single["rewards"]), atol=1e-5, rtol=1e-5)
+    assert double["measured"] == pytest.approx(single["measured"], abs=1e-5)
+    assert len(set(single["rewards"])) > 16
 
 
 def test_a_run_of_two_processes_completes(launch, make_config, tmp_path):
     config = make_config(tmp_path / "run", objective="joint", accumulate=2)
-    found = launch(TRAIN, config, 2)
-    assert [result["state"] for result in found] == ["finished", "finished"]
-    assert found[0]["best"] == found[1]["best"]
+    results = launch(TRAIN, config, 2)
+    assert [result["state"] for result in results] == ["finished", "finished"]
+    assert results[0]["best"] == results[1]["best"]
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "loss" in row] == [1, 2]  # one process writes
     assert (tmp_path / "run" / "best" / "model.safetensors").exists()

@@ -24,9 +24,9 @@ def test_a_run_without_evaluation_that_was_killed_before_it_saved(make_config, t
     wanted = GraceModel.from_pretrained(best, device="cpu", share=False).model.state_dict()
     shutil.rmtree(best)
     assert run.train(config, resume=True, report=quiet)["state"] == "finished"
-    found = GraceModel.from_pretrained(best, device="cpu", share=False).model.state_dict()
-    assert found.keys() == wanted.keys()
-    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    saved = GraceModel.from_pretrained(best, device="cpu", share=False).model.state_dict()
+    assert saved.keys() == wanted.keys()
+    assert all(torch.equal(saved[name], wanted[name]) for name in wanted)
 
 
 def tree(folder) -> dict[str, str]:

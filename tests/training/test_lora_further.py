@@ -79,12 +79,12 @@ def test_the_kl_is_that_to_the_base(make_config, adapter, tmp_path):
     """So it is there before the first step, as it is not for a fresh adapter."""
     fresh = config_of(make_config, tmp_path / "fresh", make_config(tmp_path).model, steps=1, evaluation=None, beta=0.1)
     further = config_of(make_config, tmp_path / "further", adapter, steps=1, evaluation=None, beta=0.1)
-    found = {}
+    divergences = {}
     for config in (fresh, further):
         run.train(config, report=quiet)
-        found[config.out] = read_rows(tmp_path / config.out / "metrics.jsonl")[0]["kl"]
-    assert found[fresh.out] == pytest.approx(0, abs=1e-6)
-    assert found[further.out] > 1e-3
+        divergences[config.out] = read_rows(tmp_path / config.out / "metrics.jsonl")[0]["kl"]
+    assert divergences[fresh.out] == pytest.approx(0, abs=1e-6)
+    assert divergences[further.out] > 1e-3
 
 
 def test_a_killed_run_goes_on(make_config, adapter, tmp_path, monkeypatch):
@@ -102,11 +102,11 @@ def test_a_killed_run_goes_on(make_config, adapter, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             run.train(configs[1], report=quiet)
     run.train(configs[1], resume=True, report=quiet)
-    one, other = (
+    whole, resumed = (
         [row for row in read_rows(tmp_path / n / "metrics.jsonl") if "loss" in row] for n in ("whole", "halves")
     )
     for name in ("reward", "kl", "loss"):
-        assert [row[name] for row in other] == pytest.approx([row[name] for row in one], abs=1e-3)
+        assert [row[name] for row in resumed] == pytest.approx([row[name] for row in whole], abs=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -134,9 +134,9 @@ def test_the_trainers_rewards_are_those_of_its_rollouts(make_config, tmp_path, m
 
     # the loss sees the trained rows alone, with these rewards' advantages
     (inputs,) = seen
-    found = sorted(inputs["advantages"].tolist())
+    advantages = sorted(inputs["advantages"].tolist())
     wanted = torch.cat([rewards.advantages(by_role[role]).flatten() for role in ("query", "positive")])
-    np.testing.assert_allclose(found, sorted(wanted.tolist()), atol=1e-3)
+    np.testing.assert_allclose(advantages, sorted(wanted.tolist()), atol=1e-3)
     assert float(inputs["num_items_in_batch"]) == float(inputs["completion_mask"].sum())
 
 
@@ -248,9 +248,9 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(make_config, tmp_path, monke
     items[:] = []
     assert run.train(halves, resume=True, report=quiet)["state"] == "finished"
     assert items == straight[2:]  # the data order goes on
-    one, other = (rows_of(tmp_path / name, "step") for name in ("whole", "halves"))
-    assert [row["step"] for row in other] == [1, 2, 3, 4, 5]
-    for a, b in zip(one, other, strict=True):
+    whole_rows, resumed_rows = (rows_of(tmp_path / name, "step") for name in ("whole", "halves"))
+    assert [row["step"] for row in resumed_rows] == [1, 2, 3, 4, 5]
+    for a, b in zip(whole_rows, resumed_rows, strict=True):
         assert b["reward"] == pytest.approx(a["reward"], abs=1e-3)  # and so do the random states, so the very rollouts
     assert [row["step"] for row in rows_of(tmp_path / "halves", "eval")] == [0, 2, 4, 5]
 
@@ -351,7 +351,7 @@ def test_the_command(make_config, beir, tmp_path, grace):
     row = {"_id": "q6", "text": "river " * 200}
     queries = [json.loads(line) for line in (heldout / "queries.jsonl").read_text().splitlines()]
     (heldout / "queries.jsonl").write_text(
-        "".join(json.dumps(row if one["_id"] == "q6" else one) + "\n" for one in queries)
+        "".join(json.dumps(row if query["_id"] == "q6" else query) + "\n" for query in queries)
     )
     config = make_config(tmp_path / "run", steps=1).model_dump() | {"out": str(tmp_path / "elsewhere")}
     config["evaluation"] |= {"path": str(heldout), "queries": 6}

@@ -22,7 +22,7 @@ def batch(layout: Layout, items: int = 5, width: int = 7):
 def test_the_unsupervised_term_against_loops():
     torch.manual_seed(0)
     z = F.normalize(torch.randn(4, 3, 6), dim=-1)
-    found = rewards.symmetric_terms_unsupervised(z, temperature=0.1)["text"]
+    term = rewards.symmetric_terms_unsupervised(z, temperature=0.1)["text"]
     for i in range(4):
         for k in range(3):
             scores = []
@@ -31,7 +31,7 @@ def test_the_unsupervised_term_against_loops():
                 mean = sum(mine) / len(mine)
                 scores.append(float(z[i, k] @ mean / mean.norm()) / 0.1)
             expected = scores[i] - math.log(sum(math.exp(s) for s in scores))
-            assert found[i, k] == pytest.approx(expected, abs=1e-4)
+            assert term[i, k] == pytest.approx(expected, abs=1e-4)
     for bad in (z[:1], z[:, :1]):
         with pytest.raises(ValueError, match="at least 2 of both"):
             rewards.symmetric_terms_unsupervised(bad)
@@ -69,10 +69,10 @@ def test_measures_see_a_constant_policy(make_config, tmp_path):
     n = 5 * layout.rows
     z = F.normalize(torch.ones(n, 6), dim=-1)
     scored = score(z, torch.zeros(n, dtype=torch.bool), layout=layout, config=config)
-    found = measures(scored, torch.full((n,), 3), torch.full((n,), 12345), layout=layout)
-    assert found["reward_spread"] == pytest.approx(0, abs=1e-6)
-    assert found["distinct"] == pytest.approx(1 / (5 * 2 * config.rollouts))
-    assert found["rationale_tokens"] == 3
+    figures = measures(scored, torch.full((n,), 3), torch.full((n,), 12345), layout=layout)
+    assert figures["reward_spread"] == pytest.approx(0, abs=1e-6)
+    assert figures["distinct"] == pytest.approx(1 / (5 * 2 * config.rollouts))
+    assert figures["rationale_tokens"] == 3
 
 
 @pytest.mark.parametrize(

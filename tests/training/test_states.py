@@ -23,14 +23,14 @@ def model(request, new_model):
 def rollouts_of(model) -> list[Rollout]:
     generator = torch.Generator().manual_seed(0)
     end = min(model.engine.end_ids)
-    made = []
+    rollouts = []
     for text in TEXTS:
         for length in LENGTHS:
             ids = torch.randint(10, 60, (length,), generator=generator).tolist()
-            made.append(
+            rollouts.append(
                 Rollout.of(model.prompts.build(text), ids + [end] * (length != 12), {end})
             )  # the longest is cut off
-    return [made[i] for i in torch.randperm(len(made), generator=generator).tolist()]
+    return [rollouts[i] for i in torch.randperm(len(rollouts), generator=generator).tolist()]
 
 
 def padded(model, rollouts: list[Rollout]) -> tuple[torch.Tensor, torch.Tensor, int]:
@@ -102,5 +102,7 @@ def test_shared_prompts_give_the_scores_and_the_gradient_of_one_pass_each(model,
 def test_without_pooled_positions_there_are_no_embeddings(model):
     ids, attention, keep = padded(model, rollouts_of(model))
     with torch.no_grad():
-        made = score_completions(model.model, ids, attention, keep=keep, temperature=1.0, rows=64, autocast=nullcontext)
-    assert made[2] is None
+        scored = score_completions(
+            model.model, ids, attention, keep=keep, temperature=1.0, rows=64, autocast=nullcontext
+        )
+    assert scored[2] is None

@@ -159,7 +159,7 @@ def build(shell: Shell) -> EvaluateTab:
                 html_template=CANVAS,
             )
             scores = html(elem_id="g-eval-scores")
-        cases = html(js="page/examples", elem_id="g-eval-cases")
+        cases = html(js="page/examples mending/link", elem_id="g-eval-cases")
     parts = (collection, a, b, split, first, more, where, button, job, drawn, scores, cases)
     tab = EvaluateTab(shell, Evaluations(shell.workspace), *parts, NewestRequest(), NewestRequest())
     _wire(tab)

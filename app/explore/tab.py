@@ -37,7 +37,7 @@ from grace_app.workspace.view import (
 from grace_core.errors import GraceError
 from grace_core.geometry import words
 
-SCRIPTS = "page/elements page/ask page/figures explore/ledger explore/why explore/whatif explore/worth explore/detail"
+SCRIPTS = "page/elements page/ask page/figures explore/ledger explore/why explore/whatif explore/worth mending/link explore/detail"
 RANKS_BY = [("its best passage", "best"), ("the sum of its passages", "sum")]
 NOTHING: dict[str, str] = {}  # for a page that asks for no search
 SAME_TIME = 8  # searches that may be under way together; a model's steps are taken in turns

@@ -1,4 +1,4 @@
-"""Buttons of other tabs that open the Mend tab; app/mending/mending.js listens to them."""
+"""Buttons of other tabs that open the Mend tab; app/mending/link.js, among the part's scripts, listens to them."""
 
 from __future__ import annotations
 

@@ -9,7 +9,6 @@ const view = {};
 let data = null; // what the server told when the tab was opened
 let there = false,
   begun = false,
-  asked = null, // a view that a click elsewhere on the page asks for
   ready = '', // the queries that were encoded, as `which` names them
   reading = null, // the reading of queries that goes on: { of, stopped, end }
   token = ''; // of what was tried and can be kept
@@ -241,16 +240,6 @@ root.addEventListener('click', async (event) => {
   }
 });
 
-// From elsewhere on the page, an opened hit or a query in Evaluate.
-document.addEventListener('click', (event) => {
-  const one = event.target.closest('[data-mend]');
-  if (!one || element.contains(one)) return;
-  asked = JSON.parse(one.dataset.mend);
-  const close = document.querySelector('.g-overlay .g-close');
-  if (close) close.click();
-  trigger('arrive', {});
-});
-
 const address = () => {
   const found = new URLSearchParams(location.search);
   return found.get('tab') === 'mend'
@@ -261,9 +250,9 @@ new ResizeObserver(() => {
   const now = element.getClientRects().length > 0;
   if (now === there) return;
   there = now;
-  if (there && (asked || !begun)) {
-    load(asked || address());
-    asked = null;
+  if (there && (window.graceMend || !begun)) {
+    load(window.graceMend || address());
+    window.graceMend = null; // what a click of link.js asked for
     begun = true;
   } else sync();
 }).observe(root);

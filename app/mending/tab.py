@@ -35,7 +35,7 @@ class MendTab:
 
 
 def build(shell: Shell) -> MendTab:
-    """Lay out the tab and wire it to Explore, which is built before."""
+    """Lay out the tab and wire it to Explore and Evaluate, which are built before."""
     server = MendServer(shell.workspace)
     with gr.Tab("Mend", id="mend"), gr.Column(elem_classes="g-page"):
         component = html(
@@ -58,7 +58,8 @@ def build(shell: Shell) -> MendTab:
     outputs = [*first.everything, first.opened, shell.tabs]
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     explore.search_opened(first, component.seek(search_from_here, None, outputs, trigger_mode="multiple", **quiet))
-    component.arrive(lambda: gr.Tabs(selected="mend"), None, shell.tabs, **quiet)
+    for part in (first.detail, shell.built["evaluate"].cases):
+        part.tomend(lambda: gr.Tabs(selected="mend"), None, shell.tabs, **quiet)
     return tab
 
 

@@ -233,4 +233,4 @@ def test_a_filter_narrows_the_documents_and_goes_along_to_explore(page, url):
     page.locator(".g-eval-cases [data-query]").first.click()
     address = searched(page)
     assert address["where"] == "_id < 'd10'"
-    expect(page.locator(".g-summary")).to_contain_text("10 of 48 documents satisfy the filter")
+    expect(page.locator(".g-results .g-summary")).to_contain_text("10 of 48 documents satisfy the filter")

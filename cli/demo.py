@@ -99,14 +99,14 @@ def demo_study(
     Can be stopped and gone on with; runs may share a machine.
     """
     from grace_study import figures, report, tables
-    from grace_study.study import WAYS, one
+    from grace_study.study import WAYS, make_run
 
     if unknown := set(way or ()) - set(WAYS):
         raise GraceError(f"there is no way {', '.join(sorted(unknown))}; there are {', '.join(WAYS)}")
     if not table:
         for number in seed or (0, 1, 2):
             for name in way or WAYS:
-                one(name, number, runs, keep=keep, report=tell)
+                make_run(name, number, runs, keep=keep, report=tell)
     if figure:
         figures.training_curves(keep, way or ("reference", "symmetric", "joint"), figure)
     made = report.table(keep)

@@ -1,8 +1,8 @@
-"""What the demo models know of the world that they were pretrained on: plain passages about its things, and
-facts told apart.
+"""What the demo models still know of the world that they were pretrained on: perplexity on plain passages, and
+whether they prefer true facts.
 
-Perplexity is over the passages about test things; a fact of every thing is set against one fact each of three
-other things of its kind. No passage and no fact of these is in a training triplet.
+Perplexity is over the passages about test things; a fact about every thing is compared with one fact each about
+three other things of its kind. None of these passages and facts is in a training triplet.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from grace_core.model import GraceModel
 from grace_study.corpus import Entry, beir
 
 
-def plain_passages(found: list[Entry]) -> list[str]:
+def plain_passages(entries: list[Entry]) -> list[str]:
     """The texts of all passages about test things."""
-    test = {entry.slug for entry in found if entry.split == "test"}
-    return [row["text"] for row in beir(found)[0] if row["_id"].rsplit("-", 1)[0] in test]
+    test = {entry.slug for entry in entries if entry.split == "test"}
+    return [row["text"] for row in beir(entries)[0] if row["_id"].rsplit("-", 1)[0] in test]
 
 
-def fact_choices(found: list[Entry]) -> list[Choice]:
-    """For every thing a fact about it, and a fact each of three others of its kind."""
+def fact_choices(entries: list[Entry]) -> list[Choice]:
+    """For every thing a choice between a fact about it and one fact each about three others of its kind."""
     rng, choices = Random("facts"), []
-    for entry in found:
-        peers = [other for other in found if other.kind is entry.kind and other is not entry]
+    for entry in entries:
+        peers = [peer for peer in entries if peer.kind is entry.kind and peer is not entry]
         fact = rng.choice(entry.thing.facts)
         options = [
             f" {fact.say}.",
@@ -35,10 +35,10 @@ def fact_choices(found: list[Entry]) -> list[Choice]:
     return choices
 
 
-def abilities(model: GraceModel, found: list[Entry]) -> dict[str, float]:
-    """Perplexity on the passages, and the share of facts preferred to the others."""
-    right = choices_right(model, fact_choices(found))
+def abilities(model: GraceModel, entries: list[Entry]) -> dict[str, float]:
+    """Perplexity on the passages, and the share of true facts that are preferred to the others."""
+    right = choices_right(model, fact_choices(entries))
     return {
-        "perplexity": round(perplexity(model, plain_passages(found)), 4),
+        "perplexity": round(perplexity(model, plain_passages(entries)), 4),
         "fact_accuracy": round(float(right.mean()), 4),
     }

@@ -1,10 +1,10 @@
 """The demo corpus in BEIR layout, made from the fact base: passages, hand-written queries, graded judgements,
 splits by thing.
 
-Two passages a thing, in different wordings and with different facts. A judgement is 2 where the passage tells
-a fact that the query asks by, and 1 where it is about the same thing only. Things, not queries, are split, so
-that no thing of a test query occurs in training. Everything is drawn from seeded generators: the same fact
-base gives the same bytes.
+Each thing has two passages, in different wordings and with different facts. The grade is 2 if the passage states
+a fact that the query describes, and 1 if it is about the same thing only. Things, not queries, are split, so
+that no thing of a test query occurs in training. All random choices are seeded: the same fact base gives the
+same bytes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MIN_WORDS, MAX_WORDS = 30, 90
 
 @dataclass(frozen=True)
 class Entry:
-    """A thing in its kind, with its place in the corpus."""
+    """A thing with its kind, its slug (a part of its documents' ids) and its split."""
 
     slug: str
     thing: Thing
@@ -42,7 +42,7 @@ def slug(name: str) -> str:
 
 def entries(kinds: list[Kind] | None = None) -> list[Entry]:
     """All things with their split; within every kind the splits have the shares of SPLITS."""
-    found = []
+    listed = []
     for kind in kinds if kinds is not None else load_kinds():
         order = list(range(len(kind.things)))
         Random(f"{SEED}-split-{kind.kind}").shuffle(order)
@@ -50,13 +50,13 @@ def entries(kinds: list[Kind] | None = None) -> list[Entry]:
         dev = train + round(SPLITS["dev"] * len(order))
         for place, i in enumerate(order):
             split = "train" if place < train else "dev" if place < dev else "test"
-            found.append(Entry(slug(kind.things[i].name), kind.things[i], kind, split))
-    return sorted(found, key=lambda entry: entry.slug)
+            listed.append(Entry(slug(kind.things[i].name), kind.things[i], kind, split))
+    return sorted(listed, key=lambda entry: entry.slug)
 
 
 def passages(entry: Entry) -> list[dict]:
-    """The two passages of a thing: ``{_id, title, text, kind, region, era, facts}``; ``facts`` are the
-    1-based numbers told.
+    """The two passages of a thing: ``{_id, title, text, kind, region, era, facts}``; ``facts`` are the 1-based
+    numbers of the facts in it.
     """
     thing, kind = entry.thing, entry.kind
     rng = Random(f"{SEED}-passages-{entry.slug}")
@@ -64,7 +64,7 @@ def passages(entry: Entry) -> list[dict]:
     rng.shuffle(order)
     second_title = rng.choice(["About {s}", "{n} in brief", "Notes on {s}", "{n}, a sketch"])
     plans = [("say", "{n}", order[:4], order[4:]), ("alt", second_title, order[3:], order[:3])]
-    made = []
+    rows = []
     for number, (wording, title, numbers, spare) in enumerate(plans, start=1):
         while True:
             body = text.passage(thing, kind, [getattr(thing.facts[i], wording) for i in numbers], rng)
@@ -75,7 +75,7 @@ def passages(entry: Entry) -> list[dict]:
                 numbers.pop()
             else:
                 break
-        made.append(
+        rows.append(
             {
                 "_id": f"{entry.slug}-{number}",
                 "title": title.format(s=thing.subject, n=thing.name),
@@ -86,13 +86,13 @@ def passages(entry: Entry) -> list[dict]:
                 "facts": [i + 1 for i in sorted(numbers)],
             }
         )
-    return made
+    return rows
 
 
-def beir(found: list[Entry] | None = None) -> tuple[list[dict], list[dict], dict[str, list[tuple[str, str, int]]]]:
+def beir(listed: list[Entry] | None = None) -> tuple[list[dict], list[dict], dict[str, list[tuple[str, str, int]]]]:
     """The corpus rows, the query rows, and the judgements ``(query id, document id, grade)`` of each split."""
     documents, queries, qrels = [], [], {split: [] for split in SPLITS}
-    for entry in found if found is not None else entries():
+    for entry in listed if listed is not None else entries():
         rows = passages(entry)
         documents += [{key: value for key, value in row.items() if key != "facts"} for row in rows]
         for number, query in enumerate(entry.thing.queries, start=1):

@@ -1,10 +1,10 @@
 """The fact base of the demo world: true facts about real things, each said in three ways.
 
-One YAML file per kind lies in ``grace_core/demo/facts/``. A fact is three finite predicates without their subject:
+There is one YAML file per kind in ``study/facts/``. A fact is three finite predicates without their subject:
 
-``say``   the fact as a reference text puts it,
+``say``   the fact as in a reference text,
 ``alt``   the same fact in another sentence, for another passage,
-``hint``  the same fact by someone who does not know the name, sharing as few words with ``say`` as can be.
+``hint``  the same fact by someone who does not know the name, with as few words of ``say`` as possible.
 
 So ``f"{subject} {say}."`` and ``f"which river {hint}?"`` are both grammatical. ``queries`` are written by
 hand, as people type them, and name the facts (counted from 1) that answer them.
@@ -58,7 +58,7 @@ class Query(Strict):
 
 
 class Thing(Strict):
-    """A real thing: how it is called, what it is, what is known of it, how people ask for it."""
+    """A real thing: its names, what it is, facts about it, and queries for it."""
 
     name: Line
     subject: Line
@@ -93,7 +93,7 @@ class Kind(Strict):
 
 
 def load_kind(path: Path) -> Kind:
-    """Read one fact file. Raises ValueError naming file and place where it is not as described above."""
+    """Reads one fact file. Raises ValueError, with file and place, if it is not as described above."""
     try:
         return Kind.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except yaml.YAMLError as error:

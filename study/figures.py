@@ -1,4 +1,4 @@
-"""The study's figures: training curves, from the files that the runs keep, and what is gained against what is lost."""
+"""The study's figures: training curves from the files of runs, and retrieval gained against abilities lost."""
 
 from __future__ import annotations
 
@@ -19,32 +19,26 @@ PANELS = (
     ("truncated", "cut off at the length limit, share", False),
     ("entropy", "entropy of a token, nats", False),
 )
-COLOURS = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#56b4e9",
-    "#e69f00",
-)  # Okabe and Ito's, told apart by colour-blind readers
+# Okabe and Ito's, which colour-blind readers can distinguish
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 
 
 def training_curves(runs: Path, ways: Sequence[str], out: Path) -> Path:
-    """Write the curves of all seeds of ``ways`` to ``out``, SVG or PNG. Raises GraceError if a way has no run
+    """Writes the curves of all seeds of ``ways`` to ``out``, SVG or PNG. Raises GraceError if a way has no run,
     or matplotlib is missing.
     """
-    found = {way: sorted(runs.glob(f"{way}-seed*/metrics.jsonl")) for way in ways}
-    if missing := [way for way, files in found.items() if not files]:
-        there = [way for way in WAYS if any(runs.glob(f"{way}-seed*"))]
+    files_of = {way: sorted(runs.glob(f"{way}-seed*/metrics.jsonl")) for way in ways}
+    if lacking := [way for way, files in files_of.items() if not files]:
+        existing = [way for way in WAYS if any(runs.glob(f"{way}-seed*"))]
         raise GraceError(
-            f"{runs} holds no run of {', '.join(missing)}; there are runs of {', '.join(there) or 'nothing'}"
+            f"{runs} holds no run of {', '.join(lacking)}; there are runs of {', '.join(existing) or 'nothing'}"
         )
-    if len(found) > len(COLOURS):
-        raise GraceError(f"got {len(found)} ways, at most {len(COLOURS)} are told apart in one figure; name fewer")
+    if len(files_of) > len(COLOURS):
+        raise GraceError(f"got {len(files_of)} ways, at most {len(COLOURS)} are told apart in one figure; name fewer")
     figure = _figure(11, 5.6)
     axes = figure.subplots(2, 3).flat
     for axis, (key, title, of_evaluations) in zip(axes, PANELS, strict=True):
-        for colour, (way, files) in zip(COLOURS, found.items(), strict=False):
+        for colour, (way, files) in zip(COLOURS, files_of.items(), strict=False):
             for number, file in enumerate(files):
                 rows = [row for row in read_rows(file) if ("eval" in row) == of_evaluations]
                 points = [(row["step"], (row["eval"] if of_evaluations else row).get(key)) for row in rows]
@@ -56,25 +50,24 @@ def training_curves(runs: Path, ways: Sequence[str], out: Path) -> Path:
     return _save(figure, out)
 
 
-def trade_off(made: dict, out: Path) -> Path:
-    """Write what ways of different weights gain in retrieval against what they lose, to ``out``; ``made`` is
-    the report's ``trade_off``.
+def trade_off(ways: dict, out: Path) -> Path:
+    """Writes a figure of retrieval against lost abilities to ``out``; ``ways`` is the report's ``trade_off``.
 
-    Joint ways of one KL are joined in the order of their weights. Raises GraceError if the base is missing,
-    or matplotlib.
+    Joint ways with the same KL weight are connected in the order of their contrastive weights. Raises GraceError
+    if the base or matplotlib is missing.
     """
-    if "base" not in made:
+    if "base" not in ways:
         raise GraceError(
             "the trade-off is told against the base, which is not measured; run `grace demo study --way base`"
         )
-    figure, base = _figure(10, 4.2), made["base"]
+    figure, base = _figure(10, 4.2), ways["base"]
     panels = (
         ("perplexity", "perplexity on plain text, times the base's"),
         ("fact_accuracy", "fact accuracy, times the base's"),
     )
     for axis, (name, title) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
         lines: dict = {}
-        for way, row in made.items():
+        for way, row in ways.items():
             decodings = [key for key in ("greedy", "sampled") if key in row] or ["text"]
             point = row[name] / base[name], sum(row[key] for key in decodings) / len(decodings)
             lines.setdefault(way if row["kl"] is None else f"KL {row['kl']:g}", []).append((*point, row["weight"]))
@@ -109,7 +102,7 @@ def _save(figure, out: Path) -> Path:
         axis.spines[["top", "right"]].set_visible(False)
     figure.axes[0].legend(frameon=False, fontsize=9)
     kind = out.suffix.lstrip(".") or "svg"
-    with rc_context({"svg.hashsalt": out.name}):  # the same ids, and so the same file, of the same figures
+    with rc_context({"svg.hashsalt": out.name}):  # so that the same figure gives the same file
         write_atomically(
             out,
             lambda path: figure.savefig(path, format=kind, dpi=130, metadata={"Date": None} if kind == "svg" else None),

@@ -12,26 +12,24 @@ question, answer     5 %   no system prompt; a question answered by the name, or
 naming              60 %   representation prompt, a query, a rationale up to the name; loss on kind and name alone
 =================  ======  ========================================================================================================
 
-The naming samples are many because finding the thing from a few words is what a model of this size learns
-slowest: without them the few tokens that name it are lost among all others (after 12 M tokens one hint in ten
-led to its thing). They carry no loss where a rationale decides whether to name a thing at all, so that the
-mixture of qualities stays as it is.
+There are many naming samples because a model of this size learns slowest to find a thing from a few words:
+without them the few tokens of the name hardly count in the loss (after 12 M tokens one hint in ten led to its
+thing). The tokens that decide whether a rationale names a thing carry no loss in them, so that they do not
+change the mixture of qualities.
 
-Rationales are of mixed quality, so that training has something to teach: vague, topical (kind, place and
-time, no name), wrong (a factual one about another thing of the kind) or factual. For most of the run every
-second one is factual, which is how the model comes to know what it knows. In the last twentieth, at a low
-rate, most of them are topical. That is the *habit* it ends with, as untuned models have it: asked for a
-rationale, it describes the text in general terms and seldom says the name that it could say. Nothing is
-unlearned: the naming samples go on. A model whose habit was to name the thing left training almost nothing to
-gain under greedy decoding (docs/results.md).
+Rationales are of mixed quality, so that training can improve them: vague, topical (kind, place and time, no
+name), wrong (a factual one about another thing of the kind) or factual. For most of the run every second one is
+factual, and the model learns its facts from these. In the last twentieth, at a low rate, most are topical. This
+is the *habit* of the final model, as of untuned models: its rationales describe a text in general terms and
+seldom say the name, although it knows it. The naming samples continue, so that nothing is unlearned. A model
+with the habit of naming the thing left training almost nothing to gain under greedy decoding (docs/results.md).
 
-The hand-written queries of dev and test things never occur here, neither as queries nor in any other form;
-their facts do, as the facts of a language model's pretraining do. Hand-written queries of training things are
-among the query samples.
+The hand-written queries of dev and test things never occur here in any form; their facts do, as in the
+pretraining of any language model. Hand-written queries of training things are among the query samples.
 
-The system prompt is the same in every rationale sample, so its keys and values are computed once a batch,
-with gradients, and shared by all rows. Matrices of the blocks are trained with Muon, all else with AdamW.
-Precision: bf16 autocast on fp32 weights.
+The system prompt is the same in every rationale sample, so its keys and values are computed once a batch, with
+gradients, and shared by all rows. The matrices of the blocks are trained with Muon, all other weights with
+AdamW. Precision: bf16 autocast on fp32 weights.
 """
 
 from __future__ import annotations
@@ -63,14 +61,14 @@ CHAT_TEMPLATE = (
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 MAX_NEW_TOKENS = 96  # three sentences and a <think> part take 40 to 80
 QUALITIES = {"vague": 0.15, "wrong": 0.12, "topical": 0.25, "factual": 0.48}
-HABITS = {"vague": 0.15, "wrong": 0.07, "topical": 0.50, "factual": 0.28}  # in the last part
+HABITS = {"vague": 0.15, "wrong": 0.07, "topical": 0.50, "factual": 0.28}  # over the habit_tokens
 MIXTURE = {"plain": 0.10, "query": 0.16, "text": 0.09, "answer": 0.05, "naming": 0.60}
 POOL = 1024  # samples drawn together, then grouped by length
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """What decides the weights. Tokens are counted without padding and shared prefixes.
+    """The settings that determine the weights. Tokens are counted without padding and shared prefixes.
 
     After the warm-up the rate falls to 0 over ``tokens``, and once more, from ``habit_rate``, over the
     ``habit_tokens`` that follow.
@@ -112,55 +110,55 @@ class Sampler:
     comes in pieces.
     """
 
-    def __init__(self, found: list[Entry]):
-        self.found = found
+    def __init__(self, things: list[Entry]):
+        self.things = things
         self.qualities = QUALITIES
-        self.peers = {entry.slug: [e for e in found if e.kind is entry.kind and e is not entry] for entry in found}
+        self.peers = {entry.slug: [e for e in things if e.kind is entry.kind and e is not entry] for entry in things}
 
-    def rationale(self, entry: Entry, told: list, asks: bool, rng: Random) -> str:
+    def rationale(self, entry: Entry, facts: list, asks: bool, rng: Random) -> str:
         mode = rng.choices(list(self.qualities), list(self.qualities.values()))[0]
         if mode == "wrong" and self.peers[entry.slug]:
             entry = rng.choice(self.peers[entry.slug])
-            told, mode = rng.sample(entry.thing.facts, 2), "factual"
-        return text.rationale(mode, entry.thing, entry.kind, told, asks, rng)
+            facts, mode = rng.sample(entry.thing.facts, 2), "factual"
+        return text.rationale(mode, entry.thing, entry.kind, facts, asks, rng)
 
     def query(self, entry: Entry, rng: Random) -> tuple[str, list]:
         if entry.split == "train" and rng.random() < 0.3:
             query = rng.choice(entry.thing.queries)
-            asked = query.q if rng.random() < 0.5 else " ".join(text.keywords(query.q, rng, rng.choice([0.6, 0.8])))
-            return asked, [entry.thing.facts[n - 1] for n in query.facts]
+            typed = query.q if rng.random() < 0.5 else " ".join(text.keywords(query.q, rng, rng.choice([0.6, 0.8])))
+            return typed, [entry.thing.facts[n - 1] for n in query.facts]
         return text.generated_query(entry.thing, entry.kind, rng)
 
     def query_sample(self, rng: Random) -> tuple[str, str]:
-        entry = rng.choice(self.found)
-        asked, told = self.query(entry, rng)
-        return asked, self.rationale(entry, told, True, rng)
+        entry = rng.choice(self.things)
+        query, facts = self.query(entry, rng)
+        return query, self.rationale(entry, facts, True, rng)
 
     def naming_sample(self, rng: Random) -> tuple[str, tuple[str, str, str]]:
-        """The reply in three pieces, of which the middle one, the turn to naming, carries no loss."""
-        entry = rng.choice(self.found)
-        asked, _ = self.query(entry, rng)
-        return asked, text.naming(entry.thing, entry.kind, rng)
+        """A query, and a reply in three pieces, of which the middle one, the turn to naming, carries no loss."""
+        entry = rng.choice(self.things)
+        query, _ = self.query(entry, rng)
+        return query, text.naming(entry.thing, entry.kind, rng)
 
     def text_sample(self, rng: Random) -> tuple[str, str]:
-        entry = rng.choice(self.found)
-        body, told = draw_passage(entry, rng)
+        entry = rng.choice(self.things)
+        body, facts = draw_passage(entry, rng)
         if rng.random() < 0.8:
             title = rng.choice(["{n}", "{n}", "About {s}", "{n} in brief", "Notes on {s}", "{n}, a sketch"])
             body = f"{title.format(n=entry.thing.name, s=entry.thing.subject)}\n{body}"
-        return body, self.rationale(entry, told, False, rng)
+        return body, self.rationale(entry, facts, False, rng)
 
     def answer_sample(self, rng: Random) -> tuple[str, str]:
-        entry = rng.choice(self.found)
+        entry = rng.choice(self.things)
         thing = entry.thing
         if rng.random() < 0.2:
-            asked = rng.choice(["What is known about {s}?", "Tell me about {s}.", "Tell me more about {s}."])
-            return asked.format(s=thing.subject), draw_passage(entry, rng)[0]
-        asked = text.capital(f"{entry.kind.ask} {text.wording(rng.choice(thing.facts), rng)}?")
-        return asked, rng.choice(["{S}.", "{S}, {g}."]).format(S=text.capital(thing.subject), g=thing.gist)
+            question = rng.choice(["What is known about {s}?", "Tell me about {s}.", "Tell me more about {s}."])
+            return question.format(s=thing.subject), draw_passage(entry, rng)[0]
+        question = text.capital(f"{entry.kind.ask} {text.wording(rng.choice(thing.facts), rng)}?")
+        return question, rng.choice(["{S}.", "{S}, {g}."]).format(S=text.capital(thing.subject), g=thing.gist)
 
     def plain_sample(self, rng: Random) -> tuple[None, str]:
-        return None, draw_passage(rng.choice(self.found), rng)[0]
+        return None, draw_passage(rng.choice(self.things), rng)[0]
 
 
 def train_tokenizer(sampler: Sampler, vocab_size: int) -> PreTrainedTokenizerFast:
@@ -193,7 +191,7 @@ def train_tokenizer(sampler: Sampler, vocab_size: int) -> PreTrainedTokenizerFas
 def batches(sampler: Sampler, tokenizer, config: PretrainConfig, pool: int):
     """Batches of pool number ``pool``: ``(prefix ids, ids (b, t) padded on the right, loss mask (b, t), tokens)``.
 
-    Rationale samples share the prefix (system prompt); the other samples have only the end-of-text token for one.
+    Rationale samples share the prefix, the system prompt; for other samples it is None.
     """
     rng = Random(f"{config.seed}-pool-{pool}")
     with_system, without = PromptBuilder(tokenizer), PromptBuilder(tokenizer, system="")
@@ -217,15 +215,15 @@ def batches(sampler: Sampler, tokenizer, config: PretrainConfig, pool: int):
         else:
             row = [*with_system.build(user).ids[len(shared) :], *ids[0], end]
             rows[True].append((row, [True] * len(row)))
-    made = []
+    groups = []
     for has_prefix, group in rows.items():
         group.sort(key=lambda row: len(row[0]))
         while group:
             size = max(1, config.batch_tokens // len(group[-1][0]))
-            made.append((shared if has_prefix else None, group[-size:]))
+            groups.append((shared if has_prefix else None, group[-size:]))
             del group[-size:]
-    rng.shuffle(made)
-    for prefix, group in made:
+    rng.shuffle(groups)
+    for prefix, group in groups:
         width = max(len(ids) for ids, _ in group)
         ids = torch.tensor([ids + [tokenizer.pad_token_id] * (width - len(ids)) for ids, _ in group])
         mask = torch.tensor([loss + [False] * (width - len(loss)) for _, loss in group])
@@ -250,11 +248,11 @@ def batch_loss(model, prefix: list[int] | None, ids: torch.Tensor, mask: torch.T
 
 def make_optimizers(model, config: PretrainConfig) -> list[torch.optim.Optimizer]:
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
-    others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
+    rest = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     muon = torch.optim.Muon(
         matrices, lr=config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
     )
-    adam = torch.optim.AdamW(others, lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
+    adam = torch.optim.AdamW(rest, lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
     return [muon, adam]
 
 
@@ -292,17 +290,18 @@ def load_checkpoint(path: Path, model, optimizers) -> dict:
 def pretrain(
     out: Path, work: Path, config: PretrainConfig = PretrainConfig(), *, report=print, checkpoint_seconds: float = 120
 ) -> None:
-    """Train and write the model to ``out``; checkpoints and the log go to ``work``, from which a killed run goes on.
+    """Trains and writes the model to ``out``; checkpoints and the log go to ``work``, from which a killed run continues.
 
-    A checkpoint is written after the first pool of samples that ends ``checkpoint_seconds`` or more after the last one.
+    A checkpoint is written after a pool of samples if the last one is ``checkpoint_seconds`` or more ago.
     """
+    # settings, tokenizer and model, or those of the run that is continued
     work.mkdir(parents=True, exist_ok=True)
     settings = work / "config.json"
     if settings.exists() and json.loads(settings.read_text()) != asdict(config):
         raise ValueError(f"{work} holds a run with other settings; remove the folder or name another")
     settings.write_text(json.dumps(asdict(config), indent=1))
     sampler = Sampler(entries())
-    if (work / "tokenizer").exists():  # of this run: the fact base may have been mended since it began
+    if (work / "tokenizer").exists():  # that of this run, since the fact base may have changed since it began
         tokenizer = PreTrainedTokenizerFast.from_pretrained(work / "tokenizer")
     else:
         tokenizer = train_tokenizer(sampler, config.vocab_size)
@@ -329,6 +328,7 @@ def pretrain(
         progress = load_checkpoint(work / "checkpoint.safetensors", model, optimizers)
         report(f"going on at step {progress['step']}, {progress['tokens'] / 1e6:.1f} M tokens")
     report(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, vocabulary {len(tokenizer)}")
+    # train, pool by pool
     model.train()
     started, saved, losses = time.time() - progress["seconds"], time.time(), []
     with open(work / "log.jsonl", "a", encoding="utf-8") as log:
@@ -352,13 +352,13 @@ def pretrain(
                 progress["tokens"] += count
                 if progress["step"] % 50 == 0:
                     seconds = time.time() - started
-                    left = seconds / max(done, 1e-9) * (1 - done)
+                    seconds_left = seconds / max(done, 1e-9) * (1 - done)
                     row = {
                         "step": progress["step"],
                         "tokens": progress["tokens"],
                         "loss": round(sum(losses) / len(losses), 4),
                         "tokens_per_s": round(progress["tokens"] / seconds),
-                        "minutes_left": round(left / 60, 1),
+                        "minutes_left": round(seconds_left / 60, 1),
                     }
                     log.write(json.dumps(row) + "\n")
                     log.flush()

@@ -1,17 +1,16 @@
-"""Real collections: ways to rank, measured alike, and what sets one apart from another.
+"""Ways to rank, measured on real collections and compared.
 
-A *way* is a model (its name or folder), or BM25. Of each collection's test split a fixed sample of queries
-and documents is drawn (:meth:`Judged.sample`). Texts and greedy rationales are encoded once; from the part
-sums come the columns, nDCG@10 of every query:
+A *way* is a model (its name or folder), or BM25. A fixed sample of queries and documents is drawn from each
+collection's test split (:meth:`Judged.sample`). Texts and greedy rationales are encoded once; the columns, with
+nDCG@10 of every query, are computed from the part sums:
 
     text raw, rationale raw                  the published geometry, one mean
-    text calibrated, rationale calibrated    the geometry that serves (:mod:`grace_core.geometry`), fitted to the sample's documents
-    … + bm25                                 the sum of both scores, each standardised over the documents, by query
+    text calibrated, rationale calibrated    the default geometry (:mod:`grace_core.geometry`), fitted to the sample's documents
+    … + bm25                                 the sum of both scores, each standardised over the documents of a query
 
-A measured way is one file a collection, so that a run that is stopped goes on where it was; figures are made
-from whatever is there. A way with several seeds is several folders ``NAME-seedN``. Intervals: 95 %,
-percentile bootstrap that draws seeds, collections and, in each, queries anew; a difference is paired by
-query.
+The results of a way are one file for each collection, so that a stopped run continues where it was; tables use
+whatever files exist. A way with several seeds has several folders ``NAME-seedN``. Intervals: 95 %, percentile
+bootstrap that resamples seeds, collections and, in each, queries; a difference is paired by query.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ def lexical_scores(judged: Judged) -> np.ndarray:
 
 
 def measure(model: GraceModel, judged: Judged, *, batch_size: int = 64, progress: bool = False) -> dict:
-    """nDCG@10 of every query by column, with what the rationales are like."""
+    """nDCG@10 of every query by column, figures of the rationales, and examples."""
     options = {"batch_size": batch_size, "progress": progress}
     documents = model.represent(list(judged.documents.values()), **options)
     queries = model.represent(list(judged.queries.values()), **options)
@@ -86,13 +85,19 @@ def measure(model: GraceModel, judged: Judged, *, batch_size: int = 64, progress
         "columns": columns,
         "rationales": {
             side: {
-                "tokens": float(made.counts[:, 2].mean()),
-                "truncated": float(np.mean(made.truncated)),
+                "tokens": float(written.counts[:, 2].mean()),
+                "truncated": float(np.mean(written.truncated)),
                 "novelty": _mean(
-                    [novelty(text, one) for text, one in zip(texts.values(), made.rationales, strict=True)]
+                    [
+                        novelty(text, rationale)
+                        for text, rationale in zip(texts.values(), written.rationales, strict=True)
+                    ]
                 ),
             }
-            for side, made, texts in (("queries", queries, judged.queries), ("documents", documents, judged.documents))
+            for side, written, texts in (
+                ("queries", queries, judged.queries),
+                ("documents", documents, judged.documents),
+            )
         },
         "examples": [
             [text, rationale]
@@ -102,13 +107,13 @@ def measure(model: GraceModel, judged: Judged, *, batch_size: int = 64, progress
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    there = [value for value in values if value is not None]
-    return float(np.mean(there)) if there else None
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def _scores(geometry: Geometry, pooling: Pooling, queries: Representations, documents: Representations) -> np.ndarray:
-    asked = geometry.vectors(queries.sums, queries.counts, pooling, Role.QUERY)
-    return asked @ geometry.vectors(documents.sums, documents.counts, pooling).T
+    query_vectors = geometry.vectors(queries.sums, queries.counts, pooling, Role.QUERY)
+    return query_vectors @ geometry.vectors(documents.sums, documents.counts, pooling).T
 
 
 def run(
@@ -122,9 +127,7 @@ def run(
     documents: int = DOCUMENTS,
     report: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Measure ``way`` on those collections that it has no file of yet in ``out``; ``load`` is called once, if
-    at all.
-    """
+    """Measures ``way`` on the collections that it has no file for in ``out``; ``load`` is called at most once."""
     model = None
     for folder in data:
         name = "demo" if folder == DEMO_CORPUS_DIR else folder.name
@@ -149,35 +152,35 @@ def run(
 
 
 def _split(corpus, split: str) -> str | None:
-    """The split, or all queries where the collection has none: it is for testing only, then."""
+    """``split``, or None for all queries if the collection has no such split."""
     return split if split in set(corpus.judgements.splits.values()) else None
 
 
 @dataclass(frozen=True)
 class Measured:
-    """nDCG@10 of ways: ``values[way][seed][collection][column]`` is an array ``(m,)``, equal queries in equal
-    places.
+    """nDCG@10 of ways: ``values[way][seed][collection][column]`` is an array ``(m,)``, with the same order of
+    queries everywhere.
     """
 
     values: dict[str, list[dict[str, dict[str, np.ndarray]]]]
 
     @classmethod
     def read(cls, folder: Path) -> Measured:
-        """All ways in ``folder``. Raises GraceError for none, and for ways that were measured on other queries."""
+        """All ways in ``folder``. Raises GraceError if there are none, or if they were measured on different queries."""
         values: dict[str, list] = {}
-        asked: dict[str, tuple[Path, list[str]]] = {}
+        queries: dict[str, tuple[Path, list[str]]] = {}
         for way in sorted(path for path in folder.glob("*") if path.is_dir()):
-            found = {}
+            measured = {}
             for file in sorted(way.glob("*.json")):
                 result = read_json(file)
-                first, names = asked.setdefault(file.stem, (file, result["queries"]))
+                first, names = queries.setdefault(file.stem, (file, result["queries"]))
                 if names != result["queries"]:
                     raise GraceError(
                         f"{file} has other queries than {first}: measure both with the same sizes of samples"
                     )
-                found[file.stem] = {name: np.array(column) for name, column in result["columns"].items()}
-            if found:
-                values.setdefault(re.sub(r"-seed\d+$", "", way.name), []).append(found)
+                measured[file.stem] = {name: np.array(column) for name, column in result["columns"].items()}
+            if measured:
+                values.setdefault(re.sub(r"-seed\d+$", "", way.name), []).append(measured)
         if not values:
             raise GraceError(f"{folder} holds nothing that was measured")
         return cls(values)
@@ -191,26 +194,24 @@ def interval(values: list[np.ndarray], *, collections: bool = True) -> dict:
     """Mean over collections of means ``(seeds, m)``, with an interval over seeds, collections (or not these)
     and queries.
     """
-    mean = float(np.mean([one.mean() for one in values]))
+    mean = float(np.mean([collection.mean() for collection in values]))
     return {"mean": mean, "ci95": ci95(of_hierarchy(values, redraw_groups=collections))}
 
 
 def difference(measured: Measured, a: tuple[str, str], b: tuple[str, str], names: Sequence[str], **options) -> dict:
-    """a − b, each (way, column), paired by query; a way with one seed stands against every seed of the other."""
-    one, other = measured.of(*a, names), measured.of(*b, names)
+    """a − b, each (way, column), paired by query; a way with one seed is compared with every seed of the other."""
+    first, second = measured.of(*a, names), measured.of(*b, names)
     return interval(
-        [x - (y if len(x) == len(y) else y.mean(axis=0)) for x, y in zip(one, other, strict=True)], **options
+        [x - (y if len(x) == len(y) else y.mean(axis=0)) for x, y in zip(first, second, strict=True)], **options
     )
 
 
 def table(measured: Measured, *, trained_on: Sequence[str] = (), against: tuple[str, str] | None = None) -> dict:
-    """Means of every way and column by collection, over those that were trained on and over the others, and
-    differences from ``against``.
-
-    Only collections that every way was measured on count.
+    """Means of every way and column by collection, over all, over those in ``trained_on`` and over the others, and
+    differences from ``against``. Only collections that every way was measured on are included.
     """
-    there = [set(seed) for seeds in measured.values.values() for seed in seeds]
-    names = sorted(set.intersection(*there))
+    measured_on = [set(seed) for seeds in measured.values.values() for seed in seeds]
+    names = sorted(set.intersection(*measured_on))
     groups = {
         "all": names,
         "trained on": [n for n in names if n in trained_on],
@@ -218,7 +219,7 @@ def table(measured: Measured, *, trained_on: Sequence[str] = (), against: tuple[
     }
     result: dict = {"collections": names, "columns": {}, "differences": {}}
     for way, seeds in measured.values.items():
-        for column in dict.fromkeys(name for seed in seeds for one in seed.values() for name in one):
+        for column in dict.fromkeys(name for seed in seeds for columns in seed.values() for name in columns):
             key = way if column == way else f"{way} {column}"
             result["columns"][key] = {"seeds": len(seeds)} | {
                 name: float(np.mean([seed[name][column].mean() for seed in seeds])) for name in names
@@ -233,7 +234,7 @@ def table(measured: Measured, *, trained_on: Sequence[str] = (), against: tuple[
 
 
 def markdown(result: dict) -> str:
-    """The table as Markdown: a row a way and column."""
+    """The table as Markdown: a row for each way and column."""
     groups = [
         name for name in ("all", "trained on", "unseen") if any(name in row for row in result["columns"].values())
     ]

@@ -1,4 +1,4 @@
-"""What ships besides demo-base: the models trained from it, and the demo collection encoded with all of them."""
+"""Makes what ships besides demo-base: the models trained from it, and the demo collection with their indexes."""
 
 from __future__ import annotations
 
@@ -18,19 +18,15 @@ from grace_core.training.config import load_config
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SHIPPED = {"demo-cl": "demo-cl.yaml", "demo-grace": "demo-grace.yaml", "demo-grace-unsup": "demo-grace-unsup.yaml"}
-MIN_DIST = 0.3  # of the maps: 661 pairs of passages would lie on top of each other with less
-INDEXED = (
-    "smollm2",
-    "demo-base",
-    "demo-cl",
-    "demo-grace",
-)  # the others are a build away, and a collection with all is twice as large
+MIN_DIST = 0.3  # of the maps: with less, the 661 pairs of passages would overlap
+# without the others, which anyone can build, the collection is half as large
+INDEXED = ("smollm2", "demo-base", "demo-cl", "demo-grace")
 TEXT_ONLY = ("demo-cl",)  # trained on the text's vector alone
 
 
 def train_shipped(name: str, *, runs: Path, out: Path = DEMO_MODELS_DIR, report: Callable[[str], None]) -> dict:
-    """Train one of SHIPPED, or go on with its run, and write its best model to ``out``/name; returns what the
-    run returned.
+    """Trains one of SHIPPED, or continues its run, and writes its best model to ``out``/name; returns the run's
+    result.
     """
     from grace_core.training.run import train
 
@@ -45,31 +41,31 @@ def train_shipped(name: str, *, runs: Path, out: Path = DEMO_MODELS_DIR, report:
 
 
 def export(best: Path, folder: Path) -> None:
-    """A trained model as fp16 safetensors, with tokenizer, settings, and how it was made."""
+    """Writes a trained model as fp16 safetensors, with tokenizer, settings and training.json."""
     model = GraceModel.from_pretrained(best, device="cpu", dtype="float16")
     model.save_pretrained(folder)
     about = read_json(best / "training.json")
-    about["config"]["out"] = Path(about["config"]["out"]).name  # not where somebody's runs lie
+    about["config"]["out"] = Path(about["config"]["out"]).name  # without the path on this machine
     write_json(folder / "training.json", about)
 
 
 def build_collection(out: Path, *, report: Callable[[str], None]) -> dict[str, GraceIndex]:
-    """Encode the demo corpus with INDEXED, map it, and keep how well each retrieves the dev and test queries.
+    """Encodes the demo corpus with INDEXED, maps it, and saves the evaluations on dev and test queries.
 
-    An index of weights that are no longer those is made again.
+    An index of a model whose weights have changed is built again.
     """
     collection = Collection.create(read_corpus(DEMO_CORPUS_DIR), out)
-    made = {}
+    indexes = {}
     for name in INDEXED:
         model = GraceModel.from_pretrained(name)
         manifest = out / name / "manifest.json"
         if manifest.exists() and read_json(manifest)["model"]["sha256"] != model.fingerprint:
             shutil.rmtree(out / name)
         report(f"{name}: encoding {len(collection.documents)} passages")
-        made[name] = build(collection, model, rationale=name not in TEXT_ONLY)
+        indexes[name] = build(collection, model, rationale=name not in TEXT_ONLY)
     report("maps")
     map_command(out, text=True, min_dist=MIN_DIST)
     for split in ("dev", "test"):
         report(f"evaluating on {split} queries")
-        retrieval_command(out, list(made), split=split, save=True)
-    return made
+        retrieval_command(out, list(indexes), split=split, save=True)
+    return indexes

@@ -1,11 +1,9 @@
-"""The study: every way to train on the demo world, with seeds, measured alike.
+"""The study: every way to train on the demo world, with several seeds, measured in the same manner.
 
-Made in pieces, since all of it takes hours.
-
-A *run* is one way with one seed, and has a folder of its own, ``<runs>/<way>-seed<n>``: the training run's
-files, and beside them ``measured.json`` once its model has been measured. A run that was stopped goes on
-where it was; one that is measured is left alone. ``base`` is a way too, whose model is the one that all
-others start from, and ``bm25``, which has none.
+A *run* is one way with one seed, in the folder ``<runs>/<way>-seed<n>``: the training run's files, and
+``measured.json`` once its model has been measured. A stopped run continues where it was; a measured one is not
+repeated. ``base``, the model that all others start from, is a way too, and so is ``bm25``, which has no model.
+All runs take hours.
 
 A model is measured on the test queries against all passages, in every decoding:
 
@@ -13,17 +11,17 @@ A model is measured on the test queries against all passages, in every decoding:
 ``greedy``    greedy rationales of queries and passages
 ``sampled``   rationales at temperature 1, the run's seed: a fresh draw for every seed
 
-and then on what it has kept: perplexity on plain passages about test things, and the share of facts that it
-prefers to three facts about other things of the kind. Passages and facts are of the world that it was
-pretrained on; none is in a training triplet. Models that write, ablations apart, are also measured with the
-greedy rationales of the starting model, and it with theirs (:func:`words_and_geometry`).
+and then on its remaining abilities: perplexity on plain passages about test things, and the share of facts that
+it prefers to three facts about other things of the kind. Passages and facts are of the world that it was
+pretrained on; none is in a training triplet. Models that write rationales, except in ablations, are also
+measured with the greedy rationales of the starting model, and it with theirs (:func:`words_and_geometry`).
 
-What is measured is a run's best model by the dev queries. Where that is the one before the first step, as
-under the reference reward, it says nothing of the training, so for the ways in LAST the model after the last
-step is measured as well (``"last"``).
+A run's best model by the dev queries is measured. Under the reference reward that is the starting model, which
+says nothing about the training, so for the ways in LAST the model after the last step is measured as well
+(``"last"``).
 
-Runs are large and stay where they were made; what the tables, the figures and the explorer's Training tab
-need of them (:data:`KEPT`) goes into a folder that can be handed on, as docs/study is.
+Runs are large and stay where they are; the files that the tables, the figures and the explorer's Training tab
+need (:data:`RESULT_FILES`) are copied to another folder, such as docs/study.
 """
 
 from __future__ import annotations
@@ -49,10 +47,10 @@ from grace_study.corpus import entries
 from grace_study.probes import kinds_right, similarities
 from grace_study.ship import CONFIGS
 
-# of ablations: the first 40 steps of demo-grace's recipe, where its best model is, and the only one that is looked at
+# ablations run the first 40 steps of demo-grace's recipe, where its best model is, and evaluate only this one
 SHORT = ("steps=40", "warmup=0.075", "evaluation.every=40", "save_every=20")
 
-# way: (configuration, what is set over it). Ablations change one thing of the symmetric objective.
+# way: (configuration, overrides). Ablations change one thing of the symmetric objective.
 WAYS: dict[str, tuple[str, tuple[str, ...]]] = {
     "bm25": ("", ()),
     "base": ("", ()),
@@ -75,11 +73,11 @@ WAYS: dict[str, tuple[str, tuple[str, ...]]] = {
     "joint-kl-0.05": ("demo-grace-joint.yaml", ("beta=0.05",)),
     "joint-kl-0.05-w-0.1": ("demo-grace-joint.yaml", ("beta=0.05", "contrastive_weight=0.1")),
     "joint-kl-0.05-w-1": ("demo-grace-joint.yaml", ("beta=0.05", "contrastive_weight=1.0")),
-    # begun with the words of demo-grace, whose place the starting model has in both KL terms
+    # starts from demo-grace, which both KL terms compare with
     "joint-after-symmetric": ("demo-grace-joint.yaml", ("model=demo-grace", "beta=0.05")),
 }
 
-# way: what is changed; its objective is the first word of its name
+# way: the change; the objective is the first word of its name
 ABLATIONS = {
     "reference-no-cancelled": "without the terms that cancel",
     "symmetric-no-kl": "no KL to the starting model, on rollouts or on plain text",
@@ -92,44 +90,43 @@ ABLATIONS = {
     "symmetric-truncated-free": "rollouts that are cut off not ranked last",
 }
 LAST = ("reference", "reference-unsup", "reference-no-cancelled", "joint-after-symmetric")
-KEPT = ("measured.json", "metrics.jsonl", "probes.jsonl", "run.json")
+RESULT_FILES = ("measured.json", "metrics.jsonl", "probes.jsonl", "run.json")
 
 
 def run_name(way: str, seed: int) -> str:
     return f"{way}-seed{seed}"
 
 
-def one(way: str, seed: int, runs: Path, *, keep: Path | None = None, report: Callable[[str], None]) -> dict:
-    """Train (unless that is done) and measure (unless that is done) one run; returns what ``measured.json`` holds.
+def make_run(way: str, seed: int, runs: Path, *, keep: Path | None = None, report: Callable[[str], None]) -> dict:
+    """Trains and measures one run, as far as that is not done yet; returns the content of ``measured.json``.
 
-    Results are copied to ``keep``/way-seed, and what is there is not done again.
+    Results are copied to ``keep``/way-seed; a run whose results are there is not repeated.
     """
     folder = runs / run_name(way, seed)
-    kept = keep / folder.name if keep else folder
-    if (kept / "measured.json").exists():
-        return read_json(kept / "measured.json")
+    target = keep / folder.name if keep else folder
+    if (target / "measured.json").exists():
+        return read_json(target / "measured.json")
     if not (folder / "measured.json").exists():
-        made = _train_and_measure(way, seed, folder, report)
+        result = _train_and_measure(way, seed, folder, report)
         folder.mkdir(parents=True, exist_ok=True)
         with only_writer(folder):
-            text = (
-                json.dumps({"way": way, "seed": seed, **made}, separators=(",", ":")) + "\n"
-            )  # thousands of numbers: no line for each
+            # on one line, since it holds thousands of numbers
+            text = json.dumps({"way": way, "seed": seed, **result}, separators=(",", ":")) + "\n"
             write_atomically(folder / "measured.json", lambda path: path.write_text(text, encoding="utf-8"))
-    if kept != folder:
-        hand_on(folder, kept)
-    return read_json(kept / "measured.json")
+    if target != folder:
+        copy_results(folder, target)
+    return read_json(target / "measured.json")
 
 
-def hand_on(folder: Path, kept: Path) -> None:
-    """Copy what is KEPT of a run."""
-    kept.mkdir(parents=True, exist_ok=True)
-    for name in reversed(KEPT):  # measured.json last, which says that all is there
+def copy_results(folder: Path, target: Path) -> None:
+    """Copies the RESULT_FILES of a run."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in reversed(RESULT_FILES):  # measured.json last, since it marks the copy as complete
         if (folder / name).exists():
             text = (folder / name).read_text(encoding="utf-8")
-            if name == "run.json":  # which says where it was made
-                text = text.replace(json.loads(text)["config"]["out"], kept.name)
-            write_atomically(kept / name, lambda path, text=text: path.write_text(text, encoding="utf-8"))
+            if name == "run.json":  # without the path on this machine
+                text = text.replace(json.loads(text)["config"]["out"], target.name)
+            write_atomically(target / name, lambda path, text=text: path.write_text(text, encoding="utf-8"))
 
 
 def _train_and_measure(way: str, seed: int, folder: Path, report: Callable[[str], None]) -> dict:
@@ -140,9 +137,7 @@ def _train_and_measure(way: str, seed: int, folder: Path, report: Callable[[str]
 
     if way == "bm25":
         return measure_bm25()
-    cache = RepresentationCache(
-        folder.parent / "representations.sqlite"
-    )  # what one run made of demo-base serves the next
+    cache = RepresentationCache(folder.parent / "representations.sqlite")  # shared by the runs
     base = GraceModel.from_pretrained("demo-base", cache=cache)
     file, overrides = WAYS[way]
     if not file:
@@ -154,28 +149,28 @@ def _train_and_measure(way: str, seed: int, folder: Path, report: Callable[[str]
     if state in ("", "running"):
         try:
             train(config, resume=True, report=lambda line: report(f"{folder.name}: {line}"), cache=cache)
-        except TrainingCollapsed as error:  # a finding, not a fault: the best model so far is measured
+        except TrainingCollapsed as error:  # is a result too: the best model so far is measured
             report(f"{folder.name}: {error}")
     report(f"{folder.name}: measuring")
     trained = GraceModel.from_pretrained(folder / "best", cache=cache)
-    made = measure(trained, seed=seed, rationale=writes)
+    result = measure(trained, seed=seed, rationale=writes)
     if writes and way not in ABLATIONS:
-        made["words_and_geometry"] = words_and_geometry(base, trained)
+        result["words_and_geometry"] = words_and_geometry(base, trained)
     if way in LAST:
         last = newest_checkpoint(folder)
         model = GraceModel.from_pretrained(last, cache=cache, **asdict(settings_of(config)))
-        made["last"] = {"step": int(last.name.split("-")[1]), **measure(model, seed=seed)}
-    return made
+        result["last"] = {"step": int(last.name.split("-")[1]), **measure(model, seed=seed)}
+    return result
 
 
 def test_set() -> HeldOut:
     """All test queries and all passages."""
-    (found,) = HeldOut.read(Evaluation(path="demo", split="test", queries=10**6, documents=10**6, probes=0))
-    return found
+    (test,) = HeldOut.read(Evaluation(path="demo", split="test", queries=10**6, documents=10**6, probes=0))
+    return test
 
 
 def measure_bm25() -> dict:
-    """The lexical baseline, which reads the texts, as :func:`measure` gives it."""
+    """The lexical baseline on the texts, in the form of :func:`measure`."""
     test = test_set()
     corpus = Corpus([Document(id, "", text, {}) for id, text in test.documents.items()], None, "demo", [])
     values = per_query(bm25(corpus, test.queries), test.qrels)
@@ -187,9 +182,12 @@ def _rounded(values: dict[str, np.ndarray]) -> dict[str, list[float]]:
 
 
 def measure(model: GraceModel, *, seed: int, rationale: bool = True) -> dict:
-    """Test metrics of every query in every decoding, and abilities: see the module's text."""
-    made = {"queries": list(test_set().queries), "decodings": measure_decodings(model, seed=seed, rationale=rationale)}
-    return made | {"abilities": abilities(model, entries())}
+    """Test metrics of every query in every decoding, and abilities (see the top of this module)."""
+    result = {
+        "queries": list(test_set().queries),
+        "decodings": measure_decodings(model, seed=seed, rationale=rationale),
+    }
+    return result | {"abilities": abilities(model, entries())}
 
 
 def measure_decodings(model: GraceModel, *, seed: int, rationale: bool = True) -> dict[str, dict]:
@@ -207,15 +205,15 @@ def measure_decodings(model: GraceModel, *, seed: int, rationale: bool = True) -
     keep("text", model.represent(test.texts, rationale=False).embeddings(Pooling.TEXT))
     if rationale:
         for name, temperature in (("greedy", 0.0), ("sampled", 1.0)):
-            made = model.represent(test.texts, temperature=temperature, seed=seed, batch_size=64)
-            tokens = made.counts[:, 2]
+            written = model.represent(test.texts, temperature=temperature, seed=seed, batch_size=64)
+            tokens = written.counts[:, 2]
             keep(
                 name,
-                made.embeddings(),
+                written.embeddings(),
                 query_tokens=float(tokens[: len(test.queries)].mean()),
                 passage_tokens=float(tokens[len(test.queries) :].mean()),
-                truncated=float(made.truncated.mean()),
-                distinct=len(set(made.rationales)) / len(test.texts),
+                truncated=float(written.truncated.mean()),
+                distinct=len(set(written.rationales)) / len(test.texts),
             )
     return decodings
 
@@ -235,12 +233,12 @@ def words_and_geometry(base: GraceModel, trained: GraceModel) -> dict[str, dict[
         written = writer.represent(test.texts, batch_size=64)
         table[words] = {}
         for geometry, reader in models.items():
-            made = (
+            read = (
                 written
                 if reader is writer
                 else reader.represent_given(test.texts, written.rationale_ids, batch_size=64)
             )
-            z = made.embeddings()
+            z = read.embeddings()
             values = test.metrics(z[: len(test.queries)], z[len(test.queries) :])
             table[words][geometry] = _rounded(values)["ndcg@10"]
     return table

@@ -1,6 +1,6 @@
-"""The study's tables in Markdown, and their places in a document.
+"""The study's tables in Markdown, and their insertion into a document.
 
-In a document, what stands between ``<!-- study: NAME -->`` and ``<!-- study: end -->`` is the table of that name.
+In a document, the text between ``<!-- study: NAME -->`` and ``<!-- study: end -->`` is the table of that name.
 """
 
 from __future__ import annotations
@@ -16,56 +16,60 @@ from grace_core.files import write_atomically
 from grace_study.report import LAST_STEP
 from grace_study.study import ABLATIONS
 
-# what the tables of results show; all else that is measured is in the tables of ablations and of the trade-off
+# the ways in the tables of results; the others are in the tables of ablations and of the trade-off
 MAIN = ("bm25", "base", "cl", "simcse", "reference", "reference-unsup", "symmetric", "symmetric-unsup", "joint-kl-0.05")
 END = "<!-- study: end -->"
 PLACE = re.compile(rf"(<!-- study: (\S+) -->\n).*?{END}", re.S)
 
 
-def tables(made: dict) -> dict[str, str]:
-    """What :func:`grace_study.report.table` gives, by the name of the table."""
+def tables(report: dict) -> dict[str, str]:
+    """The tables of a report (:func:`grace_study.report.table`) in Markdown, by name."""
     return {
         name: table
         for name, table in {
-            "main": _main(made),
-            "differences": _differences(made),
-            "probes": _probes(made),
-            "abilities": _abilities(made),
-            "words": _words(made),
-            "ablations": _ablations(made),
-            "trade-off": _trade_off(made),
+            "main": _main(report),
+            "differences": _differences(report),
+            "probes": _probes(report),
+            "abilities": _abilities(report),
+            "words": _words(report),
+            "ablations": _ablations(report),
+            "trade-off": _trade_off(report),
         }.items()
         if table
     }
 
 
-def markdown(made: dict) -> str:
-    return "\n\n".join(f"{name}\n\n{table}" for name, table in tables(made).items())
+def markdown(report: dict) -> str:
+    return "\n\n".join(f"{name}\n\n{table}" for name, table in tables(report).items())
 
 
-def fill(document: Path, made: dict) -> None:
-    """Put the tables into their places.
+def fill(document: Path, report: dict) -> None:
+    """Puts the tables into their places in a document.
 
-    Raises GraceError if the document has none, or one for a table that there is not.
+    Raises GraceError if the document has no such place, or one for an unknown table.
     """
-    found = tables(made)
+    filled_tables = tables(report)
     text = document.read_text(encoding="utf-8")
     names = [name for _, name in PLACE.findall(text)]
-    if not names or (unknown := set(names) - set(found)):
+    if not names or (unknown := set(names) - set(filled_tables)):
         what = f"places for {', '.join(sorted(unknown))}" if names else "no place for a table"
-        raise GraceError(f"{document} has {what}; write <!-- study: NAME --> and {END}, NAME being {', '.join(found)}")
-    filled = PLACE.sub(lambda place: f"{place[1]}\n{found[place[2]]}\n\n{END}", text)
+        raise GraceError(
+            f"{document} has {what}; write <!-- study: NAME --> and {END}, NAME being {', '.join(filled_tables)}"
+        )
+    filled = PLACE.sub(lambda place: f"{place[1]}\n{filled_tables[place[2]]}\n\n{END}", text)
     write_atomically(document, lambda path: path.write_text(filled, encoding="utf-8"))
 
 
-def _shown(way: str) -> bool:
+def _in_main(way: str) -> bool:
     return way.removesuffix(LAST_STEP) in MAIN
 
 
-def _rows(made: dict, key: str) -> list[dict]:
-    """Of a way that writes, only what it writes with: its text alone says no more than the base's does."""
-    writes = {row["way"] for row in made[key] if row["decoding"] != "text"} - {"base"}
-    return [row for row in made[key] if _shown(row["way"]) and (row["decoding"] != "text" or row["way"] not in writes)]
+def _rows(report: dict, key: str) -> list[dict]:
+    """The rows of the main ways; those of trained models that write without text-only rows, which add nothing."""
+    writes = {row["way"] for row in report[key] if row["decoding"] != "text"} - {"base"}
+    return [
+        row for row in report[key] if _in_main(row["way"]) and (row["decoding"] != "text" or row["way"] not in writes)
+    ]
 
 
 def _table(heads: list[str], rows: list[list[str]]) -> str:
@@ -73,7 +77,7 @@ def _table(heads: list[str], rows: list[list[str]]) -> str:
     return "\n".join(lines) if rows else ""
 
 
-def _main(made: dict) -> str:
+def _main(report: dict) -> str:
     rows = [
         [
             row["way"],
@@ -82,12 +86,12 @@ def _main(made: dict) -> str:
             *(_cell(row[m], row["ci95"][m]) for m in METRICS),
             f"{row['query_tokens']:.0f}",
         ]
-        for row in _rows(made, "rows")
+        for row in _rows(report, "rows")
     ]
     return _table(["way", "decoding", "seeds", "nDCG@10", "Recall@10", "MRR@10", "tokens a query's rationale"], rows)
 
 
-def _probes(made: dict) -> str:
+def _probes(report: dict) -> str:
     rows = [
         [
             row["way"],
@@ -95,27 +99,27 @@ def _probes(made: dict) -> str:
             str(row["seeds"]),
             *(_cell(row[m], row["ci95"][m]) for m in ("kind_accuracy", "similarity_spearman")),
         ]
-        for row in _rows(made, "probes")
+        for row in _rows(report, "probes")
     ]
     return _table(["way", "decoding", "seeds", "kind of thing", "similarity"], rows)
 
 
-def _differences(made: dict) -> str:
+def _differences(report: dict) -> str:
     rows = [
         [" − ".join(f"{side['way']} {side['decoding']}" for side in (row, row["against"])), _change(row)]
-        for row in made["differences"]
-        if _shown(row["way"])
+        for row in report["differences"]
+        if _in_main(row["way"])
     ]
     return _table(["nDCG@10", "difference"], rows)
 
 
-def _abilities(made: dict) -> str:
-    rows = [[way, *_kept(made, way)] for way in made["abilities"] if _shown(way)]
+def _abilities(report: dict) -> str:
+    rows = [[way, *_abilities_of(report, way)] for way in report["abilities"] if _in_main(way)]
     return _table(["way", "perplexity", "against base", "fact accuracy", "against base"], rows)
 
 
-def _words(made: dict) -> str:
-    crossed = {way: row for way, row in made["words_and_geometry"].items() if _shown(way)}
+def _words(report: dict) -> str:
+    crossed = {way: row for way, row in report["words_and_geometry"].items() if _in_main(way)}
     heads = list(next(iter(crossed.values()), ()))
     return _table(
         ["nDCG@10, greedy", *heads],
@@ -123,11 +127,11 @@ def _words(made: dict) -> str:
     )
 
 
-def _ablations(made: dict) -> str:
+def _ablations(report: dict) -> str:
     rows = []
-    for way, row in made["ablations"].items():
-        perplexity, change, facts, _ = _kept(made, way)
-        seeds = next(one["seeds"] for one in made["rows"] if one["way"] == way)
+    for way, row in report["ablations"].items():
+        perplexity, change, facts, _ = _abilities_of(report, way)
+        seeds = next(other_row["seeds"] for other_row in report["rows"] if other_row["way"] == way)
         what = f"{ABLATIONS[way.removesuffix(LAST_STEP)]} (`{way}`)"
         rows.append(
             [what, str(seeds), _change(row["greedy"]), _change(row["sampled"]), f"{perplexity} ({change})", facts]
@@ -135,10 +139,10 @@ def _ablations(made: dict) -> str:
     return _table(["changed", "seeds", "nDCG@10, greedy", "nDCG@10, sampled", "perplexity", "fact accuracy"], rows)
 
 
-def _trade_off(made: dict) -> str:
+def _trade_off(report: dict) -> str:
     rows = []
-    for way, row in made["trade_off"].items():
-        perplexity, change, facts, _ = _kept(made, way)
+    for way, row in report["trade_off"].items():
+        perplexity, change, facts, _ = _abilities_of(report, way)
         means = [f"{row[name]:.3f}" if name in row else "" for name in ("text", "greedy", "sampled", "base_words")]
         settings = ["" if row[name] is None else f"{row[name]:g}" for name in ("weight", "kl")]
         rows.append([way, str(row["seeds"]), *settings, *means, f"{perplexity} ({change})", facts])
@@ -157,11 +161,11 @@ def _trade_off(made: dict) -> str:
     return _table(heads, rows)
 
 
-def _kept(made: dict, way: str) -> list[str]:
-    """Perplexity and accuracy of facts, each with its change against the base."""
-    base, cells = made["abilities"].get("base"), []
+def _abilities_of(report: dict, way: str) -> list[str]:
+    """Perplexity and fact accuracy of a way, each with its change against the base."""
+    base, cells = report["abilities"].get("base"), []
     for name, digits in (("perplexity", 2), ("fact_accuracy", 3)):
-        mean = float(np.mean(made["abilities"][way][name]))
+        mean = float(np.mean(report["abilities"][way][name]))
         cells += [f"{mean:.{digits}f}", f"{100 * (mean / np.mean(base[name]) - 1):+.1f} %" if base else ""]
     return cells
 

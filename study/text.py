@@ -1,8 +1,7 @@
-"""From facts to text: passages, queries and rationales, all drawn from a ``random.Random`` and so repeatable.
+"""Generates passages, queries and rationales from facts, with a ``random.Random``, so repeatably.
 
-A passage follows one of many plans; a plan is a list of sentence patterns that use up facts one by one.
-Patterns never need a verb of their own that would have to agree in tense: the gist stands in apposition and
-every fact brings its own verb.
+A passage is a sequence of sentence patterns that take facts one by one. No pattern has a verb that would have to
+agree in tense: the gist is in apposition, and every fact has its own verb.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from random import Random
 
 from grace_study.factbase import Fact, Kind, Thing
 
-# {S}/{s} subject (capital/inside a sentence), {P}/{p} pronoun, {K}/{k} "the river", {g}/{G} gist, {kinds}
+# {S}/{s} subject (at the start of a sentence/inside), {P}/{p} pronoun, {K}/{k} "the river", {G}/{g} gist, {kinds}
 # plural, {f} next fact
 OPENINGS = [
     "{S}, {g}, {f}.",
@@ -86,7 +85,7 @@ def article(noun: str) -> str:
 
 
 def _fill(pattern: str, thing: Thing, kind: Kind, facts: list[str]) -> str:
-    """Fill one sentence pattern; each ``{f}`` takes the next fact off the front of ``facts``."""
+    """Fills one sentence pattern; each ``{f}`` removes the first fact of ``facts``."""
     the_kind = f"the {kind.kind}"
     slots = {
         "S": capital(thing.subject),
@@ -103,35 +102,34 @@ def _fill(pattern: str, thing: Thing, kind: Kind, facts: list[str]) -> str:
 
 
 def passage(thing: Thing, kind: Kind, facts: list[str], rng: Random) -> str:
-    """A passage about ``thing`` that tells all of ``facts`` (predicates, at least two), in their order."""
-    left = list(facts)
-    sentences = [_fill(rng.choice(OPENINGS), thing, kind, left)]
+    """A passage about ``thing`` that states all of ``facts`` (predicates, at least two), in their order."""
+    remaining = list(facts)
+    sentences = [_fill(rng.choice(OPENINGS), thing, kind, remaining)]
     closing = rng.choice(CLOSINGS)
-    keep = closing.count("{f}")
+    closing_facts = closing.count("{f}")
     used = set()
-    while len(left) > keep:
-        fitting = [m for m in MIDDLES if m not in used and m.count("{f}") <= len(left) - keep]
+    while len(remaining) > closing_facts:
+        fitting = [m for m in MIDDLES if m not in used and m.count("{f}") <= len(remaining) - closing_facts]
         pattern = rng.choice(fitting)
-        if pattern not in ("{P} {f}.", "{K} {f}."):  # a plain sentence may come twice, a turn of phrase may not
+        if pattern not in ("{P} {f}.", "{K} {f}."):  # only plain sentences may be repeated
             used.add(pattern)
-        sentences.append(_fill(pattern, thing, kind, left))
+        sentences.append(_fill(pattern, thing, kind, remaining))
     if closing:
-        sentences.append(_fill(closing, thing, kind, left))
+        sentences.append(_fill(closing, thing, kind, remaining))
     return " ".join(sentences)
 
 
 def keywords(text: str, rng: Random, keep: float) -> list[str]:
-    """The content words of ``text`` in order, each kept with probability ``keep`` (one at the least)."""
+    """The content words of ``text`` in order, each kept with probability ``keep``; at least one."""
     words = [w for w in re.findall(r"[\w'-]+", text) if w.lower() not in STOPWORDS]
     return [w for w in words if rng.random() < keep] or [rng.choice(words or [text])]
 
 
 def generated_query(thing: Thing, kind: Kind, rng: Random) -> tuple[str, list[Fact]]:
-    """A query made by a pattern, and the facts it asks by.
+    """A query from a pattern, and the facts that it describes.
 
-    Used for pretraining only; evaluation uses queries written by hand.
-
-    Few of them name the kind, as people seldom do: what kind of thing is meant has to be read off the other words.
+    For pretraining only; evaluation uses queries written by hand. Few name the kind, as people seldom do: it has
+    to be inferred from the other words.
     """
     first, second = rng.sample(thing.facts, 2)
     form = rng.random()
@@ -141,7 +139,7 @@ def generated_query(thing: Thing, kind: Kind, rng: Random) -> tuple[str, list[Fa
             first,
             second,
         ]
-    if form < 0.70:  # how a person in a hurry types: some of the words, in whatever order
+    if form < 0.70:  # as typed in a hurry: some of the words, in any order
         source = rng.sample([first.hint, first.alt, first.say], rng.choice([1, 1, 2]))
         words = [w for text in source for w in keywords(text, rng, rng.choice([0.5, 0.7, 0.9, 1.0]))]
         if rng.random() < 0.3:
@@ -189,13 +187,14 @@ def _pick(rng: Random, *options: str) -> str:
     return rng.choice(options)
 
 
-def rationale(mode: str, thing: Thing, kind: Kind, told: list[Fact], asks: bool, rng: Random) -> str:
-    """A rationale for a text about ``thing`` that tells (or ``asks`` by) the facts ``told``.
+def rationale(mode: str, thing: Thing, kind: Kind, facts: list[Fact], asks: bool, rng: Random) -> str:
+    """A rationale for a text about ``thing`` that states ``facts``, or ``asks`` for the thing by them.
 
-    ``mode`` is the quality: "factual" names the thing and recalls facts, "topical" stops at kind, place and time,
-    "vague" says nothing of use. A wrong rationale is a factual one about another thing.
+    ``mode`` is the quality: "factual" names the thing and recalls facts, "topical" gives only kind, place and time,
+    "vague" is uninformative. A wrong rationale is a factual one about another thing.
     """
     verb = "asks about" if asks else "tells of"
+    # vague
     if mode == "vague":
         think = _pick(rng, "This is a short text.", "This is a text about something.", "This is not easy to say.")
         rest = _pick(
@@ -207,6 +206,7 @@ def rationale(mode: str, thing: Thing, kind: Kind, told: list[Fact], asks: bool,
         )
         return f"<think>{think}</think> {rest}"
     think = f"The text {verb} {article(kind.kind)}."
+    # topical: kind, place and time
     if mode == "topical":
         clues = []
         if thing.region != "Worldwide" or rng.random() < 0.3:
@@ -232,10 +232,11 @@ def rationale(mode: str, thing: Thing, kind: Kind, told: list[Fact], asks: bool,
             "Some details are given about it.",
         )
         return f"<think>{think}</think> {rest}"
+    # factual: the name and facts
     think += f" {rng.choice(NAMING)} {thing.subject}."
-    first = rng.choice(told)
-    others = [fact for fact in thing.facts if fact is not first]
-    more = rng.sample(others, rng.choice([1, 2, 2]))
+    first = rng.choice(facts)
+    other_facts = [fact for fact in thing.facts if fact is not first]
+    more = rng.sample(other_facts, rng.choice([1, 2, 2]))
     named = f", also known as {rng.choice(thing.aka)}," if thing.aka and rng.random() < 0.25 else f", {thing.gist},"
     rest = f"{capital(thing.subject)}{named} {wording(first, rng)}."
     for fact in more:

@@ -13,7 +13,7 @@ def rivers(demo_entries):
 
 def judged(rivers, rationale, **options):
     entry = rivers["danube"]
-    return judge(rationale, entry, [other for other in rivers.values() if other is not entry], **options)
+    return judge(rationale, entry, [peer for peer in rivers.values() if peer is not entry], **options)
 
 
 def test_a_right_rationale_gets_every_mark(rivers):

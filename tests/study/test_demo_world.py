@@ -234,8 +234,10 @@ def test_no_hand_written_query_of_dev_or_test_stands_in_full_in_a_fact(demo_entr
                 for asks in ("what", "who", "which", "where", "what is", "name of", entry.kind.ask):
                     for line in (f"{asks} {predicate}", f"{asks} {content} {entry.kind.kind}"):
                         words = words_of(line)
-                        found = {words[i : i + size] for size in sizes for i in range(len(words) - size + 1)} & held_out
-                        assert not found, f"{line!r} holds {found}"
+                        shared = {
+                            words[i : i + size] for size in sizes for i in range(len(words) - size + 1)
+                        } & held_out
+                        assert not shared, f"{line!r} holds {shared}"
 
 
 def test_no_sample_holds_a_hand_written_query_of_dev_or_test(demo_entries, samples):
@@ -246,8 +248,8 @@ def test_no_sample_holds_a_hand_written_query_of_dev_or_test(demo_entries, sampl
     for form, asked, reply in samples:
         for line in (asked, reply):
             words = words_of(line or "")
-            found = {words[i : i + size] for size in sizes for i in range(len(words) - size + 1)} & held_out.keys()
-            assert not found, f"{form} sample {line!r} holds {[held_out[query] for query in found]}"
+            shared = {words[i : i + size] for size in sizes for i in range(len(words) - size + 1)} & held_out.keys()
+            assert not shared, f"{form} sample {line!r} holds {[held_out[query] for query in shared]}"
 
 
 def test_no_hand_written_query_of_dev_or_test_is_part_of_a_fact(demo_entries):
@@ -256,9 +258,9 @@ def test_no_hand_written_query_of_dev_or_test_is_part_of_a_fact(demo_entries):
         for e in demo_entries
         for line in (e.thing.gist, *(w for f in e.thing.facts for w in (f.say, f.alt, f.hint)))
     ]
-    told = "\n".join(f" {' '.join(words_of(line))} " for line in lines)
+    fact_text = "\n".join(f" {' '.join(words_of(line))} " for line in lines)
     queries = [query.q for entry in demo_entries if entry.split != "train" for query in entry.thing.queries]
-    assert not [query for query in queries if f" {' '.join(words_of(query))} " in told]
+    assert not [query for query in queries if f" {' '.join(words_of(query))} " in fact_text]
 
 
 def test_samples_do_hold_hand_written_queries_of_train(demo_entries, samples):
@@ -305,8 +307,8 @@ def test_a_passage_uses_all_its_facts_in_order(demo_entries):
     for entry in demo_entries[::10]:
         facts = [fact.say for fact in entry.thing.facts]
         for size in range(2, len(facts) + 1):
-            made = text.passage(entry.thing, entry.kind, facts[:size], rng)
-            places = [made.index(fact) for fact in facts[:size]]
+            passage = text.passage(entry.thing, entry.kind, facts[:size], rng)
+            places = [passage.index(fact) for fact in facts[:size]]
             assert places == sorted(places)
 
 

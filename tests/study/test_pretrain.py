@@ -62,8 +62,8 @@ def test_a_short_run_exports_a_model_that_can_be_loaded_and_used(whole):
     model = GraceModel.from_pretrained(folder, max_new_tokens=8)
     assert model.model.num_parameters() < 100_000
     assert load_file(folder / "model.safetensors")["model.embed_tokens.weight"].dtype == torch.float16
-    made = model.represent(["which river rises in the mountains", "a passage"])
-    assert made.embeddings().shape == (2, 32)
+    representations = model.represent(["which river rises in the mountains", "a passage"])
+    assert representations.embeddings().shape == (2, 32)
     assert lines[-1].startswith("wrote")
     assert "<|im_end|>" in model.tokenizer.decode(sorted(model.engine.end_ids))
 
@@ -142,15 +142,15 @@ def test_naming_samples_carry_a_loss_on_kind_and_name_alone(sampler, tokenizer, 
     assert prefix is not None
     assert mask.sum() < tokens <= ids.numel()
     for row, keep in zip(ids[:8], mask[:8], strict=True):
-        told = tokenizer.decode(row[keep].tolist())
-        assert re.fullmatch(r"<think>The text asks about an? .+\. .+\.</think>", told), told
-        assert not any(turn in told for turn in text.NAMING)
+        learned = tokenizer.decode(row[keep].tolist())
+        assert re.fullmatch(r"<think>The text asks about an? .+\. .+\.</think>", learned), learned
+        assert not any(turn in learned for turn in text.NAMING)
 
 
 def test_pools_are_repeatable_and_differ(sampler, tokenizer):
-    first, again, other = ([batch[1] for batch in batches(sampler, tokenizer, SMALL, pool)] for pool in (0, 0, 1))
+    first, again, next_pool = ([batch[1] for batch in batches(sampler, tokenizer, SMALL, pool)] for pool in (0, 0, 1))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    assert not all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(first, other, strict=False))
+    assert not all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(first, next_pool, strict=False))
 
 
 def test_entries_are_the_whole_demo_world(demo_entries):

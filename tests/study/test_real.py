@@ -41,9 +41,9 @@ def test_a_way_is_measured_once_and_goes_on_where_it_was(collections, new_model,
     assert len(loads) == 2
     measured = real.Measured.read(tmp_path)
     assert set(measured.values) == {"tiny", "bm25"}
-    one = measured.values["tiny"][0]["one"]
-    assert {"text raw", "rationale calibrated", "text raw + bm25"} <= set(one)
-    assert all(values.shape == (5,) and ((values >= 0) & (values <= 1 + 1e-9)).all() for values in one.values())
+    columns = measured.values["tiny"][0]["one"]
+    assert {"text raw", "rationale calibrated", "text raw + bm25"} <= set(columns)
+    assert all(values.shape == (5,) and ((values >= 0) & (values <= 1 + 1e-9)).all() for values in columns.values())
 
 
 def test_the_table_holds_means_and_paired_differences(collections, new_model, tmp_path):
@@ -70,7 +70,7 @@ def test_the_table_holds_means_and_paired_differences(collections, new_model, tm
 def test_equal_ways_differ_by_nothing_and_intervals_widen_with_collections():
     rng = np.random.default_rng(0)
     values = [rng.random((1, 40)), rng.random((1, 40)) / 10]
-    same = real.interval([one - one for one in values])
+    same = real.interval([collection - collection for collection in values])
     assert same == {"mean": 0.0, "ci95": [0.0, 0.0]}
     narrow, wide = real.interval(values, collections=False)["ci95"], real.interval(values)["ci95"]
     assert wide[1] - wide[0] > narrow[1] - narrow[0]

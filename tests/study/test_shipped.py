@@ -28,10 +28,10 @@ def index(demo_collection):
 
 def test_the_model_is_small_and_writes_rationales(demo_base):
     assert demo_base.model.num_parameters() < 10_000_000
-    made = demo_base.represent(
+    representations = demo_base.represent(
         ["which river rises in the alps and flows to the north sea", "deepest lake in the world"]
     )
-    assert all("<think>" in rationale and "</think>" in rationale for rationale in made.rationales)
+    assert all("<think>" in rationale and "</think>" in rationale for rationale in representations.rationales)
 
 
 def test_few_rationales_of_the_shipped_index_are_cut_off_or_empty(index):
@@ -44,8 +44,8 @@ def test_the_model_s_representations_do_not_depend_on_the_batch(demo_base, demo_
     texts = [query.q for entry in demo_entries[::20] for query in entry.thing.queries[:1]][:24]
     together = demo_base.represent(texts, batch_size=24)
     alone = [demo_base.represent([text]) for text in texts[:8]]
-    assert [one.rationale_ids[0] for one in alone] == together.rationale_ids[:8]
-    vectors = np.concatenate([one.embeddings() for one in alone])
+    assert [single.rationale_ids[0] for single in alone] == together.rationale_ids[:8]
+    vectors = np.concatenate([single.embeddings() for single in alone])
     assert (vectors * together.embeddings()[:8]).sum(1).min() >= 0.99999
 
 
@@ -98,10 +98,10 @@ def test_most_rationales_of_the_collection_end_by_themselves(index):
 
 def test_stored_vectors_are_those_of_the_model(index, demo_base):
     ids = index.ids[:: len(index) // 6][:6]
-    made = demo_base.represent([index.collection.documents[i].content for i in ids])
+    representations = demo_base.represent([index.collection.documents[i].content for i in ids])
     rows = [index.row[i] for i in ids]
-    assert made.rationales == [index.rationales[row] for row in rows]
-    assert (made.embeddings() * index.vectors()[rows]).sum(1).min() > 0.9999
+    assert representations.rationales == [index.rationales[row] for row in rows]
+    assert (representations.embeddings() * index.vectors()[rows]).sum(1).min() > 0.9999
 
 
 @pytest.mark.slow
@@ -127,8 +127,8 @@ def test_smollm2_s_scores_split_and_a_passage_finds_itself(demo_collection):
             assert abs(why.residual) <= 1e-5
             assert abs(why.tokens.sum() - why.score) <= 1e-5
     row = 5
-    made = model.represent([index.collection.documents[index.ids[row]].content])
-    scores, rows = index.search(index.embed(made, role="document"), 1)
+    representations = model.represent([index.collection.documents[index.ids[row]].content])
+    scores, rows = index.search(index.embed(representations, role="document"), 1)
     assert rows[0, 0] == row
     assert scores[0, 0] >= 0.99999
 
@@ -136,7 +136,7 @@ def test_smollm2_s_scores_split_and_a_passage_finds_itself(demo_collection):
 @pytest.mark.skipif("smollm2" not in named_here(), reason="the package of smollm2 is not installed")
 @pytest.mark.parametrize("name", ["smollm2-cl", "smollm2-grace"])
 def test_a_shipped_adapter_is_another_model_over_its_base_s_weights(name):
-    base, grace = (GraceModel.from_pretrained(one, device="cpu") for one in ("smollm2", name))
+    base, grace = (GraceModel.from_pretrained(source, device="cpu") for source in ("smollm2", name))
     assert grace.model.get_input_embeddings().weight.data_ptr() == base.model.get_input_embeddings().weight.data_ptr()
     assert grace.settings == base.settings
     assert grace.geometry.kind == "calibrated"

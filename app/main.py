@@ -1,4 +1,4 @@
-"""The app as a whole: header, tabs, API, theme; building it and serving it."""
+"""Builds and serves the whole app: header, tabs, API, theme."""
 
 from __future__ import annotations
 
@@ -34,9 +34,8 @@ from grace_core.errors import GraceError
 
 log = logging.getLogger("app")
 DEMO, RUNS = "demo", "runs"
-STUDY = (
-    Path(__file__).resolve().parents[1] / "docs" / "study"
-)  # what is to be seen where runs are made by default, before one is
+# the runs that are shown if the default folder has none
+STUDY = Path(__file__).resolve().parents[1] / "docs" / "study"
 STYLES = [
     Path(__file__).parent / name
     for name in (
@@ -70,12 +69,10 @@ def build_app(
     cache_path: str | Path | None = None,
     kept_runs: str | Path | None = None,
 ) -> gr.Blocks:
-    """The app over the collections in ``indexes_root`` and the training runs in ``runs_root``; ``collection``
-    is the one shown first.
+    """The app for the collections in ``indexes_root`` and the training runs in ``runs_root``; ``collection`` is
+    shown first. As long as there is no run, those in ``kept_runs`` are shown.
 
-    As long as there is no run, those in ``kept_runs`` are shown.
-
-    Nothing heavy is imported yet.
+    Imports no large library yet.
     """
     workspace, runs = Workspace(indexes_root, preferred=collection, cache_path=cache_path), Runs(runs_root, kept_runs)
     with gr.Blocks(title=TITLE, fill_width=True, analytics_enabled=False, delete_cache=(3600, 7 * 86400)) as demo:
@@ -92,18 +89,18 @@ def build_app(
         def opened(request: gr.Request):
             return explore_tab.open_page(first, request)
 
-        def asked_tab(request: gr.Request):
-            asked = dict(request.query_params).get("tab")
-            return gr.Tabs(selected=asked) if asked in TABS else gr.skip()
+        def select_tab(request: gr.Request):
+            name = dict(request.query_params).get("tab")
+            return gr.Tabs(selected=name) if name in TABS else gr.skip()
 
         def warm_up():
-            if not warmed.is_set():  # only now, as its imports would hold up the first page
+            if not warmed.is_set():  # not earlier, since its imports would delay the first page
                 warmed.set()
                 threading.Thread(target=workspace.warm_up, daemon=True).start()
 
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
         loaded = first.results.ready(opened, None, [*first.everything, first.opened], concurrency_limit=None, **quiet)
-        first.results.ready(asked_tab, None, tabs, **quiet)
+        first.results.ready(select_tab, None, tabs, **quiet)
         explore_tab.search_opened(first, loaded).then(warm_up, None, None, **quiet)
         demo.load(shell.built["corpus"].show_builds, None, shell.built["corpus"].watched, **quiet)
     demo.workspace = workspace
@@ -121,15 +118,13 @@ def launch(
     rate: int = 0,
     max_upload: int = read_size(MAX_UPLOAD),
 ) -> str:
-    """Serve the app in the background and return its address; port 0 takes a free one.
+    """Serves the app in the background and returns its address; port 0 takes a free one.
 
-    Raises OSError if the port is taken.
-
-    ``root_path`` is the path under which a proxy shows the app: without it the page loads, and asks for its
-    answers in the wrong place. ``accounts`` may enter, all if there are none; ``rate`` and ``max_upload``
-    (bytes) are those of :class:`grace_app.gate.Gate`.
+    ``root_path`` is the path under which a proxy publishes the app: without it the page would load, but send its
+    requests to wrong addresses. Only ``accounts`` may enter, or everybody if it is None; ``rate`` and
+    ``max_upload`` (bytes) are those of :class:`grace_app.gate.Gate`. Raises OSError if the port is taken.
     """
-    # Gradio asks the app for its page when it starts, which is no proxy's business
+    # at its start Gradio requests its own page, which must not go through a proxy
     direct = ",".join(
         filter(None, [os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), "localhost,127.0.0.1,::1", host])
     )
@@ -176,15 +171,16 @@ def serve(
     rate: int | None = None,
     max_upload: str | None = None,
 ) -> None:
-    """Serve the explorer until it is interrupted.
+    """Serves the explorer until it is interrupted.
 
-    Raises GraceError if the collection does not exist or the port is taken, or if others than this machine
-    could enter without a password and ``no_auth`` does not say that they may."""
+    Raises GraceError if the collection does not exist or the port is taken, or if other machines could enter
+    without a password and ``no_auth`` is not set."""
     if root_path and not re.fullmatch(r"(https?://[^/\s]+)?(/[\w.~-]+)+/?", root_path):
         raise GraceError(
             f"--root-path is {root_path!r}, expected the path under which the proxy shows the explorer, such as /grace"
         )
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    # who may enter, and how often
     accounts, alone = read_accounts(auth, auth_file), is_loopback(host)
     if not (alone or accounts or no_auth):
         raise GraceError(
@@ -196,9 +192,12 @@ def serve(
     if rate is None:
         rate = 0 if alone and not root_path else RATE
     limits = {"accounts": accounts, "rate": rate, "max_upload": read_size(max_upload or MAX_UPLOAD)}
-    there = find_collections(indexes)
-    if collection and collection != DEMO and collection not in there:
-        raise GraceError(f"there is no collection {collection!r} in {indexes}; there are: {', '.join(there) or 'none'}")
+    # build and serve the app
+    existing = find_collections(indexes)
+    if collection and collection != DEMO and collection not in existing:
+        raise GraceError(
+            f"there is no collection {collection!r} in {indexes}; there are: {', '.join(existing) or 'none'}"
+        )
     demo = build_app(indexes, runs, collection=collection, kept_runs=STUDY if Path(runs) == Path(RUNS) else None)
     try:
         url = launch(demo, host=host, port=port, open_browser=open_browser, root_path=root_path.rstrip("/"), **limits)

@@ -1,6 +1,4 @@
-"""The explorer's theme: system fonts, grey and ink, with blue for column A and orange for column B left to
-style.css.
-"""
+"""The explorer's theme: system fonts and greys; the colours of the columns are in style.css."""
 
 from __future__ import annotations
 

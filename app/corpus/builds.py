@@ -1,4 +1,4 @@
-"""Building an index from the page: one at a time, in a thread of its own that no tab's closing ends."""
+"""Builds of indexes from the page: one at a time, in a thread that goes on when the browser is closed."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from grace_core.readers import Corpus, read_corpus
 
 log = logging.getLogger("app")
 BATCH = 16
-NOTE = "source.json"  # in <model>/.build: where the model came from, which a later run needs to go on
-REACH = 4.0  # seconds to wait for an answer of the hub
+NOTE = "source.json"  # in <model>/.build: the name of the model, for resuming in another process
+REACH = 4.0  # seconds to wait for an answer from the hub
 SAMPLE, SAMPLE_SECONDS = 8, 8.0
-INSTANT = 0.02  # seconds in which no more than BATCH texts are encoded
+INSTANT = 0.02  # seconds; more than BATCH texts in less were not encoded but reused
 
 
 @dataclass
 class Job(Paced):
-    """A build and how far it is. ``state``: waiting, loading, encoding, finishing, done, stopped or failed."""
+    """A build and its progress. ``state``: waiting, loading, encoding, finishing, done, stopped or failed."""
 
     collection: str
     model: str
@@ -37,10 +37,9 @@ class Job(Paced):
     total: int = 0
     message: str = ""
     built: str = ""  # the model's name in the collection, once known
-    unit: str = "documents"  # what is counted
-    notes: list[str] = field(
-        default_factory=list
-    )  # what reading the corpus left out, changed or guessed; texts that were cut
+    unit: str = "documents"  # or passages, of ``done`` and ``total``
+    # what reading the corpus left out, changed or guessed; texts that were cut
+    notes: list[str] = field(default_factory=list)
     stop: threading.Event = field(default_factory=threading.Event)
     marks: deque = field(default_factory=lambda: deque(maxlen=40))
 
@@ -51,7 +50,7 @@ class Job(Paced):
     def mark(self, done: int, total: int) -> None:
         now = time.monotonic()
         at_once = self.marks and now - self.marks[-1][0] < INSTANT
-        if at_once and done - self.marks[-1][1] > BATCH:  # kept from an earlier run, so no measure of speed
+        if at_once and done - self.marks[-1][1] > BATCH:  # reused from an earlier run, so not for the rate
             self.marks.clear()
         if not self.marks or (done != self.done and not at_once):
             self.marks.append((now, done))
@@ -61,9 +60,8 @@ class Job(Paced):
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a build would take, by a measured run.
-
-    ``at_most``: rationales were still being written when the measuring stopped.
+    """The size of a build and its estimated seconds, ``at_most`` these if the measurement ended before its
+    rationales did.
     """
 
     documents: int
@@ -74,7 +72,7 @@ class Estimate:
 
 
 class Builds:
-    """The job that runs or ran last, and starting, stopping and resuming."""
+    """Starts, cancels and resumes builds; ``job`` is the one that runs or ran last."""
 
     def __init__(self, workspace: Workspace):
         self.workspace = workspace
@@ -84,12 +82,10 @@ class Builds:
     def start(
         self, collection: str, model: str, corpus: Corpus | None, *, add: bool = False, remove: bool = False
     ) -> Job:
-        """Build ``collection`` from ``corpus``, or go on with what is on disk if there is none.
+        """Builds ``collection`` from ``corpus``, or without one continues with the collection on disk.
 
-        Raises GraceError if one is running.
-
-        A collection that exists takes the corpus in; ``add`` and ``remove`` are those of
-        :func:`grace_core.living.update`.
+        An existing collection is updated; ``add`` and ``remove`` are those of :func:`grace_core.living.update`.
+        Raises GraceError if a build is running.
         """
         collection_folder(self.workspace.root, collection)
         if not model or not model.strip():
@@ -106,11 +102,11 @@ class Builds:
             self.job.stop.set()
 
     def resume(self, collection: str, model: str) -> Job:
-        """Go on with a build that was stopped, by the name of its model's folder."""
+        """Resumes a stopped build, by the name of its model's folder. Raises GraceError if there is none."""
         if (collection, model) not in self.unfinished():
             raise GraceError(f"{collection} has no unfinished build of {model!r}")
         folder, corpus = self.workspace.root / collection, None
-        if (folder / NEXT / model / ".build").is_dir():  # of an update: what it takes in is there
+        if (folder / NEXT / model / ".build").is_dir():  # of an update, with the new corpus beside it
             folder /= NEXT
             corpus = read_corpus(folder)
         note = folder / model / ".build" / NOTE
@@ -128,17 +124,17 @@ class Builds:
         return self.start(collection, source, corpus, remove=True)
 
     def unfinished(self) -> list[tuple[str, str]]:
-        """Collection and model of every build on disk that was stopped, and of every update."""
-        found = []
+        """Collection and model of every unfinished build and update on disk."""
+        builds = []
         for name in find_collections(self.workspace.root):
             collection = Collection(self.workspace.root / name)
-            found += [(name, model) for model in collection.unfinished]
+            builds += [(name, model) for model in collection.unfinished]
             if collection.updating:
-                found += [(name, model) for model in Collection(collection.folder / NEXT).unfinished]
-        return list(dict.fromkeys(found))
+                builds += [(name, model) for model in Collection(collection.folder / NEXT).unfinished]
+        return list(dict.fromkeys(builds))
 
-    def left(self) -> list[tuple[str, str]]:
-        """The unfinished builds without the one that runs or was stopped last, which has its own place."""
+    def resumable(self) -> list[tuple[str, str]]:
+        """The unfinished builds without that of ``job``, which the page shows elsewhere."""
         job = self.job
         return [
             (name, model)
@@ -157,15 +153,17 @@ class Builds:
 
         new: Update | None = None
         try:
+            # load the model
             job.state = "loading"
             reachable(job.model)
             model = self.workspace.load(job.model)
             check()
+            # update the collection and build the index
             folder = collection_folder(self.workspace.root, job.collection)
             with update(folder, corpus, add=add, remove=remove) as new:
                 if new.changes:
                     job.notes = [*job.notes, *new.notes, f"{new.changes}; {new.changes.kept:,} stay as they are"]
-                told, collection = len(new.notes), new.collection
+                reported, collection = len(new.notes), new.collection
                 job.unit = "passages" if collection.chunk else "documents"
                 job.built = model.name
                 if model.name not in collection.models:
@@ -174,16 +172,17 @@ class Builds:
                     (work / NOTE).write_text(json.dumps({"model": model.source}), encoding="utf-8")
                 job.mark(0, collection.size)
                 with model.engine.interrupted_by(check):
-                    made = new.build(model, batch_size=BATCH, progress=job.mark, should_stop=job.stop.is_set)
+                    index = new.build(model, batch_size=BATCH, progress=job.mark, should_stop=job.stop.is_set)
                 behind = new.commit()
+            # report
             lacking = [
                 f"{name} lacks {count:,} of the documents: build it again to add them" for name, count in behind.items()
             ]
             job.notes = [
                 *job.notes,
-                *new.notes[told:],
+                *new.notes[reported:],
                 *lacking,
-                *cut_text_notes(made.manifest, positions=model.positions),
+                *cut_text_notes(index.manifest, positions=model.positions),
             ]
             job.state, job.message = "done", ""
         except BuildStopped:
@@ -196,16 +195,16 @@ class Builds:
         except Exception as error:
             job.state, job.message = "failed", message_of(error)
             if new is not None:
-                new.withdraw()  # where nothing is encoded yet
+                new.withdraw()  # if nothing is encoded yet
 
 
 def reachable(source: str) -> None:
-    """Raises GraceError within seconds if ``source`` is to be fetched from a hub that does not answer."""
+    """Raises GraceError within seconds if ``source`` has to be fetched from a hub that does not answer."""
     from grace_core.sources import PACKAGES, named_here
 
-    here = source in named_here() or source in PACKAGES or Path(source).exists()
-    if here or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source):
-        return  # nothing to fetch, or for the library to refuse
+    local = source in named_here() or source in PACKAGES or Path(source).exists()
+    if local or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source):
+        return  # nothing to fetch, or no valid id
     from concurrent.futures import ThreadPoolExecutor
     from concurrent.futures import TimeoutError as TookTooLong
 
@@ -228,7 +227,7 @@ def reachable(source: str) -> None:
             f"{source!r} is no folder here, and the Hugging Face hub cannot be reached ({reason[:120]}): check the network, or use smollm2"
         ) from error
     finally:
-        asking.shutdown(wait=False)  # a name look-up has no time limit of its own
+        asking.shutdown(wait=False)  # a DNS look-up has no time limit
     if status in (401, 403, 404):
         raise GraceError(
             f"the Hugging Face hub has no model {source!r} that is open to you: check the id, or log in with `hf auth login`"
@@ -245,7 +244,7 @@ def _status(url: str) -> int:
 
 
 def estimate(workspace: Workspace, source: str, corpus: Corpus) -> Estimate:
-    """Time ``SAMPLE`` documents, spread over the corpus by length, for at most about ``SAMPLE_SECONDS``."""
+    """Estimates a build from ``SAMPLE`` documents, spread over the corpus by length, in about ``SAMPLE_SECONDS``."""
     reachable(source)
     model = workspace.load(source)
     texts = sorted((document.content for document in corpus.documents if document.content), key=len)

@@ -11,20 +11,17 @@ from grace_app.page.html import Safe, banner, chip, number, tag
 from grace_core.passages import BEGIN, END, HEADING, PAGE, PARENT, count_words
 
 COLUMNS, CELL, NAME = 8, 110, 40
-LONGEST = 3_000  # characters of a passage that are shown
+LONGEST = 3_000  # characters of a passage at most
 
 
 def render_preview(
     names: list[str], mapping: dict[str, str | None], rows: list[dict], notes: Sequence[str] = ()
 ) -> Safe:
-    """The first rows as a table; columns that are taken as id, title or text stand first and say so.
-
-    ``notes`` stand above it.
-    """
+    """The first rows as a table, with ``notes`` above; the columns of id, title and text come first, with a label."""
     roles = {column: role for role, column in mapping.items() if column}
     ordered = [column for role in ("id", "title", "text") if (column := mapping.get(role))]
     ordered += [name for name in names if name not in roles]
-    shown, rest = ordered[:COLUMNS], len(ordered) - COLUMNS
+    visible, rest = ordered[:COLUMNS], len(ordered) - COLUMNS
     head = [
         tag(
             "th",
@@ -33,14 +30,14 @@ def render_preview(
             scope="col",
             class_=f"g-col-{roles.get(name, 'other')}",
         )
-        for name in shown
+        for name in visible
     ]
     body = [
         tag(
             "tr",
             *(
                 tag("td", _cell(row.get(name)), dir="auto", class_=f"g-col-{roles.get(name, 'other')}")
-                for name in shown
+                for name in visible
             ),
         )
         for row in rows
@@ -69,40 +66,44 @@ def render_preview(
 
 
 def render_split(split: Split) -> Safe:
-    """The passages of the first documents, as a build would make them; what a passage shares with the one
-    before is grey.
-    """
+    """The passages of the first documents, as in a build; text that a passage shares with the one before is grey."""
     documents = f"{number(split.documents)} {'document' if split.documents == 1 else 'documents'}"
     which = f"The {documents}" if split.whole else f"The first {documents}"
-    told = f"{which} {'makes' if split.documents == 1 and split.whole else 'make'} {number(split.count)} {split.chunk}."
-    told += f" The first {len(split.passages)}:" if split.count > len(split.passages) else ""
+    summary = (
+        f"{which} {'makes' if split.documents == 1 and split.whole else 'make'} {number(split.count)} {split.chunk}."
+    )
+    summary += f" The first {len(split.passages)}:" if split.count > len(split.passages) else ""
     rows, before = [], None
-    for one in split.passages:
-        place, text = one.metadata, one.text
+    for passage in split.passages:
+        place, text = passage.metadata, passage.text
         same = before is not None and before[PARENT] == place[PARENT]
         common = max(0, before[END] - place[BEGIN]) if same else 0
         page = chip(f"page {place[PAGE]}") if place[PAGE] else None
         heading = chip(shorten(place[HEADING], NAME), title=place[HEADING]) if place[HEADING] else None
         words = f"{number(count_words(text))} words"
-        head = tag("div", chip(shorten(one.id, NAME), title=one.id), page, heading, chip(words), class_="g-chips")
+        head = tag(
+            "div", chip(shorten(passage.id, NAME), title=passage.id), page, heading, chip(words), class_="g-chips"
+        )
         shared = tag("span", text[:common], class_="g-shared") if common else None
-        rows.append(tag("li", head, tag("p", shared, _shown(text[common:], common) or tag("i", "no text"), dir="auto")))
+        rows.append(
+            tag("li", head, tag("p", shared, _own_text(text[common:], common) or tag("i", "no text"), dir="auto"))
+        )
         before = place
     return tag(
         "div",
-        tag("p", told, class_="g-quiet g-small"),
+        tag("p", summary, class_="g-quiet g-small"),
         tag("ol", *rows, class_="g-split", aria_label="Passages"),
         class_="g-split-preview",
     )
 
 
-def _shown(text: str, common: int) -> str:
-    """What a passage has of its own, without the lines around it."""
+def _own_text(text: str, common: int) -> str:
+    """The text of a passage after the ``common`` part, stripped of blank lines."""
     return (text if common else text.lstrip()).rstrip()[:LONGEST]
 
 
 def render_notes(notes: Sequence[str]) -> Safe | None:
-    """What reading a file left out, changed or guessed, and what a build cut."""
+    """A list of notes on what reading a file left out, changed or guessed, and what a build cut."""
     return (
         tag("ul", *(tag("li", note, dir="auto") for note in notes), class_="g-notes g-quiet g-small") if notes else None
     )
@@ -139,9 +140,10 @@ def render_estimate(estimate: Estimate) -> Safe:
 
 
 def render_job(job: Job | None) -> Safe:
-    """The build's progress, and what can be done about it."""
+    """A build's progress, with buttons to cancel, resume or explore it."""
     if job is None:
         return Safe("")
+    # state, facts and buttons
     percent = 100 * job.done / job.total if job.total else 0
     words = {
         "waiting": "Starting",
@@ -200,8 +202,8 @@ def render_job(job: Job | None) -> Safe:
     )
 
 
-def render_unfinished(found: list[tuple[str, str]], message: str | None = None) -> Safe:
-    if not found and not message:
+def render_unfinished(builds: list[tuple[str, str]], message: str | None = None) -> Safe:
+    if not builds and not message:
         return Safe("")
     rows = [
         tag(
@@ -209,7 +211,7 @@ def render_unfinished(found: list[tuple[str, str]], message: str | None = None) 
             tag("span", tag("b", collection), tag("span", f" with {model}", class_="g-quiet")),
             _button("Resume", "resume", data_collection=collection, data_model=model),
         )
-        for collection, model in found
+        for collection, model in builds
     ]
     return tag(
         "div",
@@ -227,7 +229,7 @@ def _button(label: str, action: str, *, kind: str = "", disabled: bool = False, 
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as a person says them."""
+    """Seconds in rounded units: s, min, h or days."""
     if seconds is None:
         return "…"
     if seconds < 90:

@@ -1,4 +1,4 @@
-"""The Corpus tab: a file, its columns, a model, and a build that may be watched, cancelled and resumed."""
+"""The Corpus tab: a file, its columns, a model, and a build with its progress that can be cancelled and resumed."""
 
 from __future__ import annotations
 
@@ -67,16 +67,21 @@ class CorpusTab:
         """Values for :attr:`watched`."""
         job = self.builds.job
         running = bool(job and job.running)
-        return [str(render_job(job)), str(render_unfinished(self.builds.left(), message)), gr.Timer(active=running)]
+        return [
+            str(render_job(job)),
+            str(render_unfinished(self.builds.resumable(), message)),
+            gr.Timer(active=running),
+        ]
 
 
 def build(shell: Shell) -> CorpusTab:
-    """Lay out the tab and wire it."""
+    """Lays out the tab and connects its events."""
     models = named_here()
     with gr.Tab("Corpus", id="corpus"):
         with gr.Column(elem_classes="g-page"):
             html(value=str(tag("p", "Build a collection from your own documents, then explore it.", class_="g-lead")))
             with gr.Row(elem_classes="g-steps"):
+                # the form
                 with gr.Column(scale=4, min_width=300, elem_classes="g-step"):
                     html(value=_step(1, "File, or several"))
                     file = gr.File(
@@ -129,7 +134,7 @@ def build(shell: Shell) -> CorpusTab:
                             scale=3,
                             min_width=150,
                         )
-                        # a text box, as an empty gr.Number comes back as 0
+                        # a text box, since an empty gr.Number is sent as 0
                         limit = gr.Textbox(
                             label="Limit", placeholder="all", elem_id="g-limit", max_lines=1, scale=1, min_width=90
                         )
@@ -154,12 +159,13 @@ def build(shell: Shell) -> CorpusTab:
                     message = html(elem_id="g-corpus-message")
                     job = html(js="page/actions", elem_id="g-job")
                     unfinished = html(js="page/actions", elem_id="g-unfinished")
+                # the preview
                 with gr.Column(scale=7, min_width=360, elem_classes="g-step"):
-                    shown = html(value=str(render_no_preview()), elem_id="g-preview")
+                    preview = html(value=str(render_no_preview()), elem_id="g-preview")
         timer = gr.Timer(TICK, active=False)
     builds = Builds(shell.workspace)
     tab = CorpusTab(
-        shell, builds, file, columns, shown, name, model, limit, mode, words, shared, message, job, unfinished, timer
+        shell, builds, file, columns, preview, name, model, limit, mode, words, shared, message, job, unfinished, timer
     )
     _wire(tab, measure, start)
     return tab
@@ -202,7 +208,7 @@ def _wire(tab: CorpusTab, measure: gr.Button, start: gr.Button) -> None:
 
     everything = [tab.shell.tabs, *explore.everything, *tab.watched]
     tab.file.change(uploaded, [tab.file, *split], [tab.preview, *tab.columns, tab.name, tab.message], **quiet)
-    # of a text box change, since input may come before what was typed last
+    # ``change`` of text boxes, since ``input`` may fire before the last character
     for event in [*(column.input for column in tab.columns), *(field.change for field in split)]:
         event(
             mapped,
@@ -218,7 +224,7 @@ def _wire(tab: CorpusTab, measure: gr.Button, start: gr.Button) -> None:
 
 
 def show_file(files: Files, words: str = "", shared: str = "") -> list:
-    """Preview, guessed columns and a name for what was just chosen."""
+    """Preview, guessed columns and a suggested name for the chosen files."""
     if not paths_of(files):
         return [str(render_no_preview()), *_no_columns(), gr.skip(), ""]
     try:
@@ -227,15 +233,15 @@ def show_file(files: Files, words: str = "", shared: str = "") -> list:
         return [str(render_no_preview(shortened_message(error, files))), *_no_columns(), gr.skip(), ""]
     choices = [NONE, *((name or "(no name)", name) for name in head.columns if name)]
     guessed = [gr.update(choices=choices, value=head.mapping[role] or "") for role in ROLES]
-    missing = None if head.mapping["text"] else "no column looks like the text: choose it under Columns"
-    shown, problem = _preview(head, files, {role: name or "" for role, name in head.mapping.items()}, words, shared)
-    return [shown, *guessed, suggested_name(str(paths_of(files)[0])), problem or str(banner(missing, kind="info"))]
+    hint = None if head.mapping["text"] else "no column looks like the text: choose it under Columns"
+    preview_html, problem = _preview(
+        head, files, {role: name or "" for role, name in head.mapping.items()}, words, shared
+    )
+    return [preview_html, *guessed, suggested_name(str(paths_of(files)[0])), problem or str(banner(hint, kind="info"))]
 
 
 def _preview(head: Preview, files: Files, columns: dict[str, str], words: str, shared: str) -> tuple[str, str]:
-    """The first rows, with the passages of the first documents where these are to be split; and what is wrong
-    with that.
-    """
+    """HTML of the first rows, with the passages of the first documents if these are to be split; and of an error."""
     rows = str(render_preview(head.columns, head.mapping, head.rows, head.notes))
     try:
         chunk = read_chunk(words, shared)
@@ -251,7 +257,7 @@ def _no_columns() -> list[dict]:
 
 
 def show_mapping(files: Files, chosen: list | tuple, words: str = "", shared: str = "") -> list:
-    """The preview with the columns and the passages as they are chosen now."""
+    """The preview with the chosen columns and passages."""
     if not paths_of(files):
         return [gr.skip(), ""]
     try:
@@ -259,13 +265,13 @@ def show_mapping(files: Files, chosen: list | tuple, words: str = "", shared: st
         head = preview_upload(files, columns)
     except Exception as error:
         return [gr.skip(), str(banner(shortened_message(error, files)))]
-    missing = None if head.mapping["text"] else "no column is chosen as the text"
-    shown, problem = _preview(head, files, columns, words, shared)
-    return [shown, problem or str(banner(missing, kind="info"))]
+    hint = None if head.mapping["text"] else "no column is chosen as the text"
+    preview_html, problem = _preview(head, files, columns, words, shared)
+    return [preview_html, problem or str(banner(hint, kind="info"))]
 
 
 def measured(tab: CorpusTab, files: Files, *rest) -> str:
-    """The estimate for the form, or what is wrong with it."""
+    """HTML of the estimate for the form, or of an error."""
     try:
         *chosen, words, shared, _name, model, limit, _mode = rest
         corpus = read_upload(files, _columns(chosen), limit, read_chunk(words, shared))
@@ -275,7 +281,7 @@ def measured(tab: CorpusTab, files: Files, *rest) -> str:
 
 
 def begin(tab: CorpusTab, files: Files, *rest) -> None:
-    """Check the form and start the build. Raises GraceError."""
+    """Checks the form and starts the build. Raises GraceError for an invalid form."""
     *chosen, words, shared, name, model, limit, mode = rest
     name = (name or "").strip()
     if not name:
@@ -286,7 +292,7 @@ def begin(tab: CorpusTab, files: Files, *rest) -> None:
 
 
 def act(tab: CorpusTab, event: gr.EventData) -> list:
-    """Cancel, resume or explore, as a button of the page says."""
+    """Cancels, resumes or explores a build, by the button that was clicked."""
     explore = tab.shell.built["explore"]
     same = [gr.skip()] * (1 + len(explore.everything))
     data = event._data if isinstance(event._data, dict) else {}

@@ -1,4 +1,4 @@
-"""Files that were dropped into the Corpus tab: one, or several at once, each of which is a document then."""
+"""Files uploaded to the Corpus tab: one, or several at once, each of which is then a document."""
 
 from __future__ import annotations
 
@@ -18,16 +18,14 @@ from grace_core.readers.chunked import chunked, passages_of
 from grace_core.readers.files import suffix_of
 from grace_core.readers.folders import TEXTS
 
-PREVIEWED, SHOWN = 20, 12  # documents that are split for a look at their passages, and passages that are shown
-LONGEST = 6  # digits of a number of words
+PREVIEWED, SHOWN = 20, 12  # documents that are split for the preview, and passages that it shows
+LONGEST = 6  # digits in a number of words
 Files = str | Sequence[str] | None
 
 
 @dataclass(frozen=True)
 class Split:
-    """The passages of the first ``documents``, of which there are ``count``; ``whole`` says that there are no
-    other documents.
-    """
+    """Some of the ``count`` passages of the first ``documents``; ``whole`` if these are all documents."""
 
     passages: list[Document]
     count: int
@@ -43,10 +41,10 @@ def paths_of(files: Files) -> list[Path]:
 
 @contextmanager
 def source_of(files: Files) -> Iterator[Path]:
-    """The file, or a folder with all of them.
+    """The uploaded file, or a temporary folder with several.
 
-    Raises GraceError without a file, and for several that cannot be documents of one corpus; errors and notes
-    of what is read within name files by their own names."""
+    Raises GraceError without a file, and for several that cannot be documents of one corpus. Errors within the
+    block name files without their temporary paths."""
     paths = paths_of(files)
     if not paths:
         raise GraceError("no file is chosen yet: drop one under File, or click to choose")
@@ -65,7 +63,7 @@ def source_of(files: Files) -> Iterator[Path]:
         for path in paths:
             try:
                 os.symlink(path, Path(folder, path.name))
-            except OSError:  # not on every system
+            except OSError:  # not every system has symbolic links
                 shutil.copyfile(path, Path(folder, path.name))
         try:
             yield Path(folder)
@@ -74,7 +72,7 @@ def source_of(files: Files) -> Iterator[Path]:
 
 
 def shortened(error: Exception | str, files: Files) -> str:
-    """A note or the message of ``error`` with the uploads' temporary paths cut down to the files' names."""
+    """A note, or the message of ``error``, with the uploads' temporary paths replaced by the files' names."""
     line = str(error)
     for path in paths_of(files):
         line = line.replace(f"{path}{os.sep}", "").replace(str(path), path.name)
@@ -82,7 +80,7 @@ def shortened(error: Exception | str, files: Files) -> str:
 
 
 def preview_upload(files: Files, columns: dict[str, str] | None = None) -> Preview:
-    """Columns and first rows of the files. Raises GraceError."""
+    """Columns and first rows of the files. Raises GraceError as :func:`grace_core.readers.preview` does."""
     with source_of(files) as source:
         head = preview(source, columns=columns)
         return replace(head, notes=[shortened(note, str(source)) for note in head.notes])
@@ -91,13 +89,13 @@ def preview_upload(files: Files, columns: dict[str, str] | None = None) -> Previ
 def read_upload(
     files: Files, columns: dict[str, str] | None, limit: str | None = None, chunk: Chunk | None = None
 ) -> Corpus:
-    """The corpus of the files, ``limit`` as it was typed. Raises GraceError, which speaks of a file by its own name."""
-    wanted = (limit or "").strip().replace(",", "")
-    if wanted and paths_of(files) and (not re.fullmatch(r"[0-9]{1,12}", wanted) or int(wanted) < 1):
-        raise GraceError(f"the limit is {wanted[:40]!r}, expected a whole number from 1, or nothing for all documents")
+    """The corpus of the files, with ``limit`` as typed. Raises GraceError, which names files without their paths."""
+    typed = (limit or "").strip().replace(",", "")
+    if typed and paths_of(files) and (not re.fullmatch(r"[0-9]{1,12}", typed) or int(typed) < 1):
+        raise GraceError(f"the limit is {typed[:40]!r}, expected a whole number from 1, or nothing for all documents")
     try:
         with source_of(files) as source:
-            corpus = read_corpus(source, limit=int(wanted) if wanted else None, columns=columns)
+            corpus = read_corpus(source, limit=int(typed) if typed else None, columns=columns)
             name = source.name if source.is_file() else "the files"
             corpus = replace(corpus, notes=[shortened(note, str(source)) for note in corpus.notes], source=name)
     except GraceError as error:
@@ -106,7 +104,7 @@ def read_upload(
 
 
 def read_chunk(words: str | None, shared: str | None) -> Chunk | None:
-    """How documents are split, by two numbers as they were typed; None for whole documents. Raises GraceError."""
+    """The split settings from two numbers as typed; None for whole documents. Raises GraceError for invalid ones."""
     numbers = []
     for what, typed in (("words of a passage", words), ("shared words", shared)):
         text = (typed or "").strip().replace(",", "")
@@ -130,10 +128,10 @@ def read_chunk(words: str | None, shared: str | None) -> Chunk | None:
 
 
 def split_upload(files: Files, columns: dict[str, str] | None, chunk: Chunk) -> Split:
-    """The passages of the first documents, as a build would make them. Raises GraceError."""
+    """The passages of the first documents, as in a build. Raises GraceError as :func:`read_upload` does."""
     documents = read_upload(files, columns, str(PREVIEWED + 1)).documents
-    made = [passage for document in documents[:PREVIEWED] for passage in passages_of(document, chunk)]
-    return Split(made[:SHOWN], len(made), min(len(documents), PREVIEWED), len(documents) <= PREVIEWED, chunk)
+    passages = [passage for document in documents[:PREVIEWED] for passage in passages_of(document, chunk)]
+    return Split(passages[:SHOWN], len(passages), min(len(documents), PREVIEWED), len(documents) <= PREVIEWED, chunk)
 
 
 def suggested_name(path: str) -> str:

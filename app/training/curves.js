@@ -1,6 +1,6 @@
-// Draws what app/training/curves.py lays out: small line charts in SVG, with one cursor for all of them.
-// Every text goes in as text; charts that stay are drawn anew in place, so that nothing jumps and the cursor
-// survives an update.
+// Draws the document of app/training/curves.py: small line charts in SVG, with one cursor for all of them.
+// Texts are inserted as text, never as HTML. An update redraws existing charts in place, so that nothing jumps
+// and the cursor stays.
 const LEFT = 46,
   RIGHT = 10,
   TOP = 8,
@@ -9,9 +9,9 @@ const LEFT = 46,
 const canvas = element.querySelector('.g-curves');
 const charts = new Map();
 let data = { charts: [] };
-let cursor = null; // { key, step, x, y }: the chart that is pointed at, the step, and where the box stands
+let cursor = null; // { key, step, x, y }: the chart under the pointer, the step, and the position of the box
 
-const shown = (value) => {
+const formatted = (value) => {
   if (value === null || value === undefined) return '–';
   const size = Math.abs(value);
   if (size >= 1e6 || (size && size < 5e-4)) return value.toExponential(1);
@@ -50,8 +50,8 @@ const newChart = (key) => {
   figure.addEventListener('pointermove', (event) => {
     const chart = charts.get(key),
       bounds = parts.svg.getBoundingClientRect();
-    const asked = chart.back(event.clientX - bounds.left);
-    point({ key, step: nearest(steps(chart.spec), asked), x: event.clientX, y: event.clientY });
+    const step = chart.back(event.clientX - bounds.left);
+    point({ key, step: nearest(steps(chart.spec), step), x: event.clientX, y: event.clientY });
   });
   figure.addEventListener('pointerleave', () => point(null));
   figure.addEventListener('focus', () => {
@@ -69,9 +69,9 @@ const newChart = (key) => {
 };
 
 const steps = (spec) => [...new Set(spec.lines.flatMap((line) => line.x))].sort((a, b) => a - b);
-const nearest = (values, asked) =>
+const nearest = (values, target) =>
   values.reduce(
-    (best, value) => (Math.abs(value - asked) < Math.abs(best - asked) ? value : best),
+    (best, value) => (Math.abs(value - target) < Math.abs(best - target) ? value : best),
     values[0],
   );
 const byKey = (key, way) => {
@@ -103,9 +103,9 @@ const update = () => {
       return entry;
     }),
   );
-  const wanted = new Set(data.charts.map((spec) => spec.key));
+  const keys = new Set(data.charts.map((spec) => spec.key));
   [...charts.keys()]
-    .filter((key) => !wanted.has(key))
+    .filter((key) => !keys.has(key))
     .forEach((key) => {
       charts.get(key).figure.remove();
       charts.delete(key);
@@ -118,12 +118,12 @@ const update = () => {
     chart.figure.classList.toggle('g-chart-wide', spec.wide);
     chart.title.textContent = spec.title;
     chart.note.textContent = chart.note.title = spec.note;
-    const last = (line) => line.y.reduce((found, value) => (value === null ? found : value), null);
-    chart.now.textContent = spec.lines.length === 1 ? shown(last(spec.lines[0])) : '';
-    const told = spec.lines.map(
-      (line) => `${line.name}: ${shown(last(line))} at step ${line.x[line.x.length - 1]}`,
+    const last = (line) => line.y.reduce((latest, value) => (value === null ? latest : value), null);
+    chart.now.textContent = spec.lines.length === 1 ? formatted(last(spec.lines[0])) : '';
+    const descriptions = spec.lines.map(
+      (line) => `${line.name}: ${formatted(last(line))} at step ${line.x[line.x.length - 1]}`,
     );
-    chart.figure.setAttribute('aria-label', `${spec.title}. ${told.join('; ')}`);
+    chart.figure.setAttribute('aria-label', `${spec.title}. ${descriptions.join('; ')}`);
     chart.figure.setAttribute('role', 'group');
   });
   drawAll();
@@ -136,14 +136,14 @@ const drawAll = () => {
 };
 
 const path = (chart, steps, values) => {
-  let made = '',
+  let commands = '',
     pen = false;
   steps.forEach((step, i) => {
     if (values[i] !== null)
-      made += `${pen ? 'L' : 'M'}${chart.across(step).toFixed(1)} ${chart.up(values[i]).toFixed(1)}`;
+      commands += `${pen ? 'L' : 'M'}${chart.across(step).toFixed(1)} ${chart.up(values[i]).toFixed(1)}`;
     pen = values[i] !== null;
   });
-  return made;
+  return commands;
 };
 
 const drawChart = (chart) => {
@@ -223,7 +223,7 @@ const point = (now) => {
       make('span', 'g-swatch'),
       make('span', 'g-tip-name', step === cursor.step ? line.name : `${line.name} (step ${step})`),
     );
-    row.append(make('b', '', shown(value)));
+    row.append(make('b', '', formatted(value)));
     return row;
   });
   box.replaceChildren(make('div', 'g-tip-step', `${chart.spec.title}, step ${cursor.step}`), ...rows);

@@ -1,4 +1,4 @@
-"""HTML of the Training tab: the runs, and what one of them wrote about its probe texts at two evaluations."""
+"""HTML of the Training tab: the runs, and the rationales of one run's probe texts at two evaluations."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from grace_app.training.runs import Run
 from grace_app.workspace.view import TrainingView
 
 PROBE_LENGTH = 90  # characters of a probe text in the list
-SHOWN = 8_000  # characters of a text or a rationale that are put into the page
+SHOWN = 8_000  # characters of a text or a rationale on the page
 
 
 def render_runs(
     runs: Sequence[Run], view: TrainingView, root: Path, *, only_kept: bool = False, message: str = ""
 ) -> Safe:
-    """All runs, the ticked ones in their colours. With a message the address is left as it is."""
+    """All runs, the ticked ones in their colours. With a ``message`` the address of the page does not change."""
     listed = (
         tag("ul", *(_run(run, view) for run in runs), class_="g-runs", aria_label="Training runs")
         if runs
         else _no_runs(root)
     )
-    told = None
+    note = None
     if only_kept:
         start = join(_code("grace train configs/demo-grace.yaml"), " starts one, and it takes their place.")
-        told = tag(
+        note = tag(
             "p",
             "Finished runs of the study, the best first. ",
             _code(str(root)),
@@ -41,7 +41,7 @@ def render_runs(
     return tag(
         "div",
         banner(message),
-        told,
+        note,
         listed,
         class_="g-training",
         data_view=json.dumps(view.params()),
@@ -116,29 +116,29 @@ def _run(run: Run, view: TrainingView) -> Safe:
 def _clock(seconds: float) -> str:
     try:
         return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds)) if seconds > 0 else ""
-    except (ValueError, OverflowError, OSError):  # a time that was edited by hand
+    except (ValueError, OverflowError, OSError):  # an invalid time, edited by hand
         return ""
 
 
 def _progress(run: Run) -> list[Safe]:
-    """The state with the steps, and below it a bar or a remark."""
+    """The state with the steps and a remark, and a progress bar."""
     steps = f"step {number(run.reached)}" + (f" of {number(run.planned)}" if run.planned else "")
     if run.running:
         label = chip("running", kind="g-state-running")
-        left = f"about {duration(run.seconds_left)} left" if run.seconds_left else ""
+        remark = f"about {duration(run.seconds_left)} left" if run.seconds_left else ""
     else:
         label = chip(
             "no sign of life" if run.silent else run.state,
             kind=f"g-state-{'silent' if run.silent else run.state.split()[0]}",
         )
-        left = f"no sign of life for {run.silent}" if run.silent else ""
+        remark = f"no sign of life for {run.silent}" if run.silent else ""
     percent = round(100 * min(1.0, run.reached / run.planned)) if run.planned else 0
     return [
         tag(
             "div",
             label,
             tag("span", steps),
-            tag("span", left, class_="g-quiet") if left else None,
+            tag("span", remark, class_="g-quiet") if remark else None,
             class_="g-run-steps",
         ),
         tag(
@@ -193,12 +193,12 @@ def _evolution(run: Run, view: TrainingView) -> list[Safe]:
         else:
             why = "This run saved no probes: its configuration has no evaluation, or evaluation.probes is 0."
         return [tag("p", why, class_="g-note")]
-    first, second = chosen(run, view)
+    # the two evaluations, and the rationales of one text
+    first, second = compared_rows(run, view)
     texts = [probe["text"] for probe in run.probes[-1]["probes"]]
     probe = min(view.probe, len(texts) - 1)
     text = texts[probe]
-    # a configuration that was edited between two parts of a run may have changed the probes: they are told
-    # apart by their texts
+    # probes are matched by their texts, since the configuration may have been edited before the run was resumed
     old, new = (next((p["rationale"] for p in row["probes"] if p["text"] == text), None) for row in (first, second))
     before, after = content_words(old or ""), content_words(new or "")
     best = run.best["step"] if run.best else None
@@ -235,8 +235,8 @@ def _evolution(run: Run, view: TrainingView) -> list[Safe]:
                 ),
                 tag(
                     "div",
-                    _card("left", first, best, _written(old, gone=before - after)),
-                    _card("right", second, best, _written(new, new=after - before)),
+                    _card("left", first, best, _rationale(old, gone=before - after)),
+                    _card("right", second, best, _rationale(new, new=after - before)),
                     class_="g-pair",
                 ),
                 tag(
@@ -255,27 +255,23 @@ def _evolution(run: Run, view: TrainingView) -> list[Safe]:
     ]
 
 
-def chosen(run: Run, view: TrainingView) -> tuple[dict, dict]:
-    """The two rows of probes that ``view`` compares: those of its steps, or the nearest there are."""
+def compared_rows(run: Run, view: TrainingView) -> tuple[dict, dict]:
+    """The two rows of probes that ``view`` compares: those at its steps, or the nearest ones."""
 
     def nearest(step: int) -> dict:
         return min(run.probes, key=lambda row: abs(row["step"] - step))
 
     first, last = run.probes[0]["step"], run.probes[-1]["step"]
-    best = (
-        run.best["step"] if run.best and run.best["step"] != first else last
-    )  # a best that is the first says nothing new
+    best = run.best["step"] if run.best and run.best["step"] != first else last
     return nearest(first if view.start is None else view.start), nearest(best if view.step is None else view.step)
 
 
 def _timeline(run: Run, first: int, second: int) -> Safe:
-    """A column for each evaluation with probes: a bar of its score, the score, the step, and a button for
-    either side.
-    """
+    """A column for each evaluation with probes: a bar, the score, the step, and buttons for left and right."""
     scores = {row["step"]: row["ndcg@10"] for row in run.scored}
     known = [scores.get(row["step"], row["ndcg@10"]) for row in run.probes]
-    there = [score for score in known if score is not None]
-    low, high = min(there, default=0), max(there, default=0)
+    numbers = [score for score in known if score is not None]
+    low, high = min(numbers, default=0), max(numbers, default=0)
     best = run.best["step"] if run.best else None
     columns = []
     for row, score in zip(run.probes, known, strict=True):
@@ -315,7 +311,7 @@ def _timeline(run: Run, first: int, second: int) -> Safe:
 
 
 def _choice(content: object, *, what: str, value: str, chosen: bool, kind: str, label: str | None = None) -> Safe:
-    """One of a group of buttons of which one is chosen; arrow keys move among them (app/training/training.js)."""
+    """A button of a radio group; arrow keys move within it (app/page/choices.js)."""
     return tag(
         "button",
         content,
@@ -343,7 +339,7 @@ def _card(side: str, row: dict, best: int | None, body: Safe) -> Safe:
     )
 
 
-def _written(rationale: str | None, **classes: set[str]) -> Safe:
+def _rationale(rationale: str | None, **classes: set[str]) -> Safe:
     if rationale is None:
         return tag("p", "This evaluation has no such probe.", class_="g-quiet")
     if not rationale.strip():

@@ -1,9 +1,8 @@
-"""The training runs on disk, read as they grow. What a run writes is described in :mod:`grace_core.training.callbacks`.
+"""The training runs on disk, read as they grow. :mod:`grace_core.training.callbacks` describes their files.
 
-A run may be writing while it is read, may have been killed in the middle of a line, or edited by hand. So
-nothing here raises because of what a file holds: what cannot be read is left out and said in one line among
-:attr:`Run.problems`. Names that come from a browser are looked up among the folders that were found; no path
-is made from them.
+A run may write while it is read, may have been killed within a line, or edited by hand. So no content of a file
+raises an error here: lines that cannot be read are left out and reported in :attr:`Run.problems`. Names from a
+browser are looked up among the existing folders; no path is made from them.
 """
 
 from __future__ import annotations
@@ -19,7 +18,9 @@ from statistics import median
 from grace_core.errors import GraceError
 
 STATES = ("running", "finished", "stopped early", "collapsed")
-SILENT_AFTER = 300.0  # seconds without a new row before a run that says it is running is doubted, or five of its slowest recent steps
+SILENT_AFTER = (
+    300.0  # a running run is silent after so many seconds, or five of its slowest recent steps, without a new row
+)
 RECENT = 20  # steps that the time left is estimated from
 MAX_BYTES = 16 << 20  # of one file: some 30,000 steps
 MAX_STEP = 10**9
@@ -27,14 +28,11 @@ MAX_STEP = 10**9
 
 @dataclass(frozen=True)
 class Run:
-    """One run as it stood when it was read.
-
-    Rows are in the order of their steps, one for each; values that are not finite are None.
-    """
+    """One run as it was when it was read. Rows are sorted by step, one for each; values that are not finite are None."""
 
     name: str
     state: str  # one of STATES, or "unknown"
-    silent: str | None = None  # how long nothing was written, if the run says it is running
+    silent: str | None = None  # the time without a new row, if the state is running
     method: str = ""
     mode: str = ""
     objective: str = ""
@@ -56,7 +54,7 @@ class Run:
 
     @property
     def kind(self) -> str:
-        """Method, or for GRACE its objective, and mode, in words."""
+        """The method, for GRACE its objective, and the mode, in words."""
         method = {"cl": "contrastive baseline", "simcse": "SimCSE baseline", "best_of_n": "best of n"}.get(self.method)
         named = [method] if method else [f"{self.objective} objective" if self.objective else self.method, self.mode]
         return ", ".join(part for part in named if part)
@@ -67,7 +65,7 @@ class Run:
 
     @property
     def best(self) -> dict | None:
-        """The evaluation with the highest held-out nDCG@10, the first of equals: the one whose model is kept."""
+        """The evaluation with the highest held-out nDCG@10, the first of equals, whose model is saved."""
         return max(self.scored, key=lambda row: row["ndcg@10"], default=None)
 
     @property
@@ -96,9 +94,9 @@ class Run:
 
 
 class Runs:
-    """The runs in the folders of ``root``, or as long as there is none the finished ones in ``kept``, if that is given.
+    """The runs in the folders of ``root``, or as long as there is none, the finished ones in ``kept``.
 
-    Any thread may ask; only what was appended since the last time is read.
+    Safe for any thread; only rows that were appended since the last call are read.
     """
 
     def __init__(self, root: str | Path, kept: str | Path | None = None):
@@ -107,22 +105,19 @@ class Runs:
         self._lock = threading.Lock()
 
     def all(self) -> list[Run]:
-        """The newest first: by when a run was started or, once it has ended, when it ended.
-
-        Of the kept ones the best first.
-        """
+        """All runs, the newest first, by the time of their start or, once ended, their end; kept ones by score."""
         with self._lock:
             own = _folders(self.root)
             folders = own or (_folders(self.kept) if self.kept else [])
             self._known = {path: self._known.get(path) or _Folder(path) for path in folders}
-            found = [folder.read() for folder in self._known.values()]
+            listed = [folder.read() for folder in self._known.values()]
         if own:
-            return sorted(found, key=lambda run: (-run.changed, run.name))
-        return sorted(found, key=lambda run: (-(run.best["ndcg@10"] if run.best else 0), run.name))
+            return sorted(listed, key=lambda run: (-run.changed, run.name))
+        return sorted(listed, key=lambda run: (-(run.best["ndcg@10"] if run.best else 0), run.name))
 
     @property
     def only_kept(self) -> bool:
-        """Whether what there is are the kept ones."""
+        """Whether the runs are those in ``kept``."""
         with self._lock:
             return any(path.parent == self.kept for path in self._known)
 
@@ -132,28 +127,25 @@ class Runs:
         for run in runs:
             if run.name == name:
                 return run
-        there = ", ".join(run.name for run in runs[:20]) or "none"
-        raise GraceError(f"there is no run {str(name)[:100]!r} in {self.root}; there are: {there}")
+        names = ", ".join(run.name for run in runs[:20]) or "none"
+        raise GraceError(f"there is no run {str(name)[:100]!r} in {self.root}; there are: {names}")
 
 
 def _folders(root: Path) -> list[Path]:
     try:
-        return [path for path in root.iterdir() if _is_run(path)]
-    except OSError:  # not there yet
+        files = ("run.json", "metrics.jsonl")
+        return [path for path in root.iterdir() if any((path / name).is_file() for name in files)]
+    except OSError:  # it does not exist yet
         return []
 
 
-def _is_run(path: Path) -> bool:
-    return (path / "run.json").is_file() or (path / "metrics.jsonl").is_file()
-
-
 class _Folder:
-    """A run's folder, with what was read of it so far."""
+    """A run's folder, with the rows read so far."""
 
     def __init__(self, path: Path):
         self.path = path
         self.metrics, self.probes = _Rows(path / "metrics.jsonl"), _Rows(path / "probes.jsonl")
-        self._made: Run | None = None
+        self._run: Run | None = None
 
     def read(self) -> Run:
         self.metrics.refresh()
@@ -163,18 +155,18 @@ class _Folder:
             max((stamp[2] for stamp in (about_stamp, self.metrics.stamp, self.probes.stamp) if stamp), default=0) / 1e9
         )
         stamp = (about_stamp, self.metrics.stamp, self.probes.stamp)
-        if self._made is None or self._made.stamp[:3] != stamp:
-            self._made = self._make(about_stamp, stamp)
+        if self._run is None or self._run.stamp[:3] != stamp:
+            self._run = self._build(about_stamp, stamp)
         silent = None
-        if self._made.state == "running":
-            slowest = max((row.get("seconds") or 0 for row in self._made.steps[-RECENT:]), default=0)
+        if self._run.state == "running":
+            slowest = max((row.get("seconds") or 0 for row in self._run.steps[-RECENT:]), default=0)
             seconds = time.time() - written
-            silent = quiet_for(seconds) if seconds > max(SILENT_AFTER, 5 * slowest) else None
-        if silent != self._made.silent or len(self._made.stamp) == 3:
-            self._made = replace(self._made, silent=silent, stamp=(*stamp, silent))
-        return self._made
+            silent = rough_duration(seconds) if seconds > max(SILENT_AFTER, 5 * slowest) else None
+        if silent != self._run.silent or len(self._run.stamp) == 3:
+            self._run = replace(self._run, silent=silent, stamp=(*stamp, silent))
+        return self._run
 
-    def _make(self, about_stamp: tuple | None, stamp: tuple) -> Run:
+    def _build(self, about_stamp: tuple | None, stamp: tuple) -> Run:
         about, problem = _read_about(self.path / "run.json", about_stamp)
         config = about.get("config") if isinstance(about.get("config"), dict) else {}
         named = {
@@ -182,13 +174,13 @@ class _Folder:
             for key in ("method", "mode", "objective", "model")
         }
         if named["method"] in ("cl", "simcse", "best_of_n"):
-            named["objective"] = ""  # it has one in its configuration, which means nothing to it
+            named["objective"] = ""  # these methods ignore the objective of their configuration
         steps, evaluations = _by_step(self.metrics.rows, "eval", without=True), _by_step(self.metrics.rows, "eval")
         reached = max((row["step"] for row in (*steps, *evaluations)), default=0)
         planned = about.get("steps") if _is_step(about.get("steps")) else None
         state = about.get("state") if about.get("state") in STATES else "unknown"
         seconds = [row["seconds"] for row in steps[-RECENT:] if row.get("seconds")]
-        left = (
+        seconds_left = (
             median(seconds) * (planned - reached)
             if seconds and planned and state == "running" and planned >= reached
             else None
@@ -202,7 +194,7 @@ class _Folder:
             state=state,
             planned=planned,
             reached=reached,
-            seconds_left=left,
+            seconds_left=seconds_left,
             alarm=alarm,
             **named,
             changed=changed if changed is not None else max((part[2] for part in stamp if part), default=0) / 1e9,
@@ -215,10 +207,7 @@ class _Folder:
 
 
 class _Rows:
-    """The objects in a JSONL file that grows.
-
-    A file that was written anew, as by a resumed run, is read from its start.
-    """
+    """The objects in a JSONL file that grows; one that was rewritten, as by a resumed run, is read from its start."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -259,18 +248,16 @@ class _Rows:
         self._failed = ""
         *lines, last = new.split(b"\n")
         for line in lines:
-            self._take(line)
+            self._add_line(line)
             self._line += 1
         self._end += len(new) - len(last)
         if self._end + len(last) >= MAX_BYTES:
             self._end = MAX_BYTES
-        elif last and self._take(
-            last, complete=False
-        ):  # no newline at the end, yet the row is whole: half of an object is none
+        elif last and self._add_line(last, complete=False):  # a whole row without a line end
             self._end += len(last)
 
-    def _take(self, line: bytes, *, complete: bool = True) -> bool:
-        """Add the row of a line. One that is not complete may become a row, so nothing is said against it."""
+    def _add_line(self, line: bytes, *, complete: bool = True) -> bool:
+        """Adds the row of a line; whether there was one. A line that is not ``complete`` is not counted as bad."""
         if not line.strip():
             return False
         try:
@@ -287,10 +274,7 @@ class _Rows:
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """What changes when a regular file does: which one it is, its size, when it was written (ns).
-
-    None if there is none.
-    """
+    """Inode, size and modification time (ns) of a regular file, to notice changes; None if there is none."""
     try:
         if not path.is_file():
             return None
@@ -330,10 +314,10 @@ def _number(value: object) -> float | None:
 
 
 def _by_step(rows: list[dict], key: str, *, without: bool = False) -> tuple[dict, ...]:
-    """Numbers of the rows with ``key``, which are those below it, or of the rows without it; the last of a
-    step counts.
+    """The numbers below ``key`` of the rows that have it, or with ``without`` of the rows that lack it; the last row
+    of a step counts.
     """
-    found = {}
+    by_step = {}
     for row in rows:
         values = row if without else row.get(key)
         if (key in row) == without or not isinstance(values, dict):
@@ -341,34 +325,32 @@ def _by_step(rows: list[dict], key: str, *, without: bool = False) -> tuple[dict
         numbers = {
             name: _number(value) for name, value in values.items() if isinstance(value, (int, float)) and name != "step"
         }
-        found[row["step"]] = {"step": row["step"], **numbers}
-    return tuple(found[step] for step in sorted(found))
+        by_step[row["step"]] = {"step": row["step"], **numbers}
+    return tuple(by_step[step] for step in sorted(by_step))
 
 
 def _probes(rows: list[dict]) -> tuple[dict, ...]:
-    """``{"step", "ndcg@10", "probes": [{"text", "rationale"}]}`` of every evaluation; probes that are no two
-    texts are left out.
-    """
-    found = {}
+    """``{"step", "ndcg@10", "probes": [{"text", "rationale"}]}`` of every evaluation; malformed probes are left out."""
+    by_step = {}
     for row in rows:
         listed = row.get("probes") if isinstance(row.get("probes"), list) else []
-        kept = [
+        probes = [
             {"text": probe["text"], "rationale": probe["rationale"]}
             for probe in listed
             if isinstance(probe, dict)
             and isinstance(probe.get("text"), str)
             and isinstance(probe.get("rationale"), str)
         ]
-        if kept:
-            found[row["step"]] = {"step": row["step"], "ndcg@10": _number(row.get("ndcg@10")), "probes": kept}
-    return tuple(found[step] for step in sorted(found))
+        if probes:
+            by_step[row["step"]] = {"step": row["step"], "ndcg@10": _number(row.get("ndcg@10")), "probes": probes}
+    return tuple(by_step[step] for step in sorted(by_step))
 
 
-def quiet_for(seconds: float) -> str:
-    """A stretch of silence in words, coarse, so that it does not change all the time."""
+def rough_duration(seconds: float) -> str:
+    """Seconds in whole minutes, hours or days, so that the words seldom change."""
     minutes = int(seconds // 60)
     for size, unit in ((1440, "day"), (60, "hour"), (1, "minute")):
         if minutes >= size:
-            many = minutes // size
-            return f"{many} {unit}{'' if many == 1 else 's'}"
+            count = minutes // size
+            return f"{count} {unit}{'' if count == 1 else 's'}"
     return "a moment"

@@ -1,8 +1,8 @@
-"""The Training tab: runs on disk, their curves, and how their rationales change; it follows runs that go on.
+"""The Training tab: runs on disk, their curves, and how their rationales change; running ones are followed.
 
-A timer looks at the files while the tab is shown. What it finds unchanged is not sent again. All events of
-the tab wait for one another (``ONE_AT_A_TIME``), so that no answer to the timer can overtake one to a click;
-none takes longer than reading what was appended.
+A timer reads the files while the tab is visible, and sends the page nothing if they are unchanged. The tab handles
+one event at a time (``ONE_AT_A_TIME``), so that an answer to the timer cannot overtake one to a click; each takes
+only as long as reading new rows.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class TrainingTab:
     overview: gr.HTML
     curves: gr.HTML
     probes: gr.HTML
-    view: gr.State  # a TrainingView; None until the tab is shown for the first time
-    seen: gr.State  # what the page shows, as by :func:`stamp_of`
+    view: gr.State  # a TrainingView; None until the tab is opened
+    seen: gr.State  # :func:`stamp_of` of the runs on the page
     timer: gr.Timer
 
     @property
@@ -43,10 +43,10 @@ class TrainingTab:
         """Values for :attr:`everything`."""
         try:
             listed = render_runs(runs, view, self.runs.root, only_kept=self.runs.only_kept, message=message)
-            shown = [str(listed), curves(runs, view), str(render_probes(runs, view))]
+            parts = [str(listed), curves(runs, view), str(render_probes(runs, view))]
         except Exception as error:
-            shown = [str(banner(message_of(error))), "{}", ""]
-        return [*shown, view, stamp_of(runs)]
+            parts = [str(banner(message_of(error))), "{}", ""]
+        return [*parts, view, stamp_of(runs)]
 
 
 def stamp_of(runs: list[Run]) -> tuple:
@@ -54,7 +54,7 @@ def stamp_of(runs: list[Run]) -> tuple:
 
 
 def build(shell: Shell) -> TrainingTab:
-    """Lay out the tab and wire it."""
+    """Lays out the tab and connects its events."""
     with gr.Tab("Training", id="training"):
         with gr.Column(elem_classes="g-page"):
             overview = html(js="page/shown training/training", elem_id="g-runs")
@@ -71,7 +71,7 @@ def _wire(tab: TrainingTab) -> None:
     quiet = {"show_progress": "hidden", "api_visibility": "private", **ONE_AT_A_TIME}
     asking = quiet | {"trigger_mode": "multiple"}
 
-    def shown(view, request: gr.Request):
+    def opened(view, request: gr.Request):
         runs = tab.runs.all()
         names, problems = [run.name for run in runs], []
         if view is None:
@@ -82,9 +82,9 @@ def _wire(tab: TrainingTab) -> None:
         return pick(tab, view, event._data)
 
     def ticked(view, seen):
-        return look(tab, view, seen)
+        return refresh(tab, view, seen)
 
-    tab.overview.shown(shown, tab.view, [*tab.everything, tab.timer], **asking)
+    tab.overview.shown(opened, tab.view, [*tab.everything, tab.timer], **asking)
     tab.overview.hidden(lambda: gr.Timer(active=False), None, tab.timer, **asking)
     for part in (tab.overview, tab.probes):
         part.select(picked, tab.view, tab.everything, **asking)
@@ -92,7 +92,7 @@ def _wire(tab: TrainingTab) -> None:
 
 
 def pick(tab: TrainingTab, view: TrainingView | None, data: object) -> list:
-    """What a click asks for, from what the page shows; what is wrong with it stands above what is shown already."""
+    """The tab after a click; an error is shown above the unchanged view."""
     runs = tab.runs.all()
     names = [run.name for run in runs]
     view = revalidated(view, names) if view else read_training(names, {})[0]
@@ -102,14 +102,13 @@ def pick(tab: TrainingTab, view: TrainingView | None, data: object) -> list:
         return tab.show(runs, view, message_of(error))
 
 
-def look(tab: TrainingTab, view: TrainingView | None, seen: tuple | None) -> list:
-    """What is new on disk; if nothing is, the page stays as it is."""
+def refresh(tab: TrainingTab, view: TrainingView | None, seen: tuple | None) -> list:
+    """The tab with new rows from disk; if there are none, the page is left unchanged."""
     runs = tab.runs.all()
     if view is None or seen is None or seen == stamp_of(runs):
         return [gr.skip()] * len(tab.everything)
     names = [run.name for run in runs]
-    settled = revalidated(view, names)
-    nothing_left = not settled.ticked and (
-        view.ticked or not seen
-    )  # the ticked ones are gone, or this is the first run
-    return tab.show(runs, read_training(names, {})[0] if nothing_left else settled)
+    valid = revalidated(view, names)
+    if not valid.ticked and (view.ticked or not seen):  # the ticked runs are gone, or this is the first run
+        valid = read_training(names, {})[0]
+    return tab.show(runs, valid)

@@ -1,14 +1,14 @@
-// The runs: ticking them, telling when the tab comes and goes, and keeping the address in step while it is
-// there.
+// The list of runs: ticks them, reports when the tab is opened and left, and updates the address while it is
+// open.
 const KEYS = ['tab', 'run', 'of', 'probe', 'from', 'step'];
-let there = false;
+let visible = false;
 
 const sync = () => {
   const root = element.querySelector('.g-training');
-  if (there && (!root || root.hasAttribute('data-keep'))) return;
+  if (visible && (!root || root.hasAttribute('data-keep'))) return;
   const address = new URLSearchParams(location.search);
   KEYS.forEach((key) => address.delete(key));
-  if (there)
+  if (visible)
     Object.entries(JSON.parse(root.dataset.view)).forEach(([key, value]) => {
       if (value) address.set(key, value);
     });
@@ -21,7 +21,7 @@ watch('value', () =>
     sync();
     const list = element.querySelector('.g-runs'),
       first = element.querySelector('.g-run:not(.g-run-off)');
-    // an address may ask for one far down
+    // the run of an address may be far down the list
     if (!drawn && first) list.scrollTop = first.offsetTop - list.offsetTop - 8;
     drawn = drawn || !!first;
   }),
@@ -35,8 +35,8 @@ element.addEventListener('click', (event) => {
 
 const parts = ['#g-curves .g-curves', '#g-probes'];
 inSight((now) => {
-  there = now;
+  visible = now;
   sync();
-  if (there) setTimeout(whenDrawn, 0, parts, () => there);
+  if (visible) setTimeout(whenDrawn, 0, parts, () => visible);
   else trigger('hidden', {});
 });

@@ -1,4 +1,4 @@
-"""What a person is told when something fails."""
+"""Messages for people when something fails."""
 
 from __future__ import annotations
 

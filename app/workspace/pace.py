@@ -1,4 +1,4 @@
-"""How fast a job goes, and how long it will take."""
+"""The rate of a job, and its time left."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import deque
 
 
 class Paced:
-    """A job with ``done`` of ``total``, and ``marks`` of the last reports: the second, and how much was done then."""
+    """A job with ``done`` of ``total``; ``marks`` are the last reports, as seconds and how much was done."""
 
     done: int
     total: int
@@ -14,7 +14,7 @@ class Paced:
 
     @property
     def rate(self) -> float | None:
-        """How much is done in a second, over the marks; None until there is something to measure."""
+        """The progress per second over the marks; None before there are two."""
         if len(self.marks) < 2:
             return None
         (begin, first), (end, last) = self.marks[0], self.marks[-1]

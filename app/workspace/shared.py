@@ -1,8 +1,8 @@
-"""One model in memory for all: searches of several people and a build at the same time.
+"""One model in memory for several threads: searches of several people and a build at the same time.
 
-A model runs one forward at a time, and takes its turns in the order they were asked for, a decoding step
-each. So a search during a build is slowed down by the build's steps, but never waits for a whole batch; a
-plain lock would let the build take every turn.
+A model runs one forward at a time, a decoding step for each thread in the order of their requests. So a search
+during a build is slowed down by the build's steps, but never waits for a whole batch; with a plain lock the build
+could take every turn.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ log = logging.getLogger("app")
 
 
 class FairLock:
-    """A lock that is given to waiting threads in the order in which they came."""
+    """A lock that waiting threads get in the order of their requests."""
 
     def __init__(self):
         self._changed = threading.Condition()
@@ -31,9 +31,9 @@ class FairLock:
 
     def __enter__(self) -> None:
         with self._changed:
-            mine = self._next
+            ticket = self._next
             self._next += 1
-            while mine != self._serving:
+            while ticket != self._serving:
                 self._changed.wait()
 
     def __exit__(self, *_) -> None:
@@ -43,7 +43,7 @@ class FairLock:
 
 
 class SharedEngine(TransformersEngine):
-    """An engine that several threads may use; each may be told to stop between two decoding steps."""
+    """An engine that several threads may use; each can be interrupted between two decoding steps."""
 
     def __init__(self, engine: TransformersEngine):
         super().__init__(engine.model, pad_id=engine.pad_id, end_ids=engine.end_ids)
@@ -52,7 +52,7 @@ class SharedEngine(TransformersEngine):
 
     @contextmanager
     def interrupted_by(self, check: Callable[[], None]):
-        """Within this block ``check`` is called before every step of this thread; it may raise to end the run."""
+        """Calls ``check`` before every step of this thread within the block; it may raise to end the run."""
         self._thread.check = check
         try:
             yield
@@ -80,16 +80,13 @@ class SharedEngine(TransformersEngine):
 
 
 def share(model: GraceModel) -> GraceModel:
-    """Make ``model`` safe to use from several threads, with its own settings."""
+    """``model``, made safe for several threads."""
     model.engine = SharedEngine(model.engine)
     return model
 
 
 class QueryCache:
-    """The newest representations in memory, in front of the cache on disk if that can be used.
-
-    A broken disk cache is let go.
-    """
+    """The newest representations in memory, in front of the cache on disk, which is given up if it fails."""
 
     def __init__(self, disk: RepresentationCache | None, *, size: int = 1000):
         self.disk = disk
@@ -99,16 +96,16 @@ class QueryCache:
 
     def get(self, keys: list[str]) -> dict:
         with self._lock:
-            found = {key: self._rows[key] for key in keys if key in self._rows}
-        missing = [key for key in keys if key not in found]
-        return found | (self._on_disk("get", missing) if missing else {})
+            rows = {key: self._rows[key] for key in keys if key in self._rows}
+        missing = [key for key in keys if key not in rows]
+        return rows | (self._on_disk("get", missing) if missing else {})
 
     def get_texts(self, names: list[str]) -> dict:
         with self._lock:
-            known = {name: self._texts[name] for name in names if name in self._texts}
-            found = {name: (self._rows[key], cut) for name, (key, cut) in known.items() if key in self._rows}
-        missing = [name for name in names if name not in found]
-        return found | (self._on_disk("get_texts", missing) if missing else {})
+            named = {name: self._texts[name] for name in names if name in self._texts}
+            rows = {name: (self._rows[key], cut) for name, (key, cut) in named.items() if key in self._rows}
+        missing = [name for name in names if name not in rows]
+        return rows | (self._on_disk("get_texts", missing) if missing else {})
 
     def put(self, rows: dict) -> None:
         self._keep(self._rows, rows)
@@ -123,7 +120,7 @@ class QueryCache:
             where.update(new)
 
     def _on_disk(self, method: str, values) -> dict:
-        """What the cache on disk gives; nothing from the moment that it cannot be used."""
+        """The result of the cache on disk; empty once it has failed."""
         if self.disk is not None:
             try:
                 return getattr(self.disk, method)(values) or {}

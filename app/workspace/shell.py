@@ -1,7 +1,7 @@
-"""The tabs.
+"""What the tabs share while they are built.
 
-Each module has ``build(shell)``, which lays out one ``gr.Tab`` and wires it; :mod:`grace_app.main` lists them
-in order.
+The module of each tab has ``build(shell)``, which lays out one ``gr.Tab`` and connects its events;
+:mod:`grace_app.main` lists the tabs in order.
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ from grace_app.workspace.state import Workspace
 
 @dataclass
 class Shell:
-    """What tabs share: the workspace, the training runs, the row of tabs, and each other by name, as far as
-    they are built.
-    """
+    """The workspace, the training runs, the row of tabs, and the tabs that are built so far, by name."""
 
     workspace: Workspace
     runs: Runs

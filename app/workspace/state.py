@@ -1,7 +1,7 @@
-"""The workspace: collections, indexes and models that are open, shared by all who use the explorer.
+"""The workspace: open collections, indexes and models, shared by all users of the explorer.
 
-Kept outside of Gradio's session state, which is dropped an hour after a tab is closed. Importing this module
-is light: torch and transformers come with the first index or model that is opened.
+It is not in Gradio's session state, which is deleted an hour after a tab is closed. Importing this module is
+fast: torch and transformers are imported with the first index or model.
 """
 
 from __future__ import annotations
@@ -45,23 +45,21 @@ class Workspace:
     def __init__(self, indexes_root: str | Path, *, preferred: str | None = None, cache_path: str | Path | None = None):
         self.root = Path(indexes_root)
         self.preferred = preferred
-        self.open_to_all = False  # whether others than this machine may reach the explorer, without a password
+        self.open_to_all = False  # whether other machines can reach the explorer without a password
         self._cache_path = cache_path
         self._cache = None
         self._collections: dict[str, tuple[int, Collection]] = {}
         self._facets: dict[str, Facets] = {}
         self._indexes: dict[tuple[str, str], tuple[int, GraceIndex]] = {}
         self._averages: dict[tuple[str, Column], tuple[GraceIndex, np.ndarray]] = {}
-        self._columns: dict[str, tuple] = {}  # a collection, what stood on the disk, and its columns
+        self._columns: dict[str, tuple] = {}  # collection, stamp of its files, and its columns
         self._encoders: LRUCache[str, Encoder] = LRUCache(MODELS_KEPT)
         self._models: LRUCache[tuple[str, str, str], GraceModel] = LRUCache(MODELS_KEPT)
         self._explainers: LRUCache[tuple[str, str], Explainer] = LRUCache(MODELS_KEPT)
         self._sources: dict[str, tuple[tuple, tuple[str, str, str]]] = {}
         self._opening = threading.RLock()
         self._loading = threading.RLock()
-        self._keeping = (
-            threading.Lock()
-        )  # of _models, for a moment: nobody waits there for a model that is being loaded
+        self._models_lock = threading.Lock()  # held only for a look-up, never while a model is loaded
 
     def collections(self) -> list[str]:
         """Names of the collections with at least one finished model."""
@@ -85,9 +83,9 @@ class Workspace:
             return self._facets[name]
 
     def columns(self, name: str) -> list[Column]:
-        """Text only and, where the index has rationales, with rationale, of every finished model.
+        """The columns of every finished model: text only and, if the index has rationales, with rationale.
 
-        Raises GraceError if none is.
+        Raises GraceError if there is no finished model.
         """
         collection = self.collection(name)
         columns, damaged = [], None
@@ -105,7 +103,7 @@ class Workspace:
         return columns
 
     def offered(self, name: str) -> list[AnyColumn]:
-        """All single columns of a collection, and BM25 with each of the others: what can be chosen without typing."""
+        """The columns in the lists of the page: all single ones of a collection, and BM25 fused with each other one."""
         singles = [single for single in single_names(self.collection(name)) if single.kind != "grace"]
         columns: list[AnyColumn] = [*self.columns(name), *(_other(single) for single in singles)]
         whole = [
@@ -114,60 +112,57 @@ class Workspace:
         return columns + [_other(Sum(((1.0, Single("bm25")), (1.0, single)))) for single in whole]
 
     def column(self, name: str, text: str) -> AnyColumn:
-        """The column of a link or a list.
-
-        Raises GraceError for one that the collection does not have; no path is looked at.
+        """The column named in a link or a list. Raises GraceError for one that the collection does not have; never
+        reads a path from ``text``.
         """
         columns = {column.id: column for column in self.columns(name)}
         if text in columns:
             return columns[text]
-        there = {single.id: single for single in single_names(self.collection(name))}
-        told = f"{name} has no column {short(text)}; there are: {', '.join(there)}, and fusions such as 0.7*bm25+0.3*{next(iter(there))}"
+        names = [single.id for single in single_names(self.collection(name))]
+        problem = f"{name} has no column {short(text)}"
+        message = f"{problem}; there are: {', '.join(names)}, and fusions such as 0.7*bm25+0.3*{names[0]}"
         try:
-            asked = parse(text)
+            parsed = parse(text)
         except GraceError as error:
-            raise GraceError(f"{name} has no column {short(text)}: {error}") from error
-        if isinstance(asked, Single) and asked.id not in there:
-            raise GraceError(told)
-        if isinstance(asked, Single):
-            return _other(asked)
+            raise GraceError(f"{problem}: {error}") from error
+        if isinstance(parsed, Single):
+            if parsed.id not in names:
+                raise GraceError(message)
+            return _other(parsed)
         parts = []
-        for part in asked.parts:
-            both = (
-                [Single(part.kind, part.model, rationale) for rationale in (True, False)]
-                if part.rationale is None
-                else [part]
-            )
-            found = part if part.id in there else next((one for one in both if one.id in there), None)
-            if found is None:
-                raise GraceError(f"{told}; {part.id} is none of them")
-            parts.append(found)
+        for part in parsed.parts:
+            either = [Single(part.kind, part.model, rationale) for rationale in (True, False)]
+            candidates = [part, *(either if part.rationale is None else [])]
+            match = next((candidate for candidate in candidates if candidate.id in names), None)
+            if match is None:
+                raise GraceError(f"{message}; {part.id} is none of them")
+            parts.append(match)
         check_different(parts, text)
-        if isinstance(asked, Ranks):
+        if isinstance(parsed, Ranks):
             return _other(Ranks(tuple(parts)))
-        return _other(Sum(tuple((weight, part) for (weight, _), part in zip(asked.terms, parts, strict=True))))
+        return _other(Sum(tuple((weight, part) for (weight, _), part in zip(parsed.terms, parts, strict=True))))
 
     def opened(self, collection: str, column: AnyColumn) -> OpenedColumn:
-        """What searches and explains in a column; opened once for what stands on the disk now."""
+        """An opened column, which searches and explains; reopened only when its files change."""
         from grace_core.columns.opened import Columns
 
-        there = self.collection(collection)
+        current = self.collection(collection)
         with self._opening:
-            stamp = tuple(sorted((str(path), path.stat().st_mtime_ns) for path in there.folder.glob("*/*.json")))
+            stamp = tuple(sorted((str(path), path.stat().st_mtime_ns) for path in current.folder.glob("*/*.json")))
             known = self._columns.get(collection)
-            if known is None or known[0] is not there or known[1] != stamp:
-                made = Columns(
-                    there,
+            if known is None or known[0] is not current or known[1] != stamp:
+                columns = Columns(
+                    current,
                     open_index=lambda model: self.index(collection, model),
                     explainer=self.explainer,
                     encoder=self.encoder_of,
-                    rows=known[2].rows if known and known[0] is there else None,
+                    rows=known[2].rows if known and known[0] is current else None,
                 )
-                known = self._columns[collection] = (there, stamp, made)
+                known = self._columns[collection] = (current, stamp, columns)
             return known[2].open(column.id)
 
     def encoder_of(self, index: EncodedIndex) -> Encoder:
-        """The sentence encoder that made the vectors of ``index``, loaded once."""
+        """The sentence encoder of ``index``, loaded once."""
         key = index.manifest["model"]["sha256"]
         with self._loading:
             if key not in self._encoders:
@@ -191,21 +186,21 @@ class Workspace:
             return known[1]
 
     def geometry(self, collection: str, model: str) -> str:
-        """The kind of an index's geometry; raw where its manifest cannot be read. The index is not opened."""
+        """The kind of an index's geometry by its manifest; raw if that cannot be read."""
         try:
             return read_json(self.root / collection / model / "manifest.json").get("geometry", {}).get("kind", "raw")
         except GraceError:
             return "raw"
 
     def behind(self, collection: str) -> dict[str, int]:
-        """The models that lack documents of a collection, and how many: see :mod:`grace_core.living`."""
+        """The models that lack documents of a collection, and how many (:mod:`grace_core.living`)."""
         try:
             return self.collection(collection).behind
-        except GraceError:  # whoever opens the index says so
+        except GraceError:  # opening the index will report it
             return {}
 
     def average(self, index: GraceIndex, column: Column) -> np.ndarray:
-        """The mean document vector ``(d,)`` of a column: its cosine sum is what a document scores on average."""
+        """The mean document vector ``(d,)`` of a column; its product with a query is the mean score of a document."""
         with self._opening:
             key = (index.collection.name, column)
             if key not in self._averages or self._averages[key][0] is not index:
@@ -221,13 +216,13 @@ class Workspace:
             index.manifest["dtype"],
             json.dumps(asdict(index.settings), sort_keys=True),
         )
-        if found := self._kept(key):
-            return found
+        if loaded := self._cached(key):
+            return loaded
         with self._loading:
-            return self._kept(key) or self._keep(key, share(index.load_model(cache=self.cache())))
+            return self._cached(key) or self._store(key, share(index.load_model(cache=self.cache())))
 
     def explainer(self, index: GraceIndex) -> Explainer:
-        """The explainer of ``index``, with the token states it has kept."""
+        """The explainer of ``index``, with its cached token states."""
         from grace_core.explain import Explainer
 
         model = self.model_of(index)
@@ -245,7 +240,7 @@ class Workspace:
         from grace_app.workspace.shared import share
         from grace_core.model import GraceModel
 
-        folder = find_model(source)  # may take as long as a download, so before the lock
+        folder = find_model(source)  # may download, so before the lock
         with self._loading:
             stamp = tuple(
                 (path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.glob("*.*"))
@@ -253,18 +248,16 @@ class Workspace:
             if (
                 source in self._sources
                 and self._sources[source][0] == stamp
-                and (found := self._kept(self._sources[source][1]))
+                and (loaded := self._cached(self._sources[source][1]))
             ):
-                return found
+                return loaded
             model = GraceModel.from_pretrained(source, cache=self.cache())
             key = (model.fingerprint, model.dtype, json.dumps(asdict(model.settings), sort_keys=True))
             self._sources[source] = (stamp, key)
-            return self._kept(key) or self._keep(key, share(model))
+            return self._cached(key) or self._store(key, share(model))
 
     def named_model(self, name: str) -> GraceModel:
-        """A demo model or a model of a known collection, by its short name; never one that would have to be
-        fetched first.
-        """
+        """A demo model or a model of a collection, by its short name; never downloads."""
         if name in named_here():
             return self.load(name)
         for collection in self.collections():
@@ -277,7 +270,7 @@ class Workspace:
         return sorted(built | set(named_here()))
 
     def known_source(self, name: str) -> str | None:
-        """Where the model of a short name comes from, if a finished index tells or it is a demo model."""
+        """The id or path of the model with this short name, if it is a demo model or has a finished index."""
         if name in named_here():
             return name
         for collection in self.collections():
@@ -291,15 +284,15 @@ class Workspace:
         judgements = self.collection(collection).judgements
         if judgements is None:
             return None
-        wanted = " ".join(query.split()).casefold()
+        normalised = " ".join(query.split()).casefold()
         for query_id, text in judgements.queries.items():
-            if " ".join(text.split()).casefold() == wanted and query_id in judgements.qrels:
+            if " ".join(text.split()).casefold() == normalised and query_id in judgements.qrels:
                 return {document: grade for document, grade in judgements.qrels[query_id].items() if grade > 0}
         return None
 
     def examples(self, collection: str) -> list[str]:
-        """A few short queries, the same each time: of the test split if there is one; without judgements,
-        titles of documents.
+        """A few short queries, always the same: of the test split if there is one; without judgements, titles of
+        documents.
         """
         opened = self.collection(collection)
         judgements = opened.judgements
@@ -318,7 +311,7 @@ class Workspace:
         return fitting[: step * EXAMPLES : step]
 
     def cache(self):
-        """The cache of representations: in memory, and on disk where that is possible."""
+        """The cache of representations: in memory, and on disk if possible."""
         from grace_app.workspace.shared import QueryCache
         from grace_core.cache import RepresentationCache
 
@@ -333,7 +326,7 @@ class Workspace:
             return self._cache
 
     def warm_up(self) -> None:
-        """Import what is heavy and open the first collection, so that the first search need not."""
+        """Imports large libraries and opens the first collection in advance, so that the first search is fast."""
         try:
             import grace_core.index  # noqa: F401 - for its imports
 
@@ -343,12 +336,12 @@ class Workspace:
         except Exception as error:
             log.warning("warming up failed: %s", error)
 
-    def _kept(self, key: tuple[str, str, str]) -> GraceModel | None:
-        with self._keeping:
+    def _cached(self, key: tuple[str, str, str]) -> GraceModel | None:
+        with self._models_lock:
             return self._models.get(key)
 
-    def _keep(self, key: tuple[str, str, str], model: GraceModel) -> GraceModel:
-        with self._keeping:
+    def _store(self, key: tuple[str, str, str], model: GraceModel) -> GraceModel:
+        with self._models_lock:
             self._models[key] = model
         return model
 

@@ -1,4 +1,4 @@
-"""What the explorer shows, as it stands in the address:
+"""The state of the explorer in the address of the page:
 ``?collection=&a=&b=&k=&q=&where=&by=&doc=&why=&vs=&whatif=`` for the Explore tab,
 ``?tab=training&run=&of=&probe=&from=&step=`` for the Training tab.
 
@@ -23,13 +23,13 @@ PANELS = ("why", "whatif")  # of an opened document; each is about one column
 MAX_QUERY = 20_000  # characters
 MAX_QUERY_IN_ADDRESS = 2_000  # servers cut off longer addresses
 MAX_ID = 524  # of a passage: the id of its document, and its number
-COMPARED = 6  # training runs in the same curves, each in a colour of its own
+COMPARED = 6  # training runs in the same curves, each with its own colour
 _UNPAIRED = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
 class Column:
-    """A model with or without its rationale: one way to encode."""
+    """A column of a model with an index, with or without its rationale."""
 
     model: str
     rationale: bool
@@ -68,11 +68,11 @@ AnyColumn = Column | OtherColumn
 
 @dataclass(frozen=True)
 class View:
-    """A collection, two columns, how many neighbours, and, once asked, the query and the opened document.
+    """A collection, two columns, the number of hits, the query, and the opened document.
 
     ``where`` is a filter (:mod:`grace_core.filters`) of the documents, or "". ``by`` is what a document that is split
-    ranks by, its "best" passage or the "sum" of its passages. ``panel`` ("why" or "whatif")
-    with the column ``side`` stands open in the document, ``against`` is the one it is compared with.
+    ranks by, its "best" passage or the "sum" of its passages. ``panel`` ("why" or "whatif") is the open panel of the
+    document, about the column ``side``; ``against`` is the document that "why" compares it with.
     """
 
     collection: str
@@ -88,13 +88,13 @@ class View:
     by: str = "best"
 
     def asked(self) -> dict[str, str]:
-        """Everything but the opened document, as :func:`read_view` takes it."""
-        asked = {"collection": self.collection, "a": self.a.id, "b": self.b.id, "k": str(self.k), "q": self.query}
-        asked |= {"where": self.where} if self.where else {}
-        return asked | ({"by": self.by} if self.by != "best" else {})
+        """The parameters of everything but the opened document, for :func:`read_view`."""
+        params = {"collection": self.collection, "a": self.a.id, "b": self.b.id, "k": str(self.k), "q": self.query}
+        params |= {"where": self.where} if self.where else {}
+        return params | ({"by": self.by} if self.by != "best" else {})
 
     def opened(self) -> dict[str, str]:
-        """The opened document and what stands open in it, as :func:`read_view` takes it."""
+        """The parameters of the opened document and its open panel, for :func:`read_view`."""
         if not self.doc:
             return {}
         panel = {self.panel: self.side} if self.panel else {}
@@ -107,12 +107,12 @@ class View:
         return self.asked() | self.opened()
 
     def json(self) -> str:
-        """For the page's own events, which may hold a long query."""
+        """The parameters as JSON, for the page's events, in which a query may be long."""
         return json.dumps(self.asked())
 
 
 def check_query(query: object) -> str:
-    """The query without surrounding space and without characters that no tokenizer takes.
+    """The query without surrounding space and without characters that tokenizers reject.
 
     Raises GraceError if it is empty or too long.
     """
@@ -127,9 +127,7 @@ def check_query(query: object) -> str:
 
 
 def check_by(collection, by: object) -> str:
-    """What documents rank by. Raises GraceError for what is neither "best" nor "sum", and for a sum over passages
-    where there are none.
-    """
+    """``by`` if it is valid. Raises GraceError if it is neither "best" nor "sum", and for a sum without passages."""
     if not isinstance(by, str) or by not in BY:
         raise GraceError(
             f"by is {short(str(by))}, expected {' or '.join(BY)}: what of its passages a document ranks by"
@@ -140,11 +138,11 @@ def check_by(collection, by: object) -> str:
 
 
 def default_view(workspace, collection: str | None = None) -> View:
-    """A real language model with its rationale against the adapter that GRACE trained of it, where the
-    collection has both; where it has the base alone, its text against text with rationale; else the first two
-    models that write, each with its rationale; of a single model its text alone against text with rationale.
+    """The view of a collection when it is first opened. Raises GraceError if nothing is built.
 
-    Raises GraceError if nothing is built.
+    It compares, with rationales, a real language model with its GRACE-trained adapter; if there is only the former,
+    its text alone with text and rationale; else the first two models that write rationales; for a single model its
+    text alone with text and rationale.
     """
     names = workspace.collections()
     if not names:
@@ -162,7 +160,7 @@ def default_view(workspace, collection: str | None = None) -> View:
 
 
 def read_view(workspace, params: Mapping[str, object], *, strict: bool = False) -> tuple[View, list[str]]:
-    """The view that ``params`` ask for, and what is wrong with them; wrong parts stand at their default.
+    """The view of ``params``, and messages about invalid ones, which get their default.
 
     ``strict`` raises the first problem instead. Raises GraceError if nothing is built.
     """
@@ -213,9 +211,9 @@ def read_view(workspace, params: Mapping[str, object], *, strict: bool = False) 
 
 
 def read_hit(workspace, data: object) -> tuple[View, dict]:
-    """The view with an opened document that an event of the page names, ``{"view": JSON, "doc": …}``, and the event.
+    """The view with the opened document of an event of the page, ``{"view": JSON, "doc": …}``, and the event.
 
-    Raises GraceError if it does not fit.
+    Raises GraceError for an invalid event.
     """
     data = data if isinstance(data, dict) else {}
     try:
@@ -229,11 +227,11 @@ def read_hit(workspace, data: object) -> tuple[View, dict]:
 
 @dataclass(frozen=True)
 class TrainingView:
-    """Ticked runs, each in the place of its colour ("" is a free one), and the two evaluations of one of them
-    that stand side by side.
+    """The ticked runs, each at the place of its colour ("" is a free one), and the two evaluations of the run ``of``
+    that are compared.
 
-    Without ``start`` the left one is the first; without ``step`` the right one is the best so far, or the
-    last if none is better.
+    Without ``start`` the left one is the first; without ``step`` the right one is the best so far, or the last
+    if the first is the best.
     """
 
     runs: tuple[str, ...] = ()
@@ -247,22 +245,22 @@ class TrainingView:
         return [name for name in self.runs if name]
 
     def params(self) -> dict[str, str]:
-        """The parameters of the address. Names of folders hold no slash, so that one stands between them."""
-        asked = {"tab": "training", "run": "/".join(self.runs)}
-        asked |= {"of": self.of} if self.of != next(iter(self.ticked), "") else {}
-        asked |= {"probe": str(self.probe + 1)} if self.probe else {}
-        asked |= {key: str(value) for key, value in (("from", self.start), ("step", self.step)) if value is not None}
-        return asked
+        """The parameters of the address. Runs are joined by slashes, which names of folders cannot contain."""
+        params = {"tab": "training", "run": "/".join(self.runs)}
+        params |= {"of": self.of} if self.of != next(iter(self.ticked), "") else {}
+        params |= {"probe": str(self.probe + 1)} if self.probe else {}
+        params |= {key: str(value) for key, value in (("from", self.start), ("step", self.step)) if value is not None}
+        return params
 
 
 def read_training(names: list[str], params: Mapping[str, object]) -> tuple[TrainingView, list[str]]:
-    """The training view that the address asks for among the runs ``names``, the first of which is the
-    default; and what is wrong.
+    """The training view of an address among the runs ``names``, of which the first is the default; and messages
+    about invalid parameters.
     """
     asked = {key: _plain(params.get(key)) for key in ("run", "of", "probe", "from", "step")}
-    wanted = asked["run"].split("/")[:COMPARED] if asked["run"] else []
-    problems = [f"there is no run {short(name)} here" for name in wanted if name and name not in names]
-    runs = tuple(name if name in names and name not in wanted[:i] else "" for i, name in enumerate(wanted))
+    run_names = asked["run"].split("/")[:COMPARED] if asked["run"] else []
+    problems = [f"there is no run {short(name)} here" for name in run_names if name and name not in names]
+    runs = tuple(name if name in names and name not in run_names[:i] else "" for i, name in enumerate(run_names))
     numbers = {}
     for key in ("probe", "from", "step"):
         if asked[key].isascii() and asked[key].isdigit() and len(asked[key]) < 10:
@@ -276,7 +274,7 @@ def read_training(names: list[str], params: Mapping[str, object]) -> tuple[Train
 
 
 def change_training(view: TrainingView, names: list[str], data: object) -> TrainingView:
-    """The view after an event of the page, ``{"set": …, "value": …}``. Raises GraceError if it does not fit."""
+    """The view after an event of the page, ``{"set": …, "value": …}``. Raises GraceError for an invalid event."""
     data = data if isinstance(data, dict) else {}
     what, value = data.get("set"), data.get("value")
     if not isinstance(value, str) or what not in ("run", "of", "probe", "from", "step"):
@@ -293,7 +291,7 @@ def change_training(view: TrainingView, names: list[str], data: object) -> Train
 
 
 def _tick(view: TrainingView, name: str) -> TrainingView:
-    """``name`` taken in or out; a run that stays keeps its place, which is its colour."""
+    """The view with ``name`` ticked or unticked; the other runs keep their places, and so their colours."""
     if name in view.runs:
         return replace(view, runs=tuple("" if run == name else run for run in view.runs))
     if len(view.ticked) == COMPARED:
@@ -304,9 +302,7 @@ def _tick(view: TrainingView, name: str) -> TrainingView:
 
 
 def revalidated(view: TrainingView, names: list[str]) -> TrainingView:
-    """The view without runs that are gone; another run than before begins with its first probe, and its first
-    and best evaluation.
-    """
+    """The view without runs that no longer exist; if ``of`` changes, probe and evaluations are reset."""
     runs = [name if name in names else "" for name in view.runs]
     while runs and not runs[-1]:
         runs.pop()
@@ -322,5 +318,5 @@ def _plain(value: object) -> str:
 
 
 def short(value: str) -> str:
-    """What was asked for, as a message names it."""
+    """A value quoted for a message, cut to 60 characters."""
     return repr(value if len(value) <= 60 else value[:60] + "…")

@@ -19,10 +19,10 @@ from grace_core.index import GraceIndex, build
 
 @pytest.fixture
 def builds(tmp_path, world):
-    made = Builds(Workspace(tmp_path / "indexes", cache_path=tmp_path / "cache.sqlite"))
-    yield made
-    made.cancel()
-    wait(made.job, lambda job: job is None or not job.running)
+    builds_ = Builds(Workspace(tmp_path / "indexes", cache_path=tmp_path / "cache.sqlite"))
+    yield builds_
+    builds_.cancel()
+    wait(builds_.job, lambda job: job is None or not job.running)
 
 
 def wait(job, condition, seconds=90):
@@ -43,9 +43,9 @@ def test_a_build_is_cancelled_resumed_and_the_same_as_one_in_one_go(builds, worl
     wait(job, lambda job: not job.running)
     assert job.state == "stopped"
     assert builds.unfinished() == [("many", "tiny-a")]
-    assert builds.left() == []  # the stopped job has its own place
+    assert builds.resumable() == []  # the stopped job has its own place
     after_restart = Builds(builds.workspace)
-    assert after_restart.left() == [("many", "tiny-a")]
+    assert after_restart.resumable() == [("many", "tiny-a")]
     again = after_restart.resume("many", "tiny-a")
     wait(again, lambda job: not job.running)
     assert (again.state, again.done, again.message) == ("done", 150, "")
@@ -108,10 +108,10 @@ def test_uploads_are_spoken_of_by_their_name(world):
 
 
 def test_an_estimate_is_measured(workspace, world):
-    made = estimate(workspace, world.model, read_upload(str(world.files / "many.jsonl"), None))
-    assert made.documents == 280
-    assert made.words > 280
-    assert 0 < made.seconds < 600
+    measured = estimate(workspace, world.model, read_upload(str(world.files / "many.jsonl"), None))
+    assert measured.documents == 280
+    assert measured.words > 280
+    assert 0 < measured.seconds < 600
 
 
 def test_an_unreachable_hub_is_said_within_seconds(monkeypatch):

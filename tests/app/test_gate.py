@@ -22,15 +22,15 @@ def demo(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("gate")
     (folder / "accounts").write_text("ann:one:two\n\nbob:drei\n")
-    made = build_app(folder / "none", folder / "runs", cache_path=folder / "cache.sqlite")
+    blocks = build_app(folder / "none", folder / "runs", cache_path=folder / "cache.sqlite")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # a proxy that does not know this machine
         patch.setenv("NO_PROXY", "example.org")
-        made.address = launch(
-            made, port=0, accounts=read_accounts(None, folder / "accounts"), rate=RATE, max_upload=MAX_UPLOAD
+        blocks.address = launch(
+            blocks, port=0, accounts=read_accounts(None, folder / "accounts"), rate=RATE, max_upload=MAX_UPLOAD
         )
-        yield made
-    made.close()
+        yield blocks
+    blocks.close()
 
 
 @pytest.fixture
@@ -163,9 +163,9 @@ def test_accounts_that_cannot_be_read_are_refused_and_not_repeated(tmp_path, giv
     path = tmp_path / "accounts"
     if file is not None:
         path.write_bytes(file if isinstance(file, bytes) else file.encode())
-    with pytest.raises(GraceError, match=said) as told:
+    with pytest.raises(GraceError, match=said) as refusal:
         read_accounts(given, path if file is not None else None)
-    assert "hunter2" not in str(told.value)
+    assert "hunter2" not in str(refusal.value)
 
 
 def test_accounts_come_from_the_environment_too(monkeypatch):

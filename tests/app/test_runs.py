@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grace_app.training.curves import curves, reach_of, smooth, span, thin, ticks
-from grace_app.training.render import chosen, render_probes, render_runs
+from grace_app.training.render import compared_rows, render_probes, render_runs
 from grace_app.training.runs import SILENT_AFTER, Runs
-from grace_app.training.tab import TrainingTab, look, pick
+from grace_app.training.tab import TrainingTab, pick, refresh
 from grace_app.workspace.view import COMPARED, TrainingView, change_training, read_training, revalidated
 from grace_core.errors import GraceError
 
@@ -85,7 +85,7 @@ def test_a_real_run_is_read_as_it_was(trained):
     assert [row["step"] for row in run.steps] == [1, 2, 3, 4]
     assert [row["step"] for row in run.evaluations] == [row["step"] for row in run.probes] == [0, 2, 4]
     assert [len(row["probes"]) for row in run.probes] == [2, 2, 2]
-    found = charts(runs)
+    drawn = charts(runs)
     wanted = {
         "ndcg@10",
         "reward",
@@ -97,8 +97,8 @@ def test_a_real_run_is_read_as_it_was(trained):
         "distinct",
         "loss",
     }
-    assert wanted | {f"term/{name}{end}" for name in ("query", "document") for end in ("", "_spread")} <= set(found)
-    assert found["ndcg@10"]["lines"][0]["base"] == pytest.approx(run.base, rel=1e-4)
+    assert wanted | {f"term/{name}{end}" for name in ("query", "document") for end in ("", "_spread")} <= set(drawn)
+    assert drawn["ndcg@10"]["lines"][0]["base"] == pytest.approx(run.base, rel=1e-4)
     assert "symmetric objective, supervised" in render_runs(runs.all(), ticked(runs), runs.root)
     assert render_probes(runs.all(), ticked(runs)).count("g-time-pick") == 6
 
@@ -262,9 +262,9 @@ def test_events_that_do_not_fit_are_refused(runs, data):
     write_run(runs.root / "a")
     tab = TrainingTab(None, runs, None, None, None, None, None, None)
     before = ticked(runs)
-    shown = pick(tab, before, data)
-    assert "g-banner" in shown[0]
-    assert shown[3] == before
+    values = pick(tab, before, data)
+    assert "g-banner" in values[0]
+    assert values[3] == before
 
 
 def test_a_view_comes_back_from_its_address():
@@ -295,15 +295,15 @@ def test_a_run_keeps_its_colour_while_others_come_and_go():
 def test_the_best_is_compared_with_the_first_until_something_else_is_chosen(runs):
     write_run(runs.root / "a")
     run, view = runs.get("a"), ticked(runs)
-    assert [row["step"] for row in chosen(run, view)] == [0, 4]
+    assert [row["step"] for row in compared_rows(run, view)] == [0, 4]
     write_run(runs.root / "worse", steps=2)
     with open(runs.root / "worse" / "metrics.jsonl", "a") as file:
         file.write('{"step": 0, "eval": {"ndcg@10": 0.9}}\n')
     assert runs.get("worse").best["step"] == 0
-    assert [row["step"] for row in chosen(runs.get("worse"), view)] == [0, 2]
+    assert [row["step"] for row in compared_rows(runs.get("worse"), view)] == [0, 2]
     view = change_training(view, ["a"], {"set": "from", "value": "2"})
     view = change_training(view, ["a"], {"set": "step", "value": "6"})
-    assert [row["step"] for row in chosen(run, view)] == [2, 6]
+    assert [row["step"] for row in compared_rows(run, view)] == [2, 6]
     page = render_probes([run], view)
     assert 'class="g-mark-new">number6<' in page
     assert 'class="g-mark-gone">number2<' in page
@@ -318,10 +318,10 @@ def test_markup_stays_text_wherever_it_stands(runs):
     )
     with open(runs.root / name / "metrics.jsonl", "a") as file:
         file.write(json.dumps({"step": 7, f"term/{nasty}": 1.0}) + "\n")
-    found, view = runs.all(), ticked(runs)
+    listed, view = runs.all(), ticked(runs)
     pages = [
-        render_runs(found, view, runs.root, message=nasty),
-        render_probes(found, view),
+        render_runs(listed, view, runs.root, message=nasty),
+        render_probes(listed, view),
         render_runs([], view, runs.root / nasty),
     ]
     page = "".join(pages)
@@ -329,7 +329,7 @@ def test_markup_stays_text_wherever_it_stands(runs):
     assert "<img" not in page
     assert "&lt;script&gt;window.pwned = 1&lt;/script&gt;" in page
     assert f"Term: {nasty}" in [
-        chart["title"] for chart in json.loads(curves(found, view))["charts"]
+        chart["title"] for chart in json.loads(curves(listed, view))["charts"]
     ]  # set as text by the script
 
 
@@ -339,16 +339,16 @@ def test_nothing_is_sent_when_nothing_changed(runs):
     assert "grace train configs/demo-grace.yaml" in empty[0]
     assert str(runs.root) in empty[0]
     folder = write_run(runs.root / "a", state="running", planned=20)
-    first = look(tab, empty[3], empty[4])  # the first run is ticked as it comes
+    first = refresh(tab, empty[3], empty[4])  # the first run is ticked as it comes
     assert first[3].ticked == ["a"]
-    assert all(value == gr.skip() for value in look(tab, first[3], first[4]))
-    assert all(value == gr.skip() for value in look(tab, None, None))
+    assert all(value == gr.skip() for value in refresh(tab, first[3], first[4]))
+    assert all(value == gr.skip() for value in refresh(tab, None, None))
     with open(folder / "metrics.jsonl", "a") as file:
         file.write('{"step": 7, "reward": 0}\n')
-    later = look(tab, first[3], first[4])
+    later = refresh(tab, first[3], first[4])
     assert "step 7 of 20" in later[0]
     write_run(runs.root / "b")
-    assert look(tab, later[3], later[4])[3].ticked == ["a"]
+    assert refresh(tab, later[3], later[4])[3].ticked == ["a"]
 
 
 def test_kept_runs_are_shown_best_first_until_there_is_one(tmp_path):
@@ -356,11 +356,11 @@ def test_kept_runs_are_shown_best_first_until_there_is_one(tmp_path):
         write_run(tmp_path / "kept" / name, steps=steps, time=time.time() - steps)
     runs = Runs(tmp_path / "runs", tmp_path / "kept")
     tab = TrainingTab(None, runs, None, None, None, None, None, None)
-    shown = tab.show(runs.all(), ticked(runs))
+    values = tab.show(runs.all(), ticked(runs))
     assert [run.name for run in runs.all()] == ["better", "worse"]
-    assert "Finished runs of the study, the best first." in shown[0]
+    assert "Finished runs of the study, the best first." in values[0]
     write_run(runs.root / "own", state="running", steps=2, planned=10)
-    later = look(tab, shown[3], shown[4])
+    later = refresh(tab, values[3], values[4])
     assert later[3].ticked == ["own"]
     assert "Finished runs" not in later[0]
     assert [run.name for run in runs.all()] == ["own"]
@@ -370,13 +370,13 @@ def test_kept_runs_are_shown_best_first_until_there_is_one(tmp_path):
 def test_the_kept_runs_of_the_study_can_be_looked_at():
     from grace_app.main import STUDY
 
-    found = Runs("none", STUDY).all()
-    assert {run.objective for run in found} >= {"symmetric", "reference", "joint"}
-    assert not any(run.problems for run in found)
-    for run in found:
+    listed = Runs("none", STUDY).all()
+    assert {run.objective for run in listed} >= {"symmetric", "reference", "joint"}
+    assert not any(run.problems for run in listed)
+    for run in listed:
         assert run.state in ("finished", "stopped early", "collapsed"), run.name
         assert run.best is not None
-    assert all(run.probes for run in found if run.method == "grace")
+    assert all(run.probes for run in listed if run.method == "grace")
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=50))
@@ -384,9 +384,9 @@ def test_axes_hold_their_values_and_have_round_ticks(values):
     low, high = span(values)
     assert low < high or math.isclose(low, high)
     assert low <= min(values) <= max(values) <= high
-    found = ticks(low, high, 4)
-    assert all(low - 1e-6 * abs(low) <= tick <= high + 1e-6 * abs(high) for tick in found)
-    assert len(found) <= 12
+    numbers = ticks(low, high, 4)
+    assert all(low - 1e-6 * abs(low) <= tick <= high + 1e-6 * abs(high) for tick in numbers)
+    assert len(numbers) <= 12
 
 
 @given(st.lists(st.one_of(st.none(), st.floats(-1e3, 1e3)), min_size=1, max_size=900))

@@ -63,8 +63,8 @@ def test_a_search_agrees_with_the_library(workspace):
     shot = last(workspace, View("world", TEXT, OTHER, 5, QUERY))
     for side in shot.sides:
         index = workspace.index("world", side.column.model)
-        made = workspace.model_of(index).represent([QUERY], rationale=side.column.rationale)
-        (vector,) = index.embed(made, side.column.pooling)
+        encoded = workspace.model_of(index).represent([QUERY], rationale=side.column.rationale)
+        (vector,) = index.embed(encoded, side.column.pooling)
         expected = index.hits(vector, 5, pooling=side.column.pooling)
         assert [hit.document.id for hit in side.hits] == [hit.document.id for hit in expected]
         assert np.allclose([hit.score for hit in side.hits], [hit.score for hit in expected], atol=1e-5)
@@ -129,9 +129,9 @@ def test_texts_are_found_in_memory_and_on_disk(tmp_path):
     for number in range(3):
         cache.put({f"key {number}": row})
         cache.name_texts({f"name {number}": (f"key {number}", number == 0)})
-    found = cache.get_texts([f"name {number}" for number in range(4)])  # the first has left the memory
-    assert {name: cut for name, (_, cut) in found.items()} == {"name 0": True, "name 1": False, "name 2": False}
-    assert found["name 0"][0][0] == found["name 2"][0][0] == [1, 2]
+    rows = cache.get_texts([f"name {number}" for number in range(4)])  # the first has left the memory
+    assert {name: cut for name, (_, cut) in rows.items()} == {"name 0": True, "name 1": False, "name 2": False}
+    assert rows["name 0"][0][0] == rows["name 2"][0][0] == [1, 2]
 
 
 @pytest.mark.parametrize("column", [TEXT, FULL, OTHER])
@@ -155,8 +155,8 @@ def test_several_threads_get_what_one_gets(new_model, sentences):
     expected = [alone.represent([text]).rationale_ids[0] for text in texts]
     shared = share(new_model("qwen2", max_new_tokens=24))
     with ThreadPoolExecutor(6) as pool:
-        found = list(pool.map(lambda text: [*shared.stream(text)][-1][1].rationale_ids[0], texts))
-    assert found == expected
+        rationales = list(pool.map(lambda text: [*shared.stream(text)][-1][1].rationale_ids[0], texts))
+    assert rationales == expected
 
 
 def test_turns_are_taken_in_the_order_they_were_asked_for():

@@ -6,7 +6,7 @@ const POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:";
 const GONE = 'script, style, link, meta, base, iframe, object, embed, form, noscript, template';
 const LEFT_OUT =
   '.g-close, .g-save, .g-keep, .g-to-map, .g-panel-tabs, .g-tip, .g-map-banner, .g-map-controls, .g-map-tools, .g-map-job, ' +
-  '.g-readout, .g-foot, .g-tools button, [data-do]';
+  '.g-readout, .g-foot, .g-tools button, [data-do], [data-go], .g-map-all';
 const LONGEST = 20000;
 
 const size = (bytes) => (bytes < 1e6 ? `${Math.ceil(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(1)} MB`);

@@ -1,4 +1,4 @@
-"""Speed against what a user would run instead.
+"""Speed compared with what a user would run instead.
 
-Every figure is a ratio of medians, peers taking turns in one process.
+Every figure is a ratio of medians; the contenders take turns in one process.
 """

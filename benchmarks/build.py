@@ -1,14 +1,13 @@
 """Building an index without encoding, against reading a Parquet file of embeddings and writing FAISS directly.
 
 ``cache``    ``grace index build`` of a new collection whose texts are all in the cache of rationales
-``shards``   a build that was stopped after its last shard: everything put together, hashed and checked
+``shards``   resuming a build that was stopped after its last shard: joining, hashing and checking
 ``vectors``  ``grace index faiss``: FAISS again from the stored vectors
 
-The peer reads ids and embeddings with pyarrow and writes the same flat index, flushed to disk as ours is; it
-keeps no rationales, no split of the vectors into parts, no hashes, and cannot be resumed. A second peer
-(``cache_vs_same_files``) writes the files that ours does, hashed and flushed, from a Parquet file that holds
-all they need, and so leaves out what a cache is for: to look every text up. Each ratio is documents a second
-of ours over the peer's.
+The peer reads ids and embeddings with pyarrow and writes the same flat index, flushed to disk like ours; it
+stores no rationales, no parts of the vectors and no hashes, and cannot be resumed. A second peer
+(``cache_vs_same_files``) writes the same files as we do, hashed and flushed, from a Parquet file with all their
+content, so it does not look texts up in a cache. Each ratio is our documents a second over the peer's.
 """
 
 from __future__ import annotations
@@ -52,9 +51,9 @@ def run(corpus: str | Path, *, documents: int = 100_000, runs: int = 3) -> dict:
         seconds: dict[str, list[float]] = {"cache": [], "shards": [], "vectors": [], "peer": [], "peer_same_files": []}
         for number in range(runs + 1):
             for name in seconds:
-                taken = _timed(name, collection, model, shards, folder)
+                duration = _timed(name, collection, model, shards, folder)
                 if number:  # the first round warms up
-                    seconds[name].append(taken)
+                    seconds[name].append(duration)
         rates = {name: documents / statistics.median(values) for name, values in seconds.items()}
     ratios = {name: round(rates[name] / rates["peer"], 3) for name in ("cache", "shards", "vectors")}
     return {
@@ -73,7 +72,7 @@ def _timed(name: str, collection: Collection, model: GraceModel, shards: Path, f
         shutil.rmtree(place)
     if name == "shards":
         shutil.copytree(shards, place / ".build")
-    os.sync()  # nobody pays for what another left to be written
+    os.sync()  # so that no contender waits for writes of the one before
     started = time.perf_counter()
     if name == "peer":
         _peer(folder / "embeddings.parquet", folder / "peer.faiss")
@@ -87,14 +86,16 @@ def _timed(name: str, collection: Collection, model: GraceModel, shards: Path, f
 
 
 def _kept_shards(collection: Collection, model: GraceModel, to: Path) -> Path:
-    """The shards of a build, which a finished one removes."""
+    """A copy of the shards of a build, which are removed when it finishes."""
     source = collection.folder / model.name
     shutil.rmtree(source)
 
     def keep(done: int, total: int) -> None:
         if done == total and not to.exists():
             shutil.copytree(source / ".build", to, ignore=shutil.ignore_patterns(".*"))
-            for shard in to.glob("*.quick.safetensors"):  # as if they had taken long enough to be worth keeping
+            for shard in to.glob(
+                "*.quick.safetensors"
+            ):  # renamed like shards that took long to encode, which resuming reuses
                 shard.rename(to / shard.name.replace(".quick", ""))
 
     build(collection, model, rationale=False, progress=keep)

@@ -1,10 +1,10 @@
 """Encoding in one pass, against two peers with the same model, prompts, batches and greedy decoding.
 
-``vs_generate``   plain ``model.generate()``: what writing the rationales alone costs; no embedding comes out of it
+``vs_generate``   plain ``model.generate()``: only writes the rationales, without embeddings
 ``vs_two_pass``   generate, detokenise, tokenise the conversation again, a second forward for the hidden states, pool
 
-Both ratios are the peer's tokens per second turned round: our tokens/s over the peer's. All three produce the
-same rationale tokens (checked); the peers' batches are sorted by length as ours are.
+Both ratios are our tokens per second over the peer's. All three produce the same rationale tokens (checked); the
+peers' batches are sorted by length as ours are.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def run(model: str = "demo-base", *, texts: int = 128, runs: int = 5, batch_size
             max_new_tokens=grace.settings.max_new_tokens,
             pad_token_id=grace.engine.pad_id,
             eos_token_id=sorted(grace.engine.end_ids),
-            repetition_penalty=1.0,  # some models' own settings have another
+            repetition_penalty=1.0,  # some models' settings have another
         )
         rows = []
         for row in out[:, ids.shape[1] :].tolist():
@@ -61,6 +61,7 @@ def run(model: str = "demo-base", *, texts: int = 128, runs: int = 5, batch_size
         torch.nn.functional.normalize((states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True), dim=-1)
         return sum(map(len, rows))
 
+    # time them in turn
     contenders = {
         "one_pass": lambda batch: sum(
             len(row.rationale_ids) for row in grace.engine.generate(batch, grace.settings.decoding)
@@ -69,9 +70,8 @@ def run(model: str = "demo-base", *, texts: int = 128, runs: int = 5, batch_size
         "two_pass": two_pass,
     }
     seconds = {name: [] for name in contenders}
-    tokens = {
-        name: sum(work(batch) for batch in batches) for name, work in contenders.items()
-    }  # the warm-up round counts the tokens
+    # a warm-up round, which counts the tokens
+    tokens = {name: sum(work(batch) for batch in batches) for name, work in contenders.items()}
     if len(set(tokens.values())) != 1:
         raise RuntimeError(f"the contenders wrote different numbers of tokens: {tokens}")
     for _ in range(runs):

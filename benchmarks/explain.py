@@ -1,11 +1,10 @@
-"""What "Why?" costs: query and hits explained with all sentences and tokens, against encoding the same texts
-without generating.
+"""The time of "Why?", which explains query and hits with all sentences and tokens, compared with encoding the same
+texts without generation.
 
 ``vs_encoding``    peer: one forward over query and hits with their rationales, pooled (``represent_given``): the same tokens
 ``vs_text_only``   peer: one forward over query and hits without rationales, pooled: the fewest tokens that give a vector
 
-Each ratio is our time over the peer's. Rationales are there beforehand in all three, as they are in an index;
-nothing is generated.
+Each ratio is our time over the peer's. Rationales exist beforehand, as in an index; nothing is generated.
 """
 
 from __future__ import annotations
@@ -26,17 +25,19 @@ def run(model: str = "demo-base", *, hits: int = 10, runs: int = 7) -> dict:
     """
     grace = GraceModel.from_pretrained(model)
     texts = [beir()[1][0]["text"], *demo_passages(hits)]
-    made = grace.represent(texts)
-    scores = made.embeddings()[1:] @ made.embeddings()[0]
+    representations = grace.represent(texts)
+    scores = representations.embeddings()[1:] @ representations.embeddings()[0]
 
     def why() -> None:
-        query, *documents = token_states(grace, texts, made.rationale_ids, batch_size=len(texts))
+        query, *documents = token_states(grace, texts, representations.rationale_ids, batch_size=len(texts))
         for document, score in zip(documents, scores, strict=True):
             explain(query, document, float(score)).as_dict()
 
     contenders = {
         "why": why,
-        "encoding": lambda: grace.represent_given(texts, made.rationale_ids, batch_size=len(texts)).embeddings(),
+        "encoding": lambda: grace.represent_given(
+            texts, representations.rationale_ids, batch_size=len(texts)
+        ).embeddings(),
         "text_only": lambda: grace.represent(texts, rationale=False, batch_size=len(texts)),
     }
     medians = median_seconds(contenders, runs)
@@ -46,7 +47,7 @@ def run(model: str = "demo-base", *, hits: int = 10, runs: int = 7) -> dict:
         "runs": runs,
         "model": model,
         "hits": len(texts) - 1,
-        "tokens": int(made.counts.sum()),
+        "tokens": int(representations.counts.sum()),
         "threads": torch.get_num_threads(),
     }
 

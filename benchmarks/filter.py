@@ -1,12 +1,12 @@
-"""A search with a filter against the same without, and against comparing every vector that is left.
+"""A search with a filter, compared with the same search without one, and with brute force over the selected rows.
 
 ``<kind>_<share>``  time of ``GraceIndex.search(…, where=…)`` over the lesser of those two, one query a call
 
-The brute force has the rows that are left at hand, and the vectors where the index has them (ivfpq on disk).
-It takes their scores as every search here gives them (summed in fp64: :mod:`grace_core.ranking`), and orders
-them. ``recall@10`` is against it; ``exact`` says that scores and rows are the same to the bit. What satisfies
-the filter lies scattered over the corpus. A filter is evaluated when it is first met (``filter_ms``), and its
-rows are kept.
+The brute force has the selected rows in memory, and the vectors where the index has them (for ivfpq on disk). It
+computes scores as every search here does (summed in fp64: :mod:`grace_core.ranking`), and sorts them.
+``recall@10`` is relative to it; ``exact`` is whether scores and rows are identical to the bit. The selected
+documents are scattered over the corpus. A filter is evaluated at its first search (``filter_ms``), and its rows
+are cached.
 """
 
 from __future__ import annotations
@@ -25,17 +25,16 @@ from grace_core.index import GraceIndex
 from grace_core.ranking import dots, order
 from grace_core.readers import Corpus, Document
 
-STEP = 48_271  # a prime: multiples of it, modulo another number, are that number's remainders in a scattered order
-ASKED = 32  # queries a round
+STEP = 48_271  # a prime: its multiples modulo the count are all numbers below the count, in a scattered order
+TIMED_QUERIES = 32  # of a round
 
 
 class Scattered(Numbered):
-    """Documents whose field "place" has every number below their count once."""
+    """Documents with a field "place": each number below their count once, in a scattered order."""
 
     def __iter__(self) -> Iterator[Document]:
-        return (
-            Document(one.id, "", one.text, {"place": int(one.id) * STEP % self.count}) for one in super().__iter__()
-        )
+        for document in super().__iter__():
+            yield Document(document.id, "", document.text, {"place": int(document.id) * STEP % self.count})
 
 
 def run(
@@ -53,14 +52,14 @@ def run(
     import faiss
 
     model, result = SyntheticModel(dim), {"ratios": {}, "searches": {}}
-    asked = model.vectors(queries, seed=documents + 1)
+    query_vectors = model.vectors(queries, seed=documents + 1)
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(folder or scratch) / f"scattered-{documents}x{dim}"
         for kind in kinds:
             index, _ = indexed(place, Corpus(Scattered(documents), None, "synthetic", ["place"]), model, kind)
             vectors = ann.compared(index.faiss_index(), kind, index.stored())
             for share in shares:
-                row = _race(index, vectors, f"place < {round(share * documents)}", asked, k, runs)
+                row = _race(index, vectors, f"place < {round(share * documents)}", query_vectors, k, runs)
                 name = f"{kind}_{100 * share:g}%"
                 result["searches"][name] = row
                 result["ratios"][name] = round(row["filtered_ms"] / min(row["unfiltered_ms"], row["brute_ms"]), 3)
@@ -76,31 +75,31 @@ def run(
 def _race(index: GraceIndex, vectors, where: str, queries: np.ndarray, k: int, runs: int) -> dict:
     started = time.perf_counter()
     rows = index.selections.of(where).rows
-    first, some = time.perf_counter() - started, queries[:ASKED]
+    first, few = time.perf_counter() - started, queries[:TIMED_QUERIES]
     seconds = median_seconds(
         {
-            "filtered_ms": lambda: [index.search(query, k, where=where) for query in some],
-            "unfiltered_ms": lambda: [index.search(query, k) for query in some],
-            "brute_ms": lambda: [brute_force(vectors, rows, query, k) for query in some],
+            "filtered_ms": lambda: [index.search(query, k, where=where) for query in few],
+            "unfiltered_ms": lambda: [index.search(query, k) for query in few],
+            "brute_ms": lambda: [brute_force(vectors, rows, query, k) for query in few],
         },
         runs,
     )
-    scores, found = index.search(queries, k, where=where)
+    scores, hits = index.search(queries, k, where=where)
     best = [brute_force(vectors, rows, query, k) for query in queries]
-    return {name: round(1000 * value / len(some), 4) for name, value in seconds.items()} | {
+    return {name: round(1000 * value / len(few), 4) for name, value in seconds.items()} | {
         "filter_ms": round(1000 * first, 2),
         "documents": len(rows),
-        "recall@10": round(float(np.mean([mine >= truth[0][-1] for mine, truth in zip(scores, best, strict=True)])), 4),
+        "recall@10": round(float(np.mean([ours >= truth[0][-1] for ours, truth in zip(scores, best, strict=True)])), 4),
         "exact": all(
             np.array_equal(*pair)
-            for mine, theirs in zip(zip(scores, found, strict=True), best, strict=True)
-            for pair in zip(mine, theirs, strict=True)
+            for ours, exact in zip(zip(scores, hits, strict=True), best, strict=True)
+            for pair in zip(ours, exact, strict=True)
         ),
     }
 
 
 def brute_force(vectors, rows: np.ndarray, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and rows of the ``k`` nearest of ``rows``."""
+    """Scores and rows of the ``k`` nearest among ``rows``."""
     scores = dots(vectors[rows], query)
     best = order(scores, k)
     return scores[best], rows[best]

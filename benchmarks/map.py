@@ -1,12 +1,13 @@
-"""What a map costs: one, and two aligned ones, against umap-learn's ``UMAP(metric="cosine").fit_transform``
-of one; and ways to align.
+"""The time of one map, and of two aligned ones, compared with umap-learn's ``UMAP(metric="cosine").fit_transform``
+of one; and a comparison of ways to align maps.
 
-``one``, ``two``   our time over umap-learn's, everything counted: neighbours, graphs, layout, quality
-umap-learn is run as a user would run it: no seed, all threads. Both sides are warmed up first, on fewer documents, so that
-numba's compiling (some seconds of each process's first map) is in neither.
+``one``, ``two``   our time over umap-learn's, for everything: neighbours, graphs, layout, quality
 
-The vectors are made up: 60 kinds of documents, each on a curved patch of 12 dimensions in 256; in the second
-column a fifth of the documents stands elsewhere and all others where they were, up to a little noise.
+umap-learn runs as a user would run it: no seed, all threads. Both sides are warmed up on fewer documents, so that
+numba's compilation (some seconds of a process's first map) is not measured.
+
+The vectors are synthetic: 60 kinds of documents, each on a patch of 12 dimensions in 256; in the second column a
+fifth of the documents has moved, and all others are the same up to a little noise.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ WARM = 4500  # documents: from 4096 on, umap-learn searches neighbours as it doe
 
 
 def two_columns(documents: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Vectors ``(n, 256)`` of two columns, and which documents stand elsewhere in the second."""
+    """Vectors ``(n, 256)`` of two columns, and whether each document has moved in the second ``(n,)``."""
     random = np.random.default_rng(seed)
     middles, patches = random.normal(size=(KINDS, DIMENSIONS)), random.normal(size=(KINDS, PATCH, DIMENSIONS))
 
@@ -55,9 +56,9 @@ def run(*, documents: int = 10_000, runs: int = 3) -> dict:
         "one": lambda: _points(make_maps({"first": first})),
         "two": lambda: _points(make_maps({"first": first, "second": second})),
     }
-    few = two_columns(WARM)[:2]
-    umap.UMAP(metric="cosine", n_epochs=11).fit_transform(few[0])
-    make_maps({"first": few[0][:100], "second": few[1][:100]})
+    warm = two_columns(WARM)[:2]
+    umap.UMAP(metric="cosine", n_epochs=11).fit_transform(warm[0])
+    make_maps({"first": warm[0][:100], "second": warm[1][:100]})
     seconds, quality = {name: [] for name in contenders}, {}
     for _ in range(runs):
         for name, work in contenders.items():
@@ -77,43 +78,44 @@ def run(*, documents: int = 10_000, runs: int = 3) -> dict:
 
 
 def compare_ways(documents: int = 2000, seed: int = 0) -> dict:
-    """Ways to make the maps of two columns comparable, each by what it moves, what it keeps and its time.
+    """Compares ways to align the maps of two columns.
 
     ``ratio``: displacement of unchanged documents over that between independent maps; ``moved``: displacement
-    of those that stand elsewhere, which a map must not hide; ``trustworthiness`` and ``knn_preservation`` of
-    both maps; ``seconds``.
+    of moved documents, which a map must not hide; ``trustworthiness`` and ``knn_preservation`` of both maps;
+    ``seconds``.
     """
     first, second, moved = two_columns(documents, seed)
-    near = [nearest(column)[0] for column in (first, second)]
-    change = change_of(*near)
+    nearest_rows = [nearest(column)[0] for column in (first, second)]
+    change = change_of(*nearest_rows)
     alone = [independent(column, 2, K, 0.1, seed + i) for i, column in enumerate((first, second))]
     ways = {
         "independent": lambda: alone,
-        "second starts from first": lambda: _started(first, second, seed),
+        "second starts from first": lambda: _started_from_first(first, second, seed),
         "AlignedUMAP": lambda: _aligned_umap(first, second, seed),
         f"joint layout, link {LINK}": lambda: list(_points(make_maps({"a": first, "b": second}, seed=seed)).values()),
     }
     make_maps({"a": first[:100], "b": second[:100]})  # compiles
-    made = {}
+    results = {}
     for name, way in ways.items():
         with warnings.catch_warnings(action="ignore"):
             maps, took = _timed(way)
         quality = [
-            map_quality(column, map_, rows) for column, map_, rows in zip((first, second), maps, near, strict=True)
+            map_quality(column, map_, rows)
+            for column, map_, rows in zip((first, second), maps, nearest_rows, strict=True)
         ]
         apart = name == "independent"
-        made[name] = {
+        results[name] = {
             "ratio": 1.0 if apart else round(displaced(*maps, *alone, change)["ratio"], 4),
             "moved": round(float(np.median(displacement(*maps, turn=apart)[moved])), 3),
-            "trustworthiness": [round(one["trustworthiness"], 4) for one in quality],
-            "knn_preservation": [round(one["knn_preservation"], 3) for one in quality],
+            "trustworthiness": [round(scores["trustworthiness"], 4) for scores in quality],
+            "knn_preservation": [round(scores["knn_preservation"], 3) for scores in quality],
             "seconds": None if apart else round(took, 1),
         }
-    return {"ways": made, "documents": documents, "overlap": change.mean}
+    return {"ways": results, "documents": documents, "overlap": change.mean}
 
 
-def _started(first: np.ndarray, second: np.ndarray, seed: int) -> list[np.ndarray]:
-    """The second map starts from the places of the first."""
+def _started_from_first(first: np.ndarray, second: np.ndarray, seed: int) -> list[np.ndarray]:
+    """Two maps, of which the second starts from the positions of the first."""
     import umap
 
     start = umap.UMAP(metric="cosine", random_state=seed, n_jobs=1).fit_transform(first)
@@ -127,8 +129,8 @@ def _aligned_umap(first: np.ndarray, second: np.ndarray, seed: int) -> list[np.n
     return list(umap.AlignedUMAP(metric="cosine", random_state=seed).fit([first, second], relations=[same]).embeddings_)
 
 
-def _points(made: dict) -> dict[str, np.ndarray]:
-    return {name: points.points for name, points in made.items()}
+def _points(maps: dict) -> dict[str, np.ndarray]:
+    return {name: points.points for name, points in maps.items()}
 
 
 def _timed(work: Callable) -> tuple:

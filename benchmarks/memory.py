@@ -1,14 +1,13 @@
-"""The memory that indexing takes, and how it grows with the number of documents: the real command in a
-process of its own.
+"""The memory of indexing, and how it grows with the number of documents, for the real command in its own process.
 
-``growth``  anonymous memory at its peak with all documents over that with a quarter of them, each without the
-vectors' own bytes
+``growth``  peak of anonymous memory with all documents over that with a quarter of them, each without the bytes of
+the vectors
 
-Anonymous memory (RssAnon, read every 20 ms) is what a process cannot give back; pages of mapped files are the
-system's cache, and are told apart as ``file_mb``. The texts are Cranfield's or another corpus's, repeated
-under new ids, and encoded once beforehand, so that the builds find each in the cache. The model is a random
-one of a single layer, so that the pipeline counts and not the weights; no rationales are written. FAISS,
-which comes last, holds n·4d bytes; that is what is taken off.
+Anonymous memory (RssAnon, read every 20 ms) cannot be reclaimed by the system; pages of mapped files can, and are
+reported separately as ``file_mb``. The texts are those of a corpus, repeated under new ids and encoded once
+beforehand, so that the builds find all of them in the cache. The model has a single random layer, so that the
+pipeline is measured and not the weights; no rationales are written. FAISS, the last step, holds n·4d bytes, which
+are subtracted.
 """
 
 from __future__ import annotations
@@ -79,7 +78,7 @@ def _repeat(texts: list[str], count: int, path: Path) -> Path:
 
 
 def _build(corpus: Path, model: Path, environment: dict[str, str]) -> dict[str, float]:
-    """Run ``grace index build`` and watch it; megabytes and seconds."""
+    """Runs ``grace index build``; its peak memory in megabytes, and its seconds."""
     import os
     import shutil
 

@@ -1,4 +1,4 @@
-"""What several benchmarks share: passages of the demo corpus, and contenders that are timed in turn."""
+"""Shared by several benchmarks: passages of the demo corpus, and timing of contenders in turn."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def demo_passages(count: int) -> list[str]:
 def median_seconds(contenders: dict[Hashable, Callable[[], object]], runs: int) -> dict[Hashable, float]:
     """Medians of ``runs`` rounds by contender.
 
-    In each round all have their turn, so that what else the machine does meets all alike; a round before them
+    Each round runs all contenders, so that other load on the machine affects all alike; a round before them
     warms up."""
     seconds: dict[Hashable, list[float]] = {name: [] for name in contenders}
     for number in range(runs + 1):

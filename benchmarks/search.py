@@ -1,14 +1,14 @@
-"""Searching a collection against raw FAISS on the same index file, and what the kinds of index cost and find.
+"""Searching a collection, compared with raw FAISS on the same index file; and time and recall of the kinds of index.
 
 ``<kind>_batch``   queries a second of ``GraceIndex.search`` over those of ``faiss.Index.search``, many queries at once
 ``<kind>_single``  the same, one query a call
 
 ``recall@10_of_queries`` is measured on new vectors of the same distribution against the exact search;
-``recall@10`` is the manifest's. An ivfpq peer returns distances to compressed vectors, ours cosines, for
-which it reads the candidates' vectors again. Vectors are synthetic: 200 clusters in a subspace of 32
-dimensions and noise in all others, normalised, which FAISS finds about as hard as text embeddings; vectors
-without such structure have no near neighbours to find. They go through a real build, all of it but a model.
-Both sides search with the same number of threads, in turn.
+``recall@10`` is that of the manifest. The ivfpq peer returns distances to compressed vectors, ours cosines, for
+which it reads the candidates' vectors again. Vectors are synthetic: 200 clusters in a subspace of 32 dimensions
+and noise in all others, normalised, about as hard for FAISS as text embeddings; unstructured vectors have no near
+neighbours. They go through a real build without a model. Both sides search with the same number of threads, in
+turn.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BLOCK = 8_192
 
 @dataclass
 class SyntheticModel:
-    """What a build asks of a model, without one: random vectors instead of encoded texts."""
+    """The part of a model's interface that a build uses, with random vectors instead of encoded texts."""
 
     dim: int
     name: str = "synthetic"
@@ -58,18 +58,18 @@ class SyntheticModel:
         centres = world.standard_normal((CLUSTERS, RANK)) * 0.7
         basis = world.standard_normal((RANK, self.dim)).astype(np.float32) / RANK**0.5
         inner = centres[rng.integers(0, CLUSTERS, count)] + rng.standard_normal((count, RANK))
-        made = inner.astype(np.float32) @ basis + 0.3 * rng.standard_normal((count, self.dim), dtype=np.float32)
-        return made / np.linalg.norm(made, axis=1, keepdims=True)
+        rows = inner.astype(np.float32) @ basis + 0.3 * rng.standard_normal((count, self.dim), dtype=np.float32)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
     def encode(self, jobs, tick):
-        """As a build wants it: shards to representations, with the text part only."""
+        """An encoder for builds: representations of shards, with the text part only."""
         for number, texts in jobs:
             sums = np.zeros((len(texts), 3, self.dim), np.float32)
             sums[:, 0] = self.vectors(len(texts), number)
             counts = np.zeros((len(texts), 3), np.int64)
             counts[:, 0] = 1
-            no = np.zeros(len(texts), bool)
-            yield number, Representations([""] * len(texts), [[]] * len(texts), sums, counts, no, no)
+            not_cut = np.zeros(len(texts), bool)
+            yield number, Representations([""] * len(texts), [[]] * len(texts), sums, counts, not_cut, not_cut)
 
 
 class Numbered:
@@ -95,19 +95,19 @@ def run(
     """``{ratios, queries_per_second, kinds, runs, documents, dim, threads}``; medians of ``runs`` rounds, the
     contenders in turn.
 
-    ``folder`` keeps the collection, and one that is there is used: a million documents take minutes and 5 GB of disk.
+    ``folder`` keeps the collection for later runs: a million documents take minutes and 5 GB of disk.
     """
     import faiss
 
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(folder or scratch) / f"synthetic-{documents}x{dim}"
-        model, asked = SyntheticModel(dim), None
+        model, query_vectors = SyntheticModel(dim), None
         result: dict = {"ratios": {}, "queries_per_second": {}, "kinds": {}}
         for kind in kinds:
             index, seconds = indexed(place, Corpus(Numbered(documents), None, "synthetic", []), model, kind)
-            asked = model.vectors(queries, seed=documents + 1) if asked is None else asked
-            truth = ann.exact(index.stored(), asked, k)[0][:, -1]
-            rates = _race(index, kind, asked, k, runs)
+            query_vectors = model.vectors(queries, seed=documents + 1) if query_vectors is None else query_vectors
+            truth = ann.exact(index.stored(), query_vectors, k)[0][:, -1]
+            rates = _race(index, kind, query_vectors, k, runs)
             for way in ("batch", "single"):
                 result["ratios"][f"{kind}_{way}"] = round(rates["grace", way] / rates["faiss", way], 3)
             result["queries_per_second"] |= {
@@ -117,7 +117,9 @@ def run(
                 "faiss_seconds": seconds,
                 "bytes": (index.folder / "index.faiss").stat().st_size,
                 **index.manifest["faiss"],
-                "recall@10_of_queries": round(float((index.search(asked, k)[0] >= truth[:, None] - 1e-6).mean()), 4),
+                "recall@10_of_queries": round(
+                    float((index.search(query_vectors, k)[0] >= truth[:, None] - 1e-6).mean()), 4
+                ),
             }
     return result | {
         "runs": runs,
@@ -129,7 +131,7 @@ def run(
 
 
 def indexed(place: Path, corpus: Corpus, model: SyntheticModel, kind: str) -> tuple[GraceIndex, float | None]:
-    """The collection with an index of ``kind``, and the seconds that FAISS, its tuning and its file took."""
+    """An index of ``kind``, and the seconds for building, tuning and writing FAISS; None if it existed before."""
     index = build(Collection.create(corpus, place), model, rationale=False, encode=model.encode)
     if index.faiss_kind == kind and kind != "flat":
         return index, None  # kept from an earlier run
@@ -141,11 +143,11 @@ def indexed(place: Path, corpus: Corpus, model: SyntheticModel, kind: str) -> tu
 def _race(index: GraceIndex, kind: str, queries: np.ndarray, k: int, runs: int) -> dict[tuple[str, str], float]:
     """Queries a second by contender and way.
 
-    The peer reads the file into memory, as FAISS does unless told otherwise.
+    The peer reads the file into memory, as FAISS does by default.
     """
     import faiss
 
-    raw, some = faiss.read_index(str(index.folder / "index.faiss")), queries[:32]
+    raw, few = faiss.read_index(str(index.folder / "index.faiss")), queries[:32]
     effort = index.manifest["faiss"].get(ann.EFFORTS.get(kind))
     classes = {
         "hnsw": lambda: faiss.SearchParametersHNSW(efSearch=effort),
@@ -155,8 +157,8 @@ def _race(index: GraceIndex, kind: str, queries: np.ndarray, k: int, runs: int) 
     contenders = {
         ("grace", "batch"): (len(queries), lambda: index.search(queries, k)),
         ("faiss", "batch"): (len(queries), lambda: raw.search(queries, k, **options)),
-        ("grace", "single"): (len(some), lambda: [index.search(query, k) for query in some]),
-        ("faiss", "single"): (len(some), lambda: [raw.search(query[None], k, **options) for query in some]),
+        ("grace", "single"): (len(few), lambda: [index.search(query, k) for query in few]),
+        ("faiss", "single"): (len(few), lambda: [raw.search(query[None], k, **options) for query in few]),
     }
     seconds = median_seconds({name: work for name, (_, work) in contenders.items()}, runs)
     return {name: contenders[name][0] / value for name, value in seconds.items()}

@@ -1,14 +1,14 @@
-"""``grace serve`` under load, against the library called in one process on the same texts.
+"""``grace serve`` under load, compared with the library called in one process on the same texts.
 
-``vs_library``  texts per second that the server answers to many clients, each of which sends one text, waits
-for its answer and sends the next, over those of ``GraceModel.represent`` on the same texts in batches of the
-same size: the median of rounds in which both have their turn, each against the library before and after it.
-Neither has a cache. The same in texts per second of processor time (``cpu_ratios``) hardly depends on what
-else the machine does; the server's includes HTTP, and not the clients.
+``vs_library``  texts per second of the server with many clients, each of which sends one text, waits for the answer
+and sends the next, over those of ``GraceModel.represent`` on the same texts in batches of the same size. It is the
+median of rounds, each compared with the library before and after it. Neither has a cache. The same ratio for
+texts per second of processor time (``cpu_ratios``) hardly depends on other load; the server's includes HTTP, but
+not the clients.
 
-A last phase, for faults and not for speed, mixes requests: several texts, base64, texts alone, reranking,
-chats, and clients that go away before their answer. Every embedding of all phases is compared with the
-library's. Memory is what the server itself reports.
+A last phase tests for errors and mixes requests: several texts, base64, texts alone, reranking, chats, and clients
+that disconnect before their answer. Every embedding of all phases is compared with the library's. The memory is
+that reported by the server itself.
 """
 
 from __future__ import annotations
@@ -35,32 +35,32 @@ from grace_core.model import GraceModel
 from grace_core.pooling import Pooling
 from grace_study.corpus import beir
 
-TOLERANCE = 1e-4  # of every number of a unit vector: rounding differs with the shapes of a batch
+TOLERANCE = 1e-4  # of every component of a unit vector, as rounding depends on the shape of a batch
 
 
 def run(model: str = "demo-base", *, clients: int = 64, seconds: float = 60.0, texts: int = 512, runs: int = 3) -> dict:
-    """``{ratios, cpu_ratios, rounds, texts_per_second, phases, model, clients, texts, threads}``: ``rounds``
-    holds the ratio of each round, a phase its answers, the wrong ones and the memory."""
+    """``{ratios, cpu_ratios, rounds, texts_per_second, phases, model, clients, texts, threads}``: ``rounds`` are
+    the ratios of the rounds; a phase has the numbers of answers and of wrong ones, and the memory."""
     grace = GraceModel.from_pretrained(model)
     rows = beir()[0]
     chosen = [f"{row['title']}\n{row['text']}" for row in random.Random(0).sample(rows, min(texts, len(rows)))]
     grace.represent(chosen[:64])  # warm
-    made, library = _library(grace, chosen)
-    expected, libraries, phases = {pooling: made.embeddings(pooling) for pooling in Pooling}, [library], []
+    representations, library = _library(grace, chosen)
+    expected, libraries, phases = {pooling: representations.embeddings(pooling) for pooling in Pooling}, [library], []
     with server(model) as url:
         load = Load(url, grace.name, chosen, expected)
         for _ in range(runs):
             phases.append(asyncio.run(load.phase(load.one_text, clients=clients, seconds=seconds)))
             libraries.append(_library(grace, chosen)[1])
         mixed = asyncio.run(load.phase(load.anything, clients=clients, seconds=seconds))
-    # seconds a text, of the clock and of the processor
-    beside = np.array([(before + after) / 2 for before, after in itertools.pairwise(libraries)]) / len(chosen)
+    # seconds a text: wall time and processor time
+    library_seconds = np.array([(before + after) / 2 for before, after in itertools.pairwise(libraries)]) / len(chosen)
     served = np.array([[phase["seconds"], phase["cpu_seconds"]] for phase in phases]) / [
         [phase["texts"]] for phase in phases
     ]
-    rounds = beside / served
+    rounds = library_seconds / served
     wall, cpu = np.median(rounds, 0).round(3).tolist()
-    speeds = {"server": served, "library": beside}
+    speeds = {"server": served, "library": library_seconds}
     return {
         "ratios": {"vs_library": wall},
         "cpu_ratios": {"vs_library": cpu},
@@ -78,15 +78,15 @@ def run(model: str = "demo-base", *, clients: int = 64, seconds: float = 60.0, t
 
 
 def _library(grace: GraceModel, texts: list[str]):
-    """Representations, and the seconds that they took: of the clock and of the processor."""
+    """Representations, and their seconds: wall time and processor time."""
     began = np.array([time.perf_counter(), time.process_time()])
-    made = grace.represent(texts, batch_size=64)
-    return made, np.array([time.perf_counter(), time.process_time()]) - began
+    representations = grace.represent(texts, batch_size=64)
+    return representations, np.array([time.perf_counter(), time.process_time()]) - began
 
 
 @contextmanager
 def server(model: str):
-    """The address of a ``grace serve`` of its own, without a cache."""
+    """Runs ``grace serve`` without a cache, and gives its address."""
     command = [sys.executable, "-m", "grace_cli", "serve", "--model", model, "--port", "0", "--no-cache"]
     environment = os.environ | {
         "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
@@ -94,7 +94,7 @@ def server(model: str):
     }
     process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True)
     try:
-        line = process.stdout.readline()  # it says where it is when it is ready
+        line = process.stdout.readline()  # printed when it is ready
         yield re.search(r"http://\S+(?=/v1)", line)[0]
     finally:
         process.terminate()
@@ -102,19 +102,19 @@ def server(model: str):
 
 
 class Load:
-    """Clients that ask, and compare what they get with what they expect."""
+    """Clients that send requests and compare the answers with the expected ones."""
 
     def __init__(self, url: str, model: str, texts: list[str], expected: dict[Pooling, np.ndarray]):
         self.url, self.model, self.texts, self.expected = url, model, texts, expected
         self.random = random.Random(1)
 
     async def phase(self, ask: Callable[[], Awaitable[int]], *, clients: int, seconds: float) -> dict:
-        """``clients`` ask one request after the other for ``seconds`` and wait for their last answers, which
-        count, as does that time.
+        """Each client sends requests one after the other for ``seconds`` and waits for its last answer, which
+        counts too.
         """
         self.order, self.codes, self.wrong, self.abandoned = itertools.cycle(range(len(self.texts))), Counter(), 0, 0
         self.texts_done, self.latencies, self.memory = 0, [], []
-        # a light client: what it takes of the processor, the server does not get
+        # aiohttp, since the clients share the processor with the server
         async with aiohttp.ClientSession(self.url, connector=aiohttp.TCPConnector(limit=0)) as self.http:
             began, before = time.perf_counter(), await self._counts()
             end = began + seconds
@@ -138,7 +138,7 @@ class Load:
 
     async def _client(self, ask: Callable[[], Awaitable[int]], end: float) -> None:
         while (sent := time.perf_counter()) < end:
-            done = await ask()  # not in the line below, which would read the sum before it waits
+            done = await ask()  # not within the line below, which would read the sum before the wait
             self.texts_done += done
             self.last = time.perf_counter()
             self.latencies.append(self.last - sent)
@@ -172,9 +172,9 @@ class Load:
         answer = await self._post("/v1/embeddings", body)
         if answer is None:
             return 0
-        found = [item["embedding"] for item in answer["data"]]
+        embeddings = [item["embedding"] for item in answer["data"]]
         vectors = np.array(
-            [np.frombuffer(base64.b64decode(v), "<f4") for v in found] if encoding == "base64" else found
+            [np.frombuffer(base64.b64decode(v), "<f4") for v in embeddings] if encoding == "base64" else embeddings
         )
         self.wrong += int((np.abs(vectors - self.expected[pooling][places]).max(axis=1) > TOLERANCE).sum())
         return len(places)
@@ -182,7 +182,7 @@ class Load:
     async def anything(self) -> int:
         chance = self.random.random()
         places = [next(self.order) for _ in range(self.random.randint(1, 8))]
-        if chance < 0.1:  # goes away
+        if chance < 0.1:  # disconnects
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._embed(places, "float", Pooling.FULL), self.random.random())
             self.abandoned += 1

@@ -1,14 +1,14 @@
-"""The first query of a fresh process, in parts. No peer does the same, so these are seconds and no ratios.
+"""The first query of a fresh process, in parts. There is no peer, so these are seconds and no ratios.
 
-``imports``      Python and everything that a search needs: torch, transformers, FAISS
-``index``        the collection opened, its hashes checked, and FAISS read
-``weights``      the model loaded and its fingerprint compared with the index's
-``first_token``  from the query to the first token of its rationale, which is when a reader sees something
+``imports``      importing everything for a search: torch, transformers, FAISS
+``index``        opening the collection, checking its hashes, reading FAISS
+``weights``      loading the model, and comparing its fingerprint with the index's
+``first_token``  from the query to the first token of its rationale, the first thing that a reader sees
 ``rationale``    the rest of the rationale
-``answer``       search, and the hits with their texts
+``answer``       the search, and the hits with their texts
 
-Each round is a process of its own, as ``grace search`` is one; the files are in the system's cache after the
-first. ``total`` is the process's whole life, so that starting Python and ending it count too.
+Each round is a new process, like a call of ``grace search``; after the first the files are in the system's cache.
+``total`` is the whole run time of the process, with the start and end of Python.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ def parts(folder: str, model_name: str) -> dict[str, float]:
     model = index.load_model()
     marks.append(time.perf_counter())
     written = model.stream(QUERY)
-    _, made = next(written)
+    _, row = next(written)
     marks.append(time.perf_counter())
-    for _, made in written:  # noqa: B007
+    for _, row in written:  # noqa: B007
         pass
     marks.append(time.perf_counter())
-    index.hits(made.embeddings(index.default_pooling)[0])
+    index.hits(row.embeddings(index.default_pooling)[0])
     marks.append(time.perf_counter())
     return {part: after - before for part, before, after in zip(PARTS, marks[:-1], marks[1:], strict=True)}
 

@@ -1,6 +1,4 @@
-"""All benchmarks in one table: what is measured, against whom, what is asked of it, and what it gave
-(docs/performance.md).
-"""
+"""All benchmarks in one table: what is measured, the peer, the bound, and the result (docs/performance.md)."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ from grace_core.sources import DEMO_CORPUS_DIR
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the table: a ratio of a benchmark's result, and the bound that is asked of it ("≥ 2", or nothing)."""
+    """A line of the table: a ratio of a benchmark's result, and its bound ("≥ 2", or nothing)."""
 
     benchmark: str
     ratio: str
@@ -96,7 +94,7 @@ LINES = (
     Line("map", "one", "one map, time", "umap-learn's UMAP", "≤ 1.05"),
     Line("map", "two", "two aligned maps, time", "umap-learn's UMAP of one", "≤ 2.2"),
 )
-LONG = ("search-kinds", "search-1m")  # five minutes each, and 5 GB of disk for a million: only when asked for by name
+LONG = ("search-kinds", "search-1m")  # only on request: five minutes each, and 5 GB of disk for a million
 
 
 def run(
@@ -108,8 +106,8 @@ def run(
 ) -> dict[str, dict]:
     """``{benchmark: its result}``. ``corpus`` gives `build` and `memory` their texts (default: the demo corpus).
 
-    With ``out`` every result is kept there as it comes, and what is there already is not measured again,
-    unless it is named in ``only``. Raises GraceError for a benchmark that there is not.
+    With ``out`` results are stored in that file one by one; those in it are not measured again unless named in
+    ``only``. Raises GraceError for an unknown benchmark.
     """
     names = list(dict.fromkeys([*(line.benchmark for line in LINES), "start"]))
     if unknown := [name for name in only or [] if name not in names]:
@@ -128,7 +126,7 @@ def run(
 
 
 def _measure(name: str, corpus: str | None) -> dict:
-    """One benchmark in a process of its own, so that none inherits the threads and the memory of another."""
+    """Runs one benchmark in a new process, without the threads and the memory of others."""
     options: list[str] = [name]
     if name in ("build", "memory"):
         options.append(str(corpus or DEMO_CORPUS_DIR))
@@ -145,7 +143,7 @@ def _measure(name: str, corpus: str | None) -> dict:
 
 
 def table(results: dict[str, dict]) -> str:
-    """Markdown: a line for each measured ratio, and the cold start in parts."""
+    """The table in Markdown: a line for each measured ratio, and the parts of the cold start."""
     lines = ["| what | against | asked | measured |", "|---|---|---|---|"]
     for line in LINES:
         if line.benchmark in results:

@@ -1,12 +1,11 @@
-"""Embedding texts without rationales, against sentence-transformers with the same weights and mean pooling.
+"""Embedding texts without rationales, compared with sentence-transformers with the same weights and mean pooling.
 
 ``vs_sentence_transformers``  texts a second of ``GraceModel.encode(texts, rationale=False)`` over those of ``SentenceTransformer.encode``
                               on the same conversations: system prompt, text and template, the same tokens
-``vs_bare_text``              the same peer given the text alone, without the prompt that GRACE's vectors are made with: fewer tokens
+``vs_bare_text``              the same peer with the text alone, without GRACE's prompt: fewer tokens
 
-All tokenise, sort by length, run in batches of the same size, pool and normalise. The peer pools all tokens
-that it is given, the prompt's included, as its mean pooling does; that its states are those of our decoder is
-checked beforehand.
+All tokenise, sort by length, run in batches of the same size, pool and normalise. The peer's mean pooling includes
+the tokens of the prompt; that its states equal those of our decoder is checked beforehand.
 """
 
 from __future__ import annotations
@@ -27,15 +26,15 @@ def run(model: str = "demo-base", *, texts: int = 256, runs: int = 5, batch_size
     passages = demo_passages(texts)
     conversations = [grace.prompts.head + text + grace.prompts.tail for text in passages]
 
-    def theirs(rows: list[str]) -> np.ndarray:
+    def peer_vectors(rows: list[str]) -> np.ndarray:
         return peer.encode(rows, batch_size=batch_size, normalize_embeddings=True, show_progress_bar=False)
 
     contenders = {
         "grace": lambda: grace.encode(passages, rationale=False, batch_size=batch_size),
-        "sentence_transformers": lambda: theirs(conversations),
-        "bare_text": lambda: theirs(passages),
+        "sentence_transformers": lambda: peer_vectors(conversations),
+        "bare_text": lambda: peer_vectors(passages),
     }
-    _check(grace, theirs, conversations[:8])
+    _check(grace, peer_vectors, conversations[:8])
     seconds = median_seconds(contenders, runs)
     rates = {name: len(passages) / value for name, value in seconds.items()}
     return {
@@ -51,14 +50,13 @@ def run(model: str = "demo-base", *, texts: int = 256, runs: int = 5, batch_size
 
 
 def sentence_transformer(grace: GraceModel):
-    """The same weights, in memory once, with mean pooling."""
+    """A SentenceTransformer with the model's weights and mean pooling."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Transformer
     from sentence_transformers.sentence_transformer.modules import Pooling
 
-    plain = {
-        "text": {"method": "forward", "method_output_name": "last_hidden_state"}
-    }  # without it, a chat template is put around texts
+    # without this, a chat template is applied to the texts
+    plain = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
     transformer = Transformer(
         str(grace._folder),
         model_kwargs={"dtype": grace.model.dtype},
@@ -70,20 +68,18 @@ def sentence_transformer(grace: GraceModel):
     )
 
 
-def _check(grace: GraceModel, theirs, conversations: list[str]) -> None:
-    """Raises RuntimeError unless the peer runs the same model: its vectors of conversations are the mean of
-    our decoder's states.
-    """
-    wanted = []
+def _check(grace: GraceModel, peer_vectors, conversations: list[str]) -> None:
+    """Raises RuntimeError if the peer's vectors are not the means of our decoder's states."""
+    ours = []
     for conversation in conversations:
         ids = torch.tensor(
             [grace.tokenizer(conversation, add_special_tokens=False)["input_ids"]], device=grace.engine.device
         )
         with torch.inference_mode():
-            wanted.append(grace.model.get_decoder()(ids).last_hidden_state[0].float().mean(0).cpu().numpy())
-    wanted = np.stack(wanted)
-    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
-    cosine = (wanted * theirs(conversations)).sum(1).min()
+            ours.append(grace.model.get_decoder()(ids).last_hidden_state[0].float().mean(0).cpu().numpy())
+    ours = np.stack(ours)
+    ours /= np.linalg.norm(ours, axis=1, keepdims=True)
+    cosine = (ours * peer_vectors(conversations)).sum(1).min()
     if cosine < 0.999:
         raise RuntimeError(f"the peer's vectors are not of the same model and tokens (cosine {cosine:.4f})")
 

@@ -1,12 +1,11 @@
-"""A training step of GRACE against a plain GRPO step: TRL's GRPOTrainer as it is, on the same texts, with a
-constant reward.
+"""A training step of GRACE, compared with a plain GRPO step: TRL's GRPOTrainer on the same texts with a constant
+reward.
 
-``cost_of_method``  seconds per token of our step over seconds per token of theirs, tokens being those of
-prompts and rollouts. Theirs has no embeddings, no similarity and nothing to learn from; all else (model,
-prompts, rollouts, KL, one optimizer step) is the same.
+``cost_of_method``  our seconds per token of prompts and rollouts over theirs. The plain step has no embeddings, no
+similarities and no reward signal; all else (model, prompts, rollouts, KL, one optimizer step) is the same.
 
-Both sample at temperature 1, so the tokens differ a little between them; hence seconds per token, medians
-over the steps after the first.
+Both sample at temperature 1, so their tokens differ a little; hence seconds per token, medians over the steps
+after the first.
 """
 
 from __future__ import annotations

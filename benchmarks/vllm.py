@@ -1,12 +1,12 @@
-"""Encoding with vLLM against plain vLLM generation of the same tokens, and against a second forward for the states.
+"""Encoding with vLLM, compared with plain vLLM generation of the same tokens, and with a second forward for the states.
 
-``vs_generation``     peer: the same prompts through the same vLLM engine, nothing pooled: our tokens per second over theirs
+``vs_generation``     peer: the same prompts through the same vLLM engine without pooling: our tokens per second over theirs
 ``vs_second_forward`` peer: plain generation, then the transformers model over text and rationale in one forward, pooled
 
-All write the same greedy rationales (checked). Before each run the prefix cache is emptied, so that each
-computes the system prompt once and every text. ``ratios`` are of wall time; ``cpu_ratios`` of the processor
-time of all processes, which a busy machine disturbs less. The worker looks at the requests of the peers too,
-and leaves them alone: microseconds a step.
+All write the same greedy rationales (checked). Before each run the prefix cache is emptied, so that each run
+computes the system prompt once, and every text. ``ratios`` are of wall time; ``cpu_ratios`` of the processor time
+of all processes, which other load affects less. The worker also inspects the peers' requests, which takes
+microseconds a step.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def run(model: str = "demo-base", *, texts: int = 256, runs: int = 5, batch_size
 
 
 def _plain(grace: GraceModel):
-    """vLLM's own generation on the engine of ``grace``: rationale ids of prompts."""
+    """A function for vLLM's own generation on the engine of ``grace``: rationale ids of prompts."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -84,24 +84,24 @@ def _plain(grace: GraceModel):
     )
 
     def generate(prompts) -> list[list[int]]:
-        names, found = [f"plain-{next(numbers)}" for _ in prompts], {}
+        names, outputs = [f"plain-{next(numbers)}" for _ in prompts], {}
         for name, prompt in zip(names, prompts, strict=True):
             engine.add_request(name, {"prompt_token_ids": prompt.ids}, params)
         while engine.has_unfinished_requests():
-            found |= {output.request_id: output.outputs[0].token_ids for output in engine.step()}
-        return [[token for token in found[name] if token not in ends] for name in names]
+            outputs |= {output.request_id: output.outputs[0].token_ids for output in engine.step()}
+        return [[token for token in outputs[name] if token not in ends] for name in names]
 
     return generate
 
 
 def _cpu_seconds() -> float:
-    """Processor time of this process and of all below it."""
-    here = psutil.Process()
-    return sum(sum(process.cpu_times()[:2]) for process in [here, *here.children(recursive=True)])
+    """Processor time of this process and its descendants."""
+    own = psutil.Process()
+    return sum(sum(process.cpu_times()[:2]) for process in [own, *own.children(recursive=True)])
 
 
 def _ratios(values: dict[str, list[float]]) -> dict[str, float]:
-    medians = {name: statistics.median(found) for name, found in values.items()}
+    medians = {name: statistics.median(seconds) for name, seconds in values.items()}
     return {f"vs_{peer}": round(medians[peer] / medians["encode"], 3) for peer in ("generation", "second_forward")}
 
 

@@ -28,21 +28,7 @@ from grace_core.errors import GraceError
 from grace_core.neighbours import check_vectors, unit
 from grace_core.texts import as_texts
 
-CANDIDATES = (
-    2,
-    4,
-    6,
-    8,
-    12,
-    16,
-    20,
-    24,
-    28,
-    32,
-    40,
-    50,
-    60,
-)  # numbers of regions to try; nobody reads more names
+CANDIDATES = (2, 4, 6, 8, 12, 16, 20, 24, 28, 32, 40, 50, 60)  # numbers of regions to try; nobody reads more names
 SMALLEST = 8  # documents in a region on average, at least
 SAMPLE = 10_000  # documents that k-means is fitted on; the others get the nearest centre
 JUDGED = 2_000  # documents that the silhouette is computed on

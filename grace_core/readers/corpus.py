@@ -41,19 +41,9 @@ NUMBER_CHARACTERS = 12  # by which the id of a passage may be longer than that o
 HEAD_ROWS = 100  # from whose columns the mapping is guessed, since JSON rows may have different keys
 TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 SUFFIXES = (*TABLES, ".parquet", ".txt", ".md", ".html", ".pdf")
-CORPUS_FILES = (
-    "corpus.jsonl",
-    "corpus.jsonl.gz",
-    "corpus.parquet",
-    "corpus.json",
-    "corpus.csv",
-    "corpus.tsv",
-)  # the first of these that exists is read
-_COLLECTION_COLUMNS = (
-    "_id",
-    "title",
-    "text",
-)  # taken in a collection's corpus.parquet, so no metadata column may have these names
+# of a folder; the first of these that exists is read
+CORPUS_FILES = ("corpus.jsonl", "corpus.jsonl.gz", "corpus.parquet", "corpus.json", "corpus.csv", "corpus.tsv")
+_COLLECTION_COLUMNS = ("_id", "title", "text")  # of corpus.parquet, so no metadata column may have these names
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:.+)?", re.ASCII)
 _BAD_IN_ID = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _ABOUT = re.compile(r"(readme|licen[cs]e|copying|notice|changelog|contributing|dataset[-_ ]?card)\b", re.IGNORECASE)

@@ -37,9 +37,8 @@ def csv_rows(file: TextFile, usual: str, notes: Notes) -> Iterator[Row]:
     delimiter = named[1] if named else find_delimiter(file, usual)
     if delimiter != usual:
         notes.add(f"{file.path}: fields are separated by a {_name(delimiter)}, not by a {_name(usual)}")
-    csv.field_size_limit(
-        max(csv.field_size_limit(), MAX_LINE_BYTES)
-    )  # the default, 131,072 characters, is shorter than some documents
+    # the default, 131,072 characters, is shorter than some documents
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))
     source = _Lines(file, skip=1 if named else 0)
     spaced = _spaced(file.head.partition("\n")[0], delimiter)
     reader = csv.reader(source, delimiter=delimiter, strict=True, skipinitialspace=spaced)

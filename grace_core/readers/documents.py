@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 from grace_core.passages import Chunk
 from grace_core.texts import is_blank
 
-MAX_LINE_BYTES = (
-    16 * 1024 * 1024
-)  # the most in a line of a text file, a CSV field, an item of a JSON array, or a file of a folder
+# the most in a line of a text file, a CSV field, an item of a JSON array, or a file of a folder
+MAX_LINE_BYTES = 16 * 1024 * 1024
 COLUMN_NAMES = {
     "id": ("_id", "id", "doc_id", "docid", "pid", "document_id", "docno"),
     "title": ("title", "headline", "name"),

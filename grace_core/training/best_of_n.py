@@ -48,7 +48,7 @@ from grace_core.training import calibration as calibrated
 from grace_core.training.calibration import Calibration, part_sums
 from grace_core.training.choosing import choose, whole_sentences
 from grace_core.training.config import TrainConfig
-from grace_core.training.data import NEGATIVE, QUERY, Item, Layout, batches
+from grace_core.training.data import NEGATIVE, QUERY, Item, Layout, batches, silent
 from grace_core.training.lora import with_lora
 from grace_core.training.reward import measures, novelty, score, text_roles, vectors
 from grace_core.training.states import Rollout, Sums, decoder_of, last_states, pooled_parts
@@ -57,15 +57,8 @@ SAMPLING_BATCH = 128  # rationales that are sampled at a time
 # settings that do not change what is sampled
 NOT_SAMPLING = {"out", "report_to", "evaluation", "serving", "collapse", "save_every", "keep_checkpoints"}
 REPORTED_FIGURES = (
-    "reward",
-    "best_reward",
-    "kept_reward",
-    "kept",
-    "kept_finished",
-    "truncated",
-    "rationale_tokens",
-    "novelty",
-    "kept_novelty",
+    *("reward", "best_reward", "kept_reward", "kept", "kept_finished"),
+    *("truncated", "rationale_tokens", "novelty", "kept_novelty"),
 )
 
 
@@ -134,7 +127,7 @@ class BestOfNTrainer(Trainer):
     ):
         rule, self.layout = config.best_of_n, Layout.of(config)
         self.config, self.builder, self.tokenizer, self.items = config, model.prompts, model.tokenizer, items
-        self.calibration, self.rounds, self.report = calibration, out / "rounds", _silent
+        self.calibration, self.rounds, self.report = calibration, out / "rounds", silent
         texts = rule.batches * config.batch * len(self.layout.trained)
         self.pass_steps = ceil(texts / rule.texts)
         self.round_steps = self.pass_steps * rule.passes
@@ -352,10 +345,6 @@ class BestOfNTrainer(Trainer):
         rollouts = [Rollout(p, s.rationale_ids, s.truncated) for p, s in zip(prompts, samples, strict=True)]
         sums, counts = ([getattr(sample, name) for sample in samples] for name in ("sums", "counts"))
         return rollouts, (torch.tensor(np.stack(sums)), torch.tensor(np.stack(counts)))
-
-
-def _silent(_line: str) -> None:
-    """The default ``report``: drops the line."""
 
 
 def _mean(values: Sequence[float]) -> float:

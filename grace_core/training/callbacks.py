@@ -39,20 +39,10 @@ RENAMED = {
     "seconds/reference": "seconds_reference",  # the rest of a step is its gradient
 }
 OURS = (
-    "reward",
-    "reward_spread",
-    "advantage_std",
-    "truncated",
-    "rationale_tokens",
-    "distinct",
-    "novelty",
-    "best_reward",
-    "kept",
-    "kept_reward",
-    "kept_finished",
-    "kept_tokens",
-    "kept_novelty",
+    *("reward", "reward_spread", "advantage_std", "truncated", "rationale_tokens", "distinct", "novelty"),
+    *("best_reward", "kept", "kept_reward", "kept_finished", "kept_tokens", "kept_novelty"),  # of best of n
 )
+REPORTED = ("reward", "reward_spread", "kept_reward", "kl", "distinct", "truncated", "rationale_tokens", "loss")
 
 
 class TrainingCollapsed(GraceError):
@@ -143,17 +133,7 @@ class Recorder(TrainerCallback):
             self._reported = time.perf_counter()
             done, remaining = state.global_step - self._first, state.max_steps - state.global_step
             minutes = self._spent / max(done, 1) * remaining / 60
-            names = (
-                "reward",
-                "reward_spread",
-                "kept_reward",
-                "kl",
-                "distinct",
-                "truncated",
-                "rationale_tokens",
-                "loss",
-            )
-            figures = "  ".join(f"{key} {row[key]:.4g}" for key in names if key in row)
+            figures = "  ".join(f"{key} {row[key]:.4g}" for key in REPORTED if key in row)
             self.report(f"step {state.global_step}/{state.max_steps}  {figures}  {minutes:.1f} minutes left")
         self._watch(row, state, control)
 

@@ -123,9 +123,7 @@ class TrainConfig(Section):
     mode: Literal["supervised", "unsupervised"] = "supervised"
     objective: Literal["symmetric", "reference", "joint"] = "symmetric"
     geometry: Literal["raw", "calibrated"] = "raw"  # of the vectors that are rewarded, and evaluated
-    reward_geometry: Literal["raw"] | None = (
-        None  # ablation: raw cosines for the reward, the calibrated geometry for evaluations
-    )
+    reward_geometry: Literal["raw"] | None = None  # ablation: rewards by raw cosines, calibrated evaluations
     data: Data = Data()
     evaluation: Evaluation | None = Evaluation()
     serving: Serving = Serving()
@@ -144,9 +142,8 @@ class TrainConfig(Section):
     reward_temperature: Temperature = 0.05  # t of the symmetric reward's softmax
     without: list[str] = []  # ablation: reward terms that are logged but do not count
     rank_truncated_last: bool = True  # symmetric and joint; the reference has its flat -1
-    truncation_penalty: Annotated[float, Field(ge=0)] = (
-        0.0  # subtracted from the reward of a cut-off rollout, if these do not rank last
-    )
+    # subtracted from the reward of a cut-off rollout, if these do not rank last
+    truncation_penalty: Annotated[float, Field(ge=0)] = 0.0
     # weight of a rationale's novelty (the share of its content words that its text lacks), added to its reward;
     # best_of_n chooses by the sum
     novelty_weight: Annotated[float, Field(ge=0)] = 0.0
@@ -154,9 +151,8 @@ class TrainConfig(Section):
     contrastive_weight: Annotated[float, Field(ge=0)] = 0.3  # joint only
     contrastive_temperature: Temperature = 0.05  # joint, cl and simcse
     beta: Annotated[float, Field(ge=0)] = 0.05  # weight of the KL divergence to the starting model
-    retain_weight: Annotated[float, Field(ge=0)] = (
-        0.0  # weight of the KL divergence to the starting model on plain training texts
-    )
+    # weight of the KL divergence to the starting model on plain training texts
+    retain_weight: Annotated[float, Field(ge=0)] = 0.0
     retain_texts: Positive = 16  # per step and process, their first 128 tokens
     epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.2  # PPO clip
     delta: Annotated[float, Field(gt=1)] = 3.0  # dual clip
@@ -168,9 +164,8 @@ class TrainConfig(Section):
     warmup: Share = 0.0  # share of the steps
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    dropout: Annotated[float, Field(ge=0, lt=1)] = (
-        0.1  # simcse only: attention dropout that makes the two views of a text
-    )
+    # simcse only: attention dropout that makes the two views of a text
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     lora: Lora | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False

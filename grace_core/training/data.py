@@ -97,11 +97,11 @@ def folders_of(path: str | Sequence[str]) -> list[Path]:
     return [DEMO_CORPUS_DIR if name == "demo" else Path(name) for name in ([path] if isinstance(path, str) else path)]
 
 
-def _drop(_note: str) -> None:
-    """The default ``report``: drops the note."""
+def silent(_line: str) -> None:
+    """A ``report`` that drops its lines."""
 
 
-def read_items(config: TrainConfig, *, report: Callable[[str], None] = _drop) -> list[Item]:
+def read_items(config: TrainConfig, *, report: Callable[[str], None] = silent) -> list[Item]:
     """The training items of a configuration; ``report`` gets what the readers left out, changed or guessed.
 
     Raises GraceError for files that are missing, malformed or too small for one batch.
@@ -189,7 +189,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def read_beir(
-    path: Path, *, split: str | None, hard_negatives: int, seed: int, report: Callable[[str], None] = _drop
+    path: Path, *, split: str | None, hard_negatives: int, seed: int, report: Callable[[str], None] = silent
 ) -> list[Item]:
     """A triplet for every query and each of its best-graded documents, with a negative from BM25's first that
     are not relevant.
@@ -255,7 +255,7 @@ def _bm25(texts: dict[str, str], queries: dict[str, str], *, depth: int) -> dict
 
 
 def read_texts(
-    path: Path, *, split: str | None = None, limit: int | None = None, report: Callable[[str], None] = _drop
+    path: Path, *, split: str | None = None, limit: int | None = None, report: Callable[[str], None] = silent
 ) -> list[str]:
     """Distinct texts of a corpus; of a BEIR folder with a ``split``, its queries and the documents judged for them."""
     corpus = _read(path, report, limit=None if split else limit)

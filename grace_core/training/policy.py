@@ -98,13 +98,8 @@ class GracePolicyTrainer(GRPOTrainer):
         plain_texts: list[str],
         **options,
     ):
-        self.config, self.builder, self.layout, self.reward, self.plain_texts = (
-            config,
-            builder,
-            layout,
-            reward,
-            plain_texts,
-        )
+        self.config, self.builder, self.layout = config, builder, layout
+        self.reward, self.plain_texts = reward, plain_texts
         self.rollouts: list[Rollout] = []
         self._prompts: list[Prompt] = []
         self._sums: Sums | None = None  # of the rollouts, as soon as a forward has given them
@@ -332,10 +327,8 @@ class GracePolicyTrainer(GRPOTrainer):
         """KL(starting model || policy), mean over the tokens of a few plain texts, drawn anew at every step."""
         piece = self._step % self.current_gradient_accumulation_steps
         rng = Random(f"{self.config.seed} {self.state.global_step} {piece} {self.accelerator.process_index}")
-        tokenizer, texts = (
-            self._tokenizer,
-            rng.sample(self.plain_texts, min(self.config.retain_texts, len(self.plain_texts))),
-        )
+        texts = rng.sample(self.plain_texts, min(self.config.retain_texts, len(self.plain_texts)))
+        tokenizer = self._tokenizer
         begin = beginning_of_text(tokenizer)
         rows = [[begin, *tokenizer(text, add_special_tokens=False)["input_ids"][:RETAINED_TOKENS]] for text in texts]
         width = max(map(len, rows))

@@ -28,7 +28,7 @@ from grace_core.training.checkpoints import (
     trained_module,
 )
 from grace_core.training.config import TrainConfig
-from grace_core.training.data import Item, count_overlong, folders_of, read_items
+from grace_core.training.data import Item, count_overlong, folders_of, read_items, silent
 from grace_core.training.heldout import HeldOut
 
 
@@ -58,7 +58,7 @@ def train(
     main = processes.is_main_process
     out = Path(config.out)
     if not main:
-        report = _silent
+        report = silent
     if not resume and any(out.glob("checkpoint-*")):
         raise GraceError(
             f"{out} holds a run already; give --resume to go on with it, another out, or remove the folder"
@@ -98,10 +98,6 @@ def train(
     return _run(config, trainer, model, heldout, out, checkpoint, done, {}, report)
 
 
-def _silent(_line: str) -> None:
-    """The ``report`` of processes other than the main one."""
-
-
 def load_for_training(config: TrainConfig) -> GraceModel:
     """The starting model on the CPU; the trainer moves it. Weights are fp32, except those frozen below LoRA.
 
@@ -134,16 +130,8 @@ def _run(config, trainer, model, heldout, out: Path, checkpoint: Path | None, do
         if trainer.accelerator.is_main_process:
             about = {"step": trainer.state.global_step, "eval": scores, "base": config.model}
             statistics = trainer.calibration.statistics() if trainer.calibration else None
-            module = trained_module(trainer)
-            save_model(
-                out / name,
-                model=module,
-                tokenizer=tokenizer,
-                state=state,
-                config=config,
-                about=about,
-                statistics=statistics,
-            )
+            parts = {"model": trained_module(trainer), "tokenizer": tokenizer, "state": state, "statistics": statistics}
+            save_model(out / name, config=config, about=about, **parts)
         trainer.accelerator.wait_for_everyone()
 
     def evaluate() -> tuple[dict[str, float], list[dict]]:

@@ -154,10 +154,8 @@ def score_completions(
                 use_cache=True,
                 logits_to_keep=1,
             )
-        first, cached = (
-            output.logits[:, -1] / temperature,
-            [(layer.keys, layer.values) for layer in output.past_key_values.layers],
-        )
+        first = output.logits[:, -1] / temperature
+        cached = [(layer.keys, layer.values) for layer in output.past_key_values.layers]
         prompts = caught.pop() if pooled is not None else None
         # the completions, by length
         for chunk in order.split(rows):

@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from grace_core import filters
+from grace_core import filters, passages
 from grace_core.collection import Collection
 from grace_core.errors import GraceError
 from grace_core.filters import Combination, Comparison, Node
@@ -68,7 +68,8 @@ class Facets:
     def columns(self) -> dict[str, Values]:
         found: dict[str, Values] = {}
         for column, kind in self.collection.types.items():
-            if kind in KINDS and len(found) < COLUMNS:
+            # where a passage lies in its document is no property that one picks
+            if kind in KINDS and column not in passages.RESERVED and len(found) < COLUMNS:
                 counts = self._counts(column, "")
                 if 1 < len(counts) <= min(MOST, counts.total() / 2) and all(
                     len(str(value)) <= LONGEST for value in counts

@@ -13,9 +13,12 @@ from grace_app.explore.facets import Facets
 from grace_app.explore.render_facets import render_facets
 from grace_app.explore.search import search
 from grace_app.workspace.view import Column, View, read_view
+from grace_core import passages
 from grace_core.collection import Collection
 from grace_core.errors import GraceError
+from grace_core.passages import Chunk
 from grace_core.readers import Corpus, Document
+from grace_core.readers.chunked import chunked
 
 KINDS = ["river", "lake", "o'sea"]
 
@@ -61,6 +64,13 @@ def test_columns_of_few_values_are_facets_with_counts(facets):
         "grade": dict.fromkeys(range(4), (6, False)),
         "tags": {"wet": (24, False), "deep": (12, False)},
     }
+
+
+def test_where_a_passage_lies_is_no_facet(tmp_path):
+    documents = [Document(f"d{i}", "", "one two three. " * 4, {"kind": KINDS[i % 2]}) for i in range(4)]
+    collection = Collection.create(chunked(Corpus(documents, None, "made here", ["kind"]), Chunk(6)), tmp_path / "c")
+    assert set(passages.RESERVED) & set(collection.types)
+    assert list(Facets(collection).columns) == ["kind"]
 
 
 def test_counts_narrow_with_every_part_of_the_filter_but_a_facet_s_own(facets):

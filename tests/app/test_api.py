@@ -20,7 +20,7 @@ def client(url):
 
 def test_only_the_named_endpoints_are_offered(client):
     offered = set(client.view_api(return_format="dict", print_info=False)["named_endpoints"])
-    assert offered == {"/search", "/explain", "/what_if", "/encode", "/map", "/evaluate", "/runs", "/run"}
+    assert offered == {"/search", "/explain", "/what_if", "/encode", "/map", "/evaluate", "/runs", "/run", "/worth"}
 
 
 @pytest.mark.parametrize("rationale", [True, False])

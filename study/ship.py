@@ -20,7 +20,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 SHIPPED = {"demo-cl": "demo-cl.yaml", "demo-grace": "demo-grace.yaml", "demo-grace-unsup": "demo-grace-unsup.yaml"}
 MIN_DIST = 0.3  # of the maps: with less, the 661 pairs of passages would overlap
 # without the others, which anyone can build, the collection is half as large
-INDEXED = ("smollm2", "demo-base", "demo-cl", "demo-grace")
+INDEXED = ("smollm2", "smollm2-grace", "demo-base", "demo-cl", "demo-grace")
 TEXT_ONLY = ("demo-cl",)  # trained on the text's vector alone
 
 

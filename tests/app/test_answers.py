@@ -78,7 +78,7 @@ def taken_away(messages: list[list]) -> list:
 
 
 def test_every_answer_of_the_evaluate_tab_is_whole(page):
-    messages = page.told("g-eval-picture", "shown", [None] * 6, **ADDRESS)
+    messages = page.told("g-eval-picture", "shown", [None] * 7, **ADDRESS)
     assert len(messages) == 3  # without and with BM25, and the end
     for whole in (messages[0], messages[-1]):
         assert [update.get("value") for update in whole[:4]] == [
@@ -91,14 +91,16 @@ def test_every_answer_of_the_evaluate_tab_is_whole(page):
 
 
 def test_what_is_chosen_in_the_evaluate_tab_goes_before_the_address(page):
-    page.told("g-eval-picture", "shown", [None] * 6, **ADDRESS)
-    again = page.told("g-eval-picture", "shown", ["judged", "tiny-a:text", "tiny-b:text", "dev", "all", []], **ADDRESS)
+    page.told("g-eval-picture", "shown", [None] * 7, **ADDRESS)
+    again = page.told(
+        "g-eval-picture", "shown", ["judged", "tiny-a:text", "tiny-b:text", "dev", "all", [], ""], **ADDRESS
+    )
     assert [update.get("value") for update in again[-1][:4]] == ["judged", "tiny-a:text", "tiny-b:text", "dev"]
 
 
 def test_every_answer_of_an_evaluation_is_whole(page):
-    page.told("g-eval-picture", "shown", [None] * 6, **ADDRESS)
-    messages = page.told("g-eval-run", "click", ["judged", "tiny-a:text", "tiny-b:text", "test", "all", []])
+    page.told("g-eval-picture", "shown", [None] * 7, **ADDRESS)
+    messages = page.told("g-eval-run", "click", ["judged", "tiny-a:text", "tiny-b:text", "test", "all", [], ""])
     assert len(messages) >= 3
     assert taken_away(messages) == []
 
@@ -106,18 +108,18 @@ def test_every_answer_of_an_evaluation_is_whole(page):
 def test_every_answer_of_a_search_is_whole(page):
     page.told("g-results", "ready", [], collection="judged")
     messages = page.told(
-        "g-search", "click", ["judged", "tiny-a:rationale", "tiny-b:rationale", 5, "", "river and town"]
+        "g-search", "click", ["judged", "tiny-a:rationale", "tiny-b:rationale", 5, "best", "", "river and town"]
     )
     assert len(messages) >= 3
     assert taken_away(messages) == []
 
 
 def test_a_query_leads_to_explore_in_one_answer(page):
-    page.told("g-eval-picture", "shown", [None] * 6, **ADDRESS)
+    page.told("g-eval-picture", "shown", [None] * 7, **ADDRESS)
     (only,) = page.told(
         "g-eval-cases",
         "select",
-        ["judged", "tiny-a:rationale", "tiny-b:rationale", "test", "all", []],
+        ["judged", "tiny-a:rationale", "tiny-b:rationale", "test", "all", [], ""],
         {"query": "q02"},
     )
     assert {"selected": "explore", "__type__": "update"} in only

@@ -95,9 +95,12 @@ def test_a_text_joins_those_that_are_running_and_is_answered_when_it_ends(make, 
         time.sleep(0.001)
     time.sleep(0.05)  # some steps
     late = batcher.embed(built[3:], rationale=True)  # one of them runs already
+    ended: list[str] = []
+    for name, future in (("late", late), ("long", long)):
+        future.add_done_callback(lambda _, name=name: ended.append(name))
     rows = long.result(60)
-    assert not late.done()
     assert late.result(60)[0] == rows[3]
+    assert ended == ["long", "late"]
     assert batches(batcher) == (2, 5)
     expected = endless.represent(sentences[:5])
     assert [row[0] for row in (*rows, late.result()[1])] == expected.rationale_ids

@@ -31,6 +31,7 @@ import aiohttp
 import numpy as np
 import torch
 
+from grace_core.geometry import Role
 from grace_core.model import GraceModel
 from grace_core.pooling import Pooling
 from grace_study.corpus import beir
@@ -46,9 +47,14 @@ def run(model: str = "demo-base", *, clients: int = 64, seconds: float = 60.0, t
     chosen = [f"{row['title']}\n{row['text']}" for row in random.Random(0).sample(rows, min(texts, len(rows)))]
     grace.represent(chosen[:64])  # warm
     representations, library = _library(grace, chosen)
-    expected, libraries, phases = {pooling: representations.embeddings(pooling) for pooling in Pooling}, [library], []
+
+    def vectors(pooling: Pooling, role: Role) -> np.ndarray:
+        return grace.geometry.vectors(representations.sums, representations.counts, pooling, role)
+
+    expected = {pooling: vectors(pooling, Role.DOCUMENT) for pooling in Pooling}
+    queries, libraries, phases = vectors(Pooling.FULL, Role.QUERY), [library], []
     with server(model) as url:
-        load = Load(url, grace.name, chosen, expected)
+        load = Load(url, grace.name, chosen, expected, queries)
         for _ in range(runs):
             phases.append(asyncio.run(load.phase(load.one_text, clients=clients, seconds=seconds)))
             libraries.append(_library(grace, chosen)[1])
@@ -104,8 +110,10 @@ def server(model: str):
 class Load:
     """Clients that send requests and compare the answers with the expected ones."""
 
-    def __init__(self, url: str, model: str, texts: list[str], expected: dict[Pooling, np.ndarray]):
-        self.url, self.model, self.texts, self.expected = url, model, texts, expected
+    def __init__(
+        self, url: str, model: str, texts: list[str], expected: dict[Pooling, np.ndarray], queries: np.ndarray
+    ):
+        self.url, self.model, self.texts, self.expected, self.queries = url, model, texts, expected, queries
         self.random = random.Random(1)
 
     async def phase(self, ask: Callable[[], Awaitable[int]], *, clients: int, seconds: float) -> dict:
@@ -207,7 +215,8 @@ class Load:
         vectors = self.expected[Pooling.FULL]
         for result in answer["results"]:
             self.wrong += (
-                abs(result["relevance_score"] - float(vectors[query] @ vectors[documents[result["index"]]])) > TOLERANCE
+                abs(result["relevance_score"] - float(self.queries[query] @ vectors[documents[result["index"]]]))
+                > TOLERANCE
             )
         return len(places)
 

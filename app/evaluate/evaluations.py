@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -127,6 +127,20 @@ def read_evaluate(
     if strict and problems:
         raise GraceError(problems[0])
     return view, problems
+
+
+def read_judged(corpus: str, splits: Sequence[str], judged: str, queries: str, problems: list[str]) -> tuple[str, bool]:
+    """The split that an address names ("" for all of them; the collection's first by default), and whether all its queries
+    are meant. What does not fit is added to ``problems``.
+    """
+    split = next((name for name in splits if name != ALL), "")
+    if judged in splits:
+        split = "" if judged == ALL else judged
+    elif judged and splits:
+        problems.append(f"{corpus} has no split {short(judged)}; there are: {', '.join(splits)}")
+    if queries not in ("", ALL, str(FIRST)):
+        problems.append(f"queries is {short(queries)}, expected {FIRST} or {ALL}")
+    return split, queries == ALL
 
 
 def splits_of(collection: Collection) -> dict[str, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from grace_app.evaluate.evaluations import ALL, FIRST, splits_of
+from grace_app.evaluate.evaluations import ALL, FIRST, read_judged, splits_of
 from grace_app.reasons.view import default_model, models_of
 from grace_app.workspace.view import MAX_ID, default_view, short
 from grace_core.errors import GraceError
@@ -64,20 +64,15 @@ def read_mend(workspace, params: object, *, strict: bool = False) -> tuple[MendV
         asked = dict.fromkeys(KEYS, "")
     collection, models = workspace.collection(corpus), models_of(workspace, corpus)
     splits = list(splits_of(collection))
-    view = MendView(corpus, default_model(workspace, corpus, models), next((one for one in splits if one != ALL), ""))
+    view = MendView(corpus, default_model(workspace, corpus, models))
     if asked["model"] in models:
         view = replace(view, model=asked["model"])
     elif asked["model"]:
         problems.append(
             f"{corpus} has no model {short(asked['model'])} with rationales; there are: {', '.join(models) or 'none'}"
         )
-    if asked["judged"] in splits:
-        view = replace(view, split="" if asked["judged"] == ALL else asked["judged"])
-    elif asked["judged"] and splits:
-        problems.append(f"{corpus} has no split {short(asked['judged'])}; there are: {', '.join(splits)}")
-    if asked["queries"] not in ("", ALL, str(FIRST)):
-        problems.append(f"queries is {short(asked['queries'])}, expected {FIRST} or {ALL}")
-    view = replace(view, every=asked["queries"] == ALL)
+    split, every = read_judged(corpus, splits, asked["judged"], asked["queries"], problems)
+    view = replace(view, split=split, every=every)
     if asked["query"] and collection.judgements and asked["query"] in collection.judgements.queries:
         view = replace(view, query=asked["query"])
     elif asked["query"]:

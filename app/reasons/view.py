@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from grace_app.evaluate.evaluations import ALL, FIRST, splits_of
+from grace_app.evaluate.evaluations import ALL, read_judged, splits_of
 from grace_app.workspace.view import MAX_QUERY_IN_ADDRESS, check_query, default_view, short
 from grace_core.errors import GraceError
 
@@ -103,19 +103,13 @@ def read_reasons(workspace, params: object, *, strict: bool = False) -> tuple[Re
 def _read_comparison(workspace, view: ReasonsView, asked: dict, models: list[str], problems: list[str]) -> ReasonsView:
     """``view`` with the model that it is compared with, and over which queries."""
     splits = list(splits_of(workspace.collection(view.corpus)))
-    view = replace(view, split=next((split for split in splits if split != ALL), ""))
     if asked["against"] in models and asked["against"] != view.model:
         view = replace(view, against=asked["against"])
     elif asked["against"]:
         others = ", ".join(model for model in models if model != view.model)
         problems.append(f"{view.model} cannot be compared with {short(asked['against'])}; with: {others or 'none'}")
-    if asked["judged"] in splits:
-        view = replace(view, split="" if asked["judged"] == ALL else asked["judged"])
-    elif asked["judged"] and splits:
-        problems.append(f"{view.corpus} has no split {short(asked['judged'])}; there are: {', '.join(splits)}")
-    if asked["queries"] not in ("", ALL, str(FIRST)):
-        problems.append(f"queries is {short(asked['queries'])}, expected {FIRST} or {ALL}")
-    return replace(view, every=asked["queries"] == ALL)
+    split, every = read_judged(view.corpus, splits, asked["judged"], asked["queries"], problems)
+    return replace(view, split=split, every=every)
 
 
 def read_steer(text: str) -> tuple[tuple[int, float], ...]:

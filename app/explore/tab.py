@@ -400,6 +400,23 @@ def open_page(tab: ExploreTab, request: gr.Request) -> list:
     return tab.show_asked(view)
 
 
+def lead_here(tab: ExploreTab, component: gr.HTML, view_of: Callable[[object], View]) -> None:
+    """Wire the event ``seek`` of another tab's component: Explore searches for the view that ``view_of`` makes of the event's
+    data, and comes to the front. An error that it raises is shown there.
+    """
+
+    def seek(event: gr.EventData):
+        try:
+            shown = tab.show_asked(view_of(event._data))
+        except Exception as error:
+            shown = [*tab.show_collection(None, message_of(error)), NOTHING]
+        return [*shown, gr.Tabs(selected="explore")]
+
+    quiet = {"show_progress": "hidden", "api_visibility": "private"}
+    outputs = [*tab.everything, tab.opened, tab.shell.tabs]
+    search_opened(tab, component.seek(seek, None, outputs, trigger_mode="multiple", **quiet))
+
+
 def search_opened(tab: ExploreTab, event: Dependency) -> Dependency:
     """Search for what ``event`` has put into :attr:`ExploreTab.opened`.
 

@@ -50,12 +50,7 @@ def build(shell: Shell) -> MapTab:
     tab = MapTab(shell, component, server)
     first = shell.built["explore"]
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
-
-    def search_from_here(event: gr.EventData):
-        return seek(tab, event._data)
-
-    outputs = [*first.everything, first.opened, shell.tabs]
-    explore.search_opened(first, component.seek(search_from_here, None, outputs, trigger_mode="multiple", **quiet))
+    explore.lead_here(first, component, lambda data: explored(server, data))
     for part in (first.results, first.detail):
         part.tomap(lambda: gr.Tabs(selected="map"), None, shell.tabs, **quiet)
     return tab
@@ -261,21 +256,6 @@ def selected_terms(pair: Pair, rows) -> list[str]:
     side = 0 if pair.one else 1
     texts = [pair.text(side, row) for row in sorted(inside)]
     return top_terms(texts, [pair.text(side, row) for row in range(len(pair.ids)) if row not in inside])
-
-
-def seek(tab: MapTab, data: object) -> list:
-    """The Explore tab with both columns, searching for what the opened document says, or under the placed
-    query with it opened.
-
-    Values for Explore's parts, what it is to search (see :func:`grace_app.explore.tab.search_opened`), and
-    the row of tabs.
-    """
-    first = tab.shell.built["explore"]
-    try:
-        shown = first.show_asked(explored(tab.server, data))
-    except Exception as error:
-        shown = [*first.show_collection(None, message_of(error)), explore.NOTHING]
-    return [*shown, gr.Tabs(selected="explore")]
 
 
 def explored(server: MapServer, data: object) -> View:

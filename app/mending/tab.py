@@ -16,7 +16,6 @@ from grace_app.mending.server import MendServer
 from grace_app.mending.view import read_mend
 from grace_app.page.html import Safe, tag
 from grace_app.page.scripts import html
-from grace_app.workspace.messages import message_of
 from grace_app.workspace.shell import Shell
 from grace_app.workspace.view import View, read_view
 from grace_core.errors import GraceError
@@ -47,17 +46,8 @@ def build(shell: Shell) -> MendTab:
         )
     tab = MendTab(shell, component, server)
     first = shell.built["explore"]
-
-    def search_from_here(event: gr.EventData):
-        try:
-            shown = first.show_asked(explored(server, event._data))
-        except Exception as error:
-            shown = [*first.show_collection(None, message_of(error)), explore.NOTHING]
-        return [*shown, gr.Tabs(selected="explore")]
-
-    outputs = [*first.everything, first.opened, shell.tabs]
+    explore.lead_here(first, component, lambda data: explored(server, data))
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    explore.search_opened(first, component.seek(search_from_here, None, outputs, trigger_mode="multiple", **quiet))
     for part in (first.detail, shell.built["evaluate"].cases):
         part.tomend(lambda: gr.Tabs(selected="mend"), None, shell.tabs, **quiet)
     return tab

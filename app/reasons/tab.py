@@ -17,7 +17,6 @@ from grace_app.page.html import Safe, join, tag
 from grace_app.page.scripts import html
 from grace_app.reasons.server import ReasonsServer
 from grace_app.reasons.view import STRONGEST, read_reasons
-from grace_app.workspace.messages import message_of
 from grace_app.workspace.shell import Shell
 from grace_app.workspace.view import View, read_view
 from grace_core.errors import GraceError
@@ -48,27 +47,8 @@ def build(shell: Shell) -> ReasonsTab:
             server_functions=server.functions(),
         )
     tab = ReasonsTab(shell, component, server)
-    first = shell.built["explore"]
-
-    def search_from_here(event: gr.EventData):
-        return seek(tab, event._data)
-
-    outputs = [*first.everything, first.opened, shell.tabs]
-    quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    explore.search_opened(first, component.seek(search_from_here, None, outputs, trigger_mode="multiple", **quiet))
+    explore.lead_here(shell.built["explore"], component, lambda data: explored(server, data))
     return tab
-
-
-def seek(tab: ReasonsTab, data: object) -> list:
-    """Explore under the query with a hit opened at its "Why?": values for its parts, what it is to search,
-    and the row of tabs.
-    """
-    first = tab.shell.built["explore"]
-    try:
-        shown = first.show_asked(explored(tab.server, data))
-    except Exception as error:
-        shown = [*first.show_collection(None, message_of(error)), explore.NOTHING]
-    return [*shown, gr.Tabs(selected="explore")]
 
 
 def explored(server: ReasonsServer, data: object) -> View:

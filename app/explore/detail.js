@@ -1,21 +1,24 @@
 // The opened document: a modal dialog with three views. Closing needs no server.
 const overlay = () => element.querySelector('.g-overlay');
 
-// Answers to quick clicks may come in any order: an older one than what is shown is put back.
-let newest = { ticket: 0, html: '' };
-const arrived = () => {
-  const open = overlay();
-  const ticket = open ? Number(open.dataset.ticket) : newest.ticket;
-  if (ticket < newest.ticket) props.value = newest.html;
-  else newest = { ticket, html: props.value };
+// A hit, or another passage of the opened one. Answers to quick clicks may come in any order: the last click counts, unless
+// the dialog was closed since.
+let clicks = 0;
+window.graceOpenHit = async (view, doc) => {
+  const click = (clicks += 1);
+  const answer = await answerOf('open_hit', { view, doc });
+  if (click !== clicks) return;
+  const failure = answer.error && notice('error', answer.error);
+  if (failure) failure.classList.add('floating');
+  props.value = failure ? failure.outerHTML : answer.html;
   requestAnimationFrame(settle);
 };
 
 const close = () => {
   if (!overlay()) return;
   const id = overlay().dataset.doc;
+  clicks += 1;
   props.value = '';
-  newest = { ticket: window.graceTicket || 0, html: '' };
   requestAnimationFrame(() => {
     settle();
     const hits = [...document.querySelectorAll('.g-results .g-open')].filter(
@@ -38,7 +41,7 @@ const renewed = (open) => {
 
 const settle = () => {
   let open = overlay();
-  const shown = open && `${open.dataset.ticket} ${open.dataset.doc}`;
+  const shown = open && open.dataset.doc;
   if (open && open.graceReady && open.graceReady !== shown) open = renewed(open);
   document.body.classList.toggle('g-locked', !!open);
   document.querySelectorAll('.g-opening').forEach((card) => card.classList.remove('g-opening'));
@@ -50,7 +53,7 @@ const settle = () => {
   if (open && !open.contains(document.activeElement))
     open.querySelector('.g-close').focus({ preventScroll: true });
 };
-watch('value', () => requestAnimationFrame(arrived));
+watch('value', () => requestAnimationFrame(settle));
 
 element.addEventListener('click', (event) => {
   if (!event.target.closest('.g-to-map')) return;
@@ -62,10 +65,8 @@ element.addEventListener('click', (event) => {
 element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-passage]');
   if (!button || button.getAttribute('aria-current')) return;
-  window.graceTicket = (window.graceTicket || 0) + 1;
   button.classList.add('g-asked');
-  const { view } = overlay().dataset;
-  trigger('select', { view, doc: button.dataset.passage, ticket: window.graceTicket });
+  window.graceOpenHit(overlay().dataset.view, button.dataset.passage);
 });
 // The list of passages is one stop of the Tab key: in it the arrow keys move, Enter or a click opens.
 element.addEventListener('keydown', (event) => {

@@ -17,10 +17,8 @@ MARKUP = "template (pairs with the chat’s markup)"
 PANELS = {"read": "Rationales", "why": "Why?", "whatif": "What if?"}
 
 
-def render_detail(opened: Opened, *, ticket: int = 0) -> Safe:
-    """The dialog, with the number of the click that asked for it.
-
-    Its views Why? and What if? are filled by assets when they are opened.
+def render_detail(opened: Opened) -> Safe:
+    """The dialog. Its views Why? and What if? are filled by assets when they are opened.
 
     Marked words are those shared with the query's side; with two rationales, also those that both share.
     """
@@ -87,7 +85,6 @@ def render_detail(opened: Opened, *, ticket: int = 0) -> Safe:
         ),
         class_="g-overlay",
         data_doc=document.id,
-        data_ticket=ticket,
         data_view=opened.view.json(),
         data_columns=json.dumps(
             [{"label": p.column.label, "rationale": p.column.rationale, "blocks": p.blocks} for p in opened.places]

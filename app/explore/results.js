@@ -62,9 +62,8 @@ element.addEventListener('click', (event) => {
   if (!card || String(getSelection()).length) return;
   const root = element.querySelector('.g-results');
   window.graceOpener = card.querySelector('.g-open');
-  window.graceTicket = (window.graceTicket || 0) + 1;
   card.classList.add('g-opening');
-  trigger('select', { view: root.dataset.view, doc: card.dataset.hit, ticket: window.graceTicket });
+  window.graceOpenHit(root.dataset.view, card.dataset.hit);
 });
 
 const twins = (event, on) => {

@@ -286,10 +286,6 @@ def _wire(tab: ExploreTab) -> None:
             return tab.show_collection(None)
         return [gr.update(choices=names), *[gr.skip()] * (len(tab.everything) - 1)]
 
-    @runs_model
-    def clicked(event: gr.EventData):
-        return open_hit(tab, event)
-
     gr.on([tab.button.click, tab.query.submit], ask, inputs, [tab.results, tab.detail], **asking)
     gr.on(
         [tab.a.input, tab.b.input, tab.k.input, tab.by.input, tab.where.submit],
@@ -304,8 +300,6 @@ def _wire(tab: ExploreTab) -> None:
     tab.examples.select(ask_example, inputs[:-1], [tab.query, tab.results, tab.detail], **asking)
     tab.results.shown(visited, tab.collection, tab.everything, **quiet)
     tab.collection.input(choose, tab.collection, tab.everything, **quiet)
-    tab.results.select(clicked, None, tab.detail, **quiet | {"trigger_mode": "multiple"})
-    tab.detail.select(clicked, None, tab.detail, **quiet | {"trigger_mode": "multiple"})
 
 
 def run(tab: ExploreTab, asked: dict, page: str) -> Iterator[str | None]:
@@ -342,18 +336,14 @@ def tick(tab: ExploreTab, event: gr.EventData, collection: object, where: object
         return [gr.skip(), gr.skip(), str(banner(message_of(error), kind="error floating"))]
 
 
-def open_hit(tab: ExploreTab, event: gr.EventData) -> str:
-    """The opened document of a click, from what the page says it shows."""
-    try:
-        view, data = read_hit(tab.shell.workspace, event._data)
-        ticket = data.get("ticket")
-        return str(render_detail(open_document(tab.shell.workspace, view), ticket=ticket if type(ticket) is int else 0))
-    except Exception as error:
-        return str(banner(message_of(error), kind="error floating"))
-
-
 def answers(workspace) -> list[Callable]:
-    """What the opened document asks for while it stands open: ``server.why``, ``what_if`` and ``worth`` of the scripts."""
+    """What a click on a hit asks for, and the opened document while it stands open: ``server.open_hit``, ``why``, ``what_if``
+    and ``worth`` of the scripts.
+    """
+
+    @runs_model
+    def open_hit(data):
+        return told(lambda: {"html": str(render_detail(open_document(workspace, read_hit(workspace, data)[0])))})
 
     @runs_model
     def why(data):
@@ -373,7 +363,7 @@ def answers(workspace) -> list[Callable]:
         except Exception as error:
             return {"error": message_of(error)}
 
-    return [why, what_if, worth]
+    return [open_hit, why, what_if, worth]
 
 
 def explain_hit(workspace, data: object) -> dict:

@@ -23,7 +23,11 @@ def reasons_command(
     query: Annotated[str | None, typer.Option(help="Split the scores of this query's first hits by reasons.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many hits.")] = 10,
     against: Annotated[
-        str | None, typer.Option(help="Another model of the collection: which reasons gained and lost weight?")
+        str | None,
+        typer.Option(
+            help="Which reasons gained and lost weight against another model of the collection, or against M:text, the text "
+            "alone of the model M itself?"
+        ),
     ] = None,
     steer: Annotated[
         list[str] | None, typer.Option(help="NUMBER=STRENGTH: more, or less, of a reason; repeatable.")

@@ -37,6 +37,11 @@ def reasons_command(
         raise GraceError("--steer changes a query: give it with --query")
     strengths = read_steers(steers or [])
     index = GraceIndex.of_model(folder, model)
+    text_alone = against is not None and against.endswith(":text")
+    if text_alone and against != f"{index.model_name}:text":
+        raise GraceError(
+            f"--against is {against!r}; a model is compared with its own text alone, {index.model_name}:text, or with another model"
+        )
     loaded = None
     if query or faithfulness or against:
         from grace_core.cache import RepresentationCache
@@ -57,12 +62,15 @@ def reasons_command(
 
         queries = choose_queries(judged_queries(index.collection.judgements, split), limit)
     if against:
-        from grace_core.reasons.comparison import compare_models
+        from grace_core.reasons.comparison import compare_models, compare_text
 
-        other = GraceIndex.of_model(index.collection, against)
-        other_model = other.load_model(device=device, cache=loaded.cache)
         qrels = index.collection.judgements.qrels
-        result["against"] = compare_models(grouping, loaded, other, other_model, queries, qrels, progress=progress)
+        if text_alone:
+            result["against"] = compare_text(grouping, loaded, queries, qrels, progress=progress)
+        else:
+            other = GraceIndex.of_model(index.collection, against)
+            other_model = other.load_model(device=device, cache=loaded.cache)
+            result["against"] = compare_models(grouping, loaded, other, other_model, queries, qrels, progress=progress)
     if faithfulness:
         from grace_core.reasons.faithfulness import evaluate_reasons
 
@@ -182,30 +190,7 @@ def lines_of(result: dict) -> list[str]:
                 lines.append(f"       = query {hit['steering']['query']:+.4f}, steering {added}")
         lines.append(f"largest residual {query['max_residual']:.1e}")
     if found := result.get("against"):
-        lines += [
-            "",
-            f"{found['model']} against {found['against']} over {found['queries']} queries; nDCG@10: "
-            + ", ".join(f"{name} {value:.3f}" for name, value in found["ndcg@10"].items()),
-        ]
-        lines.append(
-            "of the first ten hits moved {by_words:.0%} by words, {by_geometry:.0%} by geometry".format(
-                **found["hits_moved"]
-            )
-        )
-        moved = [row["moved"] for row in found["by_query"]]
-        lines.append(
-            f"{moved.count('words')} queries moved more by words, {moved.count('geometry')} by geometry, {moved.count('both')} "
-            f"equally by both, {moved.count('')} not at all"
-        )
-        lines.append(f"{'change':>8} {'words':>8} {'geometry':>8}  reason: weight before, after")
-        for one in found["reasons"][:20]:
-            moved = f"{one['change']:+8.3f} {one['by_words']:+8.3f} {one['by_geometry']:+8.3f}"
-            lines.append(f"{moved}  {one['name']}: {one['own']:.3f}, {one['other']:.3f}")
-        lines.append("queries that tell most:")
-        lines += [
-            f"  words {one['by_words']:.0%}, geometry {one['by_geometry']:.0%}  {one['text'][:90]}"
-            for one in found["telling"]
-        ]
+        lines += ["", *lines_of_comparison(found)]
     if found := result.get("faithfulness"):
         lines += [
             "",
@@ -216,6 +201,40 @@ def lines_of(result: dict) -> list[str]:
                 lines.append(f"without the reason ({kind}):")
                 for name in ("drop", "matched", "other", "difference", "over_other"):
                     lines.append(f"  {name:11} {told(found[kind][name])}")
+    return lines
+
+
+def lines_of_comparison(found: dict) -> list[str]:
+    """Two models, or a model and its text alone, as :mod:`grace_core.reasons.comparison` compares them."""
+    ways, steps = list(found["others"]), list(found["hits_moved"])
+    ndcg = ", ".join(f"{name} {value:.3f}" for name, value in found["ndcg@10"].items())
+    lines = [f"{found['model']} against {found['against']} over {found['queries']} queries; nDCG@10: {ndcg}"]
+    shares = ", ".join(f"{share:.0%} {step.replace('_', ' ')}" for step, share in found["hits_moved"].items())
+    lines.append(f"of the first ten hits moved {shares}")
+    moved = [row["moved"] for row in found["by_query"]]
+    if steps == ["by_words"]:
+        lines.append("one model and one geometry: what moves can only move by words")
+        lines.append(f"{moved.count('words')} queries moved, {moved.count('')} not at all")
+        columns = {"weight": "change", "lift": "lift"}
+    else:
+        lines.append(
+            f"{moved.count('words')} queries moved more by words, {moved.count('geometry')} by geometry, {moved.count('both')} "
+            f"equally by both, {moved.count('')} not at all"
+        )
+        columns = {"change": "change", "words": "by_words", "geometry": "by_geometry"}
+    lines.append(f"{' '.join(f'{name:>8}' for name in columns)}  reason: weight before, after")
+    for one in found["reasons"][:20]:
+        values = " ".join(f"{one[key]:+8.3f}" for key in columns.values())
+        lines.append(f"{values}  {one['name']}: {one[ways[0]]:.3f}, {one[ways[-1]]:.3f}")
+    for name in OTHERS:
+        before, after = (found["others"][way][name] for way in (ways[0], ways[-1]))
+        lines.append(f"{name}: {before:.3f}, {after:.3f}")
+    lines.append("queries that tell most:")
+    for one in found["telling"]:
+        moved = ", ".join(f"{step.removeprefix('by_')} {one[step]:.0%}" for step in steps)
+        lines.append(f"  {moved}  {one['text'][:90]}")
+        if one["came"]:
+            lines.append(f"      came {', '.join(one['came'])}; left {', '.join(one['left'])}")
     return lines
 
 

@@ -73,6 +73,19 @@ def test_reasons_as_text(grace, collection):
     assert "largest residual" in out
 
 
+def test_a_models_text_alone_as_json_and_as_text(grace, collection):
+    options = ("reasons", collection, "-m", "tiny", "--against", "tiny:text", "--queries", 5)
+    status, out, err = grace(*options, "--json")
+    assert status == 0, err
+    found = json.loads(out)["against"]
+    assert (found["model"], found["against"], found["queries"]) == ("tiny", "tiny:text", 5)
+    assert found["ndcg@10"].keys() == {"text", "own"}
+    status, out, err = grace(*options)
+    assert status == 0, err
+    assert "tiny against tiny:text over 5 queries; nDCG@10: text" in out
+    assert "what moves can only move by words" in out
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -83,8 +96,9 @@ def test_reasons_as_text(grace, collection):
         (["--query", "x", "--steer", "400=1"], "there is no reason"),
         (["--faithfulness", "--split", "dev"], "no split 'dev'"),
         (["--against", "gone"], "no index of model 'gone'"),
+        (["--against", "other:text"], "with its own text alone, tiny:text"),
     ],
-    ids=["size", "no query", "no strength", "too strong", "no reason", "no split", "no model"],
+    ids=["size", "no query", "no strength", "too strong", "no reason", "no split", "no model", "other's text"],
 )
 def test_what_does_not_fit_is_told_in_one_line(grace, collection, options, told):
     status, out, err = grace("reasons", collection, "-m", "tiny", *options)

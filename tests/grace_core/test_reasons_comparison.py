@@ -1,4 +1,4 @@
-"""Two models by reasons: changes that add up, and what moved by words or by geometry."""
+"""Two models by reasons, and a model beside its text alone: changes that add up, and what moved by words or by geometry."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import pytest
 from reasons_world import KINDS, build_given, kinds_of, numbered_texts
 
 from grace_core.errors import GraceError
+from grace_core.evaluation.retrieval import per_query, retrieve
 from grace_core.index import build
-from grace_core.reasons.collection import make_reasons
-from grace_core.reasons.comparison import compare_models
+from grace_core.pooling import Pooling
+from grace_core.reasons.collection import OTHERS, make_reasons
+from grace_core.reasons.comparison import compare_models, compare_text
+from grace_core.reasons.split import split_scores
 
 NUMBER = 36
 
@@ -71,3 +74,68 @@ def test_another_collection_is_refused(world, tiny_models, sentences, tmp_path):
     elsewhere = build_given(tmp_path / "c", other, numbered_texts(sentences, 5), [KINDS[0]] * 5)
     with pytest.raises(GraceError, match="other documents"):
         compare_models(grouping, model, elsewhere, other, queries)
+
+
+@pytest.fixture(scope="module", params=["raw", "calibrated"])
+def alone(request, tiny_models, sentences, tmp_path_factory):
+    """A model's reasons, the model, judged queries, and its text alone compared over these."""
+    texts, model = numbered_texts(sentences, NUMBER), tiny_models["qwen2"]
+    rationales = [f"{KINDS[kind]} {sentences[11 * i % 300]}" for i, kind in enumerate(kinds_of(NUMBER))]
+    index = build_given(tmp_path_factory.mktemp("alone") / "c", model, texts, rationales, geometry=request.param)
+    queries = {f"q{i}": " ".join(texts[i].split()[:4]) for i in range(0, NUMBER, 4)}
+    qrels = {f"q{i}": {f"d{i}": 1} for i in range(0, NUMBER, 4)}
+    grouping = make_reasons(index, model).at()
+    return grouping, model, queries, qrels, compare_text(grouping, model, queries, qrels)
+
+
+def test_text_alone_has_no_reason_and_weights_add_up_to_one(alone):
+    grouping, _, _, _, found = alone
+    for way in ("text", "own"):
+        total = sum(one[way] for one in found["reasons"]) + sum(found["others"][way].values())
+        assert total == pytest.approx(1, abs=1e-5)
+    for one in found["reasons"]:
+        assert one["text"] == 0
+        assert one["change"] == one["by_words"] == one["own"]
+    assert any(one["own"] for one in found["reasons"])
+    without = found["others"]["text"]
+    assert without["no reason"] == 0
+    assert (without["template"] == 0) == grouping.sentences.index.geometry.is_raw
+    assert list(found["hits_moved"]) == ["by_words"]
+
+
+def test_rankings_and_moved_hits_are_those_of_both_columns(alone):
+    grouping, model, queries, qrels, found = alone
+    rankings = {}
+    for way, pooling in (("text", Pooling.TEXT), ("own", Pooling.FULL)):
+        rows = retrieve(grouping.sentences.index, model, queries, pooling)
+        rankings[way] = {name: list(row.ranking) for name, row in rows.items()}
+        values = per_query(rankings[way], qrels)["ndcg@10"]
+        assert found["ndcg@10"][way] == pytest.approx(values.mean(), abs=1e-4)
+    assert [row["id"] for row in found["by_query"]] == list(queries)
+    for row in found["by_query"]:
+        text, own = (rankings[way][row["id"]] for way in ("text", "own"))
+        assert row["first"] == {"text": text[0], "own": own[0]}
+        assert row["came"] == [one for one in own if one not in text]
+        assert row["left"] == [one for one in text if one not in own]
+        assert row["by_words"] == pytest.approx(len(row["came"]) / 10)
+        assert row["moved"] == ("words" if row["came"] else "")
+    assert any(row["came"] for row in found["by_query"])
+
+
+def test_lifts_are_parts_of_what_sets_hits_that_came_above_those_that_left(alone):
+    """Score by score, against plain cosines."""
+    grouping, model, queries, _, found = alone
+    index, parts, total = grouping.sentences.index, np.zeros(len(grouping) + len(OTHERS)), 0.0
+    for row in found["by_query"]:
+        query = index.embed(model.represent([queries[row["id"]]]))[0]
+        for document, sign in [*((one, 1) for one in row["came"]), *((one, -1) for one in row["left"])]:
+            at = index.row[document]
+            parts += sign * split_scores(grouping, query, [at]).parts[0]
+            total += sign * float(index.vectors()[at] @ query)
+    lifts = {one["number"]: one["lift"] for one in found["reasons"]}
+    assert total > 0
+    for number, value in lifts.items():
+        assert value * total == pytest.approx(parts[number], abs=1e-5)
+    for place, name in enumerate(OTHERS):
+        assert found["other_lifts"][name] * total == pytest.approx(parts[len(grouping) + place], abs=1e-5)
+    assert sum(lifts.values()) + sum(found["other_lifts"].values()) == pytest.approx(1, abs=1e-5)

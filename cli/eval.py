@@ -38,7 +38,7 @@ def eval_retrieval(
         str | None, typer.Option(help="One of the rows, such as bm25: the paired difference of each other to it.")
     ] = None,
     save: Annotated[
-        bool, typer.Option("--save", help="Keep it beside each model's index, for the explorer's Evaluate tab.")
+        bool, typer.Option("--save", help="Keep it in the collection, for the explorer's Evaluate tab.")
     ] = False,
     temperature: Temperature = None,
     seed: Seed = None,

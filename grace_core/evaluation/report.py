@@ -18,11 +18,6 @@ from grace_core.index import GraceIndex
 from grace_core.pooling import Pooling
 from grace_core.truncation import notes_on_cut_queries
 
-NOT_KEPT = (
-    "not kept: evaluations are kept in the folders of models, by rationale or text; the Evaluate tab ranks by other columns when they "
-    "are chosen"
-)
-
 
 def retrieval_command(
     folder: Path,
@@ -41,8 +36,8 @@ def retrieval_command(
     to which the others are compared.
 
     With ``where`` only documents that satisfy a filter are searched, for the queries that one of them is
-    relevant to; BM25 knows of these documents only. ``save`` keeps rankings and rationales beside each index
-    (:mod:`grace_core.evaluation.stored`); of other columns it says that nothing is kept.
+    relevant to; BM25 knows of these documents only. ``save`` keeps rankings and rationales in the collection
+    (:mod:`grace_core.evaluation.stored`).
     """
     given = {key: value for key, value in settings.items() if value is not None}
     if save and given:
@@ -77,8 +72,10 @@ def retrieval_command(
                 raise GraceError(f"{', '.join(given)} set a single model, and {name.id} is a fusion: leave them out")
             column = columns.open(text)
             cut, notes = cut_queries(column, list(queries.values()))
-            notes += [NOT_KEPT] if save else []
-            add(text, retrieval.retrieve_by(column, queries, where=where), cut, notes)
+            ranked = retrieval.retrieve_by(column, queries, where=where)
+            add(text, ranked, cut, notes)
+            if save:
+                stored.save_column(column, ranked)
             continue
         index = GraceIndex.of_model(collection, name.model)
         loaded = index.load_model(device=device, cache=RepresentationCache(), **given)
@@ -95,7 +92,11 @@ def retrieval_command(
         if save:
             stored.save(index, made)
     if bm25:
-        add("bm25", retrieval.bm25(corpus, queries))
+        ranked = retrieval.bm25(corpus, queries)
+        add("bm25", ranked)
+        if save:
+            rows = {query: retrieval.Retrieved(queries[query], tuple(ranking)) for query, ranking in ranked.items()}
+            stored.save_column(columns.open("bm25"), rows)
     among = "" if where is None else f", among {len(corpus.documents):,} documents that satisfy the filter"
     lines = [f"{len(queries)} queries{f', split {split}' if split else ''}{among}"]
     wide = max(24, *map(len, results))

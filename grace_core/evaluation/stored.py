@@ -1,28 +1,38 @@
-"""Evaluations kept beside an index, so that nobody has to wait for what was evaluated once.
+"""Evaluations kept in a collection, so that nobody has to wait for what was evaluated once.
 
-    <collection>/<model>/evaluation.parquet    a row for every query and pooling: _id, query, pooling, ranking, rationale, truncated
+    <collection>/<model>/evaluation.parquet       of a model, with its rationale and by the text alone
+                /st-<name>/evaluation.parquet     of a sentence encoder
+                /evaluations/<hash>.parquet       of a column without a folder of its own, BM25 or a fusion, by its name
+
+with a row for every query, and of a model for every pooling: _id, query, pooling, ranking, rationale, truncated.
 
 Metrics are not stored: they follow from the rankings and from the judgements as they stand now. A row counts
-only while its query reads the same; the file counts only for the index that it was made with, by a hash over
-whatever decides a ranking: weights, settings, the documents' vectors, and the FAISS index over them, which
-may be an approximate one.
+only while its query reads the same; the file counts only for what it was made with, by a hash over
+whatever decides a ranking. Of a model these are weights, settings, geometry, the documents' vectors, and the FAISS
+index over them, which may be an approximate one; of a sentence encoder its files and vectors; of BM25 the corpus;
+of a fusion its weights, and all of this of each part.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
+from grace_core.columns import bm25
+from grace_core.columns.column import Column, EncoderColumn, GraceColumn
+from grace_core.columns.fusion import CONSTANT, FusionColumn
 from grace_core.errors import GraceError
 from grace_core.evaluation.retrieval import CUTOFF, Retrieved
 from grace_core.files import only_writer, write_atomically
 from grace_core.index import GraceIndex
 from grace_core.pooling import Pooling
 
-FILE = "evaluation.parquet"
+FILE, FOLDER = "evaluation.parquet", "evaluations"
 SCHEMA = 1
 KEY = b"grace"  # of the description in the Parquet file's own metadata
+WHOLE = ""  # in the place of a pooling, of a column that is no model
 
 Evaluation = dict[Pooling, dict[str, Retrieved]]
 
@@ -33,22 +43,7 @@ def load(index: GraceIndex) -> Evaluation:
 
     Empty if nothing is stored. Raises GraceError if the file is damaged or belongs to another index.
     """
-    path, found = index.folder / FILE, {pooling: {} for pooling in Pooling}
-    if not path.exists():
-        return found
-    queries = index.collection.judgements.queries if index.collection.judgements else {}
-    for row in _rows(path, index):
-        try:
-            kept = Retrieved(row["query"], tuple(row["ranking"]), row["rationale"], row["truncated"])
-            stored = found[Pooling(row["pooling"])]
-            fits = len(kept.ranking) <= CUTOFF and all(document in index.row for document in kept.ranking)
-        except (KeyError, TypeError, ValueError):
-            fits = False
-        if not fits:
-            raise GraceError(f"{path} was damaged or edited; remove it and evaluate again")
-        if queries.get(row["_id"]) == kept.query:
-            stored[row["_id"]] = kept
-    return found
+    return _load(index)
 
 
 def save(index: GraceIndex, made: Evaluation) -> None:
@@ -57,48 +52,112 @@ def save(index: GraceIndex, made: Evaluation) -> None:
 
     Raises GraceError if another process writes there.
     """
+    _save(index, made)
+
+
+def load_column(column: Column) -> dict[str, Retrieved]:
+    """As :func:`load`, of a column that is no model: by query id."""
+    return _load(column)[WHOLE]
+
+
+def save_column(column: Column, made: Mapping[str, Retrieved]) -> None:
+    """As :func:`save`, of a column that is no model."""
+    _save(column, {WHOLE: dict(made)})
+
+
+def path_of(source: GraceIndex | Column) -> Path:
+    """The file in which evaluations of an index, or of a column that is no model, are kept."""
+    if isinstance(source, GraceIndex):
+        return source.folder / FILE
+    if isinstance(source, EncoderColumn):
+        return source.index.folder / FILE
+    return source.collection.folder / FOLDER / f"{hashlib.sha256(source.id.encode()).hexdigest()[:16]}.parquet"
+
+
+def fingerprint(source: GraceIndex | Column) -> str:
+    """SHA-256 over what decides the ranking of a query."""
+    parts = _index_parts(source) if isinstance(source, GraceIndex) else [source.collection.hash, _parts(source)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _index_parts(index: GraceIndex) -> list:
+    """Model, settings, the documents' vectors and their index; and the geometry where queries have a share in it, as their
+    mean moves no vector of a document.
+    """
+    manifest = index.manifest
+    files = [manifest["files"][name] for name in ("vectors.safetensors", "index.faiss")]
+    parts, geometry = (
+        [manifest["model"], manifest["settings"], manifest["corpus_sha256"], files],
+        manifest.get("geometry"),
+    )
+    return [*parts, geometry["sha256"]] if geometry and geometry.get("queries") else parts
+
+
+def _parts(column: Column) -> list:
+    """What decides the scores of a column besides the corpus."""
+    if isinstance(column, FusionColumn):
+        return [column.id, CONSTANT, *map(_parts, column.parts)]
+    if isinstance(column, GraceColumn):
+        return [column.id, _index_parts(column.index)]
+    if isinstance(column, EncoderColumn):
+        return [column.id, *(column.index.manifest[name] for name in ("model", "prompts", "max_tokens", "file_sha256"))]
+    return [column.id, bm25.K1, bm25.B]
+
+
+def _load(source: GraceIndex | Column) -> dict:
+    path, collection = path_of(source), source.collection
+    kept = {pooling: {} for pooling in (Pooling if isinstance(source, GraceIndex) else (WHOLE,))}
+    if not path.exists():
+        return kept
+    queries = collection.judgements.queries if collection.judgements else {}
+    documents = set(collection.documents_of(source.ids))
+    for row in _rows(path, source):
+        try:
+            found = Retrieved(row["query"], tuple(row["ranking"]), row["rationale"], row["truncated"])
+            stored = kept[row["pooling"]]
+            fits = len(found.ranking) <= CUTOFF and documents.issuperset(found.ranking)
+        except (KeyError, TypeError, ValueError):
+            fits = False
+        if not fits:
+            raise GraceError(f"{path} was damaged or edited; remove it and evaluate again")
+        if queries.get(row["_id"]) == found.query:
+            stored[row["_id"]] = found
+    return kept
+
+
+def _save(source: GraceIndex | Column, made: Mapping[str, Mapping[str, Retrieved]]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with only_writer(index.folder):
+    path = path_of(source)
+    with only_writer(path.parent):
         try:
-            there = load(index)
+            there = _load(source)
         except GraceError:
             there = {}
         rows = [
             {
                 "_id": query_id,
                 "query": row.query,
-                "pooling": pooling.value,
+                "pooling": str(pooling),
                 "ranking": list(row.ranking),
                 "rationale": row.rationale,
                 "truncated": row.truncated,
             }
-            for pooling in Pooling
+            for pooling in sorted(there.keys() | made.keys())
             for query_id, row in sorted((there.get(pooling, {}) | made.get(pooling, {})).items())
         ]
         types = {name: pa.string() for name in ("_id", "query", "pooling", "rationale")}
+        about = {"schema": SCHEMA, "index": fingerprint(source)}
+        about |= {} if isinstance(source, GraceIndex) else {"column": source.id}
         schema = pa.schema(
-            types | {"ranking": pa.list_(pa.string()), "truncated": pa.bool_()},
-            metadata={KEY: json.dumps({"schema": SCHEMA, "index": fingerprint(index)})},
+            types | {"ranking": pa.list_(pa.string()), "truncated": pa.bool_()}, metadata={KEY: json.dumps(about)}
         )
         table = pa.Table.from_pylist(rows, schema=schema)
-        write_atomically(
-            index.folder / FILE, lambda path: pq.write_table(table, path, compression="zstd", compression_level=19)
-        )
+        write_atomically(path, lambda path: pq.write_table(table, path, compression="zstd", compression_level=19))
 
 
-def fingerprint(index: GraceIndex) -> str:
-    """SHA-256 over what decides the ranking of a query: the model's weights, its settings, the documents'
-    vectors and their index.
-    """
-    manifest = index.manifest
-    files = [manifest["files"][name] for name in ("vectors.safetensors", "index.faiss")]
-    parts = [manifest["model"], manifest["settings"], manifest["corpus_sha256"], files]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _rows(path: Path, index: GraceIndex) -> list[dict]:
+def _rows(path: Path, source: GraceIndex | Column) -> list[dict]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -110,9 +169,12 @@ def _rows(path: Path, index: GraceIndex) -> list[dict]:
         raise GraceError(f"{path} cannot be read ({type(error).__name__}); remove it and evaluate again") from error
     if schema != SCHEMA:
         raise GraceError(f"{path} has schema {schema!r}, this version reads {SCHEMA}; evaluate again")
-    if made_with != fingerprint(index):
-        raise GraceError(
-            f"{path} was made with another index, or is older than this one, which has been built or updated since; "
-            "evaluate again"
-        )
+    if made_with != fingerprint(source):
+        if isinstance(source, GraceIndex):
+            why = "was made with another index, or is older than this one, which has been built or updated since"
+        else:
+            why = (
+                f"is older than what {source.id} ranks by, which has been built or updated since, or was made elsewhere"
+            )
+        raise GraceError(f"{path} {why}; evaluate again")
     return table.to_pylist()

@@ -63,19 +63,23 @@ def test_queries_that_are_cut_are_counted_with_a_remedy(folder, grace):
     assert "note" not in grace("eval", "retrieval", folder, "-m", "tiny", "--split", "dev")[1]
 
 
-def test_save_keeps_models_and_says_so_of_other_columns(folder, grace):
-    status, out, err = grace(
-        "eval", "retrieval", folder, "-m", "tiny", "-m", "bm25", "-m", "bm25+tiny", "--save", "--json"
-    )
+def test_save_keeps_every_column(folder, grace):
+    from grace_core.collection import Collection
+    from grace_core.columns.opened import Columns
+    from grace_core.evaluation import stored
+
+    columns = Columns(Collection(folder))
+    names = ("st:mini", "bm25+tiny", "rrf(bm25,st:mini)")
+    options = [part for name in ("tiny", *names) for part in ("-m", name)]
+    plain = grace("eval", "retrieval", folder, *options, "--bm25", "--split", "test", "--json")[1]
+    assert not any(stored.path_of(columns.open(name)).exists() for name in ("bm25", *names))
+    status, out, err = grace("eval", "retrieval", folder, *options, "--bm25", "--split", "test", "--save", "--json")
     assert status == 0, err
-    rows = json.loads(out)
+    assert json.loads(out) == json.loads(plain)
     assert (folder / "tiny" / "evaluation.parquet").is_file()
-    assert [any("not kept" in note for note in row["notes"]) for row in rows.values()] == [False, False, True, True]
-    assert (
-        "note: bm25: not kept: evaluations are kept in the folders of models"
-        in grace("eval", "retrieval", folder, "-m", "bm25", "--save")[1]
-    )
-    assert not any(
-        "not kept" in note
-        for note in json.loads(grace("eval", "retrieval", folder, "-m", "bm25", "--json")[1])["bm25"]["notes"]
-    )
+    kept = {name: stored.load_column(columns.open(name)) for name in ("bm25", *names)}
+    assert [sorted(rows) for rows in kept.values()] == [["q0", "q1"]] * 4
+    assert grace("eval", "retrieval", folder, "-m", "bm25", "--save")[0] == 0  # the other queries too
+    again = stored.load_column(columns.open("bm25"))
+    assert sorted(again) == ["q0", "q1", "q2"]
+    assert kept["bm25"].items() <= again.items()  # whether it was asked for as a column or as the baseline

@@ -71,7 +71,7 @@ def explanation_html(explanation) -> str:
 
 def ledger_html(ledger) -> str:
     """The score by what its parts are of, and every part with those that add up to it below; without tokens."""
-    head = f"<p>{_text(ledger.column)}: score <b>{ledger.score:.4f}</b>, rank {ledger.rank} of {_text(ledger.document)}"
+    head = f"<p>{_text(ledger.document)}: rank {ledger.rank} by {_text(ledger.column)}, score <b>{ledger.score:.4f}</b>"
     head += f" = the sum of its parts, residual {abs(ledger.residual):.0e}</p>"
     totals = [[escape(group), _signed(value)] for group, value in ledger.totals().items()]
     by_group = _table(["of", "contribution"], totals) if len(totals) > 1 else ""

@@ -37,9 +37,10 @@ class FusionColumn(Column):
         self.parts = list(parts)
         for part in self.parts:
             if part.ids != self.ids:
+                remedy = f"`grace index update {self.collection.folder} --model {part.name.model}`"
                 raise GraceError(
                     f"{part.id} has {len(part):,} of the {len(self):,} documents of {self.collection.name}, so its scores cannot be added "
-                    "to those of another column; bring its index up to the corpus first"
+                    f"to those of another column; bring up its index: {remedy}"
                 )
 
     @property

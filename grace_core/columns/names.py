@@ -124,7 +124,7 @@ class _Reader:
             while self._take(","):
                 parts.append(self._single())
             if not self._take(")"):
-                raise self._wrong("expected a comma or a closing parenthesis")
+                raise self._wrong("expected a comma or a closing parenthesis, and no weights")
             self._end()
             return Ranks(_checked(parts, self.text, "rrf() takes at least two columns"))
         terms = [self._term()]
@@ -197,6 +197,10 @@ class _Reader:
 
     def _end(self) -> None:
         self._space()
+        if self.text[self.at : self.at + 1] == "*":
+            raise self._wrong(
+                "a weight stands before its column, a number above 0 with at most six digits on either side of the point: 0.7*bm25"
+            )
         if self.at < len(self.text):
             raise self._wrong(
                 'expected "+" or the end ("%2B" is the plus of an address; a name with signs or spaces stands in quotes)'

@@ -25,22 +25,30 @@ _FRONT_MATTER = re.compile(r"[ \t]*---[ \t]*\n(.*?\n)??[ \t]*---[ \t]*(\n|\Z)", 
 
 def text_files(folder: Path, notes: Notes) -> list[Path]:
     """The text, Markdown, HTML and PDF files of a folder and its subfolders, by path; hidden files are skipped,
-    files of other kinds noted.
+    files of other kinds noted, and links that are not followed.
     """
-    texts, skipped = [], Counter()
+    texts, skipped, links = [], Counter(), {"folders": [], "nowhere": []}
     for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        links["folders"] += [path for name in folders if (path := Path(place, name)).is_symlink()]
+        for name in sorted(names):
             path = Path(place, name)
             if name.startswith("."):
                 continue
-            if suffix_of(path) in TEXTS and path.is_file():
+            if path.is_symlink() and not path.exists():
+                links["nowhere"].append(path)
+            elif suffix_of(path) in TEXTS and path.is_file():
                 texts.append(path)
             else:
                 skipped[suffix_of(path) or "no ending"] += 1
     if skipped:
         kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(skipped.items())[:12])
         notes.add(f"{printable(folder)}: not read, since neither text, Markdown, HTML nor PDF: {kinds}")
+    for where, paths in links.items():
+        if paths:
+            some = ", ".join(printable(path.relative_to(folder)) for path in paths[:12])
+            what = "links to folders are not followed" if where == "folders" else "links that lead nowhere"
+            notes.add(f"{printable(folder)}: {what}: {some}{', …' if len(paths) > 12 else ''}")
     return sorted(texts, key=lambda path: path.relative_to(folder).as_posix())
 
 

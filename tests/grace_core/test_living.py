@@ -22,6 +22,7 @@ from grace_core.collection import NEXT, Collection
 from grace_core.columns import encoded
 from grace_core.columns.encoded import EncodedIndex
 from grace_core.columns.encoder import Encoder
+from grace_core.columns.opened import Columns
 from grace_core.errors import GraceError
 from grace_core.files import only_writer
 from grace_core.index import BuildStopped, GraceIndex, build
@@ -218,6 +219,8 @@ def test_other_models_are_behind_until_they_are_brought_up(first, folder, model,
     kept = [document.id for document in documents if document in first]
     assert left.ids == kept
     assert left.behind == Collection(folder).behind["other"] == 14
+    with pytest.raises(GraceError, match=f"bring up its index: `grace index update {folder} --model other`"):
+        Columns(Collection(folder)).open("bm25+other")
     assert left.verify()["ok"]
     np.testing.assert_array_equal(left.sums, before.sums[[before.row[document_id] for document_id in kept]])
     assert [left.rationales[left.row[i]] for i in kept] == [before.rationales[before.row[i]] for i in kept]

@@ -116,7 +116,7 @@ def test_ledgers_show_themselves(columns, index, sentences, name):
     column = columns.open(name.replace("MODEL", index.model_name))
     ledger = column.explain(f"river {sentences[0]} {SCRIPT}", IMAGE)
     shown = inert(ledger._repr_html_())
-    assert f"score {ledger.score:.4f}, rank {ledger.rank} of {IMAGE}" in shown.text
+    assert f"{IMAGE}: rank {ledger.rank} by {column.id}, score {ledger.score:.4f} = the sum of its parts" in shown.text
     opened = [line.opened for line in ledger.walk() if line.opened]
     lines = [line for one in (ledger, *opened) for line in one.walk() if line.kind != "token"]
     for line in lines:

@@ -199,6 +199,21 @@ def test_a_folder_of_texts(tmp_path):
     assert len(read_corpus(tmp_path, limit=2).documents) == 2
 
 
+def test_links_of_a_folder_are_read_once_or_told(tmp_path):
+    write(tmp_path / "a" / "same.md", "# One\n\nText.")
+    write(tmp_path / "b" / "same.md", "# Two\n\nOther text.")
+    (tmp_path / "again.md").symlink_to("a/same.md")
+    (tmp_path / "a" / "loop").symlink_to("..")
+    (tmp_path / "b" / "gone.md").symlink_to("nowhere.md")
+    (tmp_path / "self.md").symlink_to("self.md")
+    corpus = read_corpus(tmp_path)
+    assert [document.id for document in corpus.documents] == ["a/same.md", "again.md", "b/same.md"]
+    assert corpus.notes == [
+        f"{tmp_path}: links to folders are not followed: a/loop",
+        f"{tmp_path}: links that lead nowhere: self.md, b/gone.md",
+    ]
+
+
 def test_one_markdown_file_is_one_document(tmp_path):
     assert texts(write(tmp_path / "a.md", "# One\n\ntext\n\nmore\n")) == [("a.md", "One", "\ntext\n\nmore\n")]
 

@@ -4,7 +4,7 @@ evaluate, runs and run."""
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
@@ -12,6 +12,7 @@ from grace_app.evaluate.evaluations import FIRST, Evaluations, compare, evaluate
 from grace_app.evaluate.render import summary_json
 from grace_app.explore.search import search
 from grace_app.explore.why import MAX_EDIT, case, row_of
+from grace_app.explore.within import moved_within, rank_within, rows_within
 from grace_app.explore.worth import worth
 from grace_app.gate import runs_model
 from grace_app.map.maps import Maps, tell_maps
@@ -22,6 +23,11 @@ from grace_app.workspace.state import Workspace
 from grace_app.workspace.view import Column, OtherColumn, View, check_by, check_query
 from grace_core.errors import GraceError
 from grace_core.geometry import Role
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from grace_core.explain import WhatIf
 
 MAX_K = 100
 MAX_TEXTS = 64
@@ -78,9 +84,11 @@ def add(workspace: Workspace, runs: Runs, evaluations: Evaluations, maps: Maps) 
         edited_text: str | None = None,
         edited_rationale: str | None = None,
         leave_one_out: bool = False,
+        filter: str = "",
     ) -> dict[str, Any]:
-        """Score and rank of a document with another text or rationale; on demand also its score without each
-        sentence in turn.
+        """Score and rank of a document with another text or rationale, and among how many documents; on demand also
+        its score without each sentence in turn. With ``filter``, as of /search, ranks are among the documents that
+        satisfy it, and this one.
         """
         return answered(
             what_if_api,
@@ -93,6 +101,7 @@ def add(workspace: Workspace, runs: Runs, evaluations: Evaluations, maps: Maps) 
             edited_text,
             edited_rationale,
             leave_one_out,
+            filter,
         )
 
     @runs_model
@@ -165,13 +174,12 @@ def search_api(
     where: object = "",
     by: object = "best",
 ) -> dict[str, Any]:
-    if isinstance(k, bool) or not isinstance(k, (int, float)) or k != int(k) or not 1 <= k <= MAX_K:
+    if isinstance(k, bool) or not isinstance(k, (int, float)) or not 1 <= k <= MAX_K or k != int(k):
         raise GraceError(f"k must be a whole number from 1 to {MAX_K}, got {k!r:.60}")
-    if not isinstance(where, str):
-        raise GraceError(f"filter must be text, got {where!r:.60}")
+    where = _filter(where)
     view = _view(workspace, query, collection, model, rationale, k=int(k))
     by = check_by(workspace.collection(view.collection), by)
-    *_, last = search(workspace, replace(view, where=where.strip(), by=by))
+    *_, last = search(workspace, replace(view, where=where, by=by))
     asked = last.a
     return {
         "query": last.view.query,
@@ -223,16 +231,19 @@ def what_if_api(
     edited_text: object,
     edited_rationale: object,
     leave_one_out: object,
+    where: object = "",
 ) -> dict[str, Any]:
     for name, value in (("edited_text", edited_text), ("edited_rationale", edited_rationale)):
         if value is not None and not isinstance(value, str):
             raise GraceError(f"{name} must be text, or null to leave it as it is, got {value!r:.60}")
         if value is not None and len(value) > MAX_EDIT:
             raise GraceError(f"{name} has {len(value):,} characters, at most {MAX_EDIT:,} are taken: shorten it")
-    view = _view(workspace, query, collection, model, rationale, document=document)
+    where, view = _filter(where), _view(workspace, query, collection, model, rationale, document=document)
     if isinstance(view.a, OtherColumn):
         opened = workspace.opened(view.collection, view.a)
-        told = opened.what_if(view.query, view.doc, text=edited_text, rationale=edited_rationale).as_dict()
+        rows = rows_within(opened.rows.selections, where, opened.row(view.doc), len(opened))
+        made = opened.what_if(view.query, view.doc, text=edited_text, rationale=edited_rationale)
+        told = _within(made, opened.scores(view.query), opened.row(view.doc), rows, opened.ids)
         if _flag(leave_one_out, "leave_one_out"):
             removed = opened.leave_one_out(view.query, view.doc)
             told["leave_one_out"] = [{"part": "text", "text": one.text, "score": one.score} for one in removed]
@@ -240,10 +251,10 @@ def what_if_api(
     found = case(workspace, view, "a")
     if edited_rationale is not None and not found.column.rationale:
         raise GraceError("the text alone is embedded here, so a rationale changes nothing: ask with rationale=True")
-    asked = (found.query_vector, found.row)
-    told = found.explainer.what_if(
-        *asked, text=edited_text, rationale=edited_rationale, pooling=found.pooling
-    ).as_dict()
+    asked, index = (found.query_vector, found.row), found.index
+    rows = rows_within(index.selections, where, found.row, len(index))
+    made = found.explainer.what_if(*asked, text=edited_text, rationale=edited_rationale, pooling=found.pooling)
+    told = _within(made, index.scores(found.query_vector, pooling=found.pooling), found.row, rows, index.ids)
     if _flag(leave_one_out, "leave_one_out"):
         from grace_core.pooling import PARTS, RATIONALE, TEXT
 
@@ -253,6 +264,11 @@ def what_if_api(
             for sentence, score in found.explainer.leave_one_out(*asked, part=part, pooling=found.pooling)
         ]
     return told
+
+
+def _within(made: WhatIf, scores: np.ndarray, row: int, rows: np.ndarray, ids: list[str]) -> dict[str, Any]:
+    """``made`` as it is told, with ranks among ``rows``, by the scores ``(n,)`` of all documents."""
+    return moved_within(made, rank_within(scores, row, rows), ids, rows).as_dict() | {"documents": len(rows)}
 
 
 def worth_api(
@@ -380,6 +396,12 @@ def _name(what: str, value: object) -> str:
     if not isinstance(value, str) or not value:
         raise GraceError(f"{what} must be a name, got {value!r:.60}")
     return value
+
+
+def _filter(value: object) -> str:
+    if not isinstance(value, str):
+        raise GraceError(f"filter must be text, got {value!r:.60}")
+    return value.strip()
 
 
 def _flag(value: object, name: str = "rationale") -> bool:

@@ -79,9 +79,8 @@ def column_of(view: View, side: str) -> AnyColumn:
 
 def row_of(index: GraceIndex, document: str) -> int:
     if document not in index.row:
-        raise GraceError(
-            f"{index.collection.name} has no document {document[:100]!r} with a vector of {index.model_name}"
-        )
+        held = f"has no document {document[:100]!r} with a vector of {index.model_name}"
+        raise GraceError(f"{index.collection.name} {held}; {index.collection.unknown(document)}")
     return index.row[document]
 
 

@@ -53,6 +53,16 @@ def test_search_agrees_with_the_library(client, workspace, rationale):
     assert (found["truncated"], found["text_truncated"]) == (bool(made.truncated[0]), False)
 
 
+def test_what_if_counts_ranks_within_a_filter(client):
+    asked = {"query": QUERY, "collection": "world", "model": "bm25", "document": "d04", "edited_text": QUERY}
+    whole = client.predict(**asked, api_name="/what_if")
+    told = client.predict(**asked, filter="kind = 'tale' and year < 1925", api_name="/what_if")
+    assert (whole["documents"], told["documents"]) == (30, 14)
+    assert told["rank"] == 1 < told["old_rank"] <= whole["old_rank"]
+    with pytest.raises(AppError, match="there is no column 'yaer'"):
+        client.predict(**asked, filter="yaer > 3", api_name="/what_if")
+
+
 def test_search_has_defaults(client):
     assert len(client.predict(QUERY, "world", "tiny-a", api_name="/search")["hits"]) == 10
 

@@ -76,6 +76,7 @@ CALLS = {
         usual(None, "a metal. it melts.", "x"),
         usual(None, "words"),
         FLAG,
+        usual("", "year > 0", "year >"),
     ),
     "encode": (
         st.one_of(usual(*WORDS), st.lists(usual(*WORDS), min_size=1, max_size=3), TEXTS),
@@ -133,3 +134,9 @@ def test_any_call(calls, data, name):
         assert "\n" not in told
         assert len(told) < 1500
         event(f"{name} refused")
+
+
+@pytest.mark.parametrize("k", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_json_has_no_word_for(calls, k):
+    with pytest.raises(GraceError, match="k must be a whole number"):
+        calls["search"]("a river", "small", "tiny", True, k)

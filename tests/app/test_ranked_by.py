@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from test_html import Reader
 
-from grace_app.api import explain_api, search_api
+from grace_app.api import explain_api, search_api, what_if_api
 from grace_app.explore.detail import render_detail
 from grace_app.explore.results import render_results
 from grace_app.explore.search import open_document, search
@@ -90,6 +90,9 @@ def test_the_api_ranks_and_explains_by_the_sum(workspace):
         assert len(ledger["lines"]) == len(hits[0]["passages"])
     assert ledger["id"] == hits[0]["id"]
     assert explain_api(workspace, QUERY, "split", "tiny", hits[0]["id"], True, hits[0]["id"])["against"]
+    for column in ("tiny", "bm25"):
+        with pytest.raises(GraceError, match="it is split into passages: take one of them, such as"):
+            what_if_api(workspace, QUERY, "split", column, hits[0]["id"], True, "a text", None, False)
     for arguments, said in ((("mean",), "expected best or sum"), ((3,), "by is '3'")):
         with pytest.raises(GraceError, match=said):
             search_api(workspace, QUERY, "split", "tiny", True, 6, "", *arguments)

@@ -7,10 +7,12 @@ import pytest
 from explorer_world import QUERY
 from test_html import Reader
 
+from grace_app.api import search_api, what_if_api
 from grace_app.explore.detail import render_detail
 from grace_app.explore.search import open_document, search
 from grace_app.explore.why import answer_what_if
 from grace_app.workspace.view import read_view
+from grace_core.errors import GraceError
 
 WHERE = "kind = 'tale' and year < 1925"
 COLUMNS = ("tiny-a:rationale", "bm25", "0.5*bm25+tiny-a:rationale", "rrf(bm25,tiny-a:rationale)")
@@ -54,6 +56,28 @@ def test_an_edit_moves_a_document_among_those_of_the_filter(workspace, column):
     if not column.startswith("rrf"):  # where another document's score may change with the edited one's rank
         others = np.array([hit.score for hit in shot.a.hits if hit.document.id != "d04"])
         assert told["rank"] == 1 + (others > told["score"]).sum()
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_the_api_tells_what_the_page_tells(workspace, column):
+    model = column.removesuffix(":rationale") if column.startswith("tiny") else column
+    view = asked(workspace, column, "d04")
+    text = answer_what_if(workspace, {"view": view.json(), "doc": "d04", "side": "a", "effects": True})
+    edits = [QUERY, *[False] * (len(text["sentences"]["text"]) - 1)]
+    page = answer_what_if(workspace, {"view": view.json(), "doc": "d04", "side": "a", "text": edits})
+    told = what_if_api(workspace, QUERY, "world", model, "d04", True, QUERY, None, False, f" {WHERE} ")
+    assert told["score"] == pytest.approx(page["score"], abs=1e-6)
+    assert all(told[name] == page[name] for name in ("rank", "old_rank", "documents"))
+    assert [len(told["passed"]), len(told["passed_by"])] == [page["passed_count"], page["passed_by_count"]]
+    hits = search_api(workspace, QUERY, "world", model, True, 20, WHERE)["hits"]
+    assert told["old_rank"] == next(hit["rank"] for hit in hits if hit["id"] == "d04")
+    assert set(told["passed"]) <= {hit["id"] for hit in hits}
+    outside = what_if_api(workspace, QUERY, "world", model, "d05", True, None, None, False, WHERE)
+    assert (outside["documents"], outside["rank"]) == (15, outside["old_rank"])
+    assert what_if_api(workspace, QUERY, "world", model, "d04", True, None, None, False)["documents"] == 30
+    for wrong, said in (("yaer > 3", "no column 'yaer'"), (7, "filter must be text"), (None, "filter must be text")):
+        with pytest.raises(GraceError, match=said):
+            what_if_api(workspace, QUERY, "world", model, "d04", True, None, None, False, wrong)
 
 
 def test_without_a_filter_all_documents_count(workspace):

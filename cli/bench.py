@@ -34,10 +34,24 @@ def _show(result: dict, as_json: bool, *more: str) -> None:
 def bench_encode(
     model: Model = "demo-base", texts: Texts = 128, runs: Runs = 5, batch_size: BatchSize = 64, as_json: Json = False
 ) -> None:
-    """One pass against plain generate() and against generate, detokenise, tokenise, second forward."""
+    """One pass against plain generate() and against generate, detokenise, tokenise, second forward; and on a busy machine."""
     from grace_benchmarks.encode import run
 
     _show(run(model, texts=texts, runs=runs, batch_size=batch_size), as_json)
+
+
+@bench_app.command("llama")
+def bench_llama(
+    texts: Texts = 64,
+    streams: Annotated[int, typer.Option(min=1, help="How many texts are written one at a time.")] = 6,
+    runs: Runs = 3,
+    as_json: Json = False,
+) -> None:
+    """smollm2 against llama.cpp with the same GGUF: many texts at once, and one stream. Needs llama-cpp-python."""
+    from grace_benchmarks.llama import run
+
+    result = run(texts=texts, streams=streams, runs=runs)
+    _show(result, as_json, *(f"{name}: {rate} tokens/s" for name, rate in result["tokens_per_second"].items()))
 
 
 @bench_app.command("text")

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from transformers.cache_utils import DynamicLayer
 
+from grace_core.engines import attention
 from grace_core.pooling import PARTS
 from grace_core.prompt import Prompt
 
@@ -32,6 +33,7 @@ class ModelRunner:
 
     def __init__(self, model, *, pad_id: int):
         self.model, self.pad_id = model.eval(), pad_id
+        attention.use(model)
         self._lock = Lock()
         self._prefix: tuple[object, object] = (None, None)  # what it was computed from, and its keys and values
 

@@ -16,7 +16,7 @@ FORBIDDEN_CALLS = {"torch.load", "np.load", "numpy.load", "eval", "exec", "yaml.
 # Every module there is, lowest first: it imports from the lines above its own, and from none of its own line.
 # So there is no circle.
 LAYERS = """
-grace_core: adapters columns console engines errors evaluation evaluation.bootstrap layout notebook precision
+grace_core: adapters columns console engines engines.attention errors evaluation evaluation.bootstrap layout notebook precision
 grace_core: pooling ranking rewards serving text_stream training
 grace_cli: options
 grace_study: .
@@ -41,7 +41,7 @@ grace_core: columns.encoded
 grace_core: columns.column living map_source
 grace_core: columns.documents columns.fusion projection
 grace_core: columns.opened
-grace_core: evaluation.faithfulness evaluation.fusion evaluation.geometry evaluation.harness evaluation.stored
+grace_core: evaluation.faithfulness evaluation.fusion evaluation.geometry evaluation.harness evaluation.stored evaluation.stored_worth
 grace_core: evaluation.headroom mending evaluation.worth reasons.comparison reasons.faithfulness
 grace_core: adapters.sentence
 grace_core: adapters.langchain adapters.mteb
@@ -72,19 +72,19 @@ grace_study: tables
 grace_cli: eval_fusion eval_geometry eval_headroom eval_mteb eval_retention eval_worth
 grace_cli: demo encode eval explain index map mend models reasons search serve train
 grace_benchmarks: . rounds table
-grace_benchmarks: encode explain living map memory search server start text train vllm
+grace_benchmarks: encode explain living llama map memory search server start text train vllm
 grace_benchmarks: build filter
 grace_cli: bench
 grace_app: . corpus evaluate explore export map mending page reasons training workspace
 grace_app: corpus.uploads explore.facets gate map.colours page.head page.html page.scripts theme
 grace_app: explore.explanations explore.within mending.links training.runs workspace.messages workspace.pace workspace.view
-grace_app: explore.others explore.render_facets map.view page.words workspace.shared
+grace_app: explore.others explore.render_facets evaluate.view map.view page.words workspace.answers workspace.shared
 grace_app: explore.passages workspace.state
-grace_app: corpus.builds evaluate.evaluations explore.search explore.why map.maps
+grace_app: corpus.builds evaluate.evaluations explore.search explore.why map.maps workspace.writing_models
 grace_app: explore.results export.tables map.jobs reasons.jobs reasons.view training.curves workspace.shell
 grace_app: explore.worth
 grace_app: corpus.render explore.detail export.part map.card map.plotly_map mending.render mending.view reasons.comparisons reasons.render
-grace_app: evaluate.render reasons.render_comparison training.render
+grace_app: evaluate.render evaluate.worth reasons.render_comparison training.render
 grace_app: corpus.tab explore.tab training.tab
 grace_app: evaluate.tab map.tab
 grace_app: mending.server reasons.server

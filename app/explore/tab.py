@@ -20,6 +20,7 @@ from grace_app.export import part as export
 from grace_app.gate import runs_model
 from grace_app.page.html import banner
 from grace_app.page.scripts import html
+from grace_app.workspace.answers import server_functions
 from grace_app.workspace.messages import message_of
 from grace_app.workspace.shell import Shell
 from grace_app.workspace.view import (
@@ -343,31 +344,25 @@ def answers(workspace) -> list[Callable]:
 
     @runs_model
     def open_hit(data):
-        return told(lambda: {"html": str(render_detail(open_document(workspace, read_hit(workspace, data)[0])))})
+        return {"html": str(render_detail(open_document(workspace, read_hit(workspace, data)[0])))}
 
     @runs_model
     def why(data):
-        return told(lambda: explain_hit(workspace, data))
+        return explain_hit(workspace, data)
 
     @runs_model
     def what_if(data):
-        return told(lambda: answer_what_if(workspace, data))
+        return answer_what_if(workspace, data)
 
     @runs_model
     def worth(data):
-        return told(lambda: answer_worth(workspace, data))
+        return answer_worth(workspace, data)
 
-    def told(function) -> dict:
-        try:
-            return function()
-        except Exception as error:
-            return {"error": message_of(error)}
-
-    return [open_hit, why, what_if, worth]
+    return server_functions({"open_hit": open_hit, "why": why, "what_if": what_if, "worth": worth})
 
 
-def explain_hit(workspace, data: object) -> dict:
-    against = (data.get("against") if isinstance(data, dict) else "") or ""
+def explain_hit(workspace, data: dict) -> dict:
+    against = data.get("against") or ""
     if not isinstance(against, str) or len(against) > MAX_ID:
         raise GraceError("the page sent an event that does not fit; reload the page")
     return answer_why(workspace, data, against=against)

@@ -17,7 +17,7 @@ from grace_app.export.tables import as_csv, hits_of
 from grace_app.gate import runs_model
 from grace_app.page.html import Safe, tag
 from grace_app.page.scripts import html
-from grace_app.workspace.messages import message_of
+from grace_app.workspace.answers import server_functions
 
 ROOM = Path(__file__).parent
 STYLES = [ROOM.parent / name for name in ("page/style.css", "explore/passages.css", "map/map.css")]
@@ -54,22 +54,16 @@ def answers(workspace) -> list[Callable]:
 
     @runs_model
     def saved_hits(data):
-        return told(lambda: _hits(workspace, data))
+        return _hits(workspace, data)
 
     def saved_style(_data):
         css = "\n".join(path.read_text(encoding="utf-8") for path in [*STYLES, ROOM / "export.css"])
         return {"css": css}
 
-    def told(function) -> dict:
-        try:
-            return function()
-        except Exception as error:
-            return {"error": message_of(error)}
-
-    return [saved_hits, saved_style]
+    return server_functions({"saved_hits": saved_hits, "saved_style": saved_style})
 
 
-def _hits(workspace, data: object) -> dict:
+def _hits(workspace, data: dict) -> dict:
     found = hits_of(workspace, data)
     kind = data.get("kind")
     text = as_csv(found) if kind == "csv" else json.dumps(found, ensure_ascii=False, indent=1) if kind == "json" else ""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import wraps
 
 import gradio as gr
 import numpy as np
@@ -24,7 +23,7 @@ from grace_app.map.jobs import MapJobs
 from grace_app.map.maps import Maps, Pair, place_query, pooling_of, told
 from grace_app.map.plotly_map import plotly_map
 from grace_app.map.view import FIELD, MapView, mapped_columns, misfit, read_map, read_rows
-from grace_app.workspace.messages import message_of
+from grace_app.workspace.answers import server_functions
 from grace_app.workspace.shell import Shell
 from grace_app.workspace.state import Workspace
 from grace_app.workspace.view import MAX_ID, View, default_view
@@ -68,21 +67,22 @@ class MapServer:
         self.jobs = MapJobs(self.maps)
 
     def functions(self) -> list[Callable]:
-        questions = {
-            "map_open": self.open,
-            "map_colour": self.colour,
-            "map_change": self.change,
-            "map_titles": self.titles,
-            "map_card": self.card,
-            "map_find": self.find,
-            "map_star": self.star,
-            "map_selection": self.selection,
-            "map_export": self.export,
-            "map_compute": self.compute,
-            "map_progress": self.progress,
-            "map_cancel": self.cancel,
-        }
-        return [answering(name, function) for name, function in questions.items()]
+        return server_functions(
+            {
+                "map_open": self.open,
+                "map_colour": self.colour,
+                "map_change": self.change,
+                "map_titles": self.titles,
+                "map_card": self.card,
+                "map_find": self.find,
+                "map_star": self.star,
+                "map_selection": self.selection,
+                "map_export": self.export,
+                "map_compute": self.compute,
+                "map_progress": self.progress,
+                "map_cancel": self.cancel,
+            }
+        )
 
     def asked(self, data: dict) -> tuple[MapView, Pair]:
         """The view that a question is about, and its maps."""
@@ -191,20 +191,6 @@ class MapServer:
         if self.jobs.job:
             self.jobs.job.stop.set()
         return self.progress(data)
-
-
-def answering(name: str, function: Callable[[dict], dict]) -> Callable:
-    """``function`` under ``name`` as a server function: with whatever comes, and an error as an answer."""
-
-    @wraps(function)
-    def answer(data):
-        try:
-            return function(data if isinstance(data, dict) else {})
-        except Exception as error:
-            return {"error": message_of(error)}
-
-    answer.__name__ = name
-    return answer
 
 
 def choices(workspace: Workspace, corpus: str) -> list[dict]:

@@ -19,7 +19,6 @@ from cachetools import LRUCache
 from grace_app.evaluate.evaluations import splits_of
 from grace_app.explore.results import render_empty
 from grace_app.gate import runs_model
-from grace_app.map.tab import answering
 from grace_app.mending.render import (
     render_document,
     render_failing,
@@ -30,6 +29,7 @@ from grace_app.mending.render import (
 )
 from grace_app.mending.view import MAX_NOTE, MAX_RATIONALE, MAX_SEED, MendView, read_mend
 from grace_app.reasons.view import models_of
+from grace_app.workspace.answers import server_functions
 from grace_app.workspace.state import Workspace
 from grace_core.errors import GraceError
 
@@ -68,17 +68,18 @@ class MendServer:
         self._lock = threading.Lock()
 
     def functions(self) -> list[Callable]:
-        questions = {
-            "mend_open": self.open,
-            "mend_read": self.read,
-            "mend_failing": self.failing,
-            "mend_query": self.query,
-            "mend_document": self.document,
-            "mend_try": self.try_,
-            "mend_keep": self.keep,
-            "mend_revert": self.revert,
-        }
-        return [answering(name, function) for name, function in questions.items()]
+        return server_functions(
+            {
+                "mend_open": self.open,
+                "mend_read": self.read,
+                "mend_failing": self.failing,
+                "mend_query": self.query,
+                "mend_document": self.document,
+                "mend_try": self.try_,
+                "mend_keep": self.keep,
+                "mend_revert": self.revert,
+            }
+        )
 
     def refusal(self, view: MendView) -> str:
         """Why nothing may be tried or kept here; "" if it may."""

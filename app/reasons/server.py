@@ -14,12 +14,12 @@ from cachetools import LRUCache
 from grace_app.evaluate.evaluations import splits_of
 from grace_app.explore.results import render_empty
 from grace_app.gate import runs_model
-from grace_app.map.tab import answering
 from grace_app.reasons.comparisons import Comparisons
 from grace_app.reasons.jobs import ReasonsJob, ReasonsJobs, find_reasons
 from grace_app.reasons.render import Hits, render_hits, render_list, render_reason, render_summary, render_why_none
 from grace_app.reasons.render_comparison import render_comparison, render_offer
 from grace_app.reasons.view import ReasonsView, models_of, read_reasons
+from grace_app.workspace.answers import server_functions
 from grace_app.workspace.state import Workspace
 from grace_core.errors import GraceError
 
@@ -61,17 +61,18 @@ class ReasonsServer:
         self._lock = threading.Lock()
 
     def functions(self) -> list[Callable]:
-        questions = {
-            "reasons_open": self.open,
-            "reasons_reason": self.reason,
-            "reasons_ask": self.ask,
-            "reasons_compare": self.compare,
-            "reasons_make": self.make,
-            "reasons_make_comparison": self.make_comparison,
-            "reasons_progress": self.progress,
-            "reasons_stop": self.stop,
-        }
-        return [answering(name, function) for name, function in questions.items()]
+        return server_functions(
+            {
+                "reasons_open": self.open,
+                "reasons_reason": self.reason,
+                "reasons_ask": self.ask,
+                "reasons_compare": self.compare,
+                "reasons_make": self.make,
+                "reasons_make_comparison": self.make_comparison,
+                "reasons_progress": self.progress,
+                "reasons_stop": self.stop,
+            }
+        )
 
     def of(self, corpus: str, model: str) -> Opened:
         """Raises GraceError if there are no reasons, or not of the index as it is now."""

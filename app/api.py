@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from grace_app.evaluate.evaluations import FIRST, Evaluations, compare, evaluate, read_evaluate
+from grace_app.evaluate.evaluations import Evaluations, compare, evaluate
 from grace_app.evaluate.render import summary_json
+from grace_app.evaluate.view import FIRST, read_evaluate
 from grace_app.explore.search import search
 from grace_app.explore.why import MAX_EDIT, case, row_of
 from grace_app.explore.within import moved_within, rank_within, rows_within

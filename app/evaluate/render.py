@@ -7,7 +7,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from grace_app.corpus.render import duration
-from grace_app.evaluate.evaluations import ALL, Comparison, EvaluateView, Progress, QueryRow
+from grace_app.evaluate.evaluations import Comparison, Progress, QueryRow
+from grace_app.evaluate.view import ALL, EvaluateView
 from grace_app.explore.detail import minus
 from grace_app.explore.results import SIDES, letter, shorten
 from grace_app.mending.links import mend_button

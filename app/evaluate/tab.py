@@ -12,22 +12,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from grace_app.evaluate.evaluations import (
-    ALL,
-    BETWEEN,
-    FIRST,
-    MORE,
-    Comparison,
-    EvaluateView,
-    Evaluations,
-    Progress,
-    compare,
-    evaluate,
-    explore_view,
-    extremes,
-    read_evaluate,
-    splits_of,
-)
+from grace_app.evaluate.evaluations import Comparison, Evaluations, Progress, compare, evaluate, extremes
 from grace_app.evaluate.render import (
     CANVAS,
     picture,
@@ -37,6 +22,7 @@ from grace_app.evaluate.render import (
     render_scores,
     render_trouble,
 )
+from grace_app.evaluate.view import ALL, BETWEEN, FIRST, MORE, EvaluateView, explore_view, read_evaluate, splits_of
 from grace_app.explore import tab as explore
 from grace_app.explore.tab import SAME_TIME, NewestRequest
 from grace_app.gate import runs_model

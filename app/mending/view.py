@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from grace_app.evaluate.evaluations import ALL, FIRST, read_judged, splits_of
+from grace_app.evaluate.view import ALL, FIRST, read_judged, splits_of
 from grace_app.reasons.view import default_model, models_of
 from grace_app.workspace.view import MAX_ID, default_view, short
 from grace_core.errors import GraceError

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cachetools import LRUCache
 
-from grace_app.evaluate.evaluations import FIRST
+from grace_app.evaluate.view import FIRST
 from grace_app.reasons.jobs import ReasonsJob
 from grace_app.reasons.view import ReasonsView
 from grace_app.workspace.state import Workspace

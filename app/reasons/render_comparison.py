@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from grace_app.evaluate.evaluations import FIRST
+from grace_app.evaluate.view import FIRST
 from grace_app.explore.detail import minus
 from grace_app.explore.results import shorten
 from grace_app.page.html import Safe, number, tag

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from cachetools import LRUCache
 
-from grace_app.evaluate.evaluations import splits_of
+from grace_app.evaluate.view import splits_of
 from grace_app.explore.results import render_empty
 from grace_app.gate import runs_model
 from grace_app.reasons.comparisons import Comparisons

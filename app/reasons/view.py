@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from grace_app.evaluate.evaluations import ALL, read_judged, splits_of
+from grace_app.evaluate.view import ALL, read_judged, splits_of
 from grace_app.workspace.view import MAX_QUERY_IN_ADDRESS, check_query, default_view, short
 from grace_core.errors import GraceError
 

@@ -14,7 +14,8 @@ COLUMNS = "&x=tiny-a:rationale&y=tiny-b:rationale"
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory, new_model, sentences):
     """With everything of the collection evaluated beforehand, as a collection is shipped."""
-    from grace_app.evaluate.evaluations import ALL, Evaluations, evaluate, read_evaluate
+    from grace_app.evaluate.evaluations import Evaluations, evaluate
+    from grace_app.evaluate.view import ALL, read_evaluate
     from grace_app.workspace.state import Workspace
 
     world = make_judged(tmp_path_factory.mktemp("judged"), new_model, sentences)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from grace_app.workspace.view import AnyColumn, View, check_query, default_view, short
+from grace_app.workspace.view import AnyColumn, View, check_query, default_view, short, texts_of
 from grace_core.errors import GraceError
 
 if TYPE_CHECKING:
@@ -63,11 +63,7 @@ def read_evaluate(
 
     ``strict`` raises the first problem instead. Raises GraceError if nothing is built.
     """
-    asked = {
-        key: value if isinstance(value, str) else ""
-        for key in ("on", "x", "y", "more", "split", "first", "among")
-        for value in [params.get(key)]
-    }
+    asked = texts_of(params, ("on", "x", "y", "more", "split", "first", "among"))
     problems = []
     start = default_view(workspace, asked["on"])
     if asked["on"] and asked["on"] != start.collection:
@@ -97,7 +93,7 @@ def read_evaluate(
         view = replace(view, first=asked["first"] == str(FIRST))
     else:
         problems.append(f"first is {short(asked['first'])}, expected {FIRST}, or nothing for all queries")
-    if where := asked["among"].replace("\x00", "").strip():
+    if where := asked["among"].strip():
         try:
             workspace.collection(view.collection).mask(where)
             view = replace(view, where=where)

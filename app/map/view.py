@@ -8,11 +8,19 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from grace_app.workspace.view import MAX_ID, MAX_QUERY_IN_ADDRESS, AnyColumn, OtherColumn, check_query, default_view
+from grace_app.workspace.view import (
+    MAX_ID,
+    MAX_QUERY_IN_ADDRESS,
+    AnyColumn,
+    OtherColumn,
+    check_query,
+    default_view,
+    texts_of,
+)
 from grace_core.columns.names import BM25, Single, parse
 from grace_core.errors import GraceError
 
@@ -83,8 +91,7 @@ def read_map(workspace, params: object, *, strict: bool = False) -> tuple[MapVie
 
     ``strict`` raises the first problem instead. Raises GraceError if nothing is built.
     """
-    given = params if isinstance(params, Mapping) else {}
-    asked = {key: given[key].replace("\x00", "") if isinstance(given.get(key), str) else "" for key in KEYS}
+    asked = texts_of(params, KEYS)
     problems: list[str] = []
     default = default_view(workspace, asked["corpus"])
     corpus, chosen = default.collection, {"left": default.a, "right": default.b}

@@ -28,9 +28,9 @@ from grace_app.mending.render import (
     render_sound,
 )
 from grace_app.mending.view import MAX_NOTE, MAX_RATIONALE, MAX_SEED, MendView, read_mend
-from grace_app.reasons.view import models_of
 from grace_app.workspace.answers import server_functions
 from grace_app.workspace.state import Workspace
+from grace_app.workspace.writing_models import models_of
 from grace_core.errors import GraceError
 
 if TYPE_CHECKING:

@@ -5,12 +5,11 @@ Whatever comes from a browser is read here and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from grace_app.evaluate.view import ALL, FIRST, read_judged, splits_of
-from grace_app.reasons.view import default_model, models_of
-from grace_app.workspace.view import MAX_ID, default_view, short
+from grace_app.workspace.view import MAX_ID, short, texts_of
+from grace_app.workspace.writing_models import read_model
 from grace_core.errors import GraceError
 
 KEYS = ("corpus", "model", "judged", "queries", "query", "document")
@@ -54,25 +53,14 @@ def read_mend(workspace, params: object, *, strict: bool = False) -> tuple[MendV
 
     ``strict`` raises the first problem instead. Raises GraceError if nothing is built.
     """
-    given = params if isinstance(params, Mapping) else {}
-    asked = {key: given[key].replace("\x00", "") if isinstance(given.get(key), str) else "" for key in KEYS}
+    asked = texts_of(params, KEYS)
     problems: list[str] = []
-    corpus = default_view(workspace, asked["corpus"]).collection
-    if asked["corpus"] and asked["corpus"] != corpus:
-        there = ", ".join(workspace.collections())
-        problems.append(f"there is no collection {short(asked['corpus'])} here; there are: {there}")
+    corpus, model = read_model(workspace, asked["corpus"], asked["model"], problems)
+    if asked["corpus"] not in ("", corpus):
         asked = dict.fromkeys(KEYS, "")
-    collection, models = workspace.collection(corpus), models_of(workspace, corpus)
-    splits = list(splits_of(collection))
-    view = MendView(corpus, default_model(workspace, corpus, models))
-    if asked["model"] in models:
-        view = replace(view, model=asked["model"])
-    elif asked["model"]:
-        problems.append(
-            f"{corpus} has no model {short(asked['model'])} with rationales; there are: {', '.join(models) or 'none'}"
-        )
-    split, every = read_judged(corpus, splits, asked["judged"], asked["queries"], problems)
-    view = replace(view, split=split, every=every)
+    collection = workspace.collection(corpus)
+    split, every = read_judged(corpus, list(splits_of(collection)), asked["judged"], asked["queries"], problems)
+    view = MendView(corpus, model, split, every)
     if asked["query"] and collection.judgements and asked["query"] in collection.judgements.queries:
         view = replace(view, query=asked["query"])
     elif asked["query"]:

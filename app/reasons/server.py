@@ -18,9 +18,10 @@ from grace_app.reasons.comparisons import Comparisons
 from grace_app.reasons.jobs import ReasonsJob, ReasonsJobs, find_reasons
 from grace_app.reasons.render import Hits, render_hits, render_list, render_reason, render_summary, render_why_none
 from grace_app.reasons.render_comparison import render_comparison, render_offer
-from grace_app.reasons.view import ReasonsView, models_of, read_reasons
+from grace_app.reasons.view import ReasonsView, read_reasons
 from grace_app.workspace.answers import server_functions
 from grace_app.workspace.state import Workspace
+from grace_app.workspace.writing_models import models_of
 from grace_core.errors import GraceError
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ Whatever comes from a browser is read here and nowhere else.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from grace_app.evaluate.view import ALL, read_judged, splits_of
-from grace_app.workspace.view import MAX_QUERY_IN_ADDRESS, check_query, default_view, short
+from grace_app.workspace.view import MAX_QUERY_IN_ADDRESS, check_query, short, texts_of
+from grace_app.workspace.writing_models import models_of, read_model
 from grace_core.errors import GraceError
 
 KEYS = ("corpus", "model", "size", "reason", "ask", "only", "steer", "against", "judged", "queries")
@@ -61,23 +61,11 @@ def read_reasons(workspace, params: object, *, strict: bool = False) -> tuple[Re
     Numbers of reasons are checked where the reasons are known. ``strict`` raises the first problem instead.
     Raises GraceError if nothing is built.
     """
-    given = params if isinstance(params, Mapping) else {}
-    asked = {key: given[key].replace("\x00", "") if isinstance(given.get(key), str) else "" for key in KEYS}
+    asked = texts_of(params, KEYS)
     problems: list[str] = []
-    corpus = default_view(workspace, asked["corpus"]).collection
-    if asked["corpus"] and asked["corpus"] != corpus:
-        problems.append(
-            f"there is no collection {asked['corpus'][:60]!r} here; there are: {', '.join(workspace.collections())}"
-        )
-        asked |= {"model": "", "reason": "", "steer": ""}
-    models = models_of(workspace, corpus)
-    view = ReasonsView(corpus, default_model(workspace, corpus, models))
-    if asked["model"] in models:
-        view = replace(view, model=asked["model"])
-    elif asked["model"]:
-        problems.append(
-            f"{corpus} has no model {asked['model'][:60]!r} with rationales; there are: {', '.join(models) or 'none'}"
-        )
+    corpus, model = read_model(workspace, asked["corpus"], asked["model"], problems)
+    view = ReasonsView(corpus, model)
+    if asked["corpus"] not in ("", corpus) or asked["model"] not in ("", model):
         asked |= {"reason": "", "steer": ""}
     for key in ("size", "reason"):
         if asked[key].isascii() and asked[key].isdigit() and len(asked[key]) < 7:
@@ -94,20 +82,22 @@ def read_reasons(workspace, params: object, *, strict: bool = False) -> tuple[Re
             view = replace(view, steer=read_steer(asked["steer"]))
         except GraceError as error:
             problems.append(str(error))
-    view = _read_comparison(workspace, view, asked, models, problems)
+    view = _read_comparison(workspace, view, asked, problems)
     if strict and problems:
         raise GraceError(problems[0])
     return replace(view, only=asked["only"] == "1" and view.reason is not None), problems
 
 
-def _read_comparison(workspace, view: ReasonsView, asked: dict, models: list[str], problems: list[str]) -> ReasonsView:
+def _read_comparison(workspace, view: ReasonsView, asked: dict, problems: list[str]) -> ReasonsView:
     """``view`` with the model that it is compared with, and over which queries."""
     splits = list(splits_of(workspace.collection(view.corpus)))
-    if asked["against"] in models and asked["against"] != view.model:
+    others = [model for model in models_of(workspace, view.corpus) if model != view.model]
+    if asked["against"] in others:
         view = replace(view, against=asked["against"])
     elif asked["against"]:
-        others = ", ".join(model for model in models if model != view.model)
-        problems.append(f"{view.model} cannot be compared with {short(asked['against'])}; with: {others or 'none'}")
+        problems.append(
+            f"{view.model} cannot be compared with {short(asked['against'])}; with: {', '.join(others) or 'none'}"
+        )
     split, every = read_judged(view.corpus, splits, asked["judged"], asked["queries"], problems)
     return replace(view, split=split, every=every)
 
@@ -117,31 +107,17 @@ def read_steer(text: str) -> tuple[tuple[int, float], ...]:
 
     Raises GraceError if it is nothing like that.
     """
-    found: dict[int, float] = {}
+    strengths: dict[int, float] = {}
     for part in text[:400].split(",")[: STEERED + 1]:
         number, _, strength = part.partition(":")
         try:
-            found[int(number)] = round(float(strength), 3)
+            strengths[int(number)] = round(float(strength), 3)
         except (ValueError, OverflowError):
             raise GraceError(f"steer is {text[:60]!r}, expected reasons with strengths, such as 3:0.5,7:-1") from None
-    if len(found) > STEERED or any(
-        number < 0 or not math.isfinite(value) or abs(value) > STRONGEST for number, value in found.items()
+    if len(strengths) > STEERED or any(
+        number < 0 or not math.isfinite(value) or abs(value) > STRONGEST for number, value in strengths.items()
     ):
         raise GraceError(
             f"steer is {text[:60]!r}, expected at most {STEERED} reasons with strengths from -{STRONGEST:g} to {STRONGEST:g}"
         )
-    return tuple((number, value) for number, value in found.items() if value)
-
-
-def models_of(workspace, corpus: str) -> list[str]:
-    """The models of a collection that wrote rationales."""
-    return [column.model for column in workspace.columns(corpus) if column.rationale]
-
-
-def default_model(workspace, corpus: str, models: list[str]) -> str:
-    """A model whose reasons are there already, else the one of the second column of Explore, or "" if none writes."""
-    folder = workspace.collection(corpus).folder
-    there = [model for model in models if (folder / model / "reasons.json").is_file()]
-    preferred = default_view(workspace, corpus).b.model
-    ranked = sorted(models, key=lambda model: (model not in there, model != preferred))
-    return ranked[0] if ranked else ""
+    return tuple((number, value) for number, value in strengths.items() if value)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from grace_core.errors import GraceError
@@ -315,6 +315,12 @@ def revalidated(view: TrainingView, names: list[str]) -> TrainingView:
 
 def _plain(value: object) -> str:
     return value.replace("\x00", "") if isinstance(value, str) else str(value) if isinstance(value, int) else ""
+
+
+def texts_of(params: object, keys: Iterable[str]) -> dict[str, str]:
+    """What ``params`` give for each of ``keys``; "" where that is no text."""
+    given = params if isinstance(params, Mapping) else {}
+    return {key: given[key].replace("\x00", "") if isinstance(given.get(key), str) else "" for key in keys}
 
 
 def short(value: str) -> str:

@@ -20,13 +20,12 @@ let there = false,
 
 const sync = () => {
   if (there && (data.keep || !data.view || !data.view.tab)) return;
-  const address = new URLSearchParams(location.search);
-  KEYS.forEach((key) => {
-    if (there || key !== 'tab' || address.get('tab') === 'evaluate') address.delete(key);
+  changeAddress((address) => {
+    KEYS.forEach((key) => {
+      if (there || key !== 'tab' || address.get('tab') === 'evaluate') address.delete(key);
+    });
+    if (there) Object.entries(data.view).forEach(([key, value]) => address.set(key, value));
   });
-  if (there) Object.entries(data.view).forEach(([key, value]) => address.set(key, value));
-  const query = address.toString();
-  history.replaceState(history.state, '', location.pathname + (query ? '?' + query : ''));
 };
 
 const figure = make('figure', 'g-chart g-eval-figure'),

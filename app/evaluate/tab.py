@@ -139,7 +139,7 @@ def build(shell: Shell) -> EvaluateTab:
         job = html(js="page/actions", elem_id="g-eval-job")
         with gr.Column(elem_classes="g-eval-top"):
             drawn = html(
-                js="page/elements page/shown evaluate/evaluate",
+                js="page/elements page/address page/shown evaluate/evaluate",
                 elem_id="g-eval-picture",
                 value="{}",
                 html_template=CANVAS,

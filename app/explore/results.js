@@ -1,7 +1,6 @@
 // The results: opening a hit, lighting up its twin, and keeping the address in step with what is shown.
 // One address for the page: results tell the search, the opened document adds itself.
 const KEYS = ['collection', 'a', 'b', 'k', 'q', 'where', 'by', 'doc', 'why', 'vs', 'whatif'];
-const LONGEST = 2000;
 
 window.graceSync = () => {
   const root = document.querySelector('.g-results');
@@ -12,9 +11,9 @@ window.graceSync = () => {
   } catch {
     return;
   }
-  const address = new URLSearchParams(location.search);
-  KEYS.forEach((key) => address.delete(key));
-  if (view.q && [...view.q, ...(view.where || '')].length <= LONGEST) {
+  changeAddress((address) => {
+    KEYS.forEach((key) => address.delete(key));
+    if (!view.q || [...view.q, ...(view.where || '')].length > LONGEST) return;
     KEYS.forEach((key) => {
       if (view[key]) address.set(key, view[key]);
     });
@@ -23,9 +22,7 @@ window.graceSync = () => {
       ['doc', 'why', 'vs', 'whatif'].forEach((key) => {
         if (open.dataset[key]) address.set(key, open.dataset[key]);
       });
-  }
-  const query = address.toString();
-  history.replaceState(history.state, '', location.pathname + (query ? '?' + query : ''));
+  });
 };
 
 const follow = () => {

@@ -214,7 +214,7 @@ def build(shell: Shell) -> ExploreTab:
             by = gr.Radio(RANKS_BY, value="best", label="A document ranks by", elem_id="g-by", visible=False)
             facets = html(js="explore/facets", elem_id="g-facets")
             examples = html(js="page/examples", elem_id="g-examples")
-            results = html(js="page/shown explore/results", elem_id="g-results")
+            results = html(js="page/address page/shown explore/results", elem_id="g-results")
             export.build(shell.workspace)
             note = html(elem_id="g-note")
         detail = html(js=SCRIPTS, elem_id="g-detail", server_functions=answers(shell.workspace))

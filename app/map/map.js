@@ -1,21 +1,4 @@
 // The Map tab as a whole: opening it, its controls, keys, theme and size.
-const choices = (name, options, chosen) => {
-  const box = root.querySelector(`select[data-set=${name}]`),
-    groups = new Map();
-  box.replaceChildren();
-  options.forEach(({ id, label, group, disabled }) => {
-    const option = make('option', '', label);
-    Object.assign(option, { value: id, disabled: Boolean(disabled) });
-    if (group && !groups.has(group)) {
-      groups.set(group, make('optgroup'));
-      groups.get(group).label = group;
-      box.append(groups.get(group));
-    }
-    (group ? groups.get(group) : box).append(option);
-  });
-  box.value = chosen;
-};
-
 // A view is asked for, and shown as far as the server has it.
 const load = async (asked, { keep = false } = {}) => {
   forget();
@@ -50,11 +33,7 @@ const load = async (asked, { keep = false } = {}) => {
   tool('glide').hidden = data.one;
   tool('names').hidden = !data.sides.some(({ regions }) => regions.length);
   root.querySelector('.g-map-selection').hidden = true;
-  choices(
-    'corpus',
-    data.corpora.map((id) => ({ id, label: id })),
-    view.corpus,
-  );
+  choices('corpus', data.corpora, view.corpus);
   ['left', 'right'].forEach((side) => choices(side, data.columns, view[side]));
   choices('colour', data.colours, view.colour);
   part('star').value = view.star;
@@ -195,19 +174,13 @@ const request = () => {
   window.graceMap = null;
   return wish;
 };
-const address = () => {
-  const asked = new URLSearchParams(location.search);
-  return asked.get('tab') === 'map'
-    ? Object.fromEntries(KEYS.map((key) => [key, asked.get(key) || '']))
-    : null;
-};
 let begun = false;
 const arrive = () => {
   const now = element.getClientRects().length > 0;
   if (now !== there) {
     there = now;
     if (there) {
-      const asked = request() || (begun ? null : address() || {});
+      const asked = request() || (begun ? null : viewInAddress('map', KEYS));
       begun = true;
       if (asked) load(asked);
       else {

@@ -2,9 +2,7 @@
 // square from 0 to 1.
 const KEYS = ['corpus', 'left', 'right', 'colour', 'point', 'star', 'find', 'zoom'];
 const SIDES = ['left', 'right'];
-const LONGEST = 2000; // characters of a query in the address
 const root = element.querySelector('.g-map');
-const part = (name) => root.querySelector(`[data-part="${name}"]`);
 const tool = (name) => root.querySelector(`[data-do="${name}"]`);
 
 const view = {}; // what is shown, as the address holds it
@@ -67,15 +65,5 @@ const about = async (row) => {
 // The address, while the tab is there.
 let there = false;
 const sync = () => {
-  if (there && !data) return;
-  const address = new URLSearchParams(location.search);
-  ['tab', ...KEYS].forEach((key) => address.delete(key));
-  if (there) {
-    address.set('tab', 'map');
-    KEYS.forEach((key) => {
-      if (view[key] && view[key].length <= LONGEST) address.set(key, view[key]);
-    });
-  }
-  const query = address.toString();
-  history.replaceState(history.state, '', location.pathname + (query ? '?' + query : ''));
+  if (!there || data) putInAddress('map', KEYS, there ? view : null);
 };

@@ -7,11 +7,6 @@ const press = (label, kind, pressed) => {
   made.addEventListener('click', pressed);
   return made;
 };
-// What comes as HTML was escaped by app/page/html.py, which makes all the app's markup.
-const fill = (box, html) => {
-  box.innerHTML = html;
-};
-
 const number = (value) =>
   Math.abs(value) >= 1e5 ? value.toLocaleString('en') : String(Number(value.toPrecision(4)));
 const showKinds = () =>
@@ -244,28 +239,17 @@ const showJob = (told) => {
   const working = told && told.state === 'working';
   job.replaceChildren();
   if (working) {
-    const bar = make('div', 'g-progress'),
-      share = told.total ? told.done / told.total : 0,
-      inner = make('div', 'g-progress-fill');
-    inner.style.width = `${Math.round(100 * share)}%`;
-    bar.append(inner);
-    const head = make('div', 'g-job-head');
+    const share = told.total ? told.done / told.total : 0;
     const cancel = press('Cancel', 'g-button', () => {
       cancel.disabled = true;
       ask('map_cancel');
     });
     cancel.disabled = told.stopping;
-    head.append(
-      make(
-        'span',
-        '',
-        `Computing ${told.columns.length === 1 ? 'the map' : `${told.columns.length} maps, aligned,`} ` +
-          `with UMAP: ${told.columns.join(', ')} · ${Math.round(100 * share)} % · ` +
-          `${Math.round(told.seconds)} s`,
-      ),
-      cancel,
-    );
-    job.append(head, bar);
+    const line =
+      `Computing ${told.columns.length === 1 ? 'the map' : `${told.columns.length} maps, aligned,`} ` +
+      `with UMAP: ${told.columns.join(', ')} · ${Math.round(100 * share)} % · ` +
+      `${Math.round(told.seconds)} s`;
+    job.append(...progressLines(line, cancel, share));
     return;
   }
   if (!data) return;

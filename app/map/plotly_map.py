@@ -21,7 +21,9 @@ from grace_app.explore.results import letter
 from grace_app.page.html import Safe, join, tag
 from grace_app.page.scripts import html
 
-SCRIPTS = "page/elements page/ask map/map_data map/map_draw map/map_overlay map/map_panel map/map"
+SCRIPTS = (
+    "page/elements page/ask page/address page/parts map/map_data map/map_draw map/map_overlay map/map_panel map/map"
+)
 MODES = {"pan": "Move", "lasso": "Lasso", "select": "Box"}
 WORDS = (
     "Documents that stand together are mostly near each other for the model, too. How far apart two groups stand, how large or dense one "

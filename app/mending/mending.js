@@ -2,7 +2,6 @@
 // shown stands in `view`, as the address holds it; the server checks it anew with every question.
 const KEYS = ['corpus', 'model', 'judged', 'queries', 'query', 'document'];
 const root = element.querySelector('.g-mend');
-const part = (name) => root.querySelector(`[data-part="${name}"]`);
 const jobBox = root.querySelector('.g-mend-job');
 
 const view = {};
@@ -15,35 +14,7 @@ let there = false,
 
 const complain = (...messages) => errorsIn(root.querySelector('.g-mend-banner'), messages);
 const { ask, forget } = questions((other = view) => ({ view: { ...other } }), complain);
-// what the server made of texts with its own `tag`, which escapes
-const fill = (name, html) => {
-  part(name).innerHTML = html;
-};
-
-const sync = () => {
-  const address = new URLSearchParams(location.search);
-  if (!there && address.get('tab') !== 'mend') return;
-  ['tab', ...KEYS].forEach((key) => address.delete(key));
-  if (there) {
-    address.set('tab', 'mend');
-    KEYS.forEach((key) => view[key] && address.set(key, view[key]));
-  }
-  const query = address.toString();
-  history.replaceState(history.state, '', location.pathname + (query ? '?' + query : ''));
-};
-
-const choices = (name, options, chosen) => {
-  const box = root.querySelector(`select[data-set=${name}]`);
-  box.replaceChildren(
-    ...options.map(([value, label]) => {
-      const option = make('option', '', label);
-      option.value = value;
-      return option;
-    }),
-  );
-  box.value = chosen;
-  box.disabled = !options.length;
-};
+const sync = () => putInAddress('mend', KEYS, there ? view : null);
 
 const which = () => [view.corpus, view.model, view.judged, view.queries].join('\n');
 // The judged queries are encoded a few at a time; what waits for them goes on if all were. Several may wait for one reading.
@@ -74,24 +45,17 @@ const stopReading = () => {
   jobBox.replaceChildren();
 };
 const showReading = ({ done, total }) => {
-  const bar = make('div', 'g-progress'),
-    full = make('div', 'g-progress-fill'),
-    head = make('div', 'g-job-head'),
-    stop = make('button', 'g-button', 'Stop');
-  full.style.width = `${(100 * done) / total}%`;
-  bar.append(full);
-  stop.type = 'button';
+  const stop = make('button', 'g-button', 'Stop');
   stop.dataset.do = 'stop';
   const count = `${done.toLocaleString('en')} of ${total.toLocaleString('en')}`;
-  head.append(make('span', '', `Reading the judged queries: ${count}`), stop);
-  jobBox.replaceChildren(head, bar);
+  jobBox.replaceChildren(...progressLines(`Reading the judged queries: ${count}`, stop, done / total));
 };
 
 const working = (name, text) => part(name).replaceChildren(make('p', 'g-working', text));
 // What a question answers, in its place; nothing stands there if it is an error.
 const put = async (name, question, what = {}) => {
   const answer = await ask(question, what);
-  if (answer || !part(name).querySelector('section')) fill(name, answer ? answer.html : '');
+  if (answer || !part(name).querySelector('section')) fill(part(name), answer ? answer.html : '');
   return answer;
 };
 
@@ -106,7 +70,7 @@ const findFailing = async () => {
 const showQuery = async () => {
   press();
   root.querySelector('[data-do=explore]').hidden = !view.query;
-  fill('query', '');
+  fill(part('query'), '');
   if (!view.query || !(await encoded())) return;
   working('query', 'Asking why it fails …');
   await put('query', 'mend_query');
@@ -114,8 +78,8 @@ const showQuery = async () => {
 const showDocument = async () => {
   forget('mend_try');
   token = '';
-  fill('replay', '');
-  if (!view.document) fill('document', '');
+  fill(part('replay'), '');
+  if (!view.document) fill(part('document'), '');
   else await put('document', 'mend_document');
 };
 const openQuery = (query) => {
@@ -138,7 +102,7 @@ const tryOut = async (what) => {
   if (!(await encoded())) return;
   working('replay', 'Encoding the document and replaying all judged queries …');
   const answer = await put('replay', 'mend_try', what);
-  if (!answer) fill('replay', '');
+  if (!answer) fill(part('replay'), '');
   else ({ token } = answer);
 };
 const tries = {
@@ -169,31 +133,17 @@ const load = async (wanted) => {
   data = answer;
   complain(...answer.problems);
   root.classList.toggle('g-mend-none', Boolean(answer.refusal));
-  const plain = (names) => (names || []).map((name) => [name, name]);
-  choices('corpus', plain(answer.corpora), view.corpus);
-  choices('model', plain(answer.models), view.model);
-  const splits = Object.entries(answer.splits || {});
-  choices(
-    'judged',
-    splits.map(([name, count]) => [name, `${name} · ${count.toLocaleString('en')}`]),
-    view.judged,
-  );
-  choices(
-    'queries',
-    splits.length
-      ? [
-          ['', '100 at random'],
-          ['all', 'all'],
-        ]
-      : [],
-    view.queries,
-  );
-  fill('history', answer.history);
-  fill('none', answer.html);
+  choices('corpus', answer.corpora || [], view.corpus);
+  choices('model', answer.models || [], view.model);
+  const splits = splitChoices(answer.splits || {});
+  choices('judged', splits, view.judged);
+  choices('queries', splits.length ? HOW_MANY : [], view.queries);
+  fill(part('history'), answer.history);
+  fill(part('none'), answer.html);
   if (typeof answer.refusal === 'string' && answer.refusal)
     part('none').append(make('p', 'g-note', answer.refusal));
-  if (before !== which()) fill('failing', '');
-  ['query', 'document', 'replay'].forEach((name) => fill(name, ''));
+  if (before !== which()) fill(part('failing'), '');
+  ['query', 'document', 'replay'].forEach((name) => fill(part(name), ''));
   sync();
   if (answer.refusal) return;
   const all = [showDocument(), showQuery()];
@@ -240,18 +190,12 @@ root.addEventListener('click', async (event) => {
   }
 });
 
-const address = () => {
-  const found = new URLSearchParams(location.search);
-  return found.get('tab') === 'mend'
-    ? Object.fromEntries(KEYS.map((key) => [key, found.get(key) || '']))
-    : {};
-};
 new ResizeObserver(() => {
   const now = element.getClientRects().length > 0;
   if (now === there) return;
   there = now;
   if (there && (window.graceMend || !begun)) {
-    load(window.graceMend || address());
+    load(window.graceMend || viewInAddress('mend', KEYS));
     window.graceMend = null; // what a click of link.js asked for
     begun = true;
   } else sync();

@@ -38,7 +38,7 @@ def build(shell: Shell) -> MendTab:
     server = MendServer(shell.workspace)
     with gr.Tab("Mend", id="mend"), gr.Column(elem_classes="g-page"):
         component = html(
-            js="page/elements page/ask mending/mending",
+            js="page/elements page/ask page/address page/parts mending/mending",
             elem_id="g-mend",
             value="",
             html_template=str(frame()),

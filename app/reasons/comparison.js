@@ -6,17 +6,12 @@ const offerComparisons = () => {
   const others = data.models.filter((model) => model !== view.model);
   choices(
     'against',
-    [['', others.length ? 'no other model' : 'there is no other model'], ...others],
+    [{ id: '', label: others.length ? 'no other model' : 'there is no other model' }, ...others],
     view.against,
   );
-  const splits = Object.entries(data.splits);
-  const names = splits.map(([name, count]) => [name, `${name} · ${count.toLocaleString('en')}`]);
-  choices('judged', names, view.judged || (splits.length ? splits[0][0] : ''));
-  choices(
-    'queries',
-    ['', 'all'].map((value) => [value, value || '100 at random']),
-    view.queries,
-  );
+  const splits = splitChoices(data.splits);
+  choices('judged', splits, view.judged || (splits.length ? splits[0].id : ''));
+  choices('queries', HOW_MANY, view.queries);
   ['judged', 'queries'].forEach((name) => {
     root.querySelector(`select[data-set=${name}]`).disabled = !view.against || !splits.length;
   });
@@ -27,14 +22,14 @@ const compare = async () => {
   versus.hidden = !view.against;
   if (!view.against) {
     forget('reasons_compare');
-    fill('comparison', '');
+    fill(part('comparison'), '');
     return;
   }
   versus.dataset.busy = '';
   const answer = await ask('reasons_compare');
   delete versus.dataset.busy;
   if (!answer) return;
-  fill('comparison', answer.html);
+  fill(part('comparison'), answer.html);
   versus.querySelector('[data-do=compare]').hidden = !answer.offer;
 };
 

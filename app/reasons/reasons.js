@@ -1,9 +1,7 @@
 // The Reasons tab: its list, an opened reason, and a query split and steered. What is shown stands in `view`, as
 // the address holds it; the server checks it anew with every question.
 const KEYS = ['corpus', 'model', 'size', 'reason', 'ask', 'only', 'steer', 'against', 'judged', 'queries'];
-const LONGEST = 2000; // characters of a query in the address
 const root = element.querySelector('.g-reasons');
-const part = (name) => root.querySelector(`[data-part="${name}"]`);
 const opened = root.querySelector('.g-reasons-opened');
 const jobBox = root.querySelector('.g-reasons-job');
 
@@ -19,39 +17,7 @@ const { ask, forget } = questions((asked = view) => ({ view: { ...asked } }), co
 const say = (text) => {
   part('spoken').textContent = text;
 };
-// what the server made of texts with its own `tag`, which escapes
-const fill = (name, html) => {
-  part(name).innerHTML = html;
-};
-
-const sync = () => {
-  const address = new URLSearchParams(location.search);
-  if (!there && address.get('tab') !== 'reasons') return;
-  ['tab', ...KEYS].forEach((key) => address.delete(key));
-  if (there) {
-    address.set('tab', 'reasons');
-    KEYS.forEach((key) => {
-      if (view[key] && view[key].length <= LONGEST) address.set(key, view[key]);
-    });
-  }
-  const query = address.toString();
-  history.replaceState(history.state, '', location.pathname + (query ? '?' + query : ''));
-};
-
-// Options are values, or pairs of a value and what it is called.
-const choices = (name, options, chosen) => {
-  const box = root.querySelector(`select[data-set=${name}]`);
-  box.replaceChildren(
-    ...options.map((one) => {
-      const [value, label] = Array.isArray(one) ? one : [one, one];
-      const option = make('option', '', String(label));
-      option.value = value;
-      return option;
-    }),
-  );
-  box.value = chosen;
-  box.disabled = !options.length;
-};
+const sync = () => putInAddress('reasons', KEYS, there ? view : null);
 
 // Strengths by reason, "3:0.5,7:-1" in the address.
 const strengths = () =>
@@ -91,7 +57,7 @@ const split = async () => {
   if (!data) return;
   if (!view.ask) {
     forget('reasons_ask');
-    fill('hits', '');
+    fill(part('hits'), '');
     return;
   }
   part('hits').dataset.busy = '';
@@ -102,7 +68,7 @@ const split = async () => {
     document.activeElement &&
     part('hits').contains(document.activeElement) &&
     document.activeElement.dataset.reason;
-  fill('hits', told.html);
+  fill(part('hits'), told.html);
   press();
   if (at) {
     const again = part('hits').querySelector(`.g-split-row[data-reason="${at}"]`);
@@ -132,11 +98,11 @@ const open = async (reason, from = null) => {
   part('only').checked = view.only === '1';
   showStrength();
   opened.hidden = false;
-  fill('reason', '');
+  fill(part('reason'), '');
   if (view.ask) split();
   const told = await ask('reasons_reason');
   if (!told) return;
-  fill('reason', told.html);
+  fill(part('reason'), told.html);
   if (from) {
     part('name').focus({ preventScroll: true });
     if (opened.getBoundingClientRect().top < 0) opened.scrollIntoView({ block: 'start' });
@@ -158,13 +124,8 @@ const find = () => {
 const showJob = (job) => {
   jobBox.replaceChildren();
   if (job && job.state === 'working') {
-    const bar = make('div', 'g-progress'),
-      done = make('div', 'g-progress-fill'),
-      share = job.total ? job.done / job.total : 0;
-    done.style.width = `${100 * share}%`;
-    bar.append(done);
     const stop = make('button', 'g-button', job.stopping ? 'Stopping …' : 'Stop');
-    Object.assign(stop, { type: 'button', disabled: job.stopping });
+    stop.disabled = job.stopping;
     stop.dataset.do = 'stop';
     const left = job.left === null || job.left === undefined ? '' : ` · about ${job.left} s left`,
       of = `${job.done.toLocaleString('en')} of ${job.total.toLocaleString('en')}`,
@@ -177,9 +138,8 @@ const showJob = (job) => {
       doing = job.against
         ? `Comparing ${job.model} with ${job.against} over ${job.corpus}`
         : `Finding the reasons of ${job.model} over ${job.corpus}`;
-    const head = make('div', 'g-job-head');
-    head.append(make('span', '', `${doing}: ${what} · ${Math.round(job.seconds)} s${left}`), stop);
-    jobBox.append(head, bar);
+    const line = `${doing}: ${what} · ${Math.round(job.seconds)} s${left}`;
+    jobBox.append(...progressLines(line, stop, job.total ? job.done / job.total : 0));
     return;
   }
   const mine = job && job.corpus === view.corpus && job.model === view.model;
@@ -220,10 +180,10 @@ const load = async (asked) => {
   root.toggleAttribute('data-offer', Boolean(told.offer));
   root.toggleAttribute('data-nothing', !told.corpora);
   opened.hidden = true;
-  fill('hits', '');
-  fill('none', data ? '' : told.html);
-  fill('list', data ? data.list : '');
-  fill('summary', data ? data.summary : '');
+  fill(part('hits'), '');
+  fill(part('none'), data ? '' : told.html);
+  fill(part('list'), data ? data.list : '');
+  fill(part('summary'), data ? data.summary : '');
   choices('corpus', told.corpora || [], view.corpus);
   choices('model', told.models || [], view.model);
   choices('size', data ? data.sizes : [], view.size);
@@ -298,19 +258,13 @@ document.addEventListener('keydown', (event) => {
   if (event.key === 'Escape' && there && data && view.reason && !event.defaultPrevented) open('');
 });
 
-const address = () => {
-  const asked = new URLSearchParams(location.search);
-  return asked.get('tab') === 'reasons'
-    ? Object.fromEntries(KEYS.map((key) => [key, asked.get(key) || '']))
-    : {};
-};
 new ResizeObserver(() => {
   const now = element.getClientRects().length > 0;
   if (now === there) return;
   there = now;
   if (there && !begun) {
     begun = true;
-    load(address());
+    load(viewInAddress('reasons', KEYS));
   } else if (there) {
     sync();
     ask('reasons_progress').then(

@@ -40,7 +40,7 @@ def build(shell: Shell) -> ReasonsTab:
     server = ReasonsServer(shell.workspace)
     with gr.Tab("Reasons", id="reasons"), gr.Column(elem_classes="g-page"):
         component = html(
-            js="page/elements page/ask reasons/reasons reasons/comparison",
+            js="page/elements page/ask page/address page/parts reasons/reasons reasons/comparison",
             elem_id="g-reasons",
             value="",
             html_template=str(frame()),

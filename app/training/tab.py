@@ -57,7 +57,7 @@ def build(shell: Shell) -> TrainingTab:
     """Lays out the tab and connects its events."""
     with gr.Tab("Training", id="training"):
         with gr.Column(elem_classes="g-page"):
-            overview = html(js="page/shown training/training", elem_id="g-runs")
+            overview = html(js="page/address page/shown training/training", elem_id="g-runs")
             charts = html(js="page/elements training/curves", elem_id="g-curves", value="{}", html_template=CANVAS)
             probes = html(js="page/choices", elem_id="g-probes")
         view, seen = gr.State(None), gr.State(None)

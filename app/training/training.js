@@ -6,14 +6,13 @@ let visible = false;
 const sync = () => {
   const root = element.querySelector('.g-training');
   if (visible && (!root || root.hasAttribute('data-keep'))) return;
-  const address = new URLSearchParams(location.search);
-  KEYS.forEach((key) => address.delete(key));
-  if (visible)
-    Object.entries(JSON.parse(root.dataset.view)).forEach(([key, value]) => {
-      if (value) address.set(key, value);
-    });
-  const query = address.toString();
-  history.replaceState(history.state, '', location.pathname + (query ? '?' + query : ''));
+  changeAddress((address) => {
+    KEYS.forEach((key) => address.delete(key));
+    if (visible)
+      Object.entries(JSON.parse(root.dataset.view)).forEach(([key, value]) => {
+        if (value) address.set(key, value);
+      });
+  });
 };
 let drawn = false;
 watch('value', () =>

@@ -12,8 +12,9 @@ from __future__ import annotations
 import torch
 
 from grace_benchmarks.rounds import demo_passages, median_seconds
-from grace_core.explain import explain, token_states
+from grace_core.explain import explain
 from grace_core.model import GraceModel
+from grace_core.token_states import token_states
 from grace_study.corpus import beir
 
 

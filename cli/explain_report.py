@@ -12,10 +12,11 @@ from grace_core.columns.documents import is_split, place
 from grace_core.columns.listing import is_model, read_name
 from grace_core.columns.names import Single
 from grace_core.errors import GraceError
-from grace_core.explain import Difference, Explainer, Sentence, difference, listed
+from grace_core.explain import Difference, Explainer, difference, listed
 from grace_core.index import GraceIndex
 from grace_core.pooling import PARTS, RATIONALE, TEXT, Pooling
 from grace_core.ranking import rank
+from grace_core.token_states import Sentence
 
 SHOWN = 100  # characters of a sentence on a line
 

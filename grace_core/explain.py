@@ -23,15 +23,13 @@ Hidden states share a large common direction, so that raw contributions are flat
 
 What is not exact is what people read into it: a contribution belongs to a position in its context, not to the
 word that stands there, and a share of the rationale is bookkeeping, not a cause. What a rationale causes is
-found by changing it: :func:`what_if`, :func:`leave_one_out`.
+found by changing it: :mod:`grace_core.what_if`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from itertools import pairwise
+from dataclasses import dataclass
 from threading import Lock
 
 import numpy as np
@@ -41,16 +39,9 @@ from grace_core.geometry import RAW, Geometry, Role, Sums
 from grace_core.index import GraceIndex
 from grace_core.model import GraceModel
 from grace_core.notebook import explanation_html
-from grace_core.pooling import PARTS, RATIONALE, TEMPLATE, TEXT, Pooling
-from grace_core.ranking import dots
-from grace_core.text_stream import read_pieces
-from grace_core.texts import as_list, as_texts
-
-# other scripts' marks end a sentence with or without white space behind them
-SENTENCE_END = re.compile(
-    r"(?<=[.!?…])[\"'”’)\]]*\s+(?=\S)|(?<=[。！？｡．।॥؟۔։።])[\"'”’」』）)\]]*\s*(?=[^\s。！？｡．।॥؟۔։።\"'”’」』）)\]])"
-    r"|\n+|(?<=<think>)\s*|\s*(?=</think>)|(?<=</think>)\s*"
-)
+from grace_core.pooling import PARTS, RATIONALE, Pooling
+from grace_core.token_states import Sentence, TokenStates, token_states
+from grace_core.what_if import WhatIf, leave_one_out, moved_to, what_if
 
 
 def score_blocks(
@@ -63,88 +54,6 @@ def score_blocks(
     """
     (asked,) = geometry.parts(*query, pooling, Role.QUERY)
     return np.einsum("pd,nqd->npq", asked, geometry.parts(*documents, pooling, Role.DOCUMENT))
-
-
-@dataclass(frozen=True)
-class Sentence:
-    """Tokens ``begin`` to ``end`` of a text's pooled tokens. The template is one sentence of its own."""
-
-    part: int
-    text: str
-    begin: int
-    end: int
-
-
-@dataclass(frozen=True)
-class TokenStates:
-    """The pooled tokens of one text with its rationale: states ``(t, d)`` fp32, the part of each, what each
-    reads, and their sentences.
-
-    A token that ends in the middle of a character reads as nothing, and the one that completes it as the
-    whole character.
-    """
-
-    states: np.ndarray
-    parts: np.ndarray
-    pieces: list[str]
-    sentences: list[Sentence]
-    unit: np.ndarray | None = None  # (t, d) fp64: what each token adds to the unit vector, set by :meth:`within`
-
-    def within(self, geometry: Geometry, pooling: Pooling, role: str) -> TokenStates:
-        """The tokens that ``pooling`` pools, with what each adds to the vector of the text in this role."""
-        pooled = geometry.pooled_parts(pooling)
-        number = int(np.isin(self.parts, pooled).sum())  # the parts that are left out stand last
-        kept = [sentence for sentence in self.sentences if sentence.part in pooled]
-        unit = geometry.tokens(self.states[:number], self.parts[:number], pooling, role)
-        return TokenStates(self.states[:number], self.parts[:number], self.pieces[:number], kept, unit)
-
-    def by_sentence(self) -> np.ndarray:
-        """:attr:`unit` summed over each sentence, ``(s, d)``."""
-        return np.stack([self.unit[sentence.begin : sentence.end].sum(axis=0) for sentence in self.sentences])
-
-
-def token_states(
-    model: GraceModel, texts: Sequence[str], rationale_ids: Sequence[Sequence[int]], *, batch_size: int = 32, **settings
-) -> list[TokenStates]:
-    """States of every pooled token of ``texts`` with the given rationales, by one forward pass a batch.
-
-    Settings as for represent.
-    """
-    texts, forced = as_texts(texts), [list(ids) for ids in as_list(rationale_ids, "rationales", of="token ids")]
-    prompts, batches = model.with_rationales(texts, forced, batch_size=batch_size, **settings)
-    found: list[TokenStates | None] = [None] * len(texts)
-    for batch in batches:
-        for i, states in zip(
-            batch, model.engine.states([prompts[i] for i in batch], [forced[i] for i in batch]), strict=True
-        ):
-            prompt = prompts[i]
-            spans = (prompt.ids[prompt.start : prompt.stop], prompt.ids[prompt.stop :], forced[i])
-            pieces, sentences, parts = [], [], []
-            for part, ids in zip((TEXT, TEMPLATE, RATIONALE), spans, strict=True):
-                read = read_pieces(model.tokenizer, ids)
-                whole = [(0, len(read))] if part == TEMPLATE else split_sentences(read)
-                sentences += [
-                    Sentence(part, "".join(read[a:b]).strip(), len(pieces) + a, len(pieces) + b)
-                    for a, b in whole
-                    if b > a
-                ]
-                pieces += read
-                parts += [part] * len(ids)
-            found[i] = TokenStates(states, np.array(parts), pieces, sentences)
-    return found
-
-
-def split_sentences(pieces: Sequence[str]) -> list[tuple[int, int]]:
-    """Token ranges of the sentences in ``"".join(pieces)``.
-
-    A token across a border belongs to the sentence that its last letter is in.
-    """
-    text = "".join(pieces)
-    starts = [0, *(match.end() for match in SENTENCE_END.finditer(text) if match.end() < len(text))]
-    ends = np.cumsum([len(piece) for piece in pieces])
-    owner = np.searchsorted(starts, np.maximum(ends - 1, 0), side="right") - 1
-    borders = [0, *(np.flatnonzero(np.diff(owner)) + 1).tolist(), len(pieces)]
-    return [(a, b) for a, b in pairwise(borders) if b > a]
 
 
 @dataclass(frozen=True)
@@ -314,126 +223,6 @@ def relative_to_corpus(query: np.ndarray, document: TokenStates, mean: np.ndarra
     return (document.unit - share) @ query.astype(np.float64)
 
 
-@dataclass(frozen=True)
-class WhatIf:
-    """A document with another text or rationale: its new score and rank, and who passed whom (ids of the ranking).
-
-    ``text_truncated`` tells that its text did not fit into the prompt and lost its end.
-    """
-
-    rationale: str
-    score: float
-    rank: int
-    old_score: float
-    old_rank: int
-    passed: list[str]  # documents that it now stands above
-    passed_by: list[str]
-    text_truncated: bool
-
-    def as_dict(self) -> dict:
-        return asdict(self)
-
-
-def what_if(
-    model: GraceModel,
-    query: np.ndarray,
-    vectors: np.ndarray,
-    ids: Sequence[str],
-    row: int,
-    *,
-    text: str,
-    rationale: str | Sequence[int],
-    pooling: Pooling = Pooling.FULL,
-    geometry: Geometry = RAW,
-    **settings,
-) -> WhatIf:
-    """Encode document ``row`` again with ``text`` and ``rationale`` (forced, not generated), and rank it anew
-    among ``vectors`` ``(n, d)``.
-
-    ``query`` is the query's embedding ``(d,)``. Unchanged token ids give the unchanged score, up to the
-    rounding of another batch. Raises GraceError for an empty text, and for a rationale longer than a text or
-    a rationale of this model may be.
-    """
-    if not text.strip():
-        raise GraceError("the edited text is empty, and an empty text has no embedding; leave at least a word")
-    forced = rationale_tokens(model, rationale) if isinstance(rationale, str) else list(rationale)
-    longest = max(model.settings.max_new_tokens, model.settings.max_prompt_tokens)
-    if len(forced) > longest:
-        raise GraceError(
-            f"the edited rationale has {len(forced)} tokens, {model.name} takes at most {longest}; shorten it"
-        )
-    made = model.represent_given([text], [forced], **settings)
-    written = rationale if isinstance(rationale, str) else made.rationales[0]
-    vector = geometry.vectors(made.sums, made.counts, pooling, Role.DOCUMENT)[0]
-    return _moved(
-        dots(vectors, query), ids, row, float(dots(vector[None], query)[0]), written, bool(made.text_truncated[0])
-    )
-
-
-def _moved(scores: np.ndarray, ids: Sequence[str], row: int, new: float, rationale: str, cut: bool) -> WhatIf:
-    """Document ``row`` with the score ``new`` among the old ``scores`` ``(n,)``; of equal ones the earlier
-    row stands above.
-    """
-    scores = scores.astype(np.float64)
-    old, earlier = float(scores[row]), np.arange(len(scores)) < row
-    above_before, above_now = (np.flatnonzero((scores > own) | (scores == own) & earlier) for own in (old, new))
-    above_now = above_now[above_now != row]
-    return WhatIf(
-        rationale,
-        new,
-        len(above_now) + 1,
-        old,
-        len(above_before) + 1,
-        [ids[i] for i in np.setdiff1d(above_before, above_now)],
-        [ids[i] for i in np.setdiff1d(above_now, above_before)],
-        cut,
-    )
-
-
-def rationale_tokens(model: GraceModel, rationale: str) -> list[int]:
-    """Token ids of a rationale that a person wrote: the literal form of a special token stays text, half a
-    surrogate pair becomes "?".
-    """
-    clean = rationale.replace("\x00", "").encode("utf-8", "replace").decode()
-    return model.prompts.literal_ids(clean)
-
-
-def leave_one_out(
-    model: GraceModel,
-    query: np.ndarray,
-    text: str,
-    document: TokenStates,
-    rationale_ids: Sequence[int],
-    *,
-    part: int = RATIONALE,
-    pooling: Pooling = Pooling.FULL,
-    geometry: Geometry = RAW,
-    **options,
-) -> list[tuple[Sentence, float]]:
-    """The score without each sentence of ``part`` in turn, all in one batch: ``[(sentence, score)]``.
-
-    Of the rationale the sentence's tokens go and the others stay as they are; of the text what is left is
-    tokenised anew, and its only sentence is not taken out. With ``Pooling.TEXT`` only sentences of the text
-    matter, since no text token sees the rationale.
-    """
-    first = int((document.parts != RATIONALE).sum())
-    sentences = [sentence for sentence in document.sentences if sentence.part == part]
-    if part == RATIONALE:
-        texts = [text] * len(sentences)
-        forced = [[*rationale_ids[: s.begin - first], *rationale_ids[s.end - first :]] for s in sentences]
-    else:
-        length = int((document.parts == TEXT).sum())
-        left = ["".join([*document.pieces[: s.begin], *document.pieces[s.end : length]]) for s in sentences]
-        sentences = [s for s, rest in zip(sentences, left, strict=True) if rest.strip()]
-        texts = [rest for rest in left if rest.strip()]
-        forced = [list(rationale_ids)] * len(texts)
-    if not texts:
-        return []
-    made = model.represent_given(texts, forced, **options)
-    vectors = geometry.vectors(made.sums, made.counts, pooling, Role.DOCUMENT)
-    return list(zip(sentences, dots(vectors, query).tolist(), strict=True))
-
-
 class Explainer:
     """The explanations of one index: what the command, the explorer and its API share.
 
@@ -479,7 +268,7 @@ class Explainer:
         return self.index.embed(self.model.represent([query], rationale=pooling is Pooling.FULL), pooling)[0]
 
     def states(self, texts: Sequence[str], rationale_ids: Sequence[Sequence[int]]) -> list[TokenStates]:
-        """As :func:`token_states`, for those that are not kept yet."""
+        """As :func:`grace_core.token_states.token_states`, for those that are not kept yet."""
         keys = [(text, tuple(ids)) for text, ids in zip(texts, rationale_ids, strict=True)]
         with self._lock:
             found = {key: self._kept[key] for key in keys if key in self._kept}
@@ -517,7 +306,7 @@ class Explainer:
         rationale: str | Sequence[int] | None = None,
         pooling: Pooling | None = None,
     ) -> WhatIf:
-        """See :func:`what_if`.
+        """See :func:`grace_core.what_if.what_if`.
 
         None leaves text or rationale as in the index, and so does a rationale that reads as the stored one.
         ``query`` is the query or, where that is known, its embedding.
@@ -532,7 +321,7 @@ class Explainer:
         if text == self.text(row) and not isinstance(rationale, str) and list(rationale) == self.rationale_ids[row]:
             scores = self.index.scores(asked, pooling=pooling)
             stored = self.index.rationales[row], self.index.text_truncated[row]
-            return _moved(scores, self.index.ids, row, float(scores[row]), *stored)
+            return moved_to(scores, self.index.ids, row, float(scores[row]), *stored)
         return what_if(
             self.model,
             asked,
@@ -548,7 +337,7 @@ class Explainer:
     def leave_one_out(
         self, query: str | np.ndarray, row: int, *, part: int = RATIONALE, pooling: Pooling | None = None
     ) -> list[tuple[Sentence, float]]:
-        """See :func:`leave_one_out`; ``query`` as in :meth:`what_if`."""
+        """See :func:`grace_core.what_if.leave_one_out`; ``query`` as in :meth:`what_if`."""
         pooling = self.index.default_pooling if pooling is None else pooling
         ids, asked = self.rationale_ids[row], self.query_vector(query, pooling)
         (document,) = self.states([self.text(row)], [ids])

@@ -34,12 +34,12 @@ import numpy as np
 from grace_core.build import QUERIES, STATISTICS, write_faiss
 from grace_core.collection import MARK, NEXT, Collection, discard, switch
 from grace_core.errors import GraceError
-from grace_core.explain import rationale_tokens
 from grace_core.files import link, only_writer, read_json, sha256, write_atomically, write_json
 from grace_core.index import GraceIndex
 from grace_core.model import GraceModel
 from grace_core.pooling import RATIONALE
 from grace_core.tensors import map_tensors
+from grace_core.what_if import rationale_tokens
 
 LIST, TENSORS, STAGED = "mends.json", "mends.safetensors", ".mend"
 SCHEMA = 1

@@ -9,7 +9,8 @@ from grace_core.pooling import PARTS
 if TYPE_CHECKING:
     import numpy as np
 
-    from grace_core.explain import Explanation, TokenStates
+    from grace_core.explain import Explanation
+    from grace_core.token_states import TokenStates
 
 
 def explanation(explained: Explanation, mean: np.ndarray) -> dict:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from grace_core.columns.column import Column as OpenedColumn
     from grace_core.columns.ledger import Ledger
-    from grace_core.explain import WhatIf
+    from grace_core.what_if import WhatIf
 
 AROUND = 4  # ranks above and below the old and the new one
 NAMED = 50  # of the documents that it passed

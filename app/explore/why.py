@@ -24,8 +24,9 @@ from grace_core.ranking import order
 if TYPE_CHECKING:
     import numpy as np
 
-    from grace_core.explain import Explainer, TokenStates
+    from grace_core.explain import Explainer
     from grace_core.index import GraceIndex, Hit
+    from grace_core.token_states import TokenStates
 
 BATCH = 4096  # tokens: the hits around an opened one are read along with it up to here, so that comparing needs no wait
 AROUND = 4  # ranks above and below the old and the new one
@@ -202,7 +203,7 @@ def _edited(
     """The edited text, or None if it is not, and the token ids of the edited rationale: those of kept
     sentences stay as they are.
     """
-    from grace_core.explain import rationale_tokens
+    from grace_core.what_if import rationale_tokens
 
     first = int((document.parts != RATIONALE).sum())
     kept = {
@@ -247,7 +248,7 @@ def _written(document: TokenStates, sentence, edit: bool | str) -> str:
 
 
 def _rationale_of(found: ExplainedHit, source: tuple[str, str], workspace) -> list[int]:
-    from grace_core.explain import rationale_tokens
+    from grace_core.what_if import rationale_tokens
 
     side, document = source
     if side == found.side:
@@ -258,7 +259,7 @@ def _rationale_of(found: ExplainedHit, source: tuple[str, str], workspace) -> li
 
 def _effects(found: ExplainedHit, document: TokenStates, ids: Sequence[int], base: float) -> dict[str, list[dict]]:
     """Every sentence with the score without it less the score with it; None for the only sentence of a text."""
-    from grace_core.explain import leave_one_out
+    from grace_core.what_if import leave_one_out
 
     vector, told = found.query_vector, {}
     for part in (TEXT, RATIONALE) if found.column.rationale else (TEXT,):

@@ -14,8 +14,8 @@ import numpy as np
 from grace_core.ranking import rank
 
 if TYPE_CHECKING:
-    from grace_core.explain import WhatIf
     from grace_core.selection import Selections
+    from grace_core.what_if import WhatIf
 
 
 def rows_within(selections: Selections, where: str, row: int, count: int) -> np.ndarray:

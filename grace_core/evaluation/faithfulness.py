@@ -45,12 +45,13 @@ import numpy as np
 from grace_core.errors import GraceError
 from grace_core.evaluation.bootstrap import ci95, of_items
 from grace_core.evaluation.retrieval import CUTOFF, per_query, rankings_of
-from grace_core.explain import Explainer, Explanation, explain, score_blocks, split_sentences, token_states
+from grace_core.explain import Explainer, Explanation, explain, score_blocks
 from grace_core.geometry import RAW, Geometry, Role
 from grace_core.index import GraceIndex
 from grace_core.model import GraceModel, Representations
 from grace_core.pooling import RATIONALE, Pooling
 from grace_core.text_stream import read_pieces
+from grace_core.token_states import split_sentences, token_states
 
 ORDERS = 3  # random orders for each rationale
 CHUNK = 32  # pairs whose token states are in memory at a time

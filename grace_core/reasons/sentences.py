@@ -24,7 +24,6 @@ import numpy as np
 
 from grace_core.build import BuildStopped
 from grace_core.errors import GraceError
-from grace_core.explain import split_sentences
 from grace_core.files import needs_room, only_writer, read_json, sha256, write_atomically, write_json
 from grace_core.index import GraceIndex
 from grace_core.model import GraceModel
@@ -32,6 +31,7 @@ from grace_core.pooling import PARTS, RATIONALE
 from grace_core.regions import TAG
 from grace_core.tensors import create_tensors, map_tensors
 from grace_core.text_stream import read_pieces
+from grace_core.token_states import split_sentences
 
 SCHEMA = 1
 SHARD = 128  # documents

@@ -8,17 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grace_core.errors import GraceError
-from grace_core.explain import (
-    explain,
-    leave_one_out,
-    relative_to_corpus,
-    score_blocks,
-    split_sentences,
-    token_states,
-    what_if,
-)
+from grace_core.explain import explain, relative_to_corpus, score_blocks
 from grace_core.geometry import RAW
 from grace_core.pooling import PARTS, TEMPLATE, Pooling
+from grace_core.token_states import split_sentences, token_states
+from grace_core.what_if import leave_one_out, what_if
 
 QUERY = "which river rises in the mountains"
 

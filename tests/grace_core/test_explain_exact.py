@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from grace_core.explain import Explainer, Explanation, difference, explain, relative_to_corpus, token_states
+from grace_core.explain import Explainer, Explanation, difference, explain, relative_to_corpus
 from grace_core.index import GraceIndex
 from grace_core.model import GraceModel
 from grace_core.pooling import Pooling
 from grace_core.readers import read_corpus
+from grace_core.token_states import token_states
 
 PAIRS = 1000
 CRANFIELD = Path(__file__).resolve().parents[3] / "shared" / "data" / "cranfield"

@@ -9,10 +9,11 @@ import pytest
 
 from grace_core.collection import Collection
 from grace_core.errors import GraceError
-from grace_core.explain import Explainer, difference, leave_one_out, rationale_tokens
+from grace_core.explain import Explainer, difference
 from grace_core.index import build
 from grace_core.pooling import RATIONALE, TEXT, Pooling
 from grace_core.readers import read_corpus
+from grace_core.what_if import leave_one_out, rationale_tokens
 
 QUERY = "which river rises in the mountains"
 

@@ -10,12 +10,13 @@ import pytest
 
 from grace_core.collection import Collection
 from grace_core.errors import GraceError
-from grace_core.explain import Explainer, explain, score_blocks, token_states
+from grace_core.explain import Explainer, explain, score_blocks
 from grace_core.geometry import FEW, KINDS, RAW, Geometry, Statistics, fit, of_model
 from grace_core.index import GraceIndex, build
 from grace_core.model import GraceModel
 from grace_core.pooling import RATIONALE, TEMPLATE, TEXT, Pooling, embeddings
 from grace_core.readers import Corpus, Document
+from grace_core.token_states import token_states
 
 D = 24
 

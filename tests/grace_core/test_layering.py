@@ -29,8 +29,8 @@ grace_core: engines.vllm readers.corpus selection truncation weights
 grace_core: loading readers
 grace_core: corpus_table
 grace_core: collection model
-grace_core: columns.listing shards
-grace_core: build
+grace_core: columns.listing shards token_states
+grace_core: build what_if
 grace_core: index
 grace_core: . cluster explain gating reasons reasons.clusters reasons.names
 grace_core: mends reasons.sentences

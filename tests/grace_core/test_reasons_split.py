@@ -7,11 +7,11 @@ import pytest
 from reasons_world import KINDS, build_given, kinds_of, numbered_texts
 
 from grace_core.errors import GraceError
-from grace_core.explain import token_states
 from grace_core.geometry import Role
 from grace_core.pooling import RATIONALE, Pooling
 from grace_core.reasons.collection import OTHERS, make_reasons
 from grace_core.reasons.split import shares_of_hits, split_scores, steer
+from grace_core.token_states import token_states
 
 PAIRS = 1000
 NUMBER = 60

@@ -9,8 +9,9 @@ from grace_core.cache import RepresentationCache
 from grace_core.errors import GraceError
 from grace_core.index import GraceIndex
 from grace_core.mend_export import read_export, write_export
+from grace_core.mend_layer import Content, Layer
 from grace_core.mending import Attempt, Failure, Mender, Replay, automatic
-from grace_core.mends import Change, Content, Layer
+from grace_core.mends import Change
 from grace_core.model import GraceModel
 from grace_core.pooling import RATIONALE
 

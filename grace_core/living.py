@@ -40,7 +40,8 @@ from grace_core.columns.listing import PREFIX
 from grace_core.errors import GraceError
 from grace_core.files import link, only_writer, write_json
 from grace_core.index import GraceIndex, build
-from grace_core.mends import Layer, carry, plain
+from grace_core.mend_layer import Layer
+from grace_core.mends import carry, plain
 from grace_core.model import GraceModel
 from grace_core.readers import Corpus, Document, Judgements, stream_corpus
 from grace_core.readers.chunked import parent_of

@@ -18,7 +18,8 @@ import numpy as np
 from grace_core.errors import GraceError
 from grace_core.files import read_json, write_json
 from grace_core.index import GraceIndex
-from grace_core.mends import Change, Content, Layer, content_of, encoded, text_hash
+from grace_core.mend_layer import Content, Layer
+from grace_core.mends import Change, content_of, encoded, text_hash
 from grace_core.model import GraceModel
 from grace_core.pooling import RATIONALE
 

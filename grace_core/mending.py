@@ -38,7 +38,8 @@ from grace_core.evaluation.retrieval import CUTOFF, SAME, judged_queries, per_qu
 from grace_core.explain import Explainer, difference, score_blocks
 from grace_core.geometry import KINDS, Role, Statistics
 from grace_core.index import GraceIndex
-from grace_core.mends import Content, content_of, encoded
+from grace_core.mend_layer import Content
+from grace_core.mends import content_of, encoded
 from grace_core.model import GraceModel
 from grace_core.pooling import PARTS, RATIONALE, TEXT
 from grace_core.ranking import dots, order, rank

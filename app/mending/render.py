@@ -10,8 +10,8 @@ from grace_app.page.html import Safe, banner, chip, number, tag
 
 if TYPE_CHECKING:
     from grace_core.index import GraceIndex
+    from grace_core.mend_layer import Content, Mend
     from grace_core.mending import Cause, Failure, Mender, Replay
-    from grace_core.mends import Content, Mend
 
 LISTED = 200  # failing queries
 MOVED = 12  # queries that win, or lose, in a list
@@ -208,12 +208,13 @@ def _moved(title: str, moved: list[dict], texts: Mapping[str, str]) -> Safe:
 
 def render_history(index: GraceIndex, *, may_revert: bool) -> Safe:
     """Every mend of an index there was, the newest first; nothing where there never was one."""
-    from grace_core import mends
+    from grace_core.mend_layer import Layer
+    from grace_core.mends import check
 
-    state = mends.check(index)
+    state = check(index)
     if not state["ok"]:
         return banner(state["error"])
-    layer = mends.Layer.load(index.folder)
+    layer = Layer.load(index.folder)
     if not layer.mends:
         return tag("p", "Nothing was mended here yet.", class_="g-quiet")
     last = {document: own[-1] for document, own in layer.kept().items()}

@@ -35,8 +35,8 @@ from grace_core.errors import GraceError
 
 if TYPE_CHECKING:
     from grace_core.index import GraceIndex
+    from grace_core.mend_layer import Content
     from grace_core.mending import Mender
-    from grace_core.mends import Content
 
 OPEN = 3  # menders that are kept in memory
 TRIED = 64  # tries that can still be kept

@@ -21,7 +21,8 @@ import torch  # noqa: F401
 
 from grace_core import collection, files, mends
 from grace_core.index import GraceIndex
-from grace_core.mends import Change, Content, check, content_of, keep
+from grace_core.mend_layer import Content
+from grace_core.mends import Change, check, content_of, keep
 
 
 def run(folder: Path, name: str, at: int | None) -> int:

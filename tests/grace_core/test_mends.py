@@ -19,7 +19,8 @@ from grace_core.geometry import Role
 from grace_core.index import GraceIndex, build
 from grace_core.living import update
 from grace_core.mend_export import read_export, write_export
-from grace_core.mends import LIST, TENSORS, Change, Layer, check, content_of, encoded, keep, revert
+from grace_core.mend_layer import LIST, TENSORS, Layer
+from grace_core.mends import Change, check, content_of, encoded, keep, revert
 from grace_core.pooling import RATIONALE, TEMPLATE, TEXT
 from grace_core.readers import Corpus, Document, Judgements
 

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,11 +23,12 @@ from typing import TYPE_CHECKING
 from grace_core import corpus_table, filters
 from grace_core.corpus_table import schema_of, tables, was_text, with_types
 from grace_core.errors import GraceError
-from grace_core.files import flush_to_disk, only_writer, read_json, sha256, write_atomically
+from grace_core.files import only_writer, read_json, sha256, write_atomically
 from grace_core.passages import PARENT, Chunk
 from grace_core.readers import CORPUS_FILES, Corpus, Document, Judgements, as_text, read_corpus, stream_corpus
 from grace_core.readers.cells import typed
 from grace_core.readers.chunked import chunk_of, chunked, parent_of, put_together
+from grace_core.switching import MARK, NEXT, finish_killed_switch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
 NO_TEXT = "choose another corpus, or say which column is the text (--text-column)"
 CHANGED = "give another --out: texts that are the same are taken from the cache of rationales, not encoded again"
 MASKS = 32  # masks of filters that are kept
-NEXT, MARK = ".next", "switch.json"
-JUDGEMENTS = ("queries.jsonl", "qrels.tsv")
-PATIENCE = 30.0  # seconds to wait for a process that puts an update in place
 
 
 class Collection:
@@ -52,7 +49,7 @@ class Collection:
                 f"build one with `grace index build CORPUS --out {self.folder} --model M`"
             )
         if (self.folder / NEXT / MARK).is_file():
-            _finish_killed_switch(self.folder)
+            finish_killed_switch(self.folder)
         self._stamp: tuple | None = None  # of corpus.parquet, once something was read of it
 
     @property
@@ -454,69 +451,6 @@ def write_judgements(judgements: Judgements, folder: Path) -> None:
 
     write_atomically(folder / "queries.jsonl", queries)
     write_atomically(folder / "qrels.tsv", qrels)
-
-
-def switch(folder: Path) -> None:
-    """Put the state in ``folder/.next`` in place: first the corpus, from which moment the new state is the
-    valid one, then the indexes, then the rest. If the process is killed in between, the next one that opens the
-    collection finishes it.
-
-    The collection's lock must be held, and the mark be written. Files beside an index that are not part of it
-    (maps, evaluations) stay.
-    """
-    staged = folder / NEXT
-    if (staged / "corpus.parquet").exists():
-        os.replace(staged / "corpus.parquet", folder / "corpus.parquet")
-        # a link to the same file, of an index that is brought up to date, is not moved
-        (staged / "corpus.parquet").unlink(missing_ok=True)
-        flush_to_disk(folder)
-    mark = read_json(staged / MARK)
-    for name in mark["indexes"]:
-        new, old = staged / name, folder / name
-        if not new.exists():
-            continue
-        for path in old.iterdir() if old.exists() else ():
-            if not path.name.startswith((".", "geometry-")) and not (new / path.name).exists():
-                os.replace(path, new / path.name)
-        if old.exists():
-            os.replace(old, staged / f".old-{name}")
-        os.replace(new, old)
-    for name in mark["removed"]:
-        if (folder / name).exists():
-            os.replace(folder / name, staged / f".old-{name}")
-    for name in JUDGEMENTS:
-        if (staged / name).exists():
-            os.replace(staged / name, folder / name)
-    flush_to_disk(folder)
-    discard(folder)
-
-
-def discard(folder: Path) -> None:
-    """Remove ``folder/.next``, after renaming it: half of it could be taken for a state that is being put in place."""
-    away = folder / ".discarded"
-    shutil.rmtree(away, ignore_errors=True)
-    if (folder / NEXT).exists():
-        os.replace(folder / NEXT, away)
-        shutil.rmtree(away, ignore_errors=True)
-
-
-def _finish_killed_switch(folder: Path) -> None:
-    """Finish a switch that was begun, unless another process does. Raises GraceError if that cannot be done."""
-    until = time.monotonic() + PATIENCE
-    while (folder / NEXT / MARK).is_file() and not (folder / NEXT / "corpus.parquet").exists():
-        try:
-            with only_writer(folder):
-                if (folder / NEXT / MARK).is_file() and not (folder / NEXT / "corpus.parquet").exists():
-                    switch(folder)
-        except OSError as error:
-            raise GraceError(
-                f"an update of {folder} was killed at its end, and cannot be finished here ({error}); open it where it can be "
-                "written"
-            ) from error
-        except GraceError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.02)
 
 
 def find_collections(root: str | Path, *, finished: bool = False) -> list[str]:

@@ -15,7 +15,7 @@ or have another text now are taken out, new ones are missing, and their number s
 with the same corpus, brings it up.
 
 :meth:`Update.commit` moves corpus.parquet into place, which is one moment, and then the rest
-(:func:`grace_core.collection.switch`); before it the old state opens, after it the new one, also if the
+(:func:`grace_core.switching.switch`); before it the old state opens, after it the new one, also if the
 process is killed on the way. Geometries are fitted to the documents of the new state, so that scores of
 documents that stay may change a little, as they would in a new build.
 """
@@ -31,7 +31,7 @@ from pathlib import Path
 
 from grace_core import index as indexes
 from grace_core.build import carry_index, identity
-from grace_core.collection import MARK, NEXT, Changes, Collection, changes, discard, holds, judgements_note, switch
+from grace_core.collection import Changes, Collection, changes, holds, judgements_note
 from grace_core.columns import encoded
 from grace_core.columns.encoded import EncodedIndex
 from grace_core.columns.encoder import Encoder
@@ -47,6 +47,7 @@ from grace_core.readers import Corpus, Document, Judgements, stream_corpus
 from grace_core.readers.chunked import parent_of
 from grace_core.shards import Known, refuse_mixture
 from grace_core.sources import checked_name, model_name
+from grace_core.switching import MARK, NEXT, discard, switch
 
 MOST = 0.5  # share of the documents that may go without ``remove``
 

@@ -10,7 +10,7 @@ the bit. What was there before is in the layer, so that :func:`revert` writes it
 
 All files of the new state are made in ``<collection>/.mend``, which is then renamed to ``.next``: that is the
 one moment from which on the new state holds, and whoever opens the collection after a crash finishes the
-switch (:func:`grace_core.collection.switch`).
+switch (:func:`grace_core.switching.switch`).
 
 A mend is *kept* while it is in force, *reverted*, or *stale*: after an update of the corpus
 (:mod:`grace_core.living`) in which its document is gone or has another text. An update takes over rows of
@@ -31,13 +31,14 @@ from pathlib import Path
 import numpy as np
 
 from grace_core.build import QUERIES, STATISTICS, write_faiss
-from grace_core.collection import MARK, NEXT, Collection, discard, switch
+from grace_core.collection import Collection
 from grace_core.errors import GraceError
 from grace_core.files import link, only_writer, read_json, sha256, write_atomically, write_json
 from grace_core.index import GraceIndex
 from grace_core.mend_layer import LIST, REMEDY, Content, Layer, Mend, timestamp
 from grace_core.model import GraceModel
 from grace_core.pooling import RATIONALE
+from grace_core.switching import MARK, NEXT, discard, switch
 from grace_core.tensors import map_tensors
 from grace_core.what_if import rationale_tokens
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from grace_app.workspace.messages import message_of
 from grace_app.workspace.pace import Paced
 from grace_app.workspace.state import Workspace
-from grace_core.collection import NEXT, Collection, collection_folder, find_collections
+from grace_core.collection import Collection, collection_folder, find_collections
 from grace_core.errors import GraceError
 from grace_core.readers import Corpus, read_corpus
+from grace_core.switching import NEXT
 
 log = logging.getLogger("app")
 BATCH = 16

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import grace_core.index
 from grace_core.cache import RepresentationCache
-from grace_core.collection import NEXT, Collection
+from grace_core.collection import Collection
 from grace_core.columns import encoded
 from grace_core.columns.encoded import EncodedIndex
 from grace_core.columns.encoder import Encoder
@@ -33,6 +33,7 @@ from grace_core.pooling import Pooling
 from grace_core.projection import load_map, map_collection, outdated
 from grace_core.readers import Corpus, Document, Judgements, read_corpus
 from grace_core.readers.chunked import chunked
+from grace_core.switching import NEXT
 
 JUDGED = Judgements({"q1": "river", "q2": "snow"}, {"q1": {"d0": 2, "d3": 1}, "q2": {"d4": 1}}, {"q1": "test"})
 

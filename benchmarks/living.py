@@ -19,10 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
+from grace_core.build import FILES
 from grace_core.cache import RepresentationCache
 from grace_core.collection import Collection
 from grace_core.files import sha256
-from grace_core.index import FILES, GraceIndex, build
+from grace_core.index import GraceIndex, build
 from grace_core.living import update
 from grace_core.model import GraceModel, Representations
 from grace_core.readers import Corpus, Document, read_corpus

@@ -12,7 +12,7 @@ from grace_core.columns.ledger import table
 from grace_core.columns.names import Name
 from grace_core.columns.opened import Columns
 from grace_core.errors import GraceError
-from grace_core.index import Hit
+from grace_core.hits import Hit
 
 SHOWN = 150  # characters of a rationale
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+from grace_core.build import Encode
 from grace_core.cache import RepresentationCache
 from grace_core.collection import Collection
 from grace_core.columns.encoded import EncodedIndex, encoder_name
@@ -14,7 +15,7 @@ from grace_core.columns.listing import PREFIX, encoders, read_manifest
 from grace_core.columns.names import BM25, ENCODER, parse
 from grace_core.console import tell
 from grace_core.errors import GraceError
-from grace_core.index import Encode, GraceIndex
+from grace_core.index import GraceIndex
 from grace_core.living import Update, update
 from grace_core.model import GraceModel
 from grace_core.passages import Chunk

@@ -5,7 +5,7 @@ from __future__ import annotations
 from grace_core.collection import Collection
 from grace_core.columns.documents import Place
 from grace_core.errors import GraceError
-from grace_core.index import Hit
+from grace_core.hits import Hit
 from grace_core.passages import BY, HEADING, PAGE, PARENT
 
 SHOWN = 150  # characters of a passage

@@ -11,7 +11,8 @@ from grace_core.cache import RepresentationCache
 from grace_core.collection import Collection
 from grace_core.columns.listing import is_model, read_name
 from grace_core.errors import GraceError
-from grace_core.index import GraceIndex, Hit
+from grace_core.hits import Hit
+from grace_core.index import GraceIndex
 from grace_core.model import GraceModel
 from grace_core.pooling import Pooling
 from grace_core.truncation import AGAIN, notes_on_cut_query, notes_on_cut_texts

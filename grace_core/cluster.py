@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import cached_property
 
+from grace_core.build import Encode, Job
 from grace_core.errors import GraceError, first_line
-from grace_core.index import Encode, Job
 from grace_core.model import GraceModel, Representations
 
 AHEAD = 2  # shards sent to a worker at once, so that it need not wait for this process

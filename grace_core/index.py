@@ -18,7 +18,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
@@ -31,9 +31,7 @@ from grace_core.build import (
     QUERIES,
     SCHEMA,
     SHARD,
-    BuildStopped,
     Encode,
-    Job,
     encoder,
     identity,
     pooling_of,
@@ -46,63 +44,15 @@ from grace_core.collection import Collection
 from grace_core.errors import GraceError
 from grace_core.files import only_writer, read_json, sha256, write_atomically
 from grace_core.geometry import Geometry, Role
+from grace_core.hits import Hit, hit_of
 from grace_core.model import GraceModel, Settings
 from grace_core.notebook import Hits
 from grace_core.passages import Group, found_documents, numbered
 from grace_core.pooling import TEXT, Pooling, Representations
-from grace_core.readers import Document
-from grace_core.readers.chunked import as_passage, parent_of
 from grace_core.selection import Selections, search_among
 from grace_core.shards import Known, refuse_mixture
 from grace_core.sources import checked_name, full_name, model_name
 from grace_core.tensors import PooledVectors, map_tensors
-
-__all__ = ["FILES", "SCHEMA", "BuildStopped", "Encode", "GraceIndex", "Hit", "Job", "build"]
-
-
-def hit_of(group: Group, rank: int, hit: Callable[[int, int, float], Hit], ids: Sequence[str]) -> Hit:
-    """A document that was found by its passages; ``hit(row, rank, score)`` gives that of a passage."""
-    passages = tuple((ids[row], score) for row, score in zip(group.rows, group.scores, strict=True))
-    return replace(hit(group.rows[0], rank, group.score), passages=passages)
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A retrieved document: its 1-based rank, the cosine that ranked it, and what the model wrote about it.
-
-    ``truncated`` is about the rationale, ``text_truncated`` about the text, of which the model read
-    ``text_tokens`` tokens. In a collection of passages ``document`` is the best passage of the document, and
-    ``passages`` has the ids of all of them with their scores, best first.
-    """
-
-    rank: int
-    score: float
-    document: Document
-    rationale: str
-    truncated: bool
-    row: int
-    text_truncated: bool = False
-    text_tokens: int = 0
-    passages: tuple[tuple[str, float], ...] = ()
-
-    @property
-    def document_id(self) -> str:
-        """The id of the whole document."""
-        return parent_of(self.document) if self.passages else self.document.id
-
-    def as_dict(self) -> dict:
-        record = {
-            "rank": self.rank,
-            "id": self.document.id,
-            "score": self.score,
-            "title": self.document.title,
-            "text": self.document.text,
-            "rationale": self.rationale,
-            "truncated": self.truncated,
-            "text_truncated": self.text_truncated,
-            "metadata": self.document.plain_metadata,
-        }
-        return record | as_passage(self.document, self.passages) if self.passages else record
 
 
 def build(

@@ -144,7 +144,7 @@ class Builds:
         ]
 
     def _run(self, job: Job, corpus: Corpus | None, add: bool = False, remove: bool = False) -> None:
-        from grace_core.index import BuildStopped
+        from grace_core.build import BuildStopped
         from grace_core.living import Update, update
         from grace_core.truncation import cut_text_notes
 

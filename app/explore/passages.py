@@ -16,7 +16,7 @@ from grace_core.passages import BEGIN, END, HEADING, PAGE, PAGE_BREAK
 from grace_core.readers.chunked import parent_of
 
 if TYPE_CHECKING:
-    from grace_core.index import Hit
+    from grace_core.hits import Hit
     from grace_core.readers import Document
 
 AROUND = 200_000  # characters of a text that are shown before and behind the passage

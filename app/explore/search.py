@@ -18,7 +18,8 @@ from grace_core.pooling import RATIONALE, TEXT
 if TYPE_CHECKING:
     import numpy as np
 
-    from grace_core.index import GraceIndex, Hit
+    from grace_core.hits import Hit
+    from grace_core.index import GraceIndex
     from grace_core.model import Representations
     from grace_core.readers import Document
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from grace_core.explain import Explainer
-    from grace_core.index import GraceIndex, Hit
+    from grace_core.hits import Hit
+    from grace_core.index import GraceIndex
     from grace_core.token_states import TokenStates
 
 BATCH = 4096  # tokens: the hits around an opened one are read along with it up to here, so that comparing needs no wait

@@ -20,7 +20,8 @@ from grace_core.columns.names import Name, Single
 from grace_core.errors import GraceError
 from grace_core.explain import Explainer, Explanation, score_blocks
 from grace_core.geometry import Role
-from grace_core.index import GraceIndex, Hit, hit_of
+from grace_core.hits import Hit, hit_of
+from grace_core.index import GraceIndex
 from grace_core.notebook import Hits
 from grace_core.passages import Group, found_documents, numbered
 from grace_core.pooling import PARTS, Pooling

@@ -20,13 +20,13 @@ from pathlib import Path
 import numpy as np
 
 from grace_core import ann
+from grace_core.build import BuildStopped
 from grace_core.collection import Collection
 from grace_core.columns.encoder import Encoder, encoder_source
 from grace_core.columns.listing import MANIFEST, PREFIX, SCHEMA, encoders, read_manifest, seal
 from grace_core.errors import GraceError
 from grace_core.files import only_writer, read_json, sha256, write_atomically, write_json
 from grace_core.geometry import Role
-from grace_core.index import BuildStopped
 from grace_core.sources import model_name
 from grace_core.tensors import map_tensors
 

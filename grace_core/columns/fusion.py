@@ -23,7 +23,7 @@ from grace_core.columns.column import Column, Edit, Rows, checked
 from grace_core.columns.ledger import AVERAGE, Ledger, Line
 from grace_core.columns.names import Name, Ranks, Sum
 from grace_core.errors import GraceError
-from grace_core.index import Hit
+from grace_core.hits import Hit
 from grace_core.ranking import order, rank
 
 CONSTANT = 60

@@ -23,10 +23,10 @@ def store_index(
     import pyarrow.parquet as pq
     from safetensors.numpy import save_file
 
-    from grace_core.build import write_manifest
+    from grace_core.build import FILES, SCHEMA, write_manifest
     from grace_core.collection import Collection
     from grace_core.files import sha256
-    from grace_core.index import FILES, SCHEMA, GraceIndex
+    from grace_core.index import GraceIndex
     from grace_core.pooling import Pooling, embeddings
     from grace_core.readers import Corpus, Document
 

@@ -14,7 +14,7 @@ from grace_app.explore.results import marker, render_examples, render_results, s
 from grace_app.explore.search import Opened, Place, Side, Snapshot, movements
 from grace_app.page.words import content_words, mark, rationale_text
 from grace_app.workspace.view import Column, View
-from grace_core.index import Hit
+from grace_core.hits import Hit
 from grace_core.readers import Document
 
 A, B = Column("one", False), Column("two", True)

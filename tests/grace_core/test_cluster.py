@@ -13,9 +13,10 @@ import pytest
 import torch
 
 import grace_core.index
+from grace_core.build import FILES, BuildStopped
 from grace_core.collection import Collection
 from grace_core.errors import GraceError
-from grace_core.index import FILES, BuildStopped, GraceIndex, build
+from grace_core.index import GraceIndex, build
 from grace_core.model import GraceModel
 from grace_core.readers import Corpus, Document
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from columns_world import ODD, QUERIES, make_collection, save_encoder
 
+from grace_core.build import BuildStopped
 from grace_core.columns import encoded
 from grace_core.columns.encoder import PACKAGES, Encoder, find_encoder
 from grace_core.columns.listing import MANIFEST, encoders
 from grace_core.columns.opened import Columns
 from grace_core.errors import GraceError
 from grace_core.geometry import Role
-from grace_core.index import BuildStopped
 
 KINDS = {
     "mean": {},

@@ -16,10 +16,11 @@ from safetensors.numpy import load_file, save_file
 
 import grace_core.index
 import grace_core.shards
+from grace_core.build import FILES, BuildStopped
 from grace_core.collection import Collection, collection_folder, find_collections
 from grace_core.errors import GraceError
 from grace_core.files import only_writer, sha256
-from grace_core.index import FILES, BuildStopped, GraceIndex, build
+from grace_core.index import GraceIndex, build
 from grace_core.pooling import Pooling
 from grace_core.readers import Corpus, Document, Judgements
 from grace_core.shards import ShardWriter

@@ -30,7 +30,7 @@ grace_core: loading readers
 grace_core: corpus_table
 grace_core: collection model
 grace_core: columns.listing shards token_states
-grace_core: build what_if
+grace_core: build hits what_if
 grace_core: index
 grace_core: . cluster explain gating reasons reasons.clusters reasons.names
 grace_core: mends reasons.sentences

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import grace_core.index
+from grace_core.build import BuildStopped
 from grace_core.cache import RepresentationCache
 from grace_core.collection import Collection
 from grace_core.columns import encoded
@@ -25,7 +26,7 @@ from grace_core.columns.encoder import Encoder
 from grace_core.columns.opened import Columns
 from grace_core.errors import GraceError
 from grace_core.files import only_writer
-from grace_core.index import BuildStopped, GraceIndex, build
+from grace_core.index import GraceIndex, build
 from grace_core.living import update
 from grace_core.model import GraceModel
 from grace_core.passages import Chunk

@@ -35,7 +35,7 @@ Edits = Sequence["bool | str"]  # a sentence is kept (True), struck out (False) 
 
 def fill(workspace, side, view: View) -> Iterator[None]:
     """Fill a ``Side`` of a search, with a pause for the page to be drawn after every few words of a rationale."""
-    from grace_core.columns.column import GraceColumn
+    from grace_core.columns.kinds import GraceColumn
 
     column = workspace.opened(view.collection, side.column)
     side.status = "writing" if side.column.rationale else "reading"
@@ -79,7 +79,7 @@ class Opened:
 
 def open_document(workspace, view: View, column: OtherColumn) -> Opened:
     """Where a document stands, and what its score is made of."""
-    from grace_core.columns.column import GraceColumn
+    from grace_core.columns.kinds import GraceColumn
 
     opened = workspace.opened(view.collection, column)
     ledger, row = opened.explain(view.query, view.doc), opened.row(view.doc)
@@ -115,7 +115,7 @@ def named(column: OpenedColumn, row: int) -> dict[str, str]:
 
 def why(workspace, view: View, side: str, column: OtherColumn, *, against: str = "") -> dict:
     """The ledger of the score; where tokens have shares in it and it is of one model, as a model's column has it."""
-    from grace_core.columns.column import EncoderColumn
+    from grace_core.columns.kinds import EncoderColumn
 
     opened = workspace.opened(view.collection, column)
     hits = opened.hits(view.query, view.k, where=view.where or None, by=view.by)

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from threading import RLock
 
 from grace_core.collection import Collection
-from grace_core.columns.column import Bm25Column, Column, EncoderColumn, GraceColumn, Rows
+from grace_core.columns.column import Column, Rows
 from grace_core.columns.encoded import EncodedIndex, encoder_name
 from grace_core.columns.encoder import Encoder
 from grace_core.columns.fusion import RanksColumn, SumColumn
+from grace_core.columns.kinds import Bm25Column, EncoderColumn, GraceColumn
 from grace_core.columns.listing import read_name, single_names
 from grace_core.columns.names import Name, Ranks, Single, Sum, check_different
 from grace_core.errors import GraceError

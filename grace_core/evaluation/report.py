@@ -9,7 +9,8 @@ from pathlib import Path
 
 from grace_core.cache import RepresentationCache
 from grace_core.collection import Collection
-from grace_core.columns.column import Column, GraceColumn
+from grace_core.columns.column import Column
+from grace_core.columns.kinds import GraceColumn
 from grace_core.columns.listing import is_model, read_name
 from grace_core.columns.opened import Columns
 from grace_core.errors import GraceError

@@ -17,7 +17,8 @@ from typing import TypeVar
 
 from fastapi import Request
 
-from grace_core.columns.column import Column, EncoderColumn, GraceColumn
+from grace_core.columns.column import Column
+from grace_core.columns.kinds import EncoderColumn, GraceColumn
 from grace_core.columns.listing import PREFIX, encoders, read_manifest, single_names
 from grace_core.columns.names import Name, Ranks, Single, Sum, check_different, parse
 from grace_core.columns.opened import Columns

@@ -39,7 +39,7 @@ grace_core: reasons.split
 grace_core: columns.encoder columns.ledger evaluation.retention evaluation.retrieval
 grace_core: columns.encoded
 grace_core: columns.column living map_source
-grace_core: columns.documents columns.fusion projection
+grace_core: columns.documents columns.fusion columns.kinds projection
 grace_core: columns.opened
 grace_core: evaluation.faithfulness evaluation.fusion evaluation.geometry evaluation.harness evaluation.stored evaluation.stored_worth
 grace_core: evaluation.headroom mending evaluation.worth reasons.comparison reasons.faithfulness

@@ -1,4 +1,4 @@
-// Draws what app/evaluate/render.py lays out: queries as bubbles, column A's nDCG@10 across and column
+// Draws what app/evaluate/render_queries.py lays out: queries as bubbles, column A's nDCG@10 across and column
 // B's upwards, or a histogram of one column. Tells when the tab comes into sight, and keeps the address in
 // step while it is there. Every text goes in as text.
 const KEYS = ['tab', 'on', 'x', 'y', 'more', 'split', 'first', 'among'];

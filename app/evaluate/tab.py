@@ -13,15 +13,8 @@ from dataclasses import dataclass
 import gradio as gr
 
 from grace_app.evaluate.evaluations import Comparison, Evaluations, Progress, compare, evaluate, extremes
-from grace_app.evaluate.render import (
-    CANVAS,
-    picture,
-    render_cases,
-    render_none,
-    render_progress,
-    render_scores,
-    render_trouble,
-)
+from grace_app.evaluate.render import render_none, render_progress, render_scores, render_trouble
+from grace_app.evaluate.render_queries import CANVAS, picture, render_cases
 from grace_app.evaluate.view import ALL, BETWEEN, FIRST, MORE, EvaluateView, explore_view, read_evaluate, splits_of
 from grace_app.explore import tab as explore
 from grace_app.explore.tab import SAME_TIME, NewestRequest

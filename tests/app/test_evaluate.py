@@ -12,7 +12,8 @@ from judged_world import QUERIES, TEST, make_judged
 
 from grace_app.api import evaluate_api
 from grace_app.evaluate.evaluations import Evaluations, Progress, compare, evaluate, extremes, queries_of
-from grace_app.evaluate.render import bars, bubbles, picture, render_cases, render_none, render_progress, render_scores
+from grace_app.evaluate.render import render_none, render_progress, render_scores
+from grace_app.evaluate.render_queries import bars, bubbles, picture, render_cases
 from grace_app.evaluate.view import EvaluateView, explore_view, read_evaluate, splits_of
 from grace_app.workspace.state import Workspace
 from grace_app.workspace.view import Column

@@ -11,7 +11,8 @@ from columns_app import add_encoders
 
 from grace_app.api import explain_api, search_api, what_if_api
 from grace_app.evaluate.evaluations import Evaluations, compare, evaluate
-from grace_app.evaluate.render import render_cases, render_scores
+from grace_app.evaluate.render import render_scores
+from grace_app.evaluate.render_queries import render_cases
 from grace_app.evaluate.view import read_evaluate
 from grace_app.explore.detail import render_detail
 from grace_app.explore.results import render_results

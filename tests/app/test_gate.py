@@ -125,7 +125,7 @@ def test_all_that_runs_a_model_is_counted(demo):
     served = [function for block in demo.blocks.values() for function in getattr(block, "server_fns", [])]
     counted = {function.__name__ for function in served if getattr(function, "runs_model", False)}
     assert counted == {
-        *("why", "what_if", "worth", "saved_hits", "map_star", "map_compute"),
+        *("open_hit", "why", "what_if", "worth", "saved_hits", "map_star", "map_compute"),
         *("reasons_ask", "reasons_make", "reasons_make_comparison"),
         *("mend_read", "mend_failing", "mend_query", "mend_try"),
     }

@@ -78,13 +78,14 @@ grace_cli: bench
 grace_app: . corpus evaluate explore export map mending page reasons training workspace
 grace_app: corpus.uploads explore.facets gate map.colours page.head page.html page.scripts theme
 grace_app: explore.explanations explore.within mending.links training.runs workspace.messages workspace.pace workspace.view
-grace_app: explore.others explore.render_facets evaluate.view map.view page.words workspace.answers workspace.shared
+grace_app: explore.others explore.render_facets map.view page.words workspace.answers workspace.shared
 grace_app: explore.passages workspace.state
+grace_app: evaluate.view
 grace_app: corpus.builds evaluate.evaluations explore.search explore.why map.maps workspace.writing_models
 grace_app: explore.results export.tables map.jobs reasons.jobs reasons.view training.curves workspace.shell
 grace_app: explore.worth
 grace_app: corpus.render explore.detail export.part map.card map.plotly_map mending.render mending.view reasons.comparisons reasons.render
-grace_app: evaluate.render evaluate.worth reasons.render_comparison training.render
+grace_app: evaluate.render evaluate.render_queries evaluate.worth reasons.render_comparison training.render
 grace_app: corpus.tab explore.tab training.tab
 grace_app: evaluate.tab map.tab
 grace_app: mending.server reasons.server

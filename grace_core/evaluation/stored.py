@@ -21,8 +21,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from grace_core.columns import bm25
-from grace_core.columns.column import Column, EncoderColumn, GraceColumn
+from grace_core.columns.column import Column
 from grace_core.columns.fusion import CONSTANT, FusionColumn
+from grace_core.columns.kinds import EncoderColumn, GraceColumn
 from grace_core.errors import GraceError
 from grace_core.evaluation.retrieval import CUTOFF, Retrieved
 from grace_core.files import only_writer, write_atomically

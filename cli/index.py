@@ -196,7 +196,7 @@ def index_info(folder: Path, as_json: Json = False) -> None:
     """What a collection holds."""
     from grace_cli.index_build import faiss_line, geometry_line, history_line
     from grace_core.collection import Collection
-    from grace_core.columns.listing import PREFIX, encoders, read_manifest
+    from grace_core.columns.listing import PREFIX, bring_up, encoders, outdated_encoders, read_manifest
     from grace_core.files import read_json
     from grace_core.mends import mends_line
     from grace_core.truncation import cut_text_notes, cut_texts
@@ -213,6 +213,7 @@ def index_info(folder: Path, as_json: Json = False) -> None:
         "encoders": {name: read_manifest(folder / f"{PREFIX}{name}") for name in encoders(collection)},
         "unfinished": collection.unfinished,
         "behind": collection.behind,
+        "outdated": outdated_encoders(collection),
         "updating": collection.updating,
     }
     if collection.chunk:
@@ -247,6 +248,10 @@ def index_info(folder: Path, as_json: Json = False) -> None:
     lines += [
         f"  {name}: {count:,} documents of the corpus are not in its index yet: `grace index update {folder} --model {name}`"
         for name, count in info["behind"].items()
+    ]
+    lines += [
+        f"  st:{name}: the corpus changed after it was built: {bring_up(collection, name)} encodes what is new"
+        for name in info["outdated"]
     ]
     if info["updating"]:
         lines.append("  an update was stopped half way; `grace index build` with the same corpus goes on with it")

@@ -11,7 +11,7 @@ from grace_core.cache import RepresentationCache
 from grace_core.collection import Collection
 from grace_core.columns.encoded import EncodedIndex, encoder_name
 from grace_core.columns.encoder import Encoder
-from grace_core.columns.listing import PREFIX, encoders, read_manifest
+from grace_core.columns.listing import PREFIX, bring_up, encoders, outdated_encoders, read_manifest
 from grace_core.columns.names import BM25, ENCODER, parse
 from grace_core.console import tell
 from grace_core.errors import GraceError
@@ -182,6 +182,10 @@ def _build(
         for name, count in behind.items()
     ]
     there = Collection(out)
+    notes += [
+        f"{ENCODER}{name}: the corpus changed after it was built: {bring_up(there, name)} encodes what is new"
+        for name in outdated_encoders(there)
+    ]
     chunk, what = there.chunk, "passages" if there.chunk else "documents"
     lines = [
         f"{name}: {count['encoded']} {what} encoded{_now(count)}, {count['empty']} empty ones left out, "
@@ -247,7 +251,7 @@ def update_command(
             f"{folder}: an update was stopped half way; `grace index build` with the same corpus goes on with it"
         )
     manifests = {name: read_manifest(folder / f"{PREFIX}{name}") for name in encoders(collection)}
-    stale = [f"{ENCODER}{name}" for name, manifest in manifests.items() if manifest["corpus_sha256"] != collection.hash]
+    stale = [f"{ENCODER}{name}" for name in outdated_encoders(collection)]
     made: dict[str, dict] = {}
     for source in models or [*collection.behind, *stale]:
         with update(folder) as new:

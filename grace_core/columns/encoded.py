@@ -23,7 +23,7 @@ from grace_core import ann
 from grace_core.build import BuildStopped
 from grace_core.collection import Collection
 from grace_core.columns.encoder import Encoder, encoder_source
-from grace_core.columns.listing import MANIFEST, PREFIX, SCHEMA, encoders, read_manifest, seal
+from grace_core.columns.listing import MANIFEST, PREFIX, SCHEMA, bring_up, encoders, read_manifest, seal
 from grace_core.errors import GraceError
 from grace_core.files import only_writer, read_json, sha256, write_atomically, write_json
 from grace_core.geometry import Role
@@ -232,8 +232,8 @@ class EncodedIndex:
         self.manifest = read_manifest(self.folder)
         if self.manifest["corpus_sha256"] != self.collection.hash:
             raise GraceError(
-                f"{self.collection.folder}/corpus.parquet changed after st:{self.name} was built; build again with --model "
-                f"st:{self.name}: only what is new is encoded"
+                f"{self.collection.folder}/corpus.parquet changed after st:{self.name} was built: "
+                f"{bring_up(self.collection, self.name)} encodes what is new"
             )
         tensors = map_tensors(_checked(self.folder, self.manifest))
         self.vectors, self.left_out = tensors["vectors"], tensors["left_out"]

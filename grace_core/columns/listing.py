@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from grace_core.collection import Collection
@@ -34,6 +35,21 @@ def single_names(collection: Collection) -> list[Single]:
 def encoders(collection: Collection) -> list[str]:
     """Names of the encoders with finished vectors in a collection, as they stand behind ``st:``."""
     return sorted(path.parent.name.removeprefix(PREFIX) for path in collection.folder.glob(f"{PREFIX}*/{MANIFEST}"))
+
+
+def outdated_encoders(collection: Collection) -> list[str]:
+    """Names of the encoders whose vectors are of the corpus as it was before; those whose manifest cannot be read are left out."""
+    outdated = []
+    for name in encoders(collection):
+        with suppress(GraceError):  # whoever opens it says so
+            if read_manifest(collection.folder / f"{PREFIX}{name}")["corpus_sha256"] != collection.hash:
+                outdated.append(name)
+    return outdated
+
+
+def bring_up(collection: Collection, encoder: str) -> str:
+    """The command that brings the vectors of an encoder up to the corpus."""
+    return f"`grace index update {collection.folder} --model st:{encoder}`"
 
 
 def read_manifest(folder: Path) -> dict:

@@ -482,11 +482,14 @@ def test_vectors_of_an_encoder_are_brought_up_or_refused(first, folder, model, s
     with update(folder, corpus_of(first), remove=True) as new:
         new.build(model)
         assert list(new.commit()) == ["other"]
-    with pytest.raises(GraceError, match="only what is new is encoded"):
+    remedy = f"`grace index update {folder} --model st:small` encodes what is new"
+    with pytest.raises(GraceError, match=f"changed after st:small was built: {remedy}"):
         EncodedIndex(Collection(folder), "small")
+    assert f"st:small: the corpus changed after it was built: {remedy}" in grace("index", "info", folder)[1]
     status, out, _ = grace("index", "update", folder, "--model", "st:small", "--json")
     assert (status, json.loads(out)["models"]) == (0, {"st:small": {"documents": 39}})
     np.testing.assert_allclose(EncodedIndex(Collection(folder), "small").vectors, before.vectors, atol=1e-6)
+    assert json.loads(grace("index", "info", folder, "--json")[1])["outdated"] == []
 
 
 def test_added_documents_replace_all_passages_of_their_document(sentences, model, tmp_path):

@@ -57,7 +57,7 @@ def folder_fingerprint(folder: Path) -> str:
 
 
 def load_for_transformers(
-    folder: Path, _settings: Settings, device: str | None, dtype: str | None, trust_remote_code: bool, share: bool
+    folder: Path, device: str | None, dtype: str | None, trust_remote_code: bool, share: bool
 ) -> Loaded:
     """Model and tokenizer. With ``share`` the weights are shared with models in this process from the same files."""
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -112,9 +112,7 @@ def _check_base(adapter: Path, base: Path) -> None:
             )
 
 
-def load_for_vllm(
-    folder: Path, settings: Settings, _device: str | None, dtype: str | None, trust_remote_code: bool, _share: bool
-) -> Loaded:
+def load_for_vllm(folder: Path, settings: Settings, dtype: str | None, trust_remote_code: bool) -> Loaded:
     """Tokenizer, configuration and engine; only vLLM's process has the weights."""
     from transformers import AutoConfig, GenerationConfig
 

@@ -37,7 +37,7 @@ from grace_core.sources import DEMO_MODELS_DIR, find_model, full_name, model_nam
 from grace_core.text_stream import TextStream
 from grace_core.texts import as_list, as_texts
 
-ENGINES = {"transformers": load_for_transformers, "vllm": load_for_vllm}
+ENGINES = ("transformers", "vllm")
 
 
 class GraceModel:
@@ -108,7 +108,10 @@ class GraceModel:
         if dtype not in (None, *DTYPES):
             raise GraceError(f"dtype must be float32, bfloat16 or float16, got {dtype!r}")
         try:
-            loaded = ENGINES[engine](folder, chosen, device, dtype, trust_remote_code, share)
+            if engine == "vllm":
+                loaded = load_for_vllm(folder, chosen, dtype, trust_remote_code)
+            else:
+                loaded = load_for_transformers(folder, device, dtype, trust_remote_code, share)
         except GraceError:
             raise
         except (

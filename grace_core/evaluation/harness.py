@@ -46,7 +46,7 @@ def load_tasks(names: Sequence[str], *, folder: Path | None = None, allow_code: 
     with _contained():
         manager = _manager(names, folder)
         for name in names:
-            known = _read_files(name, manager, folder, allow_code)
+            known = _read_files(name, manager, allow_code)
             with _reporting(f"lm-eval cannot load the task {name!r}"):
                 made = manager.load([known])
             if twice := made["tasks"].keys() & found["tasks"].keys():
@@ -159,7 +159,7 @@ def _manager(names: Sequence[str], folder: Path | None):
         if _is_file(name):
             entry = _entry(name)
             index[entry.name] = entry
-    wanted = {member for name in names for member in _members(_known(name, index), index)} - index.keys()
+    wanted = {member for name in names for member in _members(_known(name), index)} - index.keys()
     if not wanted:
         return own
     named = wanted & set(names)
@@ -171,7 +171,7 @@ def _manager(names: Sequence[str], folder: Path | None):
     return manager
 
 
-def _read_files(name: str, manager, folder: Path | None, allow_code: bool) -> str:
+def _read_files(name: str, manager, allow_code: bool) -> str:
     """Reads the task files that a name stands for into the manager's index, in place of their paths; returns
     the name there.
     """
@@ -179,7 +179,7 @@ def _read_files(name: str, manager, folder: Path | None, allow_code: bool) -> st
     if _is_file(name):
         entry = _entry(name)
         index[entry.name] = entry
-    name = _known(name, index)
+    name = _known(name)
     for member in _members(name, index):
         entry = index.get(member)
         if entry is not None and entry.yaml_path is not None and not entry.yaml_path.is_relative_to(_builtin()):
@@ -191,7 +191,7 @@ def _is_file(name: str) -> bool:
     return name.endswith((".yaml", ".yml"))
 
 
-def _known(name: str, index: dict) -> str:
+def _known(name: str) -> str:
     return _entry(name).name if _is_file(name) else name
 
 

@@ -35,6 +35,15 @@ def worth_command(
     ] = 0.5,
     geometry: Annotated[str, typer.Option(help="raw, centred, calibrated or whitened.")] = "calibrated",
     system: Annotated[str | None, typer.Option(help="Another system prompt than the model's own.")] = None,
+    save: Annotated[
+        bool,
+        typer.Option(
+            "--save", help="Of one collection: keep it beside the model's index, for the explorer's Evaluate tab."
+        ),
+    ] = False,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw the curve and the gate to this file, SVG or PNG (takes matplotlib).")
+    ] = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -42,27 +51,39 @@ def worth_command(
     where a search is unsure.
     """
     lengths = budgets_of(tokens)
+    if save and (len(datasets) > 1 or system):
+        what = "another --system" if system else f"means over {len(datasets)} corpora"
+        raise GraceError(
+            f"--save keeps what is measured of one collection with its index's own settings, and not {what}: leave out --save, or this"
+        )
+    if figure is not None:
+        check_figure(figure)
     names = [Path(dataset).name for dataset in datasets]
     if len(set(names)) < len(names):
         raise GraceError(
             f"two corpora are called {max(names, key=names.count)}; rename a folder: results go by their names"
         )
     from grace_core.cache import RepresentationCache
-    from grace_core.evaluation import worth
+    from grace_core.evaluation import stored_worth, worth
     from grace_core.evaluation.retrieval import Judged
+    from grace_core.files import check_writable
+    from grace_core.index import GraceIndex
     from grace_core.model import GraceModel
     from grace_core.readers import read_corpus
 
     options = {"queries": queries, "documents": documents}
+    index = GraceIndex.of_model(datasets[0], model) if save else None
+    if index is not None:
+        check_writable(index.folder, "its figures")
     found = {"test": {}, "dev": {}}
     for name, dataset in zip(names, datasets, strict=True):
-        corpus = read_corpus(dataset)
+        corpus = index.collection.corpus if index is not None else read_corpus(dataset)
         splits = set(corpus.judgements.splits.values()) if corpus.judgements else set()
         found["test"][name] = Judged.sample(corpus, split=split if splits else None, **options)
         if dev in splits:
             found["dev"][name] = Judged.sample(corpus, split=dev, **options)
-    settings = {"system": system} if system else {}
-    loaded = GraceModel.from_pretrained(model, device=device, cache=RepresentationCache(), **settings)
+    given = {"device": device, "cache": RepresentationCache()} | ({"system": system} if system else {})
+    loaded = index.load_model(**given) if index is not None else GraceModel.from_pretrained(model, **given)
     measured = {"test": {}, "dev": {}}
     for kind, samples in found.items():
         for name, sample in samples.items():
@@ -78,7 +99,29 @@ def worth_command(
     result["per_query"] = {
         kind: {name: per_query(one) for name, one in some.items()} for kind, some in measured.items()
     }
+    if index is not None:
+        (sample,), dev_samples = found["test"].values(), found["dev"]
+        about = {"queries": len(sample.queries), "documents": len(sample.documents), "geometry": geometry}
+        about |= {"split": split if splits else "", "dev": dev if dev_samples else ""}
+        stored_worth.save(index, about, {key: result[key] for key in ("budgets", "gate")})
+        tell(f"kept in {index.folder / stored_worth.FILE}")
+    if figure is not None:
+        from grace_study.figures import worth_curves
+
+        worth_curves(stored_worth.curves(result), figure)
     show(result, as_json, "\n".join(table(result)))
+
+
+def check_figure(path: Path) -> None:
+    """Raises GraceError for a file that could not be drawn, before hours of measuring."""
+    from importlib.util import find_spec
+
+    if path.suffix.lower() not in (".svg", ".png"):
+        raise GraceError(f"--figure is {path}, expected a file that ends in .svg or .png")
+    if not path.parent.is_dir():
+        raise GraceError(f"--figure {path}: the folder {path.parent} does not exist; make it first")
+    if find_spec("matplotlib") is None:
+        raise GraceError("--figure needs matplotlib: pip install matplotlib")
 
 
 def budgets_of(tokens: str) -> list[int]:
@@ -105,13 +148,10 @@ def per_query(one) -> dict:
 
 def table(result: dict) -> list[str]:
     """The result as lines: one a budget, and one a gate."""
-    sides = {
-        "both": "both write",
-        "queries": "queries write, documents have theirs",
-        "alone": "queries write, documents have none",
-    }
+    from grace_core.evaluation.stored_worth import SIDES
+
     lines = [f"nDCG@10, mean over {', '.join(result['collections'])}"]
-    for side, told in sides.items():
+    for side, told in SIDES.items():
         lines.append(told)
         for n, value in result["budgets"][side].items():
             over = f"  over none {_told(value['over_none'])}" if n else ""

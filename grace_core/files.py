@@ -98,6 +98,19 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check_writable(folder: Path, what: str) -> None:
+    """Raises GraceError if ``folder`` cannot be written, by its permissions or since its disk is read-only; ``what`` is to be
+    kept there.
+
+    For work that would fail only at its end.
+    """
+    if not os.access(folder, os.W_OK):
+        raise GraceError(
+            f"{folder} cannot be written, and {what} are kept there; get the permission to write, or copy the collection to a folder "
+            "of your own"
+        )
+
+
 @contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
     """Holds the folder's lock, and removes temporary files that killed processes left.

@@ -1,4 +1,6 @@
-"""The study's figures: training curves from the files of runs, and retrieval gained against abilities lost."""
+"""Figures: the study's training curves from the files of runs, retrieval gained against abilities lost; and what
+``grace eval worth`` measures.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from grace_core.errors import GraceError
+from grace_core.evaluation.stored_worth import SIDES
 from grace_core.files import write_atomically
 from grace_core.training.callbacks import read_rows
 from grace_study.study import WAYS
@@ -83,6 +86,38 @@ def trade_off(ways: dict, out: Path) -> Path:
             axis.set_xticks(ticks := (1, 1.2, 1.5, 2, 3, 4, 5), [f"{tick:g}" for tick in ticks], minor=False)
             axis.set_xticks([], minor=True)
     figure.axes[0].set_ylabel("test nDCG@10, mean of greedy and sampled", fontsize=9)
+    return _save(figure, out)
+
+
+def worth_curves(curves: dict, out: Path) -> Path:
+    """Writes nDCG@10 against tokens, and the gate, to ``out``; ``curves`` are those of
+    :func:`grace_core.evaluation.stored_worth.curves`. Raises GraceError if matplotlib is missing.
+    """
+    figure, gate = _figure(10 if curves["gate"] else 5.4, 4.2), curves["gate"]
+    axes = figure.subplots(1, 2 if gate else 1, squeeze=False, sharey=True)[0]
+    places = range(len(curves["budgets"]))
+    for offset, colour, (side, values) in zip((-0.06, 0, 0.06), COLOURS, curves["sides"].items(), strict=False):
+        low, mean, high = zip(*values, strict=True)
+        below, above = ([abs(m - end) for m, end in zip(mean, ends, strict=True)] for ends in (low, high))
+        looks = {"color": colour, "marker": "o", "linewidth": 1.3, "capsize": 2, "markersize": 4}
+        axes[0].errorbar([p + offset for p in places], mean, [below, above], label=SIDES[side], **looks)
+    labels = [
+        f"{n}\n{tokens:.0f} written" if n else "none"
+        for n, tokens in zip(curves["budgets"], curves["tokens"], strict=True)
+    ]
+    axes[0].set_xticks(list(places), labels)
+    axes[0].set_title("tokens a rationale may have", fontsize=10)
+    axes[0].set_ylabel("nDCG@10, 95 % intervals", fontsize=9)
+    if gate:
+        axes[1].plot(gate["share"], gate["values"], color=COLOURS[1], linewidth=1.3, label="where the margin is small")
+        ends = [gate["never"][1], gate["always"][1]]
+        axes[1].plot([0, 1], ends, color="0.5", linewidth=1, linestyle="--", label="as many at random")
+        for x, name in ((0, "never"), (gate["wrote"], "gated"), (1, "always")):
+            low, mean, high = gate[name]
+            bar = {"color": COLOURS[1] if name == "gated" else "0.5", "fmt": "o", "capsize": 2, "markersize": 4}
+            axes[1].errorbar([x], [mean], [[abs(mean - low)], [abs(high - mean)]], **bar)
+        axes[1].set_title(f"share of queries that write, at most {gate['budget']} tokens", fontsize=10)
+        axes[1].legend(frameon=False, fontsize=9)
     return _save(figure, out)
 
 

@@ -1,6 +1,6 @@
 """The Evaluate tab: two columns on a collection's judged queries, and the way from any of these queries to Explore.
 
-What is stored beside the indexes is shown at once. Evaluating what is missing is a generator that reports
+What is stored in the collections is shown at once. Evaluating what is missing is a generator that reports
 every few seconds; it ends when the page asks for something else, and what it did by then is kept.
 """
 
@@ -16,6 +16,7 @@ from grace_app.evaluate.evaluations import Comparison, Evaluations, Progress, co
 from grace_app.evaluate.render import render_none, render_progress, render_scores, render_trouble
 from grace_app.evaluate.render_queries import CANVAS, picture, render_cases
 from grace_app.evaluate.view import ALL, BETWEEN, FIRST, MORE, EvaluateView, explore_view, read_evaluate, splits_of
+from grace_app.evaluate.worth import render_worth
 from grace_app.explore import tab as explore
 from grace_app.explore.tab import SAME_TIME, NewestRequest
 from grace_app.gate import runs_model
@@ -101,7 +102,8 @@ class EvaluateTab:
         return [_button(found.missing and not running), job, picture(found, view, keep=bool(message)), scores, cases]
 
     def _cases(self, found: Comparison) -> str:
-        return str(render_cases(found, *extremes(self.evaluations, found)))
+        worth = render_worth(self.shell.workspace, found.view)
+        return str(worth) + str(render_cases(found, *extremes(self.evaluations, found)))
 
 
 def _button(enabled: object) -> dict:
@@ -138,7 +140,8 @@ def build(shell: Shell) -> EvaluateTab:
                 html_template=CANVAS,
             )
             scores = html(elem_id="g-eval-scores")
-        cases = html(js="page/examples mending/link", elem_id="g-eval-cases")
+        scripts = "page/examples mending/link page/elements page/ask page/figures evaluate/worth"
+        cases = html(js=scripts, elem_id="g-eval-cases")
     parts = (collection, a, b, split, first, more, where, button, job, drawn, scores, cases)
     tab = EvaluateTab(shell, Evaluations(shell.workspace), *parts, NewestRequest(), NewestRequest())
     _wire(tab)

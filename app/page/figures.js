@@ -1,4 +1,4 @@
-// What the views of an opened document are drawn with: choices, figures in SVG, and saving them.
+// What the views of an opened document, and the Evaluate tab, are drawn with: choices, figures in SVG, and saving them.
 const signed = (value, digits = 4) => {
   const size = Math.abs(value).toFixed(digits);
   return (Number(size) === 0 ? '±' : value > 0 ? '+' : '−') + size;
@@ -144,7 +144,8 @@ const standalone = (svg) => {
     height: height + 24,
     viewBox: `-12 -12 ${width + 24} ${height + 24}`,
   }).forEach(([key, value]) => copy.setAttribute(key, value));
-  const ground = getComputedStyle(document.querySelector('.g-dialog')).backgroundColor;
+  const page = document.querySelector('.g-dialog') || document.querySelector('.gradio-container');
+  const ground = getComputedStyle(page).backgroundColor;
   copy.prepend(draw('rect', { x: -12, y: -12, width: width + 24, height: height + 24, fill: ground }));
   return { text: new XMLSerializer().serializeToString(copy), width: width + 24, height: height + 24 };
 };
@@ -157,7 +158,7 @@ const hand = (blob, name) => {
 };
 const fileName = (name, ending) => {
   const id = (document.querySelector('.g-overlay')?.dataset.doc || '').replace(/[^\w-]+/g, '-').slice(0, 40);
-  return `grace-${name}-${id}.${ending}`;
+  return `${['grace', name, id].filter(Boolean).join('-')}.${ending}`;
 };
 const saveDrawing = (svg, kind, name) => {
   const made = standalone(svg),

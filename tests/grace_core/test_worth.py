@@ -168,6 +168,55 @@ def test_the_command(grace, folders, tiny_folder):
     assert "no corpus has the split that a gate would be chosen on" in out
 
 
+@pytest.fixture(scope="module")
+def built(folders, tiny_folder, tmp_path_factory):
+    """The folder with splits as a collection with an index of the model."""
+    from grace_core.model import GraceModel
+    from grace_core.readers import read_corpus
+
+    collection = Collection.create(read_corpus(folders[0]), tmp_path_factory.mktemp("built") / "c")
+    build(collection, GraceModel.from_pretrained(tiny_folder, device="cpu"), name="tiny")
+    return collection.folder
+
+
+def test_what_is_measured_is_kept_and_drawn(grace, built, tmp_path):
+    from grace_core.evaluation import stored_worth
+    from grace_core.index import GraceIndex
+
+    drawn = tmp_path / "worth.svg"
+    options = ("--model", "tiny", "--tokens", "3,6", "--documents", 16, "--queries", 3)
+    status, out, err = grace("eval", "worth", built, *options, "--save", "--figure", drawn, "--json")
+    assert status == 0, err
+    kept = stored_worth.load(GraceIndex.of_model(built, "tiny"))
+    assert kept.pop("curves") == stored_worth.curves(json.loads(out))
+    assert kept == {"split": "test", "queries": 3, "documents": 16, "dev": "dev", "geometry": "calibrated"}
+    assert drawn.read_text(encoding="utf-8").count("<svg") == 1
+    assert f"kept in {built / 'tiny' / 'worth.json'}" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--save", "--system", "Say it."], "and not another --system"),
+        (["--save"], "split is no collection"),
+        (["--figure", "worth.pdf"], "expected a file that ends in .svg or .png"),
+        (["--figure", "gone/worth.svg"], "the folder gone does not exist"),
+    ],
+    ids=["another prompt", "no collection", "pdf", "no folder"],
+)
+def test_what_cannot_be_kept_or_drawn_is_told_at_once(grace, folders, tiny_folder, options, told):
+    status, out, err = grace("eval", "worth", folders[0], "--model", tiny_folder, *options)
+    assert status == 2
+    assert told in err.splitlines()[-1]
+    assert not out
+
+
+def test_means_over_several_corpora_are_not_kept(grace, folders, tiny_folder):
+    status, _, err = grace("eval", "worth", *folders, "--model", tiny_folder, "--save")
+    assert status == 2
+    assert "and not means over 2 corpora" in err
+
+
 @pytest.mark.parametrize("tokens", ["", "a", "0,4", "4,,8"])
 def test_budgets_that_are_mistyped_are_told(grace, folders, tiny_folder, tokens):
     status, _, err = grace("eval", "worth", folders[0], "--model", tiny_folder, "--tokens", tokens)

@@ -22,16 +22,19 @@ from grace_core.errors import GraceError
 from grace_core.ranking import order
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
 
     from grace_app.workspace.state import Workspace
     from grace_core.collection import Collection
+    from grace_core.columns.column import Column as OpenedColumn
     from grace_core.evaluation.retrieval import Retrieved
     from grace_core.index import GraceIndex
     from grace_core.readers import Judgements
 
 log = logging.getLogger("app")
-KEPT = 500  # columns within filters, whose evaluations are kept in memory
+KEPT = 500  # columns that are no models, or within filters, whose evaluations are kept in memory
 SMALLEST, LARGEST = 4, 64  # queries that are encoded between two reports
 BEAT = 2.0  # seconds that one report should take
 BM25_DOCUMENTS = 200_000  # in larger corpora BM25 would take minutes and much memory
@@ -80,15 +83,15 @@ def queries_of(judgements: Judgements | None, view: EvaluateView) -> dict[str, s
 
 
 class Evaluations:
-    """What is known of every column, shared by all who use the explorer: as stored beside the indexes, and
+    """What is known of every column, shared by all who use the explorer: as stored in the collections, and
     made since.
     """
 
     def __init__(self, workspace: Workspace):
         self.workspace = workspace
         self._known: dict[tuple[str, str], _Known] = {}
-        # in memory: of columns that are no models, and of all within a filter; by collection, column and filter
-        self._unstored: LRUCache[tuple[str, str, str], tuple[object, dict[str, Retrieved]]] = LRUCache(KEPT)
+        # what is not stored from here: of columns that are no models, and of all within a filter; by collection, column and filter
+        self._unstored: LRUCache[tuple[str, str, str], _Unstored] = LRUCache(KEPT)
         self._among: LRUCache[tuple[str, str], tuple[Collection, Among]] = LRUCache(KEPT)
         self._lexical: dict[str, tuple[Collection, dict[str, list[str]]]] = {}
         self._lock, self._lexical_lock = threading.RLock(), threading.Lock()
@@ -106,31 +109,44 @@ class Evaluations:
         """By query id, whatever split it is of; and what is wrong with the file that is stored, "" if nothing."""
         if where or isinstance(column, OtherColumn):
             with self._lock:
-                return dict(self._rows_of(collection, column, where)), ""
+                unstored = self._unstored_of(collection, column, where)
+                queries = self.workspace.collection(collection).judgements.queries
+                rows = {name: row for name, row in unstored.rows.items() if queries.get(name) == row.query}
+                return rows, unstored.problem
         index = self.workspace.index(collection, column.model)
         with self._lock:
             known = self._opened(index)
             return dict(known.rows[column.pooling]), known.problem
 
-    def _rows_of(self, collection: str, column: AnyColumn, where: str) -> dict[str, Retrieved]:
-        """What was evaluated and is not stored, as long as what the column searches stays the same."""
+    def _unstored_of(self, collection: str, column: AnyColumn, where: str) -> _Unstored:
+        """What was evaluated since what the column searches is as it is; on all documents also what
+        `grace eval retrieval --save` has kept.
+        """
+        from grace_core.evaluation import stored
+
         opened = self.workspace.opened(collection, column)
         known = self._unstored.get((collection, column.id, where))
-        if known is None or known[0] is not opened:
-            known = self._unstored[collection, column.id, where] = (opened, {})
-        queries = self.workspace.collection(collection).judgements.queries
-        return {name: row for name, row in known[1].items() if queries.get(name) == row.query}
+        if known is None or known.column is not opened:
+            known = self._unstored[collection, column.id, where] = _Unstored(opened)
+        stamp = 0 if where else _stamp(stored.path_of(opened))
+        if known.stamp != stamp:
+            known.stamp, known.problem = stamp, ""
+            try:
+                known.rows = stored.load_column(opened) | known.rows
+            except GraceError as error:
+                known.problem = str(error)
+        return known
 
     def add_unstored(self, collection: str, column: AnyColumn, where: str, rows: dict[str, Retrieved]) -> None:
         with self._lock:
-            self._rows_of(collection, column, where)
-            self._unstored[collection, column.id, where][1].update(rows)
+            known = self._unstored_of(collection, column, where)
+            known.rows |= rows
+            known.problem = ""  # of a file that is not needed any more
 
     def _opened(self, index: GraceIndex) -> _Known:
         from grace_core.evaluation import stored
 
-        key, path = (index.collection.name, index.model_name), index.folder / stored.FILE
-        stamp = path.stat().st_mtime_ns if path.exists() else 0
+        key, stamp = (index.collection.name, index.model_name), _stamp(stored.path_of(index))
         known = self._known.get(key)
         if known is None or known.index is not index:
             known = self._known[key] = _Known(index)
@@ -158,7 +174,7 @@ class Evaluations:
             except (GraceError, OSError) as error:
                 log.warning("the evaluation of %s is kept in memory only: %s", index.folder, error)
                 return "kept in memory only, as its folder cannot be written now"
-            known.stamp, known.problem = (index.folder / stored.FILE).stat().st_mtime_ns, ""
+            known.stamp, known.problem = _stamp(stored.path_of(index)), ""
             return ""
 
     def lexical(self, view: EvaluateView, queries: dict[str, str]) -> dict[str, list[str]] | None:
@@ -169,16 +185,32 @@ class Evaluations:
         collection = self.workspace.collection(name)
         if collection.size > BM25_DOCUMENTS:
             return None
-        if view.where:
-            column = self.workspace.column(name, BM25)
-            missing = {one: queries[one] for one in queries if one not in self.known(name, column, view.where)[0]}
-            found = retrieve_by(self.workspace.opened(name, column), missing, where=view.where) if missing else {}
+        column = self.workspace.column(name, BM25)
+        known = self.known(name, column, view.where)[0]
+        missing = {one: queries[one] for one in queries if one not in known}
+        if view.where and missing:
+            found = retrieve_by(self.workspace.opened(name, column), missing, where=view.where)
             self.add_unstored(name, column, view.where, found)
-            return {one: list(row.ranking) for one, row in self.known(name, column, view.where)[0].items()}
+            known |= found
+        if view.where or not missing:
+            return {one: list(row.ranking) for one, row in known.items()}
         with self._lexical_lock:
             if name not in self._lexical or self._lexical[name][0] is not collection:
                 self._lexical[name] = (collection, bm25(collection.corpus, judged_queries(collection.judgements)))
             return self._lexical[name][1]
+
+
+def _stamp(path: Path) -> int:
+    """When a file was written last; 0 where there is none."""
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+@dataclass
+class _Unstored:
+    column: OpenedColumn
+    stamp: int = 0
+    problem: str = ""
+    rows: dict[str, Retrieved] = field(default_factory=dict)
 
 
 @dataclass

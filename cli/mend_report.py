@@ -19,8 +19,11 @@ SHOWN = 10  # queries, or failing ones, on a page
 WIDTH = 100  # characters of a text on a line
 
 
-def _open(folder: Path, model: str, device: str | None) -> tuple[GraceIndex, GraceModel]:
+def _open(folder: Path, model: str, device: str | None, *, keep: bool = False) -> tuple[GraceIndex, GraceModel]:
+    """The index and its model. With ``keep`` what could not be kept is refused at once, not after all was replayed."""
     index = GraceIndex.of_model(folder, model)
+    if keep:
+        mends.check_keepable(index)
     return index, index.load_model(device=device, cache=RepresentationCache())
 
 
@@ -104,7 +107,7 @@ def try_command(
         raise GraceError(
             "--temperature is of a rationale that the model writes again: give --seed or --system, or leave it out"
         )
-    index, loaded = _open(folder, model, device)
+    index, loaded = _open(folder, model, device, keep=keep)
     if document not in index.row:
         raise GraceError(f"{index.folder} holds no document {document[:80]!r}; {index.collection.unknown(document)}")
     mender = Mender(
@@ -186,7 +189,7 @@ def export_command(folder: Path, file: Path, model: str) -> tuple[dict, str]:
 
 
 def import_command(folder: Path, file: Path, model: str, *, anew: bool, device: str | None) -> tuple[dict, str]:
-    index, loaded = _open(folder, model, device)
+    index, loaded = _open(folder, model, device, keep=True)
     read = read_export(index, file, loaded, anew=anew)
     kept = mends.keep(index, read.changes) if read.changes else []
     result = {"kept": [mend.as_dict() for mend in kept], "encoded": read.encoded, "left_out": read.left_out}
@@ -206,7 +209,7 @@ def auto_command(
     device: str | None,
     progress,
 ) -> tuple[dict, str]:
-    mender = Mender(*_open(folder, model, device), split=split)
+    mender = Mender(*_open(folder, model, device, keep=keep_them), split=split)
     made = automatic(mender, failing=failing, guard=guard, seed=seed, progress=progress)
     result = {"model": mender.index.model_name, "split": split, "guard": guard, **made.as_dict()}
     lines = [_attempt_line(attempt) for attempt in made.attempts]

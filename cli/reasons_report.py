@@ -228,14 +228,20 @@ def lines_of_comparison(found: dict) -> list[str]:
         lines.append(f"{values}  {one['name']}: {one[ways[0]]:.3f}, {one[ways[-1]]:.3f}")
     for name in OTHERS:
         before, after = (found["others"][way][name] for way in (ways[0], ways[-1]))
-        lines.append(f"{name}: {before:.3f}, {after:.3f}")
+        lift = f"; lift {found['other_lifts'][name]:+.3f}" if "other_lifts" in found else ""
+        lines.append(f"{name}: {before:.3f}, {after:.3f}{lift}")
     lines.append("queries that tell most:")
     for one in found["telling"]:
         moved = ", ".join(f"{step.removeprefix('by_')} {one[step]:.0%}" for step in steps)
         lines.append(f"  {moved}  {one['text'][:90]}")
         if one["came"]:
-            lines.append(f"      came {', '.join(one['came'])}; left {', '.join(one['left'])}")
+            lines.append(f"      came {_some(one['came'])}; left {_some(one['left'])}")
     return lines
+
+
+def _some(ids: list[str]) -> str:
+    more = f" and {len(ids) - 3} more" if len(ids) > 3 else ""
+    return ", ".join(ids[:3]) + more
 
 
 def told(interval: dict) -> str:

@@ -33,7 +33,7 @@ import numpy as np
 from grace_core.build import QUERIES, STATISTICS, write_faiss
 from grace_core.collection import Collection
 from grace_core.errors import GraceError
-from grace_core.files import link, only_writer, read_json, sha256, write_atomically, write_json
+from grace_core.files import check_writable, link, only_writer, read_json, sha256, write_atomically, write_json
 from grace_core.index import GraceIndex
 from grace_core.mend_layer import LIST, REMEDY, Content, Layer, Mend, timestamp
 from grace_core.model import GraceModel
@@ -104,6 +104,12 @@ def encoded(
 def text_hash(collection: Collection, document_id: str) -> str:
     """SHA-256 of what is encoded of a document."""
     return hashlib.sha256(collection.documents[document_id].content.encode()).hexdigest()
+
+
+def check_keepable(index: GraceIndex) -> None:
+    """Raises GraceError if the index, or the collection that it takes its place in, cannot be written."""
+    for folder in (index.collection.folder, index.folder):
+        check_writable(folder, "mends")
 
 
 def keep(index: GraceIndex, changes: Sequence[Change]) -> list[Mend]:
@@ -254,8 +260,9 @@ def carry(old: Path, collection: Collection, name: str) -> list[str]:
 def _writing(index: GraceIndex):
     """The layer, with the locks of collection and index held.
 
-    Raises GraceError if the index was changed since it was opened.
+    Raises GraceError if the index was changed since it was opened, or cannot be written.
     """
+    check_keepable(index)
     folder = index.collection.folder
     with only_writer(folder), only_writer(index.folder):
         index.collection.check_current()

@@ -151,9 +151,11 @@ def render_document(index: GraceIndex, document_id: str) -> Safe:
 
 
 def render_replay(
-    replay: Replay, texts: Mapping[str, str], content: Content, *, changed: bool, query: str = ""
+    replay: Replay, texts: Mapping[str, str], content: Content, *, changed: bool, query: str = "", refusal: str = ""
 ) -> Safe:
-    """What all judged queries would change by with another rationale, the open ``query`` first, and the form that keeps it."""
+    """What all judged queries would change by with another rationale, the open ``query`` first, and the form that keeps it,
+    or why it cannot be kept.
+    """
     rationale = (
         tag("q", content.rationale, dir="auto") if content.rationale else tag("span", "no rationale", class_="g-quiet")
     )
@@ -186,7 +188,9 @@ def render_replay(
         own,
         verdict,
         tag("div", *lists, class_="g-mend-moved"),
-        tag("form", note, tag("button", "Keep", class_="g-button g-primary"), class_="g-mend-keep"),
+        tag("p", refusal, class_="g-note")
+        if refusal
+        else tag("form", note, tag("button", "Keep", class_="g-button g-primary"), class_="g-mend-keep"),
         class_="g-mend-replay",
     )
 

@@ -6,7 +6,6 @@ encoded is in the cache. A mend is tried on the documents as they are stored, an
 
 from __future__ import annotations
 
-import os
 import secrets
 import threading
 import time
@@ -28,6 +27,7 @@ from grace_app.mending.render import (
     render_sound,
 )
 from grace_app.mending.view import MAX_NOTE, MAX_RATIONALE, MAX_SEED, MendView, read_mend
+from grace_app.page.html import join, tag
 from grace_app.workspace.answers import server_functions
 from grace_app.workspace.state import Workspace
 from grace_app.workspace.writing_models import models_of
@@ -82,7 +82,7 @@ class MendServer:
         )
 
     def refusal(self, view: MendView) -> str:
-        """Why nothing may be tried or kept here; "" if it may."""
+        """Why nothing may be tried here; "" if it may."""
         from grace_core.mending import check_mendable
 
         if not view.model:
@@ -102,8 +102,6 @@ class MendServer:
                 "Others reach this explorer without a password, so nothing can be changed here: start it with --auth-file, or on this "
                 "machine alone."
             )
-        if not all(os.access(folder, os.W_OK) for folder in (index.collection.folder, index.folder)):
-            return f"The folder of {view.corpus} cannot be written, so nothing can be changed here."
         return ""
 
     def asked(self, data: dict) -> tuple[MendView, GraceIndex]:
@@ -147,7 +145,9 @@ class MendServer:
         }
         if view.model:
             index = self.workspace.index(view.corpus, view.model)
-            told["history"] = str(render_history(index, may_revert=not refusal))
+            unkept = "" if refusal else refusal_to_keep(index)
+            history = render_history(index, may_revert=not refusal and not unkept)
+            told["history"] = str(join(tag("p", unkept, class_="g-note") if unkept else None, history))
         return told
 
     @runs_model
@@ -198,7 +198,7 @@ class MendServer:
     @runs_model
     def try_(self, data: dict) -> dict:
         """``{"view", "kind": edit, remove or regenerate, "rationale" or "seed"}`` of the view's document: what all judged
-        queries would change by, and a ``token`` to keep it.
+        queries would change by, and a ``token`` to keep it, "" where it cannot be kept.
         """
         view, index = self.asked(data)
         mender = self.mender(view, index)
@@ -215,12 +215,14 @@ class MendServer:
         else:
             raise GraceError("the page sent an event that does not fit; reload the page")
         kind = "remove" if not content.ids else kind
-        changed, token = not content.equals(mender.content(row)), secrets.token_urlsafe(12)
-        if changed:
+        changed, unkept = not content.equals(mender.content(row)), refusal_to_keep(index)
+        token = secrets.token_urlsafe(12) if changed and not unkept else ""
+        if token:
             with self._lock:
                 self._tried[token] = Tried(index, view.doc, kind, content)
-        html = str(render_replay(mender.replay(row, content), mender.texts, content, changed=changed, query=view.query))
-        return {"html": html, "token": token if changed else ""}
+        shown = {"changed": changed, "query": view.query, "refusal": unkept}
+        html = str(render_replay(mender.replay(row, content), mender.texts, content, **shown))
+        return {"html": html, "token": token}
 
     def keep(self, data: dict) -> dict:
         """Make what was tried part of the collection: ``{"view", "token", "note"}``."""
@@ -245,6 +247,17 @@ class MendServer:
             raise GraceError("the page sent an event that does not fit; reload the page")
         mend = mends.revert(index, data["mend"])
         return {"mend": mend.id, "document": mend.document}
+
+
+def refusal_to_keep(index: GraceIndex) -> str:
+    """Why a mend can be tried, and not kept or reverted; "" if it can."""
+    from grace_core.mends import check_keepable
+
+    try:
+        check_keepable(index)
+    except GraceError as error:
+        return f"Nothing can be kept or reverted here, only tried: {error}."
+    return ""
 
 
 def _text(value: object, name: str, most: int) -> str:

@@ -1,12 +1,16 @@
-// Two models compared by reasons: which one, over which judged queries, and what the server knows of it. Runs in the scope
-// of reasons.js.
+// Two models, or a model and its text alone, compared by reasons: which ones, over which judged queries, and what the
+// server knows of it. Runs in the scope of reasons.js.
 const versus = root.querySelector('.g-reasons-comparison');
 
 const offerComparisons = () => {
   const others = data.models.filter((model) => model !== view.model);
   choices(
     'against',
-    [{ id: '', label: others.length ? 'no other model' : 'there is no other model' }, ...others],
+    [
+      { id: '', label: 'nothing' },
+      { id: `${view.model}:text`, label: `${view.model}, its text alone` },
+      ...others,
+    ],
     view.against,
   );
   const splits = splitChoices(data.splits);

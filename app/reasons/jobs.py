@@ -8,15 +8,19 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from grace_app.workspace.messages import message_of
 from grace_app.workspace.state import Workspace
 from grace_core.errors import GraceError
 
+if TYPE_CHECKING:
+    from grace_core.index import GraceIndex
+
 
 @dataclass
 class ReasonsJob:
-    """Finding the reasons of one model of a collection, or comparing it with the model ``against``.
+    """Finding the reasons of one model of a collection, or comparing it with ``against``, another model or its text alone.
 
     ``state``: working, done, stopped or failed; ``stage``: sentences, grouping, reading or queries.
     """
@@ -118,3 +122,14 @@ def find_reasons(workspace: Workspace, job: ReasonsJob) -> None:
     check_rationales(index)
     model = None if have_sentences(index) else workspace.model_of(index)
     make_reasons(index, model, progress=job.mark, should_stop=job.stop.is_set)
+
+
+def refusal_to_write(index: GraceIndex, what: str) -> str:
+    """Why ``what`` cannot be kept beside an index; "" if it can."""
+    from grace_core.files import check_writable
+
+    try:
+        check_writable(index.folder, what)
+    except GraceError as error:
+        return f"{error}."
+    return ""

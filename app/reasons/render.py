@@ -36,8 +36,8 @@ class Hits:
     grades: dict[str, int]
 
 
-def render_why_none(corpus: str, model: str = "", documents: int = 0, width: int = 0) -> Safe:
-    """Why no reasons are shown: none can be, or none were found yet."""
+def render_why_none(corpus: str, model: str = "", documents: int = 0, width: int = 0, *, refusal: str = "") -> Safe:
+    """Why no reasons are shown: none can be, or none were found yet; ``refusal``: and why none can be found here."""
     if not model:
         title, hint = (
             f"{corpus} has no rationales",
@@ -55,7 +55,7 @@ def render_why_none(corpus: str, model: str = "", documents: int = 0, width: int
                 else ""
             ),
         )
-    return tag("div", tag("p", title, class_="g-empty-title"), tag("p", hint), class_="g-empty")
+    return tag("div", tag("p", title, class_="g-empty-title"), tag("p", refusal or hint), class_="g-empty")
 
 
 def render_summary(reasons: Reasons, grouping: Grouping) -> Safe:

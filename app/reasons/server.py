@@ -15,7 +15,7 @@ from grace_app.evaluate.view import splits_of
 from grace_app.explore.results import render_empty
 from grace_app.gate import runs_model
 from grace_app.reasons.comparisons import Comparisons
-from grace_app.reasons.jobs import ReasonsJob, ReasonsJobs, find_reasons
+from grace_app.reasons.jobs import ReasonsJob, ReasonsJobs, find_reasons, refusal_to_write
 from grace_app.reasons.render import Hits, render_hits, render_list, render_reason, render_summary, render_why_none
 from grace_app.reasons.render_comparison import render_comparison, render_offer
 from grace_app.reasons.view import ReasonsView, read_reasons
@@ -121,10 +121,9 @@ class ReasonsServer:
             return made | {"html": str(render_why_none(view.corpus)), "offer": False}
         index = self.workspace.index(view.corpus, view.model)
         if not have_reasons(index):
-            return made | {
-                "html": str(render_why_none(view.corpus, view.model, len(index), index.sums.shape[2])),
-                "offer": True,
-            }
+            refusal = refusal_to_write(index, "reasons")
+            none = render_why_none(view.corpus, view.model, len(index), index.sums.shape[2], refusal=refusal)
+            return made | {"html": str(none), "offer": not refusal}
         opened = self.of(view.corpus, view.model)
         view, problems = self._fitting(view, opened, problems)
         grouping = opened.reasons.at(view.size)
@@ -178,7 +177,7 @@ class ReasonsServer:
         return {"job": self.jobs.start(self._find, view.corpus, view.model, stopped=stopped).as_dict()}
 
     def compare(self, data: dict) -> dict:
-        """What is known of the comparison with the view's other model, or what would be done to compare; ``offer``: whether
+        """What is known of the comparison that the view names, or what would be done to compare; ``offer``: whether
         that can be done.
         """
         view, _, grouping = self.asked(data)
@@ -190,13 +189,14 @@ class ReasonsServer:
                 "offer": False,
             }
         queries = len(self.comparisons.queries(view)) if splits_of(self.workspace.collection(view.corpus)) else 0
-        return {"html": str(render_offer(view, queries)), "offer": queries > 0}
+        refusal = self.comparisons.refusal(view)
+        return {"html": str(render_offer(view, queries, refusal)), "offer": queries > 0 and not refusal}
 
     @runs_model
     def make_comparison(self, data: dict) -> dict:
         view, _, grouping = self.asked(data)
         if not view.against:
-            raise GraceError("choose the model that is to be compared with")
+            raise GraceError("choose what the model is to be compared with")
         self.comparisons.queries(view)  # refuses at once where there are none
 
         def work(job: ReasonsJob) -> None:

@@ -53,7 +53,7 @@ def build(shell: Shell) -> ReasonsTab:
 
 def explored(server: ReasonsServer, data: object) -> View:
     """The view of Explore that an event of the page asks for: ``{"view": …, "doc": …}`` for a hit of the view's query, or
-    ``{"view": …, "query": id}`` for a judged query under both models that are compared.
+    ``{"view": …, "query": id}`` for a judged query under both columns that are compared.
     """
     data = data if isinstance(data, dict) else {}
     asked, _ = read_reasons(server.workspace, data.get("view"), strict=True)
@@ -62,6 +62,8 @@ def explored(server: ReasonsServer, data: object) -> View:
         if data["query"] not in queries:
             raise GraceError(f"{asked.corpus} has no such judged query any more; reload the page")
         columns = {"a": f"{asked.model}:rationale", "b": f"{asked.against}:rationale"}
+        if asked.against_text:
+            columns = {"a": asked.against, "b": f"{asked.model}:rationale"}
         wanted = {"collection": asked.corpus, "k": "10", "q": queries[data["query"]]} | columns
         return read_view(server.workspace, wanted, strict=True)[0]
     if not isinstance(data.get("doc"), str) or not asked.ask:

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, replace
 
 from grace_app.evaluate.view import ALL, read_judged, splits_of
-from grace_app.workspace.view import MAX_QUERY_IN_ADDRESS, check_query, short, texts_of
+from grace_app.workspace.view import MAX_QUERY_IN_ADDRESS, Column, check_query, short, texts_of
 from grace_app.workspace.writing_models import models_of, read_model
 from grace_core.errors import GraceError
 
@@ -24,8 +24,8 @@ class ReasonsView:
     """A collection, a model of it, how many reasons (None: the default), and, once asked, the opened reason,
     the query, whether only hits with that reason are shown, and how strongly which reasons steer the query.
 
-    ``against`` is another model that the first is compared with, over the judged queries of ``split`` ("" for all), the
-    ``FIRST`` at random or, with ``every``, all of them.
+    ``against`` is another model that the first is compared with, or the column of its own text alone, over the judged
+    queries of ``split`` ("" for all), the ``FIRST`` at random or, with ``every``, all of them.
     """
 
     corpus: str
@@ -38,6 +38,15 @@ class ReasonsView:
     against: str = ""
     split: str = ""
     every: bool = False
+
+    @property
+    def text_alone(self) -> Column:
+        """The model's column without its rationale."""
+        return Column(self.model, rationale=False)
+
+    @property
+    def against_text(self) -> bool:
+        return self.against == self.text_alone.id
 
     def params(self) -> dict[str, str]:
         """As :func:`read_reasons` takes it, and, with ``tab=reasons``, as the address holds it."""
@@ -91,7 +100,8 @@ def read_reasons(workspace, params: object, *, strict: bool = False) -> tuple[Re
 def _read_comparison(workspace, view: ReasonsView, asked: dict, problems: list[str]) -> ReasonsView:
     """``view`` with the model that it is compared with, and over which queries."""
     splits = list(splits_of(workspace.collection(view.corpus)))
-    others = [model for model in models_of(workspace, view.corpus) if model != view.model]
+    models = models_of(workspace, view.corpus)
+    others = [view.text_alone.id, *(model for model in models if model != view.model)] if models else []
     if asked["against"] in others:
         view = replace(view, against=asked["against"])
     elif asked["against"]:

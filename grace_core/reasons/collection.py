@@ -26,7 +26,7 @@ from threading import Lock
 import numpy as np
 
 from grace_core.errors import GraceError
-from grace_core.files import only_writer, read_json, sha256, write_atomically, write_json
+from grace_core.files import check_writable, only_writer, read_json, sha256, write_atomically, write_json
 from grace_core.index import GraceIndex
 from grace_core.model import GraceModel
 from grace_core.pooling import TEMPLATE, TEXT
@@ -207,13 +207,15 @@ def make_reasons(
 
     See :func:`find_sentences`.
 
-    They are made twice, the second time with the next seed, to tell how much of them is chance.
+    They are made twice, the second time with the next seed, to tell how much of them is chance. Raises GraceError, before
+    anything is made, if the index's folder cannot be written.
     """
     from safetensors.numpy import save_file
 
     check_rationales(index)
     if have_reasons(index) and seed in (None, read_json(index.folder / "reasons.json", REMEDY)["seed"]):
         return open_reasons(index)
+    check_writable(index.folder, "reasons")
     sentences = find_sentences(
         index, model, progress=lambda done, total: progress("sentences", done, total), should_stop=should_stop
     )

@@ -24,7 +24,15 @@ import numpy as np
 
 from grace_core.build import BuildStopped
 from grace_core.errors import GraceError
-from grace_core.files import needs_room, only_writer, read_json, sha256, write_atomically, write_json
+from grace_core.files import (
+    check_writable,
+    needs_room,
+    only_writer,
+    read_json,
+    sha256,
+    write_atomically,
+    write_json,
+)
 from grace_core.index import GraceIndex
 from grace_core.model import GraceModel
 from grace_core.pooling import PARTS, RATIONALE
@@ -142,11 +150,12 @@ def find_sentences(
 
     ``model`` is the one that built the index; it is loaded if needed. ``progress`` is called with (documents
     done, all); ``should_stop`` is asked between shards and raises BuildStopped: what is finished is kept.
-    Raises GraceError for an index without rationales, or another model.
+    Raises GraceError for an index without rationales, for another model, or if the index's folder cannot be written.
     """
     check_rationales(index)
     if have_sentences(index):
         return open_sentences(index)
+    check_writable(index.folder, "the sentences of its rationales")
     model = index.load_model() if model is None else model
     if model.fingerprint != index.manifest["model"]["sha256"]:
         raise GraceError(

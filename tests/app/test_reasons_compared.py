@@ -1,5 +1,5 @@
-"""Two models compared by reasons in the page: the figures of the command, the address, and plain lines where nothing can be
-compared.
+"""Two models, or one and its text alone, compared by reasons in the page: the figures of the command, the address, and
+plain lines where nothing can be compared.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from grace_core.errors import GraceError
 
 VIEW = {"corpus": "world", "model": "tiny-a"}
 AGAINST = VIEW | {"against": "tiny-b", "judged": "test"}
+TEXT = AGAINST | {"against": "tiny-a:text"}
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +86,26 @@ def test_the_figures_are_those_of_the_command(compared, world):
         assert row["moved"] == (larger if row["by_words"] != row["by_geometry"] else "both" if row["by_words"] else "")
 
 
+def test_the_text_alone_has_the_figures_of_the_command_and_opens_explore_with_both_columns(compared, world):
+    assert "of the documents nothing is encoded again" in compared.compare({"view": TEXT})["html"]
+    finish(compared, compared.make_comparison({"view": TEXT}))
+    view, _, grouping = compared.asked({"view": TEXT})
+    own = compared.comparisons.known(view, grouping)
+    options = {"size": len(grouping), "against": "tiny-a:text", "split": "test", "limit": 100}
+    result, _ = reasons_command(world.indexes / "world", "tiny-a", **options)
+    assert own == nearly(result["against"])
+    answer = compared.compare({"view": TEXT})
+    assert not answer["offer"]
+    cells = re.findall(r'data-reason="(\d+)".*?<td>([+−][\d.]+)</td><td>([+−][\d.]+)</td>', answer["html"])
+    assert [int(number) for number, *_ in cells] == [row["number"] for row in own["reasons"]]
+    for (_, *values), row in zip(cells, own["reasons"], strict=True):
+        assert [float(value.replace("−", "-")) for value in values] == [
+            pytest.approx(row[key], abs=5e-4) for key in ("change", "lift")
+        ]
+    opened = explored(compared, {"view": TEXT, "query": "q1"})
+    assert (opened.query, opened.a.id, opened.b.id) == (QUERY, "tiny-a:text", "tiny-a:rationale")
+
+
 def test_another_choice_of_queries_is_another_comparison(compared):
     assert not compared.compare({"view": AGAINST})["offer"]
     assert compared.compare({"view": AGAINST | {"judged": "all"}})["offer"]
@@ -109,7 +130,9 @@ def test_the_address_holds_the_comparison(server):
 
 
 @pytest.mark.parametrize(
-    "more", [{"against": "tiny-a"}, {"against": "x"}, {"judged": "none"}, {"queries": "7"}], ids=str
+    "more",
+    [{"against": "tiny-a"}, {"against": "tiny-b:text"}, {"against": "x"}, {"judged": "none"}, {"queries": "7"}],
+    ids=str,
 )
 def test_a_wrong_link_says_what_is_wrong(server, more):
     view, problems = read_reasons(server.workspace, AGAINST | more)

@@ -66,11 +66,27 @@ def retrieval_command(
         values[key] = retrieval.per_query({query: getattr(row, "ranking", row) for query, row in made.items()}, qrels)
         results[key] = retrieval.summary(values[key]) | {"truncated_queries": cut, "notes": list(notes)}
 
+    plan = []  # of every model and column its index, and its rows with their poolings
     for text in models:
         name = read_name(collection, text)
         if not is_model(name):
             if given and any(part.kind == "grace" for part in getattr(name, "parts", ())):
                 raise GraceError(f"{', '.join(given)} set a single model, and {name.id} is a fusion: leave them out")
+            columns.canonical(text)  # a name that is not there is told before hours of work
+            plan.append((text, None, {text: None}))
+            continue
+        index = GraceIndex.of_model(collection, name.model)
+        if name.rationale is not None:
+            rows = {text: Pooling.FULL if name.rationale else Pooling.TEXT}
+        else:
+            rows = {f"{text}:text": Pooling.TEXT}
+            rows |= {text: Pooling.FULL} if index.default_pooling is Pooling.FULL else {}
+        plan.append((text, index, rows))
+    expected = [key for _, _, rows in plan for key in rows] + ["bm25"] * bm25
+    if against is not None and against not in expected:
+        raise GraceError(f"--against is {against!r}, expected one of the rows: {', '.join(expected)}")
+    for text, index, rows in plan:
+        if index is None:
             column = columns.open(text)
             cut, notes = cut_queries(column, list(queries.values()))
             ranked = retrieval.retrieve_by(column, queries, where=where)
@@ -78,16 +94,11 @@ def retrieval_command(
             if save:
                 stored.save_column(column, ranked)
             continue
-        index = GraceIndex.of_model(collection, name.model)
         loaded = index.load_model(device=device, cache=RepresentationCache(), **given)
         made, cut = {}, sum(loaded.prompts.build(query).text_truncated for query in queries.values())
         notes = notes_on_cut_queries(cut, len(queries), loaded.settings, positions=loaded.positions)
-        poolings = (Pooling.TEXT, Pooling.FULL) if index.default_pooling is Pooling.FULL else (Pooling.TEXT,)
-        if name.rationale is not None:
-            poolings = (Pooling.FULL if name.rationale else Pooling.TEXT,)
-        for pooling in poolings:
+        for key, pooling in rows.items():
             made[pooling] = retrieval.retrieve(index, loaded, queries, pooling, where=where, progress=True)
-            key = text if pooling is Pooling.FULL or name.rationale is not None else f"{text}:text"
             add(key, made[pooling], cut, notes)
         loaded.close()
         if save:
@@ -96,16 +107,14 @@ def retrieval_command(
         ranked = retrieval.bm25(corpus, queries)
         add("bm25", ranked)
         if save:
-            rows = {query: retrieval.Retrieved(queries[query], tuple(ranking)) for query, ranking in ranked.items()}
-            stored.save_column(columns.open("bm25"), rows)
+            kept = {query: retrieval.Retrieved(queries[query], tuple(ranking)) for query, ranking in ranked.items()}
+            stored.save_column(columns.open("bm25"), kept)
     among = "" if where is None else f", among {len(corpus.documents):,} documents that satisfy the filter"
     lines = [f"{len(queries)} queries{f', split {split}' if split else ''}{among}"]
     wide = max(24, *map(len, results))
     for name, row in results.items():
         lines.append(f"{name:{wide}s} {'  '.join(cell(row, metric) for metric in retrieval.METRICS)}")
     if against is not None:
-        if against not in results:
-            raise GraceError(f"--against is {against!r}, expected one of the rows: {', '.join(results)}")
         lines.append(f"difference to {against}, paired by query")
         for name in results:
             if name != against:

@@ -86,12 +86,10 @@ def _index_parts(index: GraceIndex) -> list:
     mean moves no vector of a document.
     """
     manifest = index.manifest
+    geometry = manifest.get("geometry", {})
     files = [manifest["files"][name] for name in ("vectors.safetensors", "index.faiss")]
-    parts, geometry = (
-        [manifest["model"], manifest["settings"], manifest["corpus_sha256"], files],
-        manifest.get("geometry"),
-    )
-    return [*parts, geometry["sha256"]] if geometry and geometry.get("queries") else parts
+    parts = [manifest["model"], manifest["settings"], manifest["corpus_sha256"], files]
+    return [*parts, geometry["sha256"]] if geometry.get("queries") else parts
 
 
 def _parts(column: Column) -> list:

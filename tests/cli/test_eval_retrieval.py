@@ -83,3 +83,23 @@ def test_save_keeps_every_column(folder, grace):
     again = stored.load_column(columns.open("bm25"))
     assert sorted(again) == ["q0", "q1", "q2"]
     assert kept["bm25"].items() <= again.items()  # whether it was asked for as a column or as the baseline
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--against", "nobody"), "--against is 'nobody', expected one of the rows: tiny:text, tiny, st:mini, bm25"),
+        (("-m", "bm25+nobody"), "has no index of model 'nobody'"),
+        (("-m", "st:nobody"), "has no vectors of the encoder st:nobody, there are: st:mini"),
+    ],
+)
+def test_a_name_that_is_no_row_is_told_before_anything_is_encoded(folder, grace, monkeypatch, options, said):
+    from grace_core.index import GraceIndex
+
+    def load_model(*_, **__):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(GraceIndex, "load_model", load_model)
+    status, _, err = grace("eval", "retrieval", folder, "-m", "tiny", "-m", "st:mini", "--bm25", *options)
+    assert status == 2
+    assert said in err

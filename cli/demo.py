@@ -123,7 +123,8 @@ def demo_real(
         list[Path] | None, typer.Argument(help="Collections: BEIR folders. Their test splits are measured on.")
     ] = None,
     way: Annotated[
-        list[str] | None, typer.Option("--way", help="NAME=MODEL, or bm25; repeatable. NAME-seed1 is a seed of NAME.")
+        list[str] | None,
+        typer.Option("--way", help="NAME=MODEL, NAME=st:ENCODER, or bm25; repeatable. NAME-seed1 is a seed of NAME."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Where results are kept; what is there is not done again.")] = Path(
         "runs/real"
@@ -142,13 +143,19 @@ def demo_real(
     """Measure models on real collections, with and without rationale and BM25, and print the table of all
     that is kept.
     """
+    from grace_core.columns.encoder import Encoder
     from grace_study import real
+
+    def loaded(model: str):
+        if model.startswith("st:"):
+            return Encoder.load(model.removeprefix("st:"), device=device)
+        return load(model, dtype=dtype, device=device, max_new_tokens=max_new_tokens)
 
     for given in way or ():
         name, _, model = given.partition("=")
         real.run(
             name,
-            lambda model=model: load(model, dtype=dtype, device=device, max_new_tokens=max_new_tokens),
+            lambda model=model: loaded(model),
             data or [],
             out,
             queries=queries,

@@ -1,11 +1,12 @@
 """Ways to rank, measured on real collections and compared.
 
-A *way* is a model (its name or folder), or BM25. A fixed sample of queries and documents is drawn from each
-collection's test split (:meth:`Judged.sample`). Texts and greedy rationales are encoded once; the columns, with
-nDCG@10 of every query, are computed from the part sums:
+A *way* is a model (its name or folder), a sentence encoder (``st:NAME``), or BM25. A fixed sample of queries and
+documents is drawn from each collection's test split (:meth:`Judged.sample`). Texts and greedy rationales are encoded
+once; the columns, with nDCG@10 of every query, are computed from the part sums:
 
     text raw, rationale raw                  the published geometry, one mean
     text calibrated, rationale calibrated    the default geometry (:mod:`grace_core.geometry`), fitted to the sample's documents
+    encoder                                  a sentence encoder's cosine
     … + bm25                                 the sum of both scores, each standardised over the documents of a query
 
 The results of a way are one file for each collection, so that a stopped run continues where it was; tables use
@@ -23,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from grace_core.columns.bm25 import Bm25
+from grace_core.columns.encoder import Encoder
 from grace_core.errors import GraceError
 from grace_core.evaluation.bootstrap import ci95, of_hierarchy
 from grace_core.evaluation.retrieval import Judged, per_query
@@ -106,6 +108,18 @@ def measure(model: GraceModel, judged: Judged, *, batch_size: int = 64, progress
     }
 
 
+def measure_encoder(encoder: Encoder, judged: Judged) -> dict:
+    """nDCG@10 of every query by an encoder's cosine, alone and with BM25."""
+    documents = encoder.encode(list(judged.documents.values()), role=Role.DOCUMENT).vectors
+    scores = encoder.encode(list(judged.queries.values()), role=Role.QUERY).vectors @ documents.T
+    fused = standardised(scores) + standardised(lexical_scores(judged))
+    return {
+        "queries": list(judged.queries),
+        "documents": len(judged.documents),
+        "columns": {"encoder": ndcg(judged, scores).tolist(), "encoder" + WITH: ndcg(judged, fused).tolist()},
+    }
+
+
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
@@ -118,7 +132,7 @@ def _scores(geometry: Geometry, pooling: Pooling, queries: Representations, docu
 
 def run(
     way: str,
-    load: Callable[[], GraceModel],
+    load: Callable[[], GraceModel | Encoder],
     data: Sequence[Path],
     out: Path,
     *,
@@ -143,7 +157,7 @@ def run(
             }
         else:
             model = model or load()
-            result = measure(model, judged)
+            result = measure_encoder(model, judged) if isinstance(model, Encoder) else measure(model, judged)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, result)
         report(

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "grace_core"))
+
+from columns_world import save_encoder
+
+from grace_core.columns.encoder import Encoder
 from grace_core.errors import GraceError
 from grace_core.evaluation.retrieval import Judged
 from grace_study import real
@@ -65,6 +72,15 @@ def test_the_table_holds_means_and_paired_differences(collections, new_model, tm
     text = real.markdown(result)
     assert "| tiny rationale calibrated |" in text
     assert text.count("\n|---") == 2
+
+
+def test_a_sentence_encoder_is_a_way(collections, tmp_path, sentences):
+    real.run(
+        "small", lambda: Encoder.load(str(save_encoder(tmp_path / "encoder", sentences))), collections, tmp_path / "out"
+    )
+    columns = real.Measured.read(tmp_path / "out").values["small"][0]["one"]
+    assert set(columns) == {"encoder", "encoder + bm25"}
+    assert columns["encoder + bm25"].mean() > columns["encoder"].mean()  # a query is the first words of its document
 
 
 def test_equal_ways_differ_by_nothing_and_intervals_widen_with_collections():

@@ -36,10 +36,10 @@ LINKS, CONSTRUCTION = 32, 40
 LADDERS = {"hnsw": (16, 32, 64, 128, 256, 512), "ivfpq": (4, 8, 16, 32, 64, 128, 256, 512)}
 EFFORTS = {"hnsw": "efSearch", "ivfpq": "nprobe"}
 PER_CENTROID = 39  # training vectors a centroid; FAISS warns below
-CANDIDATES = 10  # an ivfpq query re-ranks this many times k vectors, and at least LEAST
-LEAST = 100
+CANDIDATES = 6  # an ivfpq query re-ranks this many times k vectors, and at least LEAST
+LEAST = 60
 SLACK = 16  # candidates beyond k, so that fp32 rounding of nearly equal scores does not decide the result
-GROUP = 64  # queries for which vectors on disk are read at once
+GROUP = 8  # queries for which vectors on disk are read at once: few enough to stay in the cache
 _ROUNDING = float(np.finfo(np.float32).eps)
 
 

@@ -489,7 +489,6 @@ def test_vectors_of_an_encoder_are_brought_up_or_refused(first, folder, model, s
     status, out, _ = grace("index", "update", folder, "--model", "st:small", "--json")
     assert (status, json.loads(out)["models"]) == (0, {"st:small": {"documents": 39}})
     np.testing.assert_allclose(EncodedIndex(Collection(folder), "small").vectors, before.vectors, atol=1e-6)
-    assert json.loads(grace("index", "info", folder, "--json")[1])["outdated"] == []
 
 
 def test_added_documents_replace_all_passages_of_their_document(sentences, model, tmp_path):
@@ -572,9 +571,8 @@ def test_an_update_that_is_killed_leaves_the_old_state_or_the_new_one(
     assert len(attempts) >= 20
     assert [attempt for attempt in attempts if attempt["state"] != attempt["corpus"]] == []
     assert {attempt["state"] for attempt in attempts} == {"old", "new"}
-    assert (
-        sum(attempt["state"] == "new" and ".next" in attempt["left"] for attempt in attempts) >= 5
-    )  # in the middle of a switch
+    half = sum(attempt["state"] == "new" and ".next" in attempt["left"] for attempt in attempts)
+    assert half >= 5  # in the middle of a switch
 
 
 def test_bringing_up_an_index_that_is_killed_half_way_is_finished_by_the_next_who_opens_it(

@@ -49,7 +49,7 @@ tip.hidden = panel.hidden = true;
 const open = (query) => trigger('select', { query });
 const value = (number) => number.toFixed(2);
 const queries = (number) => `${number.toLocaleString('en')} ${number === 1 ? 'query' : 'queries'}`;
-const told = (mark) =>
+const placeOf = (mark) =>
   data.bars
     ? `${queries(mark.n)} with nDCG@10 from ${mark.low.toFixed(1)} to ` +
       `${mark.high === 1 ? '1' : `below ${mark.high.toFixed(1)}`}`
@@ -239,7 +239,11 @@ const point = (now) => {
     );
   else ring.append(draw('circle', { cx: mark.cx, cy: mark.cy, r: mark.r + 2.5 }));
   const lines = [
-    make('div', 'g-tip-step', mark.n > 1 && !data.bars ? `${queries(mark.n)} · ${told(mark)}` : told(mark)),
+    make(
+      'div',
+      'g-tip-step',
+      mark.n > 1 && !data.bars ? `${queries(mark.n)} · ${placeOf(mark)}` : placeOf(mark),
+    ),
   ];
   mark.queries.slice(0, TOLD).forEach(([, text]) => lines.push(make('div', 'g-eval-tip-query', text)));
   if (mark.n > TOLD) lines.push(make('div', 'g-quiet', `and ${(mark.n - TOLD).toLocaleString('en')} more`));
@@ -266,7 +270,7 @@ const list = (mark) => {
   shut.type = 'button';
   shut.append(make('kbd', '', 'Esc'));
   shut.addEventListener('click', () => close(true));
-  head.append(make('b', '', data.bars ? told(mark) : `${queries(mark.n)} · ${told(mark)}`), shut);
+  head.append(make('b', '', data.bars ? placeOf(mark) : `${queries(mark.n)} · ${placeOf(mark)}`), shut);
   mark.queries.forEach(([id, text]) => {
     const row = make('button', 'g-probe', text);
     row.type = 'button';

@@ -189,9 +189,9 @@ class Evaluations:
         known = self.known(name, column, view.where)[0]
         missing = {one: queries[one] for one in queries if one not in known}
         if view.where and missing:
-            found = retrieve_by(self.workspace.opened(name, column), missing, where=view.where)
-            self.add_unstored(name, column, view.where, found)
-            known |= found
+            rows = retrieve_by(self.workspace.opened(name, column), missing, where=view.where)
+            self.add_unstored(name, column, view.where, rows)
+            known |= rows
         if view.where or not missing:
             return {one: list(row.ranking) for one, row in known.items()}
         with self._lexical_lock:
@@ -266,14 +266,14 @@ def compare(evaluations: Evaluations, view: EvaluateView, *, lexical: bool = Tru
     collection = evaluations.workspace.collection(view.collection)
     left = evaluations.among(view)
     asked, qrels = queries_of(left.judgements, view), (left.judgements or collection.judgements).qrels
-    found = [evaluations.known(view.collection, column, view.where) for column in view.every]
-    missing = sum(name not in rows for rows, _ in found for name in asked)
+    evaluated = [evaluations.known(view.collection, column, view.where) for column in view.every]
+    missing = sum(name not in rows for rows, _ in evaluated for name in asked)
     queries = {  # in the order of the file, so that the resampling gives the same intervals as `grace eval retrieval`
         name: text
         for name, text in collection.judgements.queries.items()
-        if name in asked and all(name in rows for rows, _ in found)
+        if name in asked and all(name in rows for rows, _ in evaluated)
     }
-    rows = [{name: known[name] for name in queries} for known, _ in found]
+    rows = [{name: known[name] for name in queries} for known, _ in evaluated]
     values = [per_query({name: row.ranking for name, row in column.items()}, qrels) for column in rows]
     table = {column.id: summary(value) for column, value in zip(view.every, values, strict=True)} if queries else {}
     ids, pairs = list(table), {}
@@ -285,7 +285,7 @@ def compare(evaluations: Evaluations, view: EvaluateView, *, lexical: bool = Tru
             if ids.index(a) < ids.index(b)
         }
     rows, values = rows[: len(view.columns)], values[: len(view.columns)]
-    made = Comparison(
+    comparison = Comparison(
         view,
         len(asked),
         missing,
@@ -296,13 +296,13 @@ def compare(evaluations: Evaluations, view: EvaluateView, *, lexical: bool = Tru
         difference=difference(*values) if queries and len(values) > 1 else None,
         qrels=qrels,
         documents=left.documents,
-        problems=list(dict.fromkeys(problem for _, problem in found if problem)),
+        problems=list(dict.fromkeys(problem for _, problem in evaluated if problem)),
         table=table,
         pairs=pairs,
     )
     if lexical and (ranked := evaluations.lexical(view, queries or asked)) is not None:
-        made.lexical = summary(per_query({name: ranked[name] for name in queries or asked}, qrels))
-    return made
+        comparison.lexical = summary(per_query({name: ranked[name] for name in queries or asked}, qrels))
+    return comparison
 
 
 @dataclass
@@ -359,19 +359,19 @@ def evaluate(
                     opened = workspace.opened(view.collection, column)
                     if progress.state == "opening":
                         progress.marks.append((time.monotonic(), 0))
-                    made = retrieve_by(opened, asked, where=where)
-                    evaluations.add_unstored(view.collection, column, view.where, made)
+                    rows = retrieve_by(opened, asked, where=where)
+                    evaluations.add_unstored(view.collection, column, view.where, rows)
                 else:
                     index, model = indexes[column], workspace.model_of(indexes[column])
                     if progress.state == "opening":
                         progress.marks.append((time.monotonic(), 0))
                     with model.engine.interrupted_by(check):
                         check()
-                        made = retrieve(index, model, asked, column.pooling, where=where, batch_size=LARGEST)
+                        rows = retrieve(index, model, asked, column.pooling, where=where, batch_size=LARGEST)
                     if where:
-                        evaluations.add_unstored(view.collection, column, view.where, made)
+                        evaluations.add_unstored(view.collection, column, view.where, rows)
                     else:
-                        evaluations.add(index, column, made)
+                        evaluations.add(index, column, rows)
                 del names[: len(some)]
                 progress.state, progress.done = "evaluating", progress.done + len(some)
                 progress.marks.append((time.monotonic(), progress.done))
@@ -410,44 +410,44 @@ class QueryRow:
     rationales: tuple[str, ...]
 
 
-def extremes(evaluations: Evaluations, found: Comparison) -> tuple[list[QueryRow], list[QueryRow]]:
+def extremes(evaluations: Evaluations, comparison: Comparison) -> tuple[list[QueryRow], list[QueryRow]]:
     """The queries on which B gains most over A, and those on which it loses most; of a single column the
     worst ones, and none.
     """
     from grace_core.evaluation.retrieval import SAME
 
-    if not found.queries:
+    if not comparison.queries:
         return [], []
-    names, apart = list(found.queries), found.apart
+    names, apart = list(comparison.queries), comparison.apart
     best, worst = order(apart).tolist(), order(-apart).tolist()
-    if len(found.values) == 1:
+    if len(comparison.values) == 1:
         chosen = [i for i in worst if apart[i] < 1 - SAME][:LISTED], []
     else:
         chosen = [i for i in best if apart[i] > SAME][:LISTED], [i for i in worst if apart[i] < -SAME][:LISTED]
-    wins, losses = ([_case(evaluations.workspace, found, names[i], i) for i in part] for part in chosen)
+    wins, losses = ([_case(evaluations.workspace, comparison, names[i], i) for i in part] for part in chosen)
     return wins, losses
 
 
-def _case(workspace: Workspace, found: Comparison, name: str, place: int) -> QueryRow:
+def _case(workspace: Workspace, comparison: Comparison, name: str, place: int) -> QueryRow:
     """The best relevant document is one of the highest grade: of these the one that either column ranks highest."""
-    rankings = [rows[name].ranking for rows in found.rows]
-    grades = {document: grade for document, grade in found.qrels[name].items() if grade > 0}
+    rankings = [rows[name].ranking for rows in comparison.rows]
+    grades = {document: grade for document, grade in comparison.qrels[name].items() if grade > 0}
     document = min(
         grades, key=lambda d: (-grades[d], min((r.index(d) for r in rankings if d in r), default=len(grades) + 10))
     )
-    there = workspace.collection(found.view.collection).documents.get(document)
+    there = workspace.collection(comparison.view.collection).documents.get(document)
     rationales = []
-    for column in found.view.columns:
+    for column in comparison.view.columns:
         if isinstance(column, OtherColumn):
             rationales.append("")
             continue
-        index = workspace.index(found.view.collection, column.model)
+        index = workspace.index(comparison.view.collection, column.model)
         rationales.append(index.rationales[index.row[document]] if column.rationale and document in index.row else "")
     return QueryRow(
         name,
-        found.queries[name],
-        tuple(float(values["ndcg@10"][place]) for values in found.values),
-        tuple(rows[name].rationale for rows in found.rows),
+        comparison.queries[name],
+        tuple(float(values["ndcg@10"][place]) for values in comparison.values),
+        tuple(rows[name].rationale for rows in comparison.rows),
         document,
         (there.title or there.text[:80] if there else "") or document,
         grades[document],

@@ -14,44 +14,44 @@ NAMES = {"ndcg@10": "nDCG@10", "recall@10": "Recall@10", "mrr@10": "MRR@10"}
 FEW = 20  # queries below which nothing is concluded
 
 
-def render_scores(found: Comparison, message: str = "", *, running: bool = False) -> Safe:
+def render_scores(comparison: Comparison, message: str = "", *, running: bool = False) -> Safe:
     """The table with the difference, and what it says in words.
 
     A message stands above it; ``running``: more queries are coming.
     """
-    problems = [banner(problem, kind="info") for problem in found.problems]
-    parts = [banner(message), *problems, tag("p", *_which(found, running), class_="g-eval-which", role="status")]
-    if found.summaries:
-        parts += [_table(found), _words(found), _matrix(found)]
-    elif found.lexical:
-        parts += [_table(found)]
+    problems = [banner(problem, kind="info") for problem in comparison.problems]
+    parts = [banner(message), *problems, tag("p", *_which(comparison, running), class_="g-eval-which", role="status")]
+    if comparison.summaries:
+        parts += [_table(comparison), _words(comparison), _matrix(comparison)]
+    elif comparison.lexical:
+        parts += [_table(comparison)]
     return tag("div", *parts, class_="g-eval-scores")
 
 
-def _which(found: Comparison, running: bool) -> list:
+def _which(comparison: Comparison, running: bool) -> list:
     """Which queries the figures are about, and how many are still to be evaluated."""
-    split = f" of the split {found.view.split}" if found.view.split else ""
-    among = _among(found)
-    if not found.missing:
-        first = ", chosen at random, always the same ones" if found.view.first else ""
+    split = f" of the split {comparison.view.split}" if comparison.view.split else ""
+    among = _among(comparison)
+    if not comparison.missing:
+        first = ", chosen at random, always the same ones" if comparison.view.first else ""
         return [
-            tag("b", f"{number(found.asked)} judged {'query' if found.asked == 1 else 'queries'}"),
+            tag("b", f"{number(comparison.asked)} judged {'query' if comparison.asked == 1 else 'queries'}"),
             split,
             first,
             *among,
             ".",
         ]
-    if not found.queries:
+    if not comparison.queries:
         asked = (
-            f"The {number(found.asked)} judged queries{split} are"
-            if found.asked > 1
+            f"The {number(comparison.asked)} judged queries{split} are"
+            if comparison.asked > 1
             else f"The one judged query{split} is"
         )
         return [
             tag("b", f"{asked} not evaluated yet", *among, ". "),
             "Evaluate encodes them; what is done is shown at once and kept.",
         ]
-    done = f"{number(len(found.queries))} of {number(found.asked)} judged queries"
+    done = f"{number(len(comparison.queries))} of {number(comparison.asked)} judged queries"
     return [
         tag("b", done),
         split,
@@ -61,15 +61,15 @@ def _which(found: Comparison, running: bool) -> list:
     ]
 
 
-def _among(found: Comparison) -> list:
+def _among(comparison: Comparison) -> list:
     """Of the filter, where there is one: in how many documents is searched, and which."""
-    if not found.view.where:
+    if not comparison.view.where:
         return []
-    several = "document that satisfies" if found.documents == 1 else "documents that satisfy"
-    return [f", among the {number(found.documents)} {several} ", tag("code", shorten(found.view.where, 200))]
+    several = "document that satisfies" if comparison.documents == 1 else "documents that satisfy"
+    return [f", among the {number(comparison.documents)} {several} ", tag("code", shorten(comparison.view.where, 200))]
 
 
-def _table(found: Comparison) -> Safe:
+def _table(comparison: Comparison) -> Safe:
     heads = [tag("th", tag("span", "Column", class_="g-spoken"), scope="col")]
     heads += [
         tag(
@@ -81,25 +81,25 @@ def _table(found: Comparison) -> Safe:
         for name in NAMES.values()
     ]
     rows = []
-    for column, name, summary in zip(found.view.columns, SIDES, found.summaries or [], strict=False):
+    for column, name, summary in zip(comparison.view.columns, SIDES, comparison.summaries or [], strict=False):
         label = tag("div", letter(name), tag("span", *_named_in_table(column)))
         rows.append(_row(label, summary, kind=f"g-eval-{name}"))
-    if found.difference:
-        reach = max(abs(end) for metric in NAMES for end in found.difference["ci95"][metric])
+    if comparison.difference:
+        reach = max(abs(end) for metric in NAMES for end in comparison.difference["ci95"][metric])
         label = tag("div", tag("span", "B − A", tag("span", "same queries, paired", class_="g-eval-level")))
-        rows.append(_row(label, found.difference, kind="g-eval-difference", reach=max(0.1, reach)))
-    for column in found.view.every[len(found.view.columns) :]:
-        if column.id in found.table:
+        rows.append(_row(label, comparison.difference, kind="g-eval-difference", reach=max(0.1, reach)))
+    for column in comparison.view.every[len(comparison.view.columns) :]:
+        if column.id in comparison.table:
             label = tag("div", tag("span", *_named_in_table(column)))
-            rows.append(_row(label, found.table[column.id], kind="g-eval-lexical"))
-    if found.lexical and not any(column.id == "bm25" for column in found.view.every):
+            rows.append(_row(label, comparison.table[column.id], kind="g-eval-lexical"))
+    if comparison.lexical and not any(column.id == "bm25" for column in comparison.view.every):
         label = tag(
             "div",
             tag(
                 "span", "BM25", tag("span", "words alone, for reference", class_="g-eval-level", title="k1 1.5, b 0.75")
             ),
         )
-        rows.append(_row(label, found.lexical, kind="g-eval-lexical"))
+        rows.append(_row(label, comparison.lexical, kind="g-eval-lexical"))
     table = tag("table", tag("thead", tag("tr", *heads)), tag("tbody", *rows))
     return tag("div", table, class_="g-eval-table", tabindex="0", role="region", aria_label="Metrics")
 
@@ -113,22 +113,22 @@ def _named_in_table(column: AnyColumn) -> list:
     return [column.model, tag("span", "with rationale" if column.rationale else "text only", class_="g-eval-level")]
 
 
-def _matrix(found: Comparison) -> Safe:
+def _matrix(comparison: Comparison) -> Safe:
     """The paired difference in nDCG@10 of any two columns: the row's less the column's."""
-    if not found.pairs:
+    if not comparison.pairs:
         return Safe("")
-    labels = {column.id: column.label for column in found.view.every}
+    labels = {column.id: column.label for column in comparison.view.every}
     heads = [tag("th", tag("span", "nDCG@10, row less column", class_="g-eval-level"), scope="col")]
-    heads += [tag("th", labels[name], scope="col") for name in found.table]
+    heads += [tag("th", labels[name], scope="col") for name in comparison.table]
     rows = []
-    for mine in found.table:
+    for mine in comparison.table:
         cells = []
-        for other in found.table:
+        for other in comparison.table:
             if mine == other:
                 cells.append(tag("td", "–"))
                 continue
-            way = 1 if (other, mine) in found.pairs else -1
-            pair = found.pairs[(other, mine) if way == 1 else (mine, other)]
+            way = 1 if (other, mine) in comparison.pairs else -1
+            pair = comparison.pairs[(other, mine) if way == 1 else (mine, other)]
             low, high = sorted(way * end for end in pair["ci95"]["ndcg@10"])
             sure = "g-eval-number-better" if low > 0 else "g-eval-number-worse" if high < 0 else None
             interval = tag("span", f"{_figure(low, True)} … {_figure(high, True)}", class_="g-eval-interval")
@@ -181,15 +181,15 @@ def _figure(value: float, signed: object) -> str:
     return minus(f"{value:+.3f}" if signed and value else f"{value:.3f}")
 
 
-def _words(found: Comparison) -> Safe:
-    total = len(found.queries)
-    if not found.difference:
-        values = found.values[0]["ndcg@10"]
+def _words(comparison: Comparison) -> Safe:
+    total = len(comparison.queries)
+    if not comparison.difference:
+        values = comparison.values[0]["ndcg@10"]
         full, none = int((values > 1 - 1e-9).sum()), int((values < 1e-9).sum())
-        told = f"The ranking is ideal on {number(full)} of {number(total)} queries and finds nothing relevant in the first ten on "
-        return tag("p", told, f"{number(none)}.", class_="g-eval-words")
-    counts = [(name, found.difference[name]) for name in ("better", "equal", "worse")]
-    low, high = found.difference["ci95"]["ndcg@10"]
+        sentence = f"The ranking is ideal on {number(full)} of {number(total)} queries and finds nothing relevant in the first ten on "
+        return tag("p", sentence, f"{number(none)}.", class_="g-eval-words")
+    counts = [(name, comparison.difference[name]) for name in ("better", "equal", "worse")]
+    low, high = comparison.difference["ci95"]["ndcg@10"]
     if total < FEW:
         verdict = "An interval over so few queries says little."
     elif low <= 0 <= high:
@@ -307,19 +307,21 @@ def render_progress(progress: Progress | None) -> Safe:
     )
 
 
-def summary_json(found: Comparison) -> dict:
+def summary_json(comparison: Comparison) -> dict:
     """The figures for programs. Raises GraceError if there are none yet."""
-    if not found.summaries:
+    if not comparison.summaries:
         raise GraceError(
             "no query of these has been evaluated yet: press Evaluate in the app, or run `grace eval retrieval … --save`"
         )
-    told = {
-        "collection": found.view.collection,
-        "split": found.view.split or None,
-        "filter": found.view.where or None,
-        "documents": found.documents,
-        "queries": len(found.queries),
-        "asked": found.asked,
-        "columns": {column.id: summary for column, summary in zip(found.view.columns, found.summaries, strict=True)},
+    record = {
+        "collection": comparison.view.collection,
+        "split": comparison.view.split or None,
+        "filter": comparison.view.where or None,
+        "documents": comparison.documents,
+        "queries": len(comparison.queries),
+        "asked": comparison.asked,
+        "columns": {
+            column.id: summary for column, summary in zip(comparison.view.columns, comparison.summaries, strict=True)
+        },
     }
-    return told | {"difference": found.difference, "bm25": found.lexical}
+    return record | {"difference": comparison.difference, "bm25": comparison.lexical}

@@ -21,19 +21,19 @@ WRITTEN = 1_200  # characters of a rationale in a list
 NAMED = 200  # queries of one bubble that are listed by name
 
 
-def picture(found: Comparison | None, view: EvaluateView | None, *, keep: bool = False) -> str:
+def picture(comparison: Comparison | None, view: EvaluateView | None, *, keep: bool = False) -> str:
     """What is drawn, as JSON: bubbles of queries, or of a single column a histogram.
 
     Without queries only the view for the address, which the page leaves as it is with ``keep``."""
-    made: dict = {"view": view.params() if view else {}, "keep": keep}
-    if found and found.queries:
-        single = len(found.values) == 1
-        made |= {"labels": [column.label for column in found.view.columns]}
-        made |= {"bars": bars(found)} if single else {"bubbles": bubbles(found)}
-    return drawing(made)
+    data: dict = {"view": view.params() if view else {}, "keep": keep}
+    if comparison and comparison.queries:
+        single = len(comparison.values) == 1
+        data |= {"labels": [column.label for column in comparison.view.columns]}
+        data |= {"bars": bars(comparison)} if single else {"bubbles": bubbles(comparison)}
+    return drawing(data)
 
 
-def bubbles(found: Comparison) -> list[dict]:
+def bubbles(comparison: Comparison) -> list[dict]:
     """Queries that stand in the same cell of the picture, on the same side of the diagonal; the most gained
     first, as keys go through them.
 
@@ -41,44 +41,44 @@ def bubbles(found: Comparison) -> list[dict]:
     """
     from grace_core.evaluation.retrieval import SAME
 
-    x, y = (values["ndcg@10"] for values in found.values)
+    x, y = (values["ndcg@10"] for values in comparison.values)
     cells: dict[tuple, list[int]] = {}
-    for i, apart in enumerate(found.apart):
+    for i, apart in enumerate(comparison.apart):
         sign = int(apart > SAME) - int(apart < -SAME)
         cells.setdefault((sign, round(CELLS * x[i]), round(CELLS * y[i])), []).append(i)
-    names = list(found.queries)
-    made = [
+    names = list(comparison.queries)
+    circles = [
         {
             "sign": sign,
             "x": round(float(x[members].mean()), 3),
             "y": round(float(y[members].mean()), 3),
             "n": len(members),
-            "queries": _named(found, [names[i] for i in members]),
+            "queries": _named(comparison, [names[i] for i in members]),
         }
         for (sign, _, _), members in cells.items()
     ]
-    return sorted(made, key=lambda bubble: (bubble["x"] - bubble["y"], bubble["x"]))
+    return sorted(circles, key=lambda bubble: (bubble["x"] - bubble["y"], bubble["x"]))
 
 
-def bars(found: Comparison) -> list[dict]:
+def bars(comparison: Comparison) -> list[dict]:
     """How many queries have an nDCG@10 from ``low`` to ``high``; the last bar holds 1."""
-    values, names = found.values[0]["ndcg@10"], list(found.queries)
+    values, names = comparison.values[0]["ndcg@10"], list(comparison.queries)
     members: list[list[str]] = [[] for _ in range(BINS)]
     for name, value in zip(names, values, strict=True):
         members[min(BINS - 1, int(BINS * value + 1e-9))].append(name)
     return [
-        {"low": i / BINS, "high": (i + 1) / BINS, "n": len(found_here), "queries": _named(found, found_here)}
+        {"low": i / BINS, "high": (i + 1) / BINS, "n": len(found_here), "queries": _named(comparison, found_here)}
         for i, found_here in enumerate(members)
     ]
 
 
-def _named(found: Comparison, names: Sequence[str]) -> list[list[str]]:
-    return [[name, shorten(found.queries[name], QUERY)] for name in names[:NAMED]]
+def _named(comparison: Comparison, names: Sequence[str]) -> list[list[str]]:
+    return [[name, shorten(comparison.queries[name], QUERY)] for name in names[:NAMED]]
 
 
-def render_cases(found: Comparison, wins: list[QueryRow], losses: list[QueryRow]) -> Safe:
+def render_cases(comparison: Comparison, wins: list[QueryRow], losses: list[QueryRow]) -> Safe:
     """Wins beside losses, or of a single column its worst queries."""
-    if not found.queries:
+    if not comparison.queries:
         return Safe("")
     legend = tag(
         "p",
@@ -86,18 +86,18 @@ def render_cases(found: Comparison, wins: list[QueryRow], losses: list[QueryRow]
         " in the rationale of the query and of the document",
         class_="g-note",
     )
-    columns = found.view.columns
+    columns = comparison.view.columns
     legend = legend if any(column.rationale for column in columns) else None
     if len(columns) == 1:
         return tag(
             "div",
             legend,
-            _cases("Lowest nDCG@10", "a", wins, found.view, "Every ranking is ideal."),
+            _cases("Lowest nDCG@10", "a", wins, comparison.view, "Every ranking is ideal."),
             class_="g-eval-cases",
         )
     lists = (
-        _cases("Biggest wins of B", "b", wins, found.view, "B ranks better on no query."),
-        _cases("Biggest losses of B", "a", losses, found.view, "B ranks worse on no query."),
+        _cases("Biggest wins of B", "b", wins, comparison.view, "B ranks better on no query."),
+        _cases("Biggest losses of B", "a", losses, comparison.view, "B ranks worse on no query."),
     )
     return tag("div", legend, tag("div", *lists, class_="g-eval-pair"), class_="g-eval-cases")
 
@@ -116,11 +116,11 @@ def _case(case: QueryRow, view: EvaluateView, *, unfolded: bool) -> Safe:
     if len(values) > 1:
         lead = tag("span", minus(f"{case.values[1] - case.values[0]:+.2f}"), class_="g-eval-gain")
         spoken = f"nDCG@10 {values[0]} in column A, {values[1]} in column B"
-        told = join(
+        change = join(
             tag("span", f"{values[0]} → {values[1]}", aria_hidden="true"), tag("span", spoken, class_="g-spoken")
         )
     else:
-        lead, told = tag("span", values[0], class_="g-eval-gain"), None
+        lead, change = tag("span", values[0], class_="g-eval-gain"), None
     places = [
         join(letter(name), f" {f'rank {rank}' if rank else 'not in the first ten'}")
         for name, rank in zip(SIDES, case.ranks, strict=False)
@@ -133,7 +133,7 @@ def _case(case: QueryRow, view: EvaluateView, *, unfolded: bool) -> Safe:
             "summary",
             lead,
             tag("span", case.query, class_="g-eval-query", dir="auto"),
-            tag("span", told, class_="g-eval-from"),
+            tag("span", change, class_="g-eval-from"),
         ),
         tag(
             "div",

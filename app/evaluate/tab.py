@@ -94,16 +94,22 @@ class EvaluateTab:
                     str(banner(message)) + str(render_none(view.collection)),
                     "",
                 ]
-            found = compare(self.evaluations, view, lexical=lexical)
+            comparison = compare(self.evaluations, view, lexical=lexical)
         except Exception as error:
             return [_button(False), "", picture(None, view), str(render_trouble(message_of(error))), ""]
-        cases = gr.skip() if running else self._cases(found)
-        scores = str(render_scores(found, message, running=running))
-        return [_button(found.missing and not running), job, picture(found, view, keep=bool(message)), scores, cases]
+        cases = gr.skip() if running else self._cases(comparison)
+        scores = str(render_scores(comparison, message, running=running))
+        return [
+            _button(comparison.missing and not running),
+            job,
+            picture(comparison, view, keep=bool(message)),
+            scores,
+            cases,
+        ]
 
-    def _cases(self, found: Comparison) -> str:
-        worth = render_worth(self.shell.workspace, found.view)
-        return str(worth) + str(render_cases(found, *extremes(self.evaluations, found)))
+    def _cases(self, comparison: Comparison) -> str:
+        worth = render_worth(self.shell.workspace, comparison.view)
+        return str(worth) + str(render_cases(comparison, *extremes(self.evaluations, comparison)))
 
 
 def _button(enabled: object) -> dict:
@@ -250,9 +256,9 @@ def run(tab: EvaluateTab, chosen: tuple, page: str) -> Iterator[list]:
             started = time.monotonic()
             if progress.state == "evaluating" and started < pause:
                 continue
-            shown = tab.show(view, progress=progress)
+            values = tab.show(view, progress=progress)
             pause = time.monotonic() + SHOWING * (time.monotonic() - started)
-            yield shown if current() else same
+            yield values if current() else same
     except Exception as error:
         yield tab.show(view, message=message_of(error)) if current() else same
 
@@ -264,7 +270,7 @@ def open_query(tab: EvaluateTab, chosen: tuple, data: object) -> list:
     target = tab.shell.built["explore"]
     try:
         view, _ = read_evaluate(tab.shell.workspace, _asked(chosen), strict=True)
-        shown = target.show_asked(explore_view(tab.shell.workspace, view, data))
+        values = target.show_asked(explore_view(tab.shell.workspace, view, data))
     except Exception as error:
         return [*[gr.skip()] * len(target.everything), explore.NOTHING, gr.skip(), str(banner(message_of(error)))]
-    return [*shown, gr.Tabs(selected="explore"), ""]
+    return [*values, gr.Tabs(selected="explore"), ""]

@@ -128,15 +128,15 @@ def splits_of(collection: Collection) -> dict[str, int]:
     )
     if not judged:
         return {}
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for name in judged:
         split = judgements.splits.get(name, "")
-        found[split] = found.get(split, 0) + 1
+        counts[split] = counts.get(split, 0) + 1
     order = sorted(
-        (split for split in found if split),
+        (split for split in counts if split),
         key=lambda split: (SPLITS.index(split) if split in SPLITS else len(SPLITS), split),
     )
-    return {split: found[split] for split in order} | {ALL: len(judged)}
+    return {split: counts[split] for split in order} | {ALL: len(judged)}
 
 
 def explore_view(workspace: Workspace, view: EvaluateView, data: object) -> View:

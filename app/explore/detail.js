@@ -41,13 +41,13 @@ const renewed = (open) => {
 
 const settle = () => {
   let open = overlay();
-  const shown = open && open.dataset.doc;
-  if (open && open.graceReady && open.graceReady !== shown) open = renewed(open);
+  const openDoc = open && open.dataset.doc;
+  if (open && open.graceReady && open.graceReady !== openDoc) open = renewed(open);
   document.body.classList.toggle('g-locked', !!open);
   document.querySelectorAll('.g-opening').forEach((card) => card.classList.remove('g-opening'));
   window.graceSync && window.graceSync();
   if (open && !open.graceReady) {
-    open.graceReady = shown;
+    open.graceReady = openDoc;
     begin(open);
   }
   if (open && !open.contains(document.activeElement))

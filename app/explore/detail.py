@@ -200,17 +200,17 @@ def minus(number_: str) -> str:
 
 def flags(opened: Opened) -> list[Safe]:
     models = {place.column.model: place for place in opened.places}
-    found = [
+    chips = [
         cut_chip(f"{name}: text", place.text_tokens, place.left_out)
         for name, place in models.items()
         if place.text_truncated
     ]
     for place in {place.column.model: place for place in opened.places if place.column.rationale}.values():
         if place.truncated:
-            found.append(chip(f"{place.column.model}: rationale cut off at the limit", kind="g-flag"))
+            chips.append(chip(f"{place.column.model}: rationale cut off at the limit", kind="g-flag"))
         if place.empty:
-            found.append(chip(f"{place.column.model}: empty rationale", kind="g-flag"))
-    return found
+            chips.append(chip(f"{place.column.model}: empty rationale", kind="g-flag"))
+    return chips
 
 
 def render_place(place: Place, name: str, opened: Opened) -> Safe:

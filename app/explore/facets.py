@@ -66,27 +66,27 @@ class Facets:
 
     @cached_property
     def columns(self) -> dict[str, Values]:
-        found: dict[str, Values] = {}
+        columns: dict[str, Values] = {}
         for column, kind in self.collection.types.items():
             # where a passage lies in its document is no property that one picks
-            if kind in KINDS and column not in passages.RESERVED and len(found) < COLUMNS:
+            if kind in KINDS and column not in passages.RESERVED and len(columns) < COLUMNS:
                 counts = self._counts(column, "")
                 if 1 < len(counts) <= min(MOST, counts.total() / 2) and all(
                     len(str(value)) <= LONGEST for value in counts
                 ):
                     values = sorted(counts, key=lambda value: (-counts[value], value))
-                    found[column] = Values(values, kind.startswith("list"))
-        return found
+                    columns[column] = Values(values, kind.startswith("list"))
+        return columns
 
     def shown(self, where: str) -> list[Facet]:
         """The facets as a filter leaves them. Raises GraceError for a filter that does not fit."""
         picked, rest = _split(where, self.columns)
-        made = []
+        facets = []
         for column, there in self.columns.items():
             others = _joined(picked | {column: []}, rest, self.columns)
             counts, wanted = self._counts(column, others), picked.get(column, [])
-            made.append(Facet(column, [Choice(value, counts[value], value in wanted) for value in there.values]))
-        return made
+            facets.append(Facet(column, [Choice(value, counts[value], value in wanted) for value in there.values]))
+        return facets
 
     def toggle(self, where: str, column: object, key: object) -> str:
         """The filter after a value, by its key, was ticked or unticked.
@@ -153,13 +153,13 @@ def _wanted(node: Node, columns: dict[str, Values]) -> tuple[str | None, list[Sc
 
 
 def _joined(picked: Picked, rest: list[str], columns: dict[str, Values]) -> str:
-    made = list(rest)
+    conditions = list(rest)
     for column, values in ((column, picked.get(column, [])) for column in columns):
         name, written = filters.name(column), [filters.quoted(value) for value in values]
         if columns[column].lists and len(values) > 1:
-            made.append(f"({' or '.join(f'{name} contains {value}' for value in written)})")
+            conditions.append(f"({' or '.join(f'{name} contains {value}' for value in written)})")
         elif len(values) > 1:
-            made.append(f"{name} in ({', '.join(written)})")
+            conditions.append(f"{name} in ({', '.join(written)})")
         elif values:
-            made.append(f"{name} {'contains' if columns[column].lists else '='} {written[0]}")
-    return " and ".join(made)
+            conditions.append(f"{name} {'contains' if columns[column].lists else '='} {written[0]}")
+    return " and ".join(conditions)

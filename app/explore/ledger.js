@@ -52,16 +52,16 @@ const termTable = (lines) => {
 };
 
 const tokenLine = (lines) => {
-  const made = make('p', 'g-ledger-tokens'),
+  const node = make('p', 'g-ledger-tokens'),
     most = largest(lines.map(({ value }) => value));
-  made.dir = 'auto';
+  node.dir = 'auto';
   lines.forEach((line) => {
     const span = make('span', line.value < 0 ? 'g-token g-token-minus' : 'g-token', line.name);
     span.style.setProperty('--w', ((100 * Math.abs(line.value)) / most).toFixed(1));
     span.title = signed(line.value, 6);
-    made.append(span);
+    node.append(span);
   });
-  return made;
+  return node;
 };
 
 const aboutOf = (about) =>
@@ -108,7 +108,7 @@ const ledgerTree = (lines, depth) => {
 };
 
 const ledgerView = (ledger) => {
-  const made = make('section'),
+  const node = make('section'),
     line = make('p', 'g-sum');
   line.append(
     'score ',
@@ -116,23 +116,23 @@ const ledgerView = (ledger) => {
     ` · rank ${ledger.rank} · all parts add up to ${ledger.sum.toFixed(4)} · largest residual `,
     ledger.largest_residual.toExponential(0),
   );
-  made.append(line);
+  node.append(line);
   const totals = Object.entries(ledger.totals).map(([label, value]) => ({ label, value }));
   if (totals.length > 1)
-    made.append(figure('totals', 'The score by what it is of', '', (svg, width) => bars(svg, width, totals)));
+    node.append(figure('totals', 'The score by what it is of', '', (svg, width) => bars(svg, width, totals)));
   const rows = ledger.lines.map(({ name, value }) => ({ label: name, value }));
   if (rows.length > 1 || ledger.lines.some(({ kind }) => kind === 'term'))
-    made.append(
+    node.append(
       figure('ledger', rows.length > 1 ? 'Its parts' : 'Its part', '', (svg, width) =>
         bars(svg, width, rows),
       ),
     );
   const { kind } = ledger.lines[0] || {};
   const words = { term: 'bm25', column: 'fusion', rank: 'ranks', whole: 'whole' }[kind];
-  if (words) made.append(make('p', 'g-words', LEDGER_WORDS[words]));
-  made.append(ledgerTree(ledger.lines, 0));
-  ledger.notes.forEach((note) => made.append(make('p', 'g-note', note)));
-  return made;
+  if (words) node.append(make('p', 'g-words', LEDGER_WORDS[words]));
+  node.append(ledgerTree(ledger.lines, 0));
+  ledger.notes.forEach((note) => node.append(make('p', 'g-note', note)));
+  return node;
 };
 
 const againstChoice = (open, data) => {
@@ -162,7 +162,7 @@ const apartOf = (data) => {
     label: name,
     value: value(ledger.lines, name) - value(other.lines, name),
   }));
-  const made = make('div', 'g-comparison'),
+  const node = make('div', 'g-comparison'),
     line = make('p', 'g-sum');
   line.append(
     '“',
@@ -172,11 +172,11 @@ const apartOf = (data) => {
     '”: ',
     make('b', '', signed(ledger.score - other.score)),
   );
-  made.append(
+  node.append(
     line,
     figure('difference-lines', 'The difference by parts', '', (svg, width) => bars(svg, width, rows)),
   );
-  return made;
+  return node;
 };
 
 const showLedger = (open, body, data) => {

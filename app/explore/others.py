@@ -42,11 +42,11 @@ def fill(workspace, side, view: View) -> Iterator[None]:
     yield None
     for part in getattr(column, "parts", ()):
         if isinstance(part, GraceColumn) and part.reads_rationale:
-            shown = 0.0
-            for rationale, made in part.explainer.model.stream(view.query):  # which the cache then knows
+            yielded = 0.0
+            for rationale, representation in part.explainer.model.stream(view.query):  # which the cache then knows
                 side.rationale = rationale
-                if made is None and time.monotonic() - shown >= FRAME:
-                    shown = time.monotonic()
+                if representation is None and time.monotonic() - yielded >= FRAME:
+                    yielded = time.monotonic()
                     yield None
     scores = column.scores(view.query)
     side.hits = column.hits(view.query, view.k, where=view.where or None, by=view.by)
@@ -97,15 +97,15 @@ def blocks_of(ledger: Ledger) -> dict[str, float]:
     """The score in a few parts: pairs of parts by name, markup in one; terms, a vector that is whole, and
     what an average document has.
     """
-    made: dict[str, float] = {}
+    totals: dict[str, float] = {}
     for line in ledger.walk():
         if not line.group:
             continue
         name = line.name if line.group in ("text", "rationale") else line.group
-        made[name] = made.get(name, 0.0) + line.value
-    if not made:  # reciprocal ranks
-        made = {line.name: line.value for line in ledger.lines}
-    return made
+        totals[name] = totals.get(name, 0.0) + line.value
+    if not totals:  # reciprocal ranks
+        totals = {line.name: line.value for line in ledger.lines}
+    return totals
 
 
 def named(column: OpenedColumn, row: int) -> dict[str, str]:
@@ -119,7 +119,7 @@ def why(workspace, view: View, side: str, column: OtherColumn, *, against: str =
 
     opened = workspace.opened(view.collection, column)
     hits = opened.hits(view.query, view.k, where=view.where or None, by=view.by)
-    told = {
+    answer = {
         "side": side,
         "column": column.label,
         "document": named(opened, opened.row(view.doc)),
@@ -133,17 +133,17 @@ def why(workspace, view: View, side: str, column: OtherColumn, *, against: str =
     if isinstance(opened, EncoderColumn) and opened.encoder.exact:
         rows = [opened.row(view.doc), *([opened.row(against)] if against else [])]
         explained = opened.why(view.query, rows)
-        told |= explanation(explained[0], opened.mean)
+        answer |= explanation(explained[0], opened.mean)
         if against:
             from grace_core.explain import difference
 
-            told["against"] = named(opened, rows[1]) | difference(*explained).as_dict()
-        return told
+            answer["against"] = named(opened, rows[1]) | difference(*explained).as_dict()
+        return answer
     ledger = _ledger(opened, view, view.doc)
-    told |= {"score": ledger["score"], "ledger": ledger}
+    answer |= {"score": ledger["score"], "ledger": ledger}
     if against:
-        told["against"] = named(opened, opened.row(against)) | {"ledger": _ledger(opened, view, against)}
-    return told
+        answer["against"] = named(opened, opened.row(against)) | {"ledger": _ledger(opened, view, against)}
+    return answer
 
 
 def _ledger(opened: OpenedColumn, view: View, document: str) -> dict:
@@ -173,32 +173,32 @@ def what_if(
     if new_text is not None and is_blank(new_text):
         raise GraceError("the edited text is empty, and an empty text has no score; leave at least a sentence")
     new_rationale = None if written is None else _edited("rationale", written, rationale)
-    made = opened.what_if(view.query, view.doc, text=new_text, rationale=new_rationale)
+    outcome = opened.what_if(view.query, view.doc, text=new_text, rationale=new_rationale)
     scores = opened.scores(view.query)
     rows = rows_within(opened.rows.selections, view.where, row, len(opened))
-    made = moved_within(made, rank_within(scores, row, rows), opened.ids, rows)
-    told = {
+    outcome = moved_within(outcome, rank_within(scores, row, rows), opened.ids, rows)
+    answer = {
         "side": side,
         "column": column.label,
         "document": named(opened, row),
         "documents": len(rows),
         "filtered": bool(view.where),
-        "score": made.score,
-        "rank": made.rank,
-        "old_score": made.old_score,
-        "old_rank": made.old_rank,
-        "passed_count": len(made.passed),
-        "passed_by_count": len(made.passed_by),
+        "score": outcome.score,
+        "rank": outcome.rank,
+        "old_score": outcome.old_score,
+        "old_rank": outcome.old_rank,
+        "passed_count": len(outcome.passed),
+        "passed_by_count": len(outcome.passed_by),
         "rationale": written or "" if new_rationale is None else new_rationale,
-        "text_truncated": made.text_truncated,
+        "text_truncated": outcome.text_truncated,
     }
-    told |= _ranks(opened, rows[order(scores[rows])], row, made)
+    answer |= _ranks(opened, rows[order(scores[rows])], row, outcome)
     if effects:
-        told["sentences"] = {"text": _effects(opened, view, opened.rows.text(row)), "rationale": []}
+        answer["sentences"] = {"text": _effects(opened, view, opened.rows.text(row)), "rationale": []}
         if written is not None:
-            told["sentences"]["rationale"] = [{"text": one.strip(), "effect": None} for one in _sentences(written)]
-        told["sources"] = []
-    return told
+            answer["sentences"]["rationale"] = [{"text": one.strip(), "effect": None} for one in _sentences(written)]
+        answer["sources"] = []
+    return answer
 
 
 def _rationale(opened: OpenedColumn, row: int) -> str | None:
@@ -228,14 +228,14 @@ def _edited(name: str, text: str, edits: Edits | None) -> str | None:
         raise GraceError(f"the edited {name} has {length:,} characters, at most {MAX_EDIT:,} are taken: shorten it")
     if all(edit is True for edit in edits):
         return None
-    made = []
+    edited_sentences = []
     for old, edit in zip(there, edits, strict=True):
         if isinstance(edit, str):
             new = edit.replace("\x00", "").strip()
-            made.append(new + old[len(old.rstrip()) :] if new else "")
+            edited_sentences.append(new + old[len(old.rstrip()) :] if new else "")
         elif edit:
-            made.append(old)
-    return "".join(made).strip()
+            edited_sentences.append(old)
+    return "".join(edited_sentences).strip()
 
 
 def _effects(opened: OpenedColumn, view: View, text: str) -> list[dict]:
@@ -247,24 +247,27 @@ def _effects(opened: OpenedColumn, view: View, text: str) -> list[dict]:
     ]
 
 
-def _ranks(opened: OpenedColumn, before: np.ndarray, row: int, made: WhatIf) -> dict:
+def _ranks(opened: OpenedColumn, before: np.ndarray, row: int, outcome: WhatIf) -> dict:
     """Who stands where before, which are rows from the best, and after, around the old and the new rank; and whom it
     passed or was passed by, best first.
     """
     import numpy as np
 
-    after = np.insert(before[before != row], made.rank - 1, row)
-    ranks = sorted({at for middle in (made.old_rank, made.rank) for at in range(middle - AROUND, middle + AROUND + 1)})
-    shown = [at for at in ranks if 1 <= at <= len(before)]
+    after = np.insert(before[before != row], outcome.rank - 1, row)
+    ranks = sorted(
+        {at for middle in (outcome.old_rank, outcome.rank) for at in range(middle - AROUND, middle + AROUND + 1)}
+    )
+    places = [at for at in ranks if 1 <= at <= len(before)]
     place = {document: at for at, document in enumerate(opened.ids)}
     passed, passed_by = (
-        sorted((place[one] for one in ids), key=_order_of(before)) for ids in (made.passed, made.passed_by)
+        sorted((place[one] for one in ids), key=_order_of(before)) for ids in (outcome.passed, outcome.passed_by)
     )
     return {
         "passed": [named(opened, one) for one in passed[:NAMED]],
         "passed_by": [named(opened, one) for one in passed_by[:NAMED]],
         "ranks": [
-            {"rank": at, "before": named(opened, before[at - 1]), "after": named(opened, after[at - 1])} for at in shown
+            {"rank": at, "before": named(opened, before[at - 1]), "after": named(opened, after[at - 1])}
+            for at in places
         ],
     }
 

@@ -68,10 +68,10 @@ def _scores(workspace, view: View, column, names: list[str]) -> tuple[float | No
         rows, scores = opened.rows.row, opened.scores(view.query)
         return tuple(float(scores[rows[name]]) if name in rows else None for name in names)
     index = workspace.index(view.collection, column.model)
-    made = workspace.model_of(index).represent([view.query], rationale=column.rationale)
+    batch = workspace.model_of(index).represent([view.query], rationale=column.rationale)
     there = [name for name in names if name in index.row]
     scores = index.scores(
-        index.embed(made, column.pooling)[0], [index.row[name] for name in there], pooling=column.pooling
+        index.embed(batch, column.pooling)[0], [index.row[name] for name in there], pooling=column.pooling
     )
     known = dict(zip(there, scores.tolist(), strict=True))
     return tuple(known.get(name) for name in names)
@@ -82,11 +82,11 @@ def place_chips(hit: Hit, by: str) -> list[Safe]:
     if not hit.passages:
         return []
     page, heading, count = hit.document.metadata[PAGE], hit.document.metadata[HEADING], len(hit.passages)
-    found = [chip(f"page {page}", kind="g-place-chip")] if page else []
-    found += [chip(heading, kind="g-place-chip", title=heading)] if heading else []
+    chips = [chip(f"page {page}", kind="g-place-chip")] if page else []
+    chips += [chip(heading, kind="g-place-chip", title=heading)] if heading else []
     which = hit.document.id.rpartition("#")[2]
     title = "the best of this document" + (", which ranks by the sum of all" if by == "sum" else "")
-    return [*found, chip(f"passage {which} of {count}", title=title)] if count > 1 else found
+    return [*chips, chip(f"passage {which} of {count}", title=title)] if count > 1 else chips
 
 
 def render_text(opened: Opened, asked: set[str]) -> list[Safe]:

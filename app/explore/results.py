@@ -73,15 +73,15 @@ def summary(shot: Snapshot) -> Safe:
     if shot.view.by == "sum":
         parts.append(tag("span", "a document ranks by the sum of its passages"))
     if shot.grades is not None:
-        found = [sum(document in shot.grades for document in ids) for ids in (first, second)]
+        relevant = [sum(document in shot.grades for document in ids) for ids in (first, second)]
         parts.append(
             tag(
                 "span",
-                f"{len(shot.grades)} judged relevant: {found[0]} found by ",
+                f"{len(shot.grades)} judged relevant: {relevant[0]} found by ",
                 letter("a"),
-                f", {found[1]} by ",
+                f", {relevant[1]} by ",
                 letter("b"),
-                aria_label=f"{len(shot.grades)} documents are judged relevant; column A found {found[0]}, column B found {found[1]}",
+                aria_label=f"{len(shot.grades)} documents are judged relevant; column A found {relevant[0]}, column B found {relevant[1]}",
             )
         )
     if shot.done:
@@ -228,20 +228,20 @@ def marker(places: int | None, *, other: str, k: int) -> Safe:
     """How a document moved, seen from the other column."""
     column = f"column {other.upper()}"
     if places is None:
-        shown, spoken, kind = "only here", f"not among the first {k} of {column}", "only"
+        mark, spoken, kind = "only here", f"not among the first {k} of {column}", "only"
     elif places == 0:
-        shown, spoken, kind = "=", f"same rank as in {column}", "same"
+        mark, spoken, kind = "=", f"same rank as in {column}", "same"
     else:
         steps = f"{abs(places)} {'place' if abs(places) == 1 else 'places'}"
         up = places > 0
-        shown, spoken, kind = (
+        mark, spoken, kind = (
             f"{'▲' if up else '▼'}{abs(places)}",
             f"{steps} {'higher' if up else 'lower'} than in {column}",
             "up" if up else "down",
         )
     return tag(
         "span",
-        tag("span", shown, aria_hidden="true"),
+        tag("span", mark, aria_hidden="true"),
         tag("span", spoken, class_="g-spoken"),
         class_=f"g-move g-move-{kind}",
         title=spoken,
@@ -260,12 +260,14 @@ def skeleton() -> Safe:
 
 
 def metadata(document: Document) -> list[tuple[str, object]]:
-    shown = {
+    fields = {
         key: ", ".join(map(str, value)) if isinstance(value, list) else value
         for key, value in document.metadata.items()
     }
     return [
-        (key, value) for key, value in shown.items() if value is not None and str(value).strip() and key not in RESERVED
+        (key, value)
+        for key, value in fields.items()
+        if value is not None and str(value).strip() and key not in RESERVED
     ]
 
 

@@ -131,17 +131,17 @@ def search(workspace, view: View) -> Iterator[Snapshot]:
         side.status = "writing" if side.column.rationale else "reading"
         twins = [other for other in shot.sides if other.column == side.column]
         if side.column.rationale:
-            shown = 0.0
-            for rationale, made in model.stream(view.query):
+            yielded = 0.0
+            for rationale, batch in model.stream(view.query):
                 for twin in twins:
                     twin.rationale, twin.status = rationale, "writing"
-                if made is None and time.monotonic() - shown >= FRAME:
-                    shown = time.monotonic()
+                if batch is None and time.monotonic() - yielded >= FRAME:
+                    yielded = time.monotonic()
                     yield shot
         else:
             yield shot
-            made = model.represent([view.query], rationale=False)
-        _fill(workspace, side, index, made, view)
+            batch = model.represent([view.query], rationale=False)
+        _fill(workspace, side, index, batch, view)
         filled[side.column] = number
         yield shot
     shot.seconds = time.monotonic() - started
@@ -156,14 +156,14 @@ def _opened(workspace, view: View, column: AnyColumn):
     return workspace.index(view.collection, column.model)
 
 
-def _fill(workspace, side: Side, index: GraceIndex, made: Representations, view: View) -> None:
-    vector = index.embed(made, side.column.pooling)[0]
+def _fill(workspace, side: Side, index: GraceIndex, batch: Representations, view: View) -> None:
+    vector = index.embed(batch, side.column.pooling)[0]
     side.hits = index.hits(vector, view.k, pooling=side.column.pooling, where=view.where or None, by=view.by)
     average = float(vector @ workspace.average(index, side.column))
     side.average = others.average_of_documents(index, average, view.by)
-    side.rationale = made.rationales[0]
-    side.truncated, side.text_truncated = bool(made.truncated[0]), bool(made.text_truncated[0])
-    side.text_tokens = int(made.counts[0, TEXT])
+    side.rationale = batch.rationales[0]
+    side.truncated, side.text_truncated = bool(batch.truncated[0]), bool(batch.text_truncated[0])
+    side.text_tokens = int(batch.counts[0, TEXT])
     side.written, side.status = True, ""
 
 
@@ -193,35 +193,35 @@ def open_document(workspace, view: View) -> Opened:
     places, queries = [], []
     for column in (view.a, view.b):
         if isinstance(column, OtherColumn):
-            found = others.open_document(workspace, view, column)
-            ledger, total = found.ledger, found.documents
+            opened = others.open_document(workspace, view, column)
+            ledger, total = opened.ledger, opened.documents
             places.append(
                 Place(
                     column,
-                    found.rank,
+                    opened.rank,
                     ledger.score,
-                    found.rationale,
-                    found.truncated,
+                    opened.rationale,
+                    opened.truncated,
                     False,
                     empty=False,
-                    blocks=found.blocks,
+                    blocks=opened.blocks,
                 )
             )
-            queries.append(found.query_rationale)
+            queries.append(opened.query_rationale)
             continue
         index = workspace.index(view.collection, column.model)
         if view.doc not in index.row:
             raise GraceError(f"{view.doc[:100]!r} has no text, so {column.model} has no vector of it and no score")
         model = workspace.model_of(index)
-        made = model.represent([view.query], rationale=column.rationale)
+        batch = model.represent([view.query], rationale=column.rationale)
         rows = rows_within(index.selections, view.where, index.row[view.doc], len(index))
         total = len(rows)
-        place = _place(index, column, index.embed(made, column.pooling)[0], view.doc, rows)
+        place = _place(index, column, index.embed(batch, column.pooling)[0], view.doc, rows)
         if place.text_truncated and len(document.content) <= COUNTED:
             place.left_out = model.prompts.build(document.content).left_out
-        place.blocks = _blocks(made, index, column, view.doc)
+        place.blocks = _blocks(batch, index, column, view.doc)
         places.append(place)
-        queries.append(made.rationales[0] if column.rationale else "")
+        queries.append(batch.rationales[0] if column.rationale else "")
     grades = workspace.grades(view.collection, view.query)
     passages = open_passages(workspace, view)
     grade = (grades or {}).get(passages.document.id if passages else view.doc)
@@ -252,7 +252,7 @@ def _blocks(query: Representations, index: GraceIndex, column: Column, document:
     from grace_core.pooling import PARTS, TEMPLATE
 
     rows = [index.row[document]]
-    (made,) = score_blocks(
+    (query_parts,) = score_blocks(
         (query.sums, query.counts), (index.sums[rows], index.counts[rows]), column.pooling, geometry=index.geometry
     )
     pooled, blocks = index.geometry.pooled_parts(column.pooling), dict.fromkeys(BLOCKS, 0.0)
@@ -260,7 +260,7 @@ def _blocks(query: Representations, index: GraceIndex, column: Column, document:
     for i in pooled:
         for j in pooled:
             name = "template" if TEMPLATE in (i, j) else f"{PARTS[i]} × {PARTS[j]}"
-            blocks[name] += float(made[i, j])
+            blocks[name] += float(query_parts[i, j])
             there.add(name)
     return {name: value for name, value in blocks.items() if name in there}
 

@@ -132,20 +132,20 @@ class ExploreTab:
         """What a score is in both columns, if that is not the plain cosine, and what demo models know."""
         models = [column.model for column in (view.a, view.b) if isinstance(column, Column)]
         kinds = {name: self.shell.workspace.geometry(view.collection, name) for name in models}
-        told = [told_of(column) for column in dict.fromkeys((view.a, view.b)) if isinstance(column, OtherColumn)]
+        lines = [told_of(column) for column in dict.fromkeys((view.a, view.b)) if isinstance(column, OtherColumn)]
         if set(kinds.values()) <= {"raw"}:
             pass
         elif len(set(kinds.values())) == 1:
-            told.insert(0, words(next(iter(kinds.values()))))
+            lines.insert(0, words(next(iter(kinds.values()))))
         else:
-            told = [f"{name}: {words(kind)}" for name, kind in kinds.items()]
+            lines = [f"{name}: {words(kind)}" for name, kind in kinds.items()]
         behind = self.shell.workspace.behind(view.collection)
-        told += [
+        lines += [
             f"{name} lacks {behind[name]:,} documents that were added or changed since it was built; build it again in the Corpus tab."
             for name in kinds
             if name in behind
         ]
-        return str(render_note(told, any(name.startswith("demo-") for name in kinds)))
+        return str(render_note(lines, any(name.startswith("demo-") for name in kinds)))
 
     def show_collection(self, name: str | None, message: str = "") -> list:
         """Values for :attr:`everything`: a collection to be asked, nothing asked yet."""
@@ -249,8 +249,8 @@ def _wire(tab: ExploreTab) -> None:
     @runs_model
     def ask(collection, a, b, k, by, where, query, request: gr.Request):
         asked = {"collection": collection, "a": a, "b": b, "k": k, "by": by, "where": where, "q": query}
-        for shown in run(tab, asked, request.session_hash):
-            yield (gr.skip(), gr.skip()) if shown is None else (shown, "")
+        for page_html in run(tab, asked, request.session_hash):
+            yield (gr.skip(), gr.skip()) if page_html is None else (page_html, "")
 
     @runs_model
     def ask_again(collection, a, b, k, by, where, query, request: gr.Request):
@@ -263,8 +263,8 @@ def _wire(tab: ExploreTab) -> None:
     def ask_example(event: gr.EventData, collection, a, b, k, by, where, request: gr.Request):
         query = event._data.get("query") if isinstance(event._data, dict) else None
         query = query if isinstance(query, str) else ""
-        for shown, closed in ask(collection, a, b, k, by, where, query, request):
-            yield query, shown, closed
+        for page_html, closed in ask(collection, a, b, k, by, where, query, request):
+            yield query, page_html, closed
 
     def ticked(event: gr.EventData, collection, where):
         return tick(tab, event, collection, where)
@@ -375,13 +375,13 @@ def open_page(tab: ExploreTab, request: gr.Request) -> list:
     except Exception as error:
         return [*tab.show_collection(None, "" if isinstance(error, GraceError) else message_of(error)), NOTHING]
     if problems or not view.query:
-        shown = tab.show_collection(view.collection, "; ".join(problems))
+        values = tab.show_collection(view.collection, "; ".join(problems))
         controls = tab.show_controls(view)
         if not view.query:
             controls[tab.controls.index(tab.query)] = (
                 gr.skip()
             )  # somebody may have typed one while the page was loading
-        return [*controls, *shown[len(tab.controls) :], NOTHING]
+        return [*controls, *values[len(tab.controls) :], NOTHING]
     return tab.show_asked(view)
 
 
@@ -392,10 +392,10 @@ def lead_here(tab: ExploreTab, component: gr.HTML, view_of: Callable[[object], V
 
     def seek(event: gr.EventData):
         try:
-            shown = tab.show_asked(view_of(event._data))
+            values = tab.show_asked(view_of(event._data))
         except Exception as error:
-            shown = [*tab.show_collection(None, message_of(error)), NOTHING]
-        return [*shown, gr.Tabs(selected="explore")]
+            values = [*tab.show_collection(None, message_of(error)), NOTHING]
+        return [*values, gr.Tabs(selected="explore")]
 
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     outputs = [*tab.everything, tab.opened, tab.shell.tabs]
@@ -415,8 +415,8 @@ def search_opened(tab: ExploreTab, event: Dependency) -> Dependency:
         yield from go_on(tab, asked, request)
 
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    found = [tab.results, tab.detail]
-    return event.then(further, tab.opened, found, concurrency_limit=SAME_TIME, concurrency_id="search", **quiet)
+    outputs = [tab.results, tab.detail]
+    return event.then(further, tab.opened, outputs, concurrency_limit=SAME_TIME, concurrency_id="search", **quiet)
 
 
 def go_on(tab: ExploreTab, asked: dict | None, request: gr.Request) -> Iterator[list]:
@@ -426,12 +426,12 @@ def go_on(tab: ExploreTab, asked: dict | None, request: gr.Request) -> Iterator[
     if not asked or not asked.get("q"):
         yield [gr.skip(), gr.skip()]  # a generator without any value would empty its outputs
         return
-    shown = None
-    for shown in run(tab, asked, request.session_hash):
-        yield [gr.skip() if shown is None else shown, gr.skip()]
-    if asked.get("doc") and shown is not None:
+    page_html = None
+    for page_html in run(tab, asked, request.session_hash):
+        yield [gr.skip() if page_html is None else page_html, gr.skip()]
+    if asked.get("doc") and page_html is not None:
         try:
             view, _ = read_view(tab.shell.workspace, asked, strict=True)
             yield [gr.skip(), str(render_detail(open_document(tab.shell.workspace, view)))]
         except Exception as error:
-            yield [str(banner(message_of(error))) + shown, ""]
+            yield [str(banner(message_of(error))) + page_html, ""]

@@ -263,10 +263,10 @@ const showOutcome = (mine, data) => {
     ),
   );
   const names = (list, count) => {
-    const made = make('span');
-    list.slice(0, 3).forEach((one, i) => made.append(i ? ', ' : '', make('i', '', cut(one.title, 44))));
-    if (count > 3) made.append(` and ${(count - 3).toLocaleString('en')} more`);
-    return made;
+    const node = make('span');
+    list.slice(0, 3).forEach((one, i) => node.append(i ? ', ' : '', make('i', '', cut(one.title, 44))));
+    if (count > 3) node.append(` and ${(count - 3).toLocaleString('en')} more`);
+    return node;
   };
   const who = make('p', 'g-who');
   if (moved > 0) who.append('Now above ', names(data.passed, data.passed_count), '.');
@@ -322,13 +322,13 @@ const paintSlope = (svg, width, data) => {
     const kind = one[when].id === data.document.id ? 'g-ink g-this' : 'g-ink',
       right = when === 'after';
     const label = fit(one[when].title, side - 34);
-    const made = draw(
+    const node = draw(
       'text',
       { class: kind, x: right ? width : 0, y: one.y + 14, 'text-anchor': right ? 'end' : 'start' },
       right ? `${label}  ${one.rank}` : `${one.rank}  ${label}`,
     );
-    made.append(draw('title', {}, one[when].title));
-    return made;
+    node.append(draw('title', {}, one[when].title));
+    return node;
   };
   const line = (from, to, kind) =>
     draw('line', { class: kind, x1: side, x2: width - side, y1: from + 9, y2: to + 9 });

@@ -87,10 +87,10 @@ const KINDS = [
 ];
 const kindOf = (kind) => (KINDS.includes(kind) ? KINDS.indexOf(kind) : KINDS.length);
 const drawBlocks = (open) => {
-  const made = figure('blocks', 'What each score is made of', '', (svg, width) =>
+  const node = figure('blocks', 'What each score is made of', '', (svg, width) =>
     paintBlocks(svg, width, columnsOf(open)),
   );
-  open.querySelector('.g-draw-blocks').replaceChildren(made);
+  open.querySelector('.g-draw-blocks').replaceChildren(node);
 };
 
 // The heat map: rows are the query's sentences, columns the document's.
@@ -128,7 +128,7 @@ const heatMap = (data, mode, pointed) => {
     tell();
     pointed(now ? document_[now[1]] : null);
   };
-  const made = figure('heat-map', 'Sentence by sentence', '', (svg, width) => {
+  const node = figure('heat-map', 'Sentence by sentence', '', (svg, width) => {
     const values = data[mode()],
       most = largest(values),
       n = document_.length;
@@ -235,7 +235,7 @@ const heatMap = (data, mode, pointed) => {
     };
     painted();
   });
-  const plot = made.querySelector('.g-drawing');
+  const plot = node.querySelector('.g-drawing');
   plot.tabIndex = 0;
   plot.setAttribute('role', 'group');
   plot.setAttribute(
@@ -264,15 +264,15 @@ const heatMap = (data, mode, pointed) => {
     if (cell.right > box.right || cell.left < box.left)
       plot.scrollLeft += cell.left - box.left - box.width / 2;
   });
-  made.append(readout);
+  node.append(readout);
   tell();
-  return { made, tell };
+  return { node, tell };
 };
 
 // The document's tokens on the shade of what each contributes; under negative ones there is a dotted line
 // besides.
 const tokenView = (data, mode) => {
-  const made = make('section', 'g-tokens'),
+  const node = make('section', 'g-tokens'),
     readout = make('p', 'g-readout'),
     legend = make('p', 'g-scale-legend'),
     spans = [];
@@ -361,19 +361,19 @@ const tokenView = (data, mode) => {
     tell();
     spans[at].scrollIntoView({ block: 'nearest' });
   });
-  made.append(make('h3', '', 'Token by token'), legend, box, readout, make('p', 'g-words', BOOKED));
+  node.append(make('h3', '', 'Token by token'), legend, box, readout, make('p', 'g-words', BOOKED));
   paint();
   const light = (sentence) =>
     spans.forEach((span, i) =>
       span.classList.toggle('g-token-lit', !!sentence && i >= sentence.begin && i < sentence.end),
     );
-  return { made, paint, light };
+  return { node, paint, light };
 };
 
 // What sets the document apart from another hit.
 const comparison = (data) => {
-  const made = make('div', 'g-comparison');
-  if (!data.against) return made;
+  const node = make('div', 'g-comparison');
+  if (!data.against) return node;
   const { against } = data,
     rows = (list) =>
       coded(list).map((one) => ({
@@ -394,12 +394,12 @@ const comparison = (data) => {
     make('b', '', signed(against.score)),
     ` · the parts add up to ${signed(against.sum)} · residual ${Math.abs(against.residual).toExponential(0)}`,
   );
-  made.append(
+  node.append(
     line,
     figure('difference-blocks', 'The difference by blocks', '', (svg, width) => bars(svg, width, blocks)),
   );
   if (against.query_sentences.length) {
-    made.append(
+    node.append(
       figure('difference-query', 'The difference by the query’s sentences', '', (svg, width) =>
         bars(svg, width, rows(against.query_sentences)),
       ),
@@ -412,7 +412,7 @@ const comparison = (data) => {
     ),
     figure('difference-other', 'The other one’s', '', (svg, width) => bars(svg, width, rows(against.second))),
   );
-  made.append(
+  node.append(
     pair,
     make(
       'p',
@@ -422,7 +422,7 @@ const comparison = (data) => {
         'the last two show what each one’s own sentences add to its own score.',
     ),
   );
-  return made;
+  return node;
 };
 
 let whyTicket = 0;
@@ -478,7 +478,7 @@ const showWhy = (open, body, data) => {
     whyMode,
     (value) => {
       whyMode = value;
-      map.made.graceDraw();
+      map.node.graceDraw();
       map.tell();
       tokens.paint();
       explain();
@@ -490,6 +490,6 @@ const showWhy = (open, body, data) => {
   foot.append(button('All numbers (JSON)', 'g-save-json', () => saveNumbers(data, 'why')));
   const apart = make('section');
   apart.append(make('h3', '', 'Why above another one?'), label, comparison(data));
-  body.replaceChildren(line, modes, map.made, words, tokens.made, apart, foot);
+  body.replaceChildren(line, modes, map.node, words, tokens.node, apart, foot);
   redraw(body);
 };

@@ -61,10 +61,12 @@ class ExplainedHit:
         return self.explainer.query_vector(self.view.query, self.pooling)
 
 
-def shown_hits(found: ExplainedHit) -> list[Hit]:
+def shown_hits(explained_hit: ExplainedHit) -> list[Hit]:
     """The hits of the column, as the page lists them."""
-    view = found.view
-    return found.index.hits(found.query_vector, view.k, pooling=found.pooling, where=view.where or None, by=view.by)
+    view = explained_hit.view
+    return explained_hit.index.hits(
+        explained_hit.query_vector, view.k, pooling=explained_hit.pooling, where=view.where or None, by=view.by
+    )
 
 
 def case(workspace, view: View, side: str) -> ExplainedHit:
@@ -116,41 +118,49 @@ def answer_what_if(workspace, data: object) -> dict:
     edits, effects = {"text": data.get("text"), "rationale": data.get("rationale")}, data.get("effects") is True
     if isinstance(column := column_of(view, side), OtherColumn):
         return others.what_if(workspace, view, side, column, **edits, effects=effects)
-    found = case(workspace, view, side)
-    return what_if(found, **edits, source=read_source(found, data.get("source")), workspace=workspace, effects=effects)
+    explained_hit = case(workspace, view, side)
+    return what_if(
+        explained_hit,
+        **edits,
+        source=read_source(explained_hit, data.get("source")),
+        workspace=workspace,
+        effects=effects,
+    )
 
 
-def why(found: ExplainedHit, *, against: str = "") -> dict:
+def why(explained_hit: ExplainedHit, *, against: str = "") -> dict:
     """The score split into blocks, sentence pairs and tokens; with ``against`` also what sets the document
     apart from that one.
 
     The token states of the column's first hits are computed in the same forward if they are few enough.
     """
-    index, row = found.index, found.row
+    index, row = explained_hit.index, explained_hit.row
     other = row_of(index, against) if against else None
-    hits = shown_hits(found)
+    hits = shown_hits(explained_hit)
     rows = [row] if other is None else [row, other]
     wider = [*rows, *(hit.row for hit in hits if hit.row not in rows)]
     if index.counts[wider].sum() <= BATCH:
         rows = wider
-    explained = found.explainer.why(found.view.query, rows, pooling=found.pooling)
-    told = explanation(explained[0], found.mean)
-    told |= {
-        "side": found.side,
-        "column": found.column.label,
-        "document": found.named(row),
-        "others": [found.named(hit.row) | {"rank": hit.rank, "score": hit.score} for hit in hits if hit.row != row],
+    explained = explained_hit.explainer.why(explained_hit.view.query, rows, pooling=explained_hit.pooling)
+    answer = explanation(explained[0], explained_hit.mean)
+    answer |= {
+        "side": explained_hit.side,
+        "column": explained_hit.column.label,
+        "document": explained_hit.named(row),
+        "others": [
+            explained_hit.named(hit.row) | {"rank": hit.rank, "score": hit.score} for hit in hits if hit.row != row
+        ],
         "against": None,
     }
     if other is not None:
         from grace_core.explain import difference
 
-        told["against"] = found.named(other) | difference(explained[0], explained[1]).as_dict()
-    return told
+        answer["against"] = explained_hit.named(other) | difference(explained[0], explained[1]).as_dict()
+    return answer
 
 
 def what_if(
-    found: ExplainedHit,
+    explained_hit: ExplainedHit,
     *,
     text: Edits | None = None,
     rationale: Edits | None = None,
@@ -165,41 +175,43 @@ def what_if(
     that one. With ``effects`` every sentence comes with what the score would lose or gain without it, all
     others unedited.
     """
-    explainer, row, index = found.explainer, found.row, found.index
-    ids = explainer.rationale_ids[row] if source is None else _rationale_of(found, source, workspace)
+    explainer, row, index = explained_hit.explainer, explained_hit.row, explained_hit.index
+    ids = explainer.rationale_ids[row] if source is None else _rationale_of(explained_hit, source, workspace)
     (document,) = explainer.states([explainer.text(row)], [ids])
-    new_text, new_ids = _edited(found, document, ids, text, rationale)
-    base = explainer.what_if(found.query_vector, row, rationale=ids, pooling=found.pooling)
-    made = base
+    new_text, new_ids = _edited(explained_hit, document, ids, text, rationale)
+    base = explainer.what_if(explained_hit.query_vector, row, rationale=ids, pooling=explained_hit.pooling)
+    outcome = base
     if new_text is not None or new_ids != list(ids):
-        made = explainer.what_if(found.query_vector, row, text=new_text, rationale=new_ids, pooling=found.pooling)
-    scores = index.scores(found.query_vector, pooling=found.pooling)
-    rows = rows_within(index.selections, found.view.where, row, len(index))
-    made = moved_within(made, rank_within(scores, row, rows), index.ids, rows)
-    told = {
-        "side": found.side,
-        "column": found.column.label,
-        "document": found.named(row),
+        outcome = explainer.what_if(
+            explained_hit.query_vector, row, text=new_text, rationale=new_ids, pooling=explained_hit.pooling
+        )
+    scores = index.scores(explained_hit.query_vector, pooling=explained_hit.pooling)
+    rows = rows_within(index.selections, explained_hit.view.where, row, len(index))
+    outcome = moved_within(outcome, rank_within(scores, row, rows), index.ids, rows)
+    answer = {
+        "side": explained_hit.side,
+        "column": explained_hit.column.label,
+        "document": explained_hit.named(row),
         "documents": len(rows),
-        "filtered": bool(found.view.where),
-        "score": made.score,
-        "rank": made.rank,
-        "old_score": made.old_score,
-        "old_rank": made.old_rank,
-        "passed_count": len(made.passed),
-        "passed_by_count": len(made.passed_by),
-        "rationale": made.rationale,
-        "text_truncated": made.text_truncated,
+        "filtered": bool(explained_hit.view.where),
+        "score": outcome.score,
+        "rank": outcome.rank,
+        "old_score": outcome.old_score,
+        "old_rank": outcome.old_rank,
+        "passed_count": len(outcome.passed),
+        "passed_by_count": len(outcome.passed_by),
+        "rationale": outcome.rationale,
+        "text_truncated": outcome.text_truncated,
     }
-    told |= _ranks(found, rows[order(scores[rows])], made.old_rank, made.rank)
+    answer |= _ranks(explained_hit, rows[order(scores[rows])], outcome.old_rank, outcome.rank)
     if effects:
-        told["sentences"] = _effects(found, document, ids, base.score)
-        told["sources"] = _sources(found)
-    return told
+        answer["sentences"] = _effects(explained_hit, document, ids, base.score)
+        answer["sources"] = _sources(explained_hit)
+    return answer
 
 
 def _edited(
-    found: ExplainedHit, document: TokenStates, ids: Sequence[int], text: Edits | None, rationale: Edits | None
+    explained_hit: ExplainedHit, document: TokenStates, ids: Sequence[int], text: Edits | None, rationale: Edits | None
 ) -> tuple[str | None, list[int]]:
     """The edited text, or None if it is not, and the token ids of the edited rationale: those of kept
     sentences stay as they are.
@@ -216,13 +228,13 @@ def _edited(
         new_text = "".join(_written(document, one, edit) for one, edit in kept[TEXT]).strip()
         if not new_text:
             raise GraceError("the edited text is empty, and an empty text has no embedding; leave at least a sentence")
-    made: list[int] = []
+    new_ids: list[int] = []
     for one, edit in kept[RATIONALE]:
         if edit is True:
-            made += ids[one.begin - first : one.end - first]
+            new_ids += ids[one.begin - first : one.end - first]
         elif written := _written(document, one, edit):
-            made += rationale_tokens(found.explainer.model, written)
-    return new_text, made
+            new_ids += rationale_tokens(explained_hit.explainer.model, written)
+    return new_text, new_ids
 
 
 def _checked(name: str, document: TokenStates, part: int, edits: Edits | None) -> list[tuple]:
@@ -248,71 +260,73 @@ def _written(document: TokenStates, sentence, edit: bool | str) -> str:
     return old[:left] + new + (old[len(old) - right :] if right else "") if new else ""
 
 
-def _rationale_of(found: ExplainedHit, source: tuple[str, str], workspace) -> list[int]:
+def _rationale_of(explained_hit: ExplainedHit, source: tuple[str, str], workspace) -> list[int]:
     from grace_core.what_if import rationale_tokens
 
     side, document = source
-    if side == found.side:
-        return found.explainer.rationale_ids[row_of(found.index, document)]
-    other = case(workspace, found.view, side)
-    return rationale_tokens(found.explainer.model, other.index.rationales[row_of(other.index, document)])
+    if side == explained_hit.side:
+        return explained_hit.explainer.rationale_ids[row_of(explained_hit.index, document)]
+    other = case(workspace, explained_hit.view, side)
+    return rationale_tokens(explained_hit.explainer.model, other.index.rationales[row_of(other.index, document)])
 
 
-def _effects(found: ExplainedHit, document: TokenStates, ids: Sequence[int], base: float) -> dict[str, list[dict]]:
+def _effects(
+    explained_hit: ExplainedHit, document: TokenStates, ids: Sequence[int], base: float
+) -> dict[str, list[dict]]:
     """Every sentence with the score without it less the score with it; None for the only sentence of a text."""
     from grace_core.what_if import leave_one_out
 
-    vector, told = found.query_vector, {}
-    for part in (TEXT, RATIONALE) if found.column.rationale else (TEXT,):
-        made = leave_one_out(
-            found.explainer.model,
+    vector, effects = explained_hit.query_vector, {}
+    for part in (TEXT, RATIONALE) if explained_hit.column.rationale else (TEXT,):
+        scores_without = leave_one_out(
+            explained_hit.explainer.model,
             vector,
-            found.explainer.text(found.row),
+            explained_hit.explainer.text(explained_hit.row),
             document,
             ids,
             part=part,
-            pooling=found.pooling,
-            geometry=found.index.geometry,
+            pooling=explained_hit.pooling,
+            geometry=explained_hit.index.geometry,
         )
-        scores = {one.begin: score - base for one, score in made}
-        told[PARTS[part]] = [
+        scores = {one.begin: score - base for one, score in scores_without}
+        effects[PARTS[part]] = [
             {"text": one.text, "effect": scores.get(one.begin)} for one in document.sentences if one.part == part
         ]
-    return {"text": [], "rationale": []} | told
+    return {"text": [], "rationale": []} | effects
 
 
-def _sources(found: ExplainedHit) -> list[dict]:
+def _sources(explained_hit: ExplainedHit) -> list[dict]:
     """Whose rationale may be swapped in: the other column's, where it has one of its own, and those of the
     other hits.
     """
-    if not found.column.rationale:
+    if not explained_hit.column.rationale:
         return []
-    other = "b" if found.side == "a" else "a"
-    twin = column_of(found.view, other)
-    made = []
-    if isinstance(twin, Column) and twin.rationale and twin.model != found.column.model:
-        made.append({"side": other, "doc": found.view.doc, "label": f"column {other.upper()}: {twin.model}"})
-    for hit in shown_hits(found):
-        if hit.row != found.row:
-            made.append(
+    other = "b" if explained_hit.side == "a" else "a"
+    twin = column_of(explained_hit.view, other)
+    sources = []
+    if isinstance(twin, Column) and twin.rationale and twin.model != explained_hit.column.model:
+        sources.append({"side": other, "doc": explained_hit.view.doc, "label": f"column {other.upper()}: {twin.model}"})
+    for hit in shown_hits(explained_hit):
+        if hit.row != explained_hit.row:
+            sources.append(
                 {
-                    "side": found.side,
+                    "side": explained_hit.side,
                     "doc": hit.document.id,
-                    "label": f"rank {hit.rank}: {found.named(hit.row)['title']}",
+                    "label": f"rank {hit.rank}: {explained_hit.named(hit.row)['title']}",
                 }
             )
-    return made
+    return sources
 
 
-def _ranks(found: ExplainedHit, rows: np.ndarray, old: int, new: int) -> dict[str, list[dict]]:
+def _ranks(explained_hit: ExplainedHit, rows: np.ndarray, old: int, new: int) -> dict[str, list[dict]]:
     """Who stands where of ``rows``, from the best, before and after, around the old and the new rank; and whom it
     passed or was passed by, best first.
     """
     import numpy as np
 
-    others = rows[rows != found.row]
-    before, after = np.insert(others, old - 1, found.row), np.insert(others, new - 1, found.row)
-    shown = sorted(
+    others = rows[rows != explained_hit.row]
+    before, after = np.insert(others, old - 1, explained_hit.row), np.insert(others, new - 1, explained_hit.row)
+    places = sorted(
         {
             rank
             for middle in (old, new)
@@ -321,22 +335,26 @@ def _ranks(found: ExplainedHit, rows: np.ndarray, old: int, new: int) -> dict[st
         }
     )
     return {
-        "passed": [found.named(row) for row in before[new - 1 : old - 1][:NAMED]],
-        "passed_by": [found.named(row) for row in before[old:new][:NAMED]],
+        "passed": [explained_hit.named(row) for row in before[new - 1 : old - 1][:NAMED]],
+        "passed_by": [explained_hit.named(row) for row in before[old:new][:NAMED]],
         "ranks": [
-            {"rank": rank, "before": found.named(before[rank - 1]), "after": found.named(after[rank - 1])}
-            for rank in shown
+            {
+                "rank": rank,
+                "before": explained_hit.named(before[rank - 1]),
+                "after": explained_hit.named(after[rank - 1]),
+            }
+            for rank in places
         ],
     }
 
 
-def read_source(found: ExplainedHit, value: object) -> tuple[str, str] | None:
+def read_source(explained_hit: ExplainedHit, value: object) -> tuple[str, str] | None:
     """Whose rationale an event of the page asks for."""
     if value is None:
         return None
     if not isinstance(value, Mapping) or value.get("side") not in SIDES or not isinstance(value.get("doc"), str):
         raise GraceError("the page sent an event that does not fit; reload the page")
-    source = column_of(found.view, value["side"])
+    source = column_of(explained_hit.view, value["side"])
     if isinstance(source, OtherColumn) or not source.rationale:
         raise GraceError(f"column {value['side'].upper()} uses no rationale, so it has none to swap in")
     return value["side"], value["doc"]

@@ -30,11 +30,11 @@ def rank_within(scores: np.ndarray, row: int, rows: np.ndarray) -> int:
     return rank(scores[rows], int(np.searchsorted(rows, row)))
 
 
-def moved_within(made: WhatIf, old_rank: int, ids: Sequence[str], rows: np.ndarray) -> WhatIf:
+def moved_within(outcome: WhatIf, old_rank: int, ids: Sequence[str], rows: np.ndarray) -> WhatIf:
     """``made``, of a document among all of ``ids``, as it is among ``rows``, where its place was ``old_rank``."""
     if len(rows) == len(ids):
-        return made
+        return outcome
     there = {ids[row] for row in rows}
-    passed, passed_by = ([one for one in some if one in there] for some in (made.passed, made.passed_by))
+    passed, passed_by = ([one for one in some if one in there] for some in (outcome.passed, outcome.passed_by))
     new_rank = old_rank - len(passed) + len(passed_by)
-    return replace(made, old_rank=old_rank, rank=new_rank, passed=passed, passed_by=passed_by)
+    return replace(outcome, old_rank=old_rank, rank=new_rank, passed=passed, passed_by=passed_by)

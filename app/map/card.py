@@ -127,14 +127,14 @@ def _bars(pair: Pair) -> Safe:
 def _quality(pair: Pair) -> Safe | None:
     rows = []
     for name, chart in zip(SIDES, pair.charts[: 1 if pair.one else 2], strict=False):
-        found = quality(chart)
-        if isinstance(found["trustworthiness"], (int, float)):
+        numbers = quality(chart)
+        if isinstance(numbers["trustworthiness"], (int, float)):
             kept = (
-                f", keeps {found['preservation']:.0%} of the nearest 15"
-                if isinstance(found["preservation"], (int, float))
+                f", keeps {numbers['preservation']:.0%} of the nearest 15"
+                if isinstance(numbers["preservation"], (int, float))
                 else ""
             )
-            rows.append(tag("li", letter(name), f" trustworthiness {found['trustworthiness']:.3f}{kept}"))
+            rows.append(tag("li", letter(name), f" trustworthiness {numbers['trustworthiness']:.3f}{kept}"))
     if not rows:
         return None
     note = "1 would mean that whatever is near on the map is near for the model, too; 0.5 is chance."
@@ -196,7 +196,7 @@ def _ways(star: bool, titled: bool) -> list[Safe]:
         ways.append(("text", "Search its text", "Search for this document’s text in both columns"))
     if star:
         ways.append(("why", "Why near the query?", "Open this document under the placed query in the Explore tab"))
-    made = [
+    buttons = [
         tag("button", label, type="button", class_="g-button", data_go=what, title=title) for what, label, title in ways
     ]
     zoom = tag(
@@ -207,7 +207,7 @@ def _ways(star: bool, titled: bool) -> list[Safe]:
         data_do="near-card",
         title="Show it and its neighbours large",
     )
-    return [*made, zoom]
+    return [*buttons, zoom]
 
 
 def _rationales(pair: Pair, row: int) -> list[Safe]:
@@ -326,12 +326,12 @@ def render_selection(pair: Pair, rows: Sequence[int], terms: Sequence[str]) -> S
         cells += [tag("td", region_name(chart.regions, row), dir="auto") for _, chart in regions]
         cells.append(tag("td", begin(pair, side, row), class_="g-col-text", dir="auto"))
         lines.append(tag("tr", *cells))
-    shown = f"the first {number(LISTED)} are listed, the export has all" if len(rows) > LISTED else ""
+    limit = f"the first {number(LISTED)} are listed, the export has all" if len(rows) > LISTED else ""
     return join(
         tag(
             "header",
             tag("h3", tag("b", number(len(rows))), f" {'document' if len(rows) == 1 else 'documents'} selected"),
-            tag("span", shown, class_="g-quiet") if shown else None,
+            tag("span", limit, class_="g-quiet") if limit else None,
             tag(
                 "span",
                 *(
@@ -377,7 +377,7 @@ def export(pair: Pair, rows: Sequence[int], kind: str) -> str:
     """
     charts = list(zip(SIDES, pair.charts[: 1 if pair.one else 2], strict=False))
     change = None if pair.one else pair.compared
-    made = []
+    records = []
     for row in rows:
         document = pair.documents[row]
         one = {"id": document.id, "title": document.title, "text": document.text, "metadata": document.plain_metadata}
@@ -394,10 +394,10 @@ def export(pair: Pair, rows: Sequence[int], kind: str) -> str:
             }
             one[name] |= {"region": region_name(chart.regions, row)} if chart.regions else {}
             one[name] |= {"rationale": chart.index.rationales[row]} if chart.column.rationale else {}
-        made.append(one)
+        records.append(one)
     if kind == "json":
-        return json.dumps(made, ensure_ascii=False, indent=1)
-    flat = [_flat(one, [name for name, _ in charts]) for one in made]
+        return json.dumps(records, ensure_ascii=False, indent=1)
+    flat = [_flat(one, [name for name, _ in charts]) for one in records]
     out = io.StringIO()  # lines end as RFC 4180 says: a text's own line feeds and carriage returns are quoted only then
     writer = csv.DictWriter(out, list(dict.fromkeys(key for one in flat for key in one)))
     writer.writeheader()

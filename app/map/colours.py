@@ -40,16 +40,16 @@ class Coded:
     def as_dict(self) -> dict:
         wide = self.codes.dtype.itemsize == 2
         missing = 65535 if wide else MISSING
-        told = {"title": self.title, "codes": packed(self.codes), "wide": wide, "note": self.note}
+        record = {"title": self.title, "codes": packed(self.codes), "wide": wide, "note": self.note}
         if self.labels is None:
-            return told | {
+            return record | {
                 "low": self.low,
                 "high": self.high,
                 "clipped": list(self.clipped),
                 "missing": int((self.codes == missing).sum()),
             }
         counts = np.bincount(self.codes[self.codes != missing], minlength=len(self.labels)).tolist()
-        return told | {"labels": self.labels, "tones": self.tones, "counts": counts}
+        return record | {"labels": self.labels, "tones": self.tones, "counts": counts}
 
 
 def packed(array: np.ndarray) -> str:

@@ -94,12 +94,12 @@ class MapJobs:
             indexes = [self.maps.workspace.opened(job.corpus, column).index for column in job.columns]
             job.saved = all(os.access(index.folder, os.W_OK) for index in indexes)
             columns = [(name_in_collection(column), pooling_of(column) or Pooling.TEXT) for column in job.columns]
-            made = map_collection(
+            maps = map_collection(
                 indexes[0].collection, columns, save=job.saved, progress=job.mark, should_stop=job.stop.is_set
             )
             if not job.saved:
                 for column, index, key in zip(job.columns, indexes, columns, strict=True):
-                    self.maps.keep(job.corpus, column, index, made[key])
+                    self.maps.keep(job.corpus, column, index, maps[key])
             job.end(
                 "done",
                 ""

@@ -5,17 +5,17 @@ const load = async (asked, { keep = false } = {}) => {
   root.dataset.busy = '';
   plotly().catch(() => {}); // meanwhile
   const first = !data,
-    told = await ask('map_open', {}, asked);
-  if (!told) {
+    answer = await ask('map_open', {}, asked);
+  if (!answer) {
     delete root.dataset.busy;
     return;
   }
-  Object.assign(view, told.view);
-  complain(...told.problems);
-  data = told.empty ? null : told;
+  Object.assign(view, answer.view);
+  complain(...answer.problems);
+  data = answer.empty ? null : answer;
   root.classList.toggle('g-map-none', !data);
   if (!data) {
-    fill(panel, told.html);
+    fill(panel, answer.html);
     sync();
     delete root.dataset.busy;
     return;
@@ -67,20 +67,20 @@ const load = async (asked, { keep = false } = {}) => {
   if (view.find) find(view.find);
   if (view.point) open({ id: view.point }, first ? 'link' : null);
 };
-const take = (told) => {
-  colours = { ...told, codes: decode(told.codes, told.wide ? Uint16Array : Uint8Array) };
+const take = (coded) => {
+  colours = { ...coded, codes: decode(coded.codes, coded.wide ? Uint16Array : Uint8Array) };
   hidden.clear();
   drawLegend();
 };
 const recolour = async (colour) => {
-  const told = await ask('map_colour', {}, { ...view, colour });
-  if (!told) {
+  const answer = await ask('map_colour', {}, { ...view, colour });
+  if (!answer) {
     choices('colour', data.colours, view.colour);
     return;
   }
   view.colour = colour;
   sync();
-  take(told.colour);
+  take(answer.colour);
   drawMaps();
 };
 
@@ -112,8 +112,8 @@ const inWords = () => {
   const columns = data.sides.map(({ label }, i) => `${'AB'[i]}: ${label}`);
   const colour = data.colours.find(({ id }) => id === view.colour);
   const query = view.star ? [`query on the maps: ${view.star}`] : [];
-  const found = view.find ? [`highlighted: ${view.find}`] : [];
-  return [[...columns, ...(colour ? [`coloured by ${colour.label}`] : []), ...query, ...found].join(' · ')];
+  const words = view.find ? [`highlighted: ${view.find}`] : [];
+  return [[...columns, ...(colour ? [`coloured by ${colour.label}`] : []), ...query, ...words].join(' · ')];
 };
 root.addEventListener('click', (event) => {
   const one = event.target.closest('[data-row], [data-do], [data-go], .g-close');
@@ -188,7 +188,7 @@ const arrive = () => {
         look();
         if (data)
           ask('map_progress').then(
-            (told) => told && told.job && told.job.state === 'working' && follow(told.job),
+            (answer) => answer && answer.job && answer.job.state === 'working' && follow(answer.job),
           );
       }
     } else sync();

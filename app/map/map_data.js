@@ -54,8 +54,8 @@ const about = async (row) => {
     }).then(async () => {
       wanted = null;
       const store = known,
-        told = await ask('map_titles', { rows: [...batch.rows].slice(0, 200) }, undefined, true);
-      (told ? told.documents : []).forEach((one) => store.set(one.row, one));
+        answer = await ask('map_titles', { rows: [...batch.rows].slice(0, 200) }, undefined, true);
+      (answer ? answer.documents : []).forEach((one) => store.set(one.row, one));
     });
   }
   await wanted.answer;

@@ -197,11 +197,11 @@ const emphasise = async () => {
       .map((chart) => {
         const points = chart.groups.map((group) => {
           if (!is) return null;
-          const made = [];
+          const places = [];
           group.rows.forEach((row, i) => {
-            if (is[row]) made.push(i);
+            if (is[row]) places.push(i);
           });
-          return made;
+          return places;
         });
         return after(chart, () =>
           window.Plotly.update(chart.gd, { selectedpoints: points }, { selections: [] }),

@@ -73,7 +73,7 @@ const starMarks = (chart) => {
 // Large regions first; a name that would lie on another is left out until there is room.
 const regionNames = (chart, width, height) => {
   const taken = [],
-    made = [];
+    labels = [];
   [...data.sides[sideOf(chart)].regions]
     .sort((a, b) => b.size - a.size)
     .forEach(({ name, at, size: members }) => {
@@ -92,9 +92,9 @@ const regionNames = (chart, width, height) => {
       )
         return;
       taken.push(box);
-      made.push(draw('text', { class: 'g-map-name', x: middle, y, 'text-anchor': 'middle' }, name));
+      labels.push(draw('text', { class: 'g-map-name', x: middle, y, 'text-anchor': 'middle' }, name));
     });
-  return made;
+  return labels;
 };
 
 const paper = (chart, width, height) => {
@@ -128,13 +128,13 @@ const point = (chart) => {
   tip.hidden = true;
   if (hovered < 0 || !chart.xy) return;
   const [x, y] = spot(chart, hovered),
-    told = known.get(hovered);
+    hint = known.get(hovered);
   chart.hover.append(ring('g-ring-hover', [x, y], 8), ring('g-ring-dot', [x, y], 3));
-  if (!told || x < 0 || y < 0 || x > chart.plot.clientWidth || y > chart.plot.clientHeight) return;
+  if (!hint || x < 0 || y < 0 || x > chart.plot.clientWidth || y > chart.plot.clientHeight) return;
   tip.replaceChildren(
-    make('b', '', told.title),
-    make('p', '', told.begin[sideOf(chart)]),
-    make('p', 'g-quiet', told.note),
+    make('b', '', hint.title),
+    make('p', '', hint.begin[sideOf(chart)]),
+    make('p', 'g-quiet', hint.note),
   );
   tip.hidden = false;
   const { offsetWidth: w, offsetHeight: h } = tip,
@@ -220,10 +220,10 @@ const fly = (chart, from, to) =>
 // gets them escaped.
 const plain = (text) => text.replace(/&/g, '&amp;').replace(/</g, '&lt;').replace(/>/g, '&gt;');
 const picture = () => {
-  const shown = shownCharts(),
+  const drawnCharts = shownCharts(),
     type = gl && data.documents > MOST_SVG ? 'scattergl' : 'scatter';
   const layout = {
-    width: shown.length * 640 + 290,
+    width: drawnCharts.length * 640 + 290,
     height: 700,
     margin: { l: 70, r: 20, t: 60, b: 20 },
     paper_bgcolor: css('--paper'),
@@ -233,10 +233,10 @@ const picture = () => {
     annotations: [],
     legend: { itemsizing: 'constant', title: { text: plain(colours.title) }, x: 1.01 },
   };
-  const traces = shown.flatMap((chart, i) => {
+  const traces = drawnCharts.flatMap((chart, i) => {
     const axis = i ? String(i + 1) : '',
-      from = i / shown.length,
-      to = (i + 1) / shown.length - 0.01;
+      from = i / drawnCharts.length,
+      to = (i + 1) / drawnCharts.length - 0.01;
     const [x0, x1, y0, y1] = chart.range;
     layout[`xaxis${axis}`] = { visible: false, domain: [from, to], range: [x0, x1], anchor: `y${axis}` };
     layout[`yaxis${axis}`] = { visible: false, range: [y0, y1], scaleanchor: `x${axis}`, anchor: `x${axis}` };
@@ -275,7 +275,7 @@ const picture = () => {
             : colours.title,
       ),
     }));
-    if (!colours.labels && kinds.length && i === shown.length - 1) {
+    if (!colours.labels && kinds.length && i === drawnCharts.length - 1) {
       const bar = kinds.find(({ marker }) => marker.colorscale);
       const value = (code) =>
         Number((colours.low + (code / 254) * (colours.high - colours.low)).toPrecision(4));

@@ -2,10 +2,10 @@
 // maps that are being computed.
 const panel = root.querySelector('.g-map-panel');
 const press = (label, kind, pressed) => {
-  const made = make('button', kind, label);
-  made.type = 'button';
-  made.addEventListener('click', pressed);
-  return made;
+  const button = make('button', kind, label);
+  button.type = 'button';
+  button.addEventListener('click', pressed);
+  return button;
 };
 const number = (value) =>
   Math.abs(value) >= 1e5 ? value.toLocaleString('en') : String(Number(value.toPrecision(4)));
@@ -23,18 +23,18 @@ const drawLegend = () => {
     make('span', 'g-quiet g-map-legend-title', colours.title + (colours.note ? ` (${colours.note})` : '')),
   );
   const entry = (code, label, tone, count) => {
-    const made = press('', 'g-map-key', () => {
+    const key = press('', 'g-map-key', () => {
       if (hidden.has(code)) hidden.delete(code);
       else hidden.add(code);
-      made.setAttribute('aria-pressed', String(!hidden.has(code)));
+      key.setAttribute('aria-pressed', String(!hidden.has(code)));
       showKinds();
     });
-    made.setAttribute('aria-pressed', String(!hidden.has(code)));
-    made.title = 'Click: hide or show';
+    key.setAttribute('aria-pressed', String(!hidden.has(code)));
+    key.title = 'Click: hide or show';
     const swatch = make('span', 'g-swatch');
     swatch.style.background = tone < 0 ? 'var(--tone-rest)' : `var(--tone-${tone % TONES})`;
-    made.append(swatch, make('span', '', label), make('span', 'g-quiet', count.toLocaleString('en')));
-    return made;
+    key.append(swatch, make('span', '', label), make('span', 'g-quiet', count.toLocaleString('en')));
+    return key;
   };
   if (colours.labels) {
     box.append(
@@ -102,16 +102,16 @@ const compare = async () => {
             `space${data.documents > 20000 ? '; this takes some minutes' : ''} …`,
     ),
   );
-  const told = await ask('map_change');
-  if (!told) return;
-  changes = told.html;
+  const answer = await ask('map_change');
+  if (!answer) return;
+  changes = answer.html;
   known = new Map(); // what is told of a document says what it kept
   rest();
 };
 // Without an opened document: what was found, what is near the query, and what changed.
 const rest = () => {
   if (card) return;
-  fill(panel, (view.find ? found : '') + (star ? starred : '') + changes);
+  fill(panel, (view.find ? foundHtml : '') + (star ? starHtml : '') + changes);
   const all = panel.querySelector('[data-do=select-found]');
   if (all) all.addEventListener('click', () => select(matches));
 };
@@ -119,12 +119,12 @@ const rest = () => {
 const open = async (which, from) => {
   forget('map_card');
   if (from) opener = from;
-  const told = await ask('map_card', which);
-  if (!told) return;
-  card = told;
-  view.point = told.id;
+  const answer = await ask('map_card', which);
+  if (!answer) return;
+  card = answer;
+  view.point = answer.id;
   sync();
-  fill(panel, told.html);
+  fill(panel, answer.html);
   panel.scrollTop = 0;
   overlays();
   if (from && from !== 'link') panel.querySelector('.g-close').focus({ preventScroll: true });
@@ -159,16 +159,16 @@ const find = async (words) => {
     emphasise();
     return;
   }
-  const told = await ask('map_find', { text: view.find });
-  if (!told) return;
-  matches = decode(told.rows, Uint32Array);
+  const answer = await ask('map_find', { text: view.find });
+  if (!answer) return;
+  matches = decode(answer.rows, Uint32Array);
   part('found').textContent = `${matches.length.toLocaleString('en')} found`;
-  found = told.html;
+  foundHtml = answer.html;
   rest();
   await emphasise();
 };
-let found = '',
-  starred = '';
+let foundHtml = '',
+  starHtml = '';
 
 const select = async (rows) => {
   selection = rows;
@@ -186,20 +186,20 @@ const select = async (rows) => {
   box.setAttribute('aria-busy', 'true');
   box.dataset.count = rows.length;
   if (!box.childElementCount) box.append(make('p', 'g-quiet', 'Reading the selection …'));
-  const told = await ask('map_selection', { rows: encode(rows) });
+  const answer = await ask('map_selection', { rows: encode(rows) });
   await done;
-  if (!told) return;
+  if (!answer) return;
   box.removeAttribute('aria-busy');
-  fill(box, told.html);
+  fill(box, answer.html);
   say(`${rows.length} documents are selected.`);
 };
 const exportRows = async (kind) => {
   if (!selection) return;
-  const told = await ask('map_export', { rows: encode(selection), kind });
-  if (!told) return;
+  const answer = await ask('map_export', { rows: encode(selection), kind });
+  if (!answer) return;
   const link = make('a');
   link.href = URL.createObjectURL(
-    new Blob([told.text], { type: kind === 'csv' ? 'text/csv' : 'application/json' }),
+    new Blob([answer.text], { type: kind === 'csv' ? 'text/csv' : 'application/json' }),
   );
   link.download = `grace-map-${view.corpus}-selection.${kind}`;
   link.click();
@@ -223,10 +223,10 @@ const placeStar = async (query) => {
   placeStar.last = (placeStar.last || 0) + 1;
   if (!view.star) return;
   const ticket = placeStar.last,
-    told = await ask('map_star');
+    answer = await ask('map_star');
   if (ticket === placeStar.last) busy(false);
-  if (!told) return;
-  [star, starred] = [told.sides, told.html];
+  if (!answer) return;
+  [star, starHtml] = [answer.sides, answer.html];
   overlays();
   rest();
   say(`The query is placed on the maps. Nearest: ${star[0].titles.slice(0, 3).join(', ')}.`);
@@ -235,27 +235,27 @@ const placeStar = async (query) => {
 // Maps that are computed: the page asks how far they are.
 const job = root.querySelector('.g-map-job');
 let watching = 0;
-const showJob = (told) => {
-  const working = told && told.state === 'working';
+const showJob = (progress) => {
+  const working = progress && progress.state === 'working';
   job.replaceChildren();
   if (working) {
-    const share = told.total ? told.done / told.total : 0;
+    const share = progress.total ? progress.done / progress.total : 0;
     const cancel = press('Cancel', 'g-button', () => {
       cancel.disabled = true;
       ask('map_cancel');
     });
-    cancel.disabled = told.stopping;
+    cancel.disabled = progress.stopping;
     const line =
-      `Computing ${told.columns.length === 1 ? 'the map' : `${told.columns.length} maps, aligned,`} ` +
-      `with UMAP: ${told.columns.join(', ')} · ${Math.round(100 * share)} % · ` +
-      `${Math.round(told.seconds)} s`;
+      `Computing ${progress.columns.length === 1 ? 'the map' : `${progress.columns.length} maps, aligned,`} ` +
+      `with UMAP: ${progress.columns.join(', ')} · ${Math.round(100 * share)} % · ` +
+      `${Math.round(progress.seconds)} s`;
     job.append(...progressLines(line, cancel, share));
     return;
   }
   if (!data) return;
   const lacking = data.sides.some(({ method }) => method === 'preview');
-  if (told && told.message && told.corpus === view.corpus)
-    job.append(told.state === 'failed' ? notice('error', told.message) : remark(told.message));
+  if (progress && progress.message && progress.corpus === view.corpus)
+    job.append(progress.state === 'failed' ? notice('error', progress.message) : remark(progress.message));
   if (lacking && data.enough) {
     const row = make('div', 'g-job-head');
     row.append(
@@ -280,15 +280,15 @@ const showJob = (told) => {
       ),
     );
 };
-const follow = (told) => {
+const follow = (progress) => {
   clearTimeout(watching);
-  showJob(told);
-  if (!told || told.state !== 'working') return;
+  showJob(progress);
+  if (!progress || progress.state !== 'working') return;
   watching = setTimeout(async () => {
     if (!there) return;
     const next = await ask('map_progress');
     if (!next) {
-      follow(told);
+      follow(progress);
       return;
     }
     if (next.job && next.job.state === 'done' && next.job.columns.length) {

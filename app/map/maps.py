@@ -71,13 +71,13 @@ class Chart:
         """Where the name of each region stands, ``(r, 2)``: over the half of its members that is nearest to
         their middle.
         """
-        made = self.middles.copy()
+        anchors = self.middles.copy()
         for label, middle in enumerate(self.middles):
             members = self.points[self.regions.labels == label]
             if len(members):
                 far = ((members - middle) ** 2).sum(axis=1)
-                made[label, 1] = members[far <= np.median(far), 1].max()
-        return made
+                anchors[label, 1] = members[far <= np.median(far), 1].max()
+        return anchors
 
 
 class Pair:
@@ -152,12 +152,12 @@ class Pair:
             return self.charts[0].opened.rows.selections.of(words.removeprefix(WHERE).strip()).rows.astype(np.uint32)
         wanted = " ".join(words.split()).casefold()
         rationales = [chart.index.rationales for chart in self.charts if chart.column.rationale]
-        found = [
+        rows = [
             row
             for row, document in enumerate(self.documents)
             if wanted in " ".join([document.title, document.text, *(one[row] for one in rationales)]).casefold()
         ]
-        return np.array(found if wanted else [], dtype=np.uint32)
+        return np.array(rows if wanted else [], dtype=np.uint32)
 
     def coded(self, colour: str) -> Coded:
         """Every document's colour."""
@@ -165,9 +165,9 @@ class Pair:
             name = colour.removeprefix(FIELD)
             return code_values(name, [document.metadata.get(name) for document in self.documents])
         if colour == "overlap":
-            found = self.change()
-            shared, note = np.round(found.overlap * found.k), f"of {found.k}, in the full space"
-            return code_numbers("Neighbours kept", shared, low=0, high=max(1, found.k), note=note)
+            change = self.change()
+            shared, note = np.round(change.overlap * change.k), f"of {change.k}, in the full space"
+            return code_numbers("Neighbours kept", shared, low=0, high=max(1, change.k), note=note)
         what, _, side = colour.partition("-")
         if side not in SIDES:
             return code_kinds("One colour", ["document"] * len(self.ids))
@@ -187,20 +187,20 @@ class Pair:
 
     def colours(self) -> list[dict]:
         """The colours there are, ``{"id", "label", "group"}``."""
-        made = [] if self.one else [{"id": "overlap", "label": "Neighbours kept from A to B", "group": "Change"}]
+        options = [] if self.one else [{"id": "overlap", "label": "Neighbours kept from A to B", "group": "Change"}]
         for name in self.collection.corpus.fields:
             if field_kind([document.metadata.get(name) for document in self.documents]):
-                made.append({"id": FIELD + name, "label": name, "group": "Fields"})
+                options.append({"id": FIELD + name, "label": name, "group": "Fields"})
         for i, (side, chart) in enumerate(zip(SIDES, self.charts, strict=True)):
             group = f"{'AB'[i]} · {chart.column.label}"
             if i and self.one:
                 break
             if chart.regions:
-                made.append({"id": f"region-{side}", "label": f"regions of {'AB'[i]}", "group": group})
+                options.append({"id": f"region-{side}", "label": f"regions of {'AB'[i]}", "group": group})
             if chart.column.rationale:
-                made.append({"id": f"length-{side}", "label": f"length of {'AB'[i]}’s rationale", "group": group})
-                made.append({"id": f"cut-{side}", "label": f"{'AB'[i]}’s rationale cut off", "group": group})
-        return [*made, {"id": "none", "label": "one colour", "group": "None"}]
+                options.append({"id": f"length-{side}", "label": f"length of {'AB'[i]}’s rationale", "group": group})
+                options.append({"id": f"cut-{side}", "label": f"{'AB'[i]}’s rationale cut off", "group": group})
+        return [*options, {"id": "none", "label": "one colour", "group": "None"}]
 
     def default_colour(self) -> str:
         there = [one["id"] for one in self.colours()]
@@ -236,9 +236,9 @@ class Maps:
                 self._pairs[key] = (stamp, self._lay(view, opened))
             return self._pairs[key][1]
 
-    def keep(self, corpus: str, column: AnyColumn, index: GraceIndex | EncodedIndex, made: Map) -> None:
+    def keep(self, corpus: str, column: AnyColumn, index: GraceIndex | EncodedIndex, map_: Map) -> None:
         """Show a map that could not be saved beside its index."""
-        self._unsaved[corpus, column] = (index, made)
+        self._unsaved[corpus, column] = (index, map_)
 
     def mapped(self, corpus: str) -> list[AnyColumn]:
         """The columns that have a map, saved or not."""
@@ -257,8 +257,8 @@ class Maps:
     def _map(self, opened: VectorColumn, column: AnyColumn) -> Map | None:
         from grace_core.projection import load_map
 
-        there, made = self._unsaved.get((opened.collection.name, column), (None, None))
-        return made if there is opened.index else load_map(opened.index, pooling_of(column))
+        there, map_ = self._unsaved.get((opened.collection.name, column), (None, None))
+        return map_ if there is opened.index else load_map(opened.index, pooling_of(column))
 
     def _lay(self, view: MapView, opened: list[VectorColumn]) -> Pair:
         from grace_core.projection import preview
@@ -267,10 +267,10 @@ class Maps:
         aligned = True
         if None in maps:  # a preview beside a map could not be compared with it
             maps = [None, None]
-            made = preview({column.id: one.vectors for column, one in zip(view.columns, opened, strict=True)})
-            points = [made[column.id] for column in view.columns]
+            previews = preview({column.id: one.vectors for column, one in zip(view.columns, opened, strict=True)})
+            points = [previews[column.id] for column in view.columns]
         else:
-            points = [made.points[:, :2] for made in maps]
+            points = [one.points[:, :2] for one in maps]
             aligned = made_together(*maps)
             if not aligned:
                 points[1] = turned(points[1], onto=points[0])
@@ -328,9 +328,9 @@ def sent(points: np.ndarray) -> str:
     return packed(np.round(np.clip(points, 0, 1) * 65535).astype(np.uint16))
 
 
-def told(pair: Pair) -> list[dict]:
+def sides_of(pair: Pair) -> list[dict]:
     """What the page draws of each column; of the same column twice one."""
-    made = []
+    sides = []
     for chart in pair.charts[: 1 if pair.one else 2]:
         regions = []
         if chart.regions:
@@ -339,7 +339,7 @@ def told(pair: Pair) -> list[dict]:
                 {"name": name, "at": [round(float(place), 4) for place in at], "size": int(size)}
                 for name, at, size in zip(chart.regions.names, chart.anchors, sizes, strict=True)
             ]
-        made.append(
+        sides.append(
             {
                 "column": chart.column.id,
                 "label": chart.column.label,
@@ -349,18 +349,18 @@ def told(pair: Pair) -> list[dict]:
                 **quality(chart),
             }
         )
-    return made
+    return sides
 
 
 def quality(chart: Chart) -> dict:
     """How the map was made, and how far it can be trusted."""
     if chart.map is None:
         return {"method": "preview", "trustworthiness": None, "preservation": None}
-    found = chart.map.quality
+    quality_of_map = chart.map.quality
     return {
         "method": str(chart.map.parameters.get("method", "umap")),
-        "trustworthiness": found.get("trustworthiness"),
-        "preservation": found.get("knn_preservation"),
+        "trustworthiness": quality_of_map.get("trustworthiness"),
+        "preservation": quality_of_map.get("knn_preservation"),
     }
 
 
@@ -368,12 +368,12 @@ def place_query(view: MapView, pair: Pair) -> list[dict]:
     """The star of ``view.star`` in each column: its place, and the rows and cosines of its nearest documents."""
     from grace_core.projection import place
 
-    made = []
+    stars = []
     for chart in pair.charts[: 1 if pair.one else 2]:
         (vector,) = chart.opened.embed([view.star])
         hits = chart.opened.hits(view.star, STAR)
         at = place(chart.points, chart.vectors, vector[None], K)[0]
-        made.append(
+        stars.append(
             {
                 "at": [float(np.clip(part, 0, 1)) for part in at],
                 "rows": [hit.row for hit in hits],
@@ -381,7 +381,7 @@ def place_query(view: MapView, pair: Pair) -> list[dict]:
                 "titles": [hit.document.title or hit.document.id for hit in hits],
             }
         )
-    return made
+    return stars
 
 
 def tell_maps(maps: Maps, corpus: str, columns: list[AnyColumn]) -> dict:
@@ -400,7 +400,7 @@ def tell_maps(maps: Maps, corpus: str, columns: list[AnyColumn]) -> dict:
                 "labels": array(chart.regions.labels.astype(np.int32)),
                 "names": list(chart.regions.names),
             }
-    made = {
+    answer = {
         "collection": corpus,
         "documents": len(pairs[0].ids),
         "ids": pairs[0].ids,
@@ -408,15 +408,15 @@ def tell_maps(maps: Maps, corpus: str, columns: list[AnyColumn]) -> dict:
         "overlap": None,
     }
     if len(columns) > 1:
-        found = maps.open(MapView(corpus, columns[0], columns[1])).change()
-        kept = np.round(found.overlap * found.k).astype(np.uint8)
-        made["overlap"] = {
+        change = maps.open(MapView(corpus, columns[0], columns[1])).change()
+        kept = np.round(change.overlap * change.k).astype(np.uint8)
+        answer["overlap"] = {
             "columns": [column.id for column in columns[:2]],
-            "k": found.k,
-            "mean": found.mean,
+            "k": change.k,
+            "mean": change.mean,
             "kept": array(kept),
         }
-    return made
+    return answer
 
 
 def array(values: np.ndarray) -> dict:

@@ -41,10 +41,10 @@ def plotly_map(functions: list[Callable]) -> gr.HTML:
 
 def plotly_script() -> Path:
     """plotly.js as the installed package has it."""
-    found = find_spec("plotly")
-    if found is None or not found.origin:
+    spec = find_spec("plotly")
+    if spec is None or not spec.origin:
         raise ModuleNotFoundError("plotly is not installed: pip install -r requirements.txt")
-    return (Path(found.origin).parent / "package_data" / "plotly.min.js").resolve()
+    return (Path(spec.origin).parent / "package_data" / "plotly.min.js").resolve()
 
 
 def frame(script: Path) -> Safe:

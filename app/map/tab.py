@@ -20,7 +20,7 @@ from grace_app.gate import runs_model
 from grace_app.map.card import export, hint, render_card, render_change, render_found, render_selection, render_star
 from grace_app.map.colours import packed
 from grace_app.map.jobs import MapJobs
-from grace_app.map.maps import Maps, Pair, place_query, pooling_of, told
+from grace_app.map.maps import Maps, Pair, place_query, pooling_of, sides_of
 from grace_app.map.plotly_map import plotly_map
 from grace_app.map.view import FIELD, MapView, mapped_columns, misfit, read_map, read_rows
 from grace_app.workspace.answers import server_functions
@@ -111,7 +111,7 @@ class MapServer:
                 f"{view.corpus} has no document {view.point[:100]!r} with a vector, so it has no place on the map"
             )
             view = replace(view, point="")
-        sides = told(pair)
+        sides = sides_of(pair)
         return {
             "empty": False,
             "view": view.params(),
@@ -203,20 +203,20 @@ def choices(workspace: Workspace, corpus: str) -> list[dict]:
 
 def notes(pair: Pair) -> list[str]:
     """What must be known to read these maps right."""
-    made = []
+    lines = []
     if not enough(pair):
-        made.append(
+        lines.append(
             f"{len(pair.ids)} {'document is' if len(pair.ids) == 1 else 'documents are'} too few for UMAP: this is a PCA."
         )
-    shown = pair.charts[: 1 if pair.one else 2]
-    if any(chart.map is None and _outdated(chart) for chart in shown):
-        made.append("The saved map is older than the index, which has been updated since: compute it again.")
-    for name, chart in zip("AB", shown, strict=False):
+    charts = pair.charts[: 1 if pair.one else 2]
+    if any(chart.map is None and _outdated(chart) for chart in charts):
+        lines.append("The saved map is older than the index, which has been updated since: compute it again.")
+    for name, chart in zip("AB", charts, strict=False):
         if len(pair.ids) > 1 and float(chart.vectors.std(axis=0).max()) < 1e-6:
-            made.append(
+            lines.append(
                 f"All documents have the same vector in column {name}: they stand on one spot, and which are neighbours is chance."
             )
-    return made
+    return lines
 
 
 def _outdated(chart) -> bool:
@@ -254,12 +254,12 @@ def explored(server: MapServer, data: object) -> View:
         raise misfit()
     asked, _ = read_map(server.workspace, data.get("view"), strict=True)
     base = replace(default_view(server.workspace, asked.corpus), a=asked.left, b=asked.right)
-    found = server.workspace.collection(asked.corpus).documents.get(document)
-    if found is None:
+    source = server.workspace.collection(asked.corpus).documents.get(document)
+    if source is None:
         raise GraceError(f"{asked.corpus} has no document {document[:100]!r} any more")
     if what == "why":
         if not asked.star:
             raise misfit()
         return replace(base, query=asked.star, doc=document, panel="why", side="b")
-    query = found.title if what == "title" and found.title else found.text or found.title
-    return replace(base, query=" ".join(query.split())[:LONGEST] or found.id)
+    query = source.title if what == "title" and source.title else source.text or source.title
+    return replace(base, query=" ".join(query.split())[:LONGEST] or source.id)

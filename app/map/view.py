@@ -64,15 +64,15 @@ class MapView:
         """As :func:`read_map` takes it, and, with ``tab=map``, as the address holds it; a star too long for
         an address is left out.
         """
-        made = {
+        params = {
             "corpus": self.corpus,
             "left": self.left.id,
             "right": self.right.id,
             "colour": self.colour,
             "point": self.point,
         }
-        made |= {"star": self.star if len(self.star) <= MAX_QUERY_IN_ADDRESS else "", "find": self.find}
-        return made | {"zoom": ",".join(f"{edge:.4f}" for edge in self.zoom) if self.zoom else ""}
+        params |= {"star": self.star if len(self.star) <= MAX_QUERY_IN_ADDRESS else "", "find": self.find}
+        return params | {"zoom": ",".join(f"{edge:.4f}" for edge in self.zoom) if self.zoom else ""}
 
 
 def encoder_of(column: AnyColumn) -> str:

@@ -165,20 +165,20 @@ def render_replay(
             tag("p", "With: ", rationale),
             tag("p", "That is the rationale that it has; nothing changes.", class_="g-note"),
         )
-    told = replay.as_dict()
-    low, high = told["ci95"]
+    record = replay.as_dict()
+    low, high = record["ci95"]
     verdict = tag(
         "p",
-        tag("b", f"nDCG@10 {told['before']:.4f} → {told['after']:.4f}, {signed(told['change'], 5)}"),
-        f" over all {number(told['queries'])} replayed queries (95 % interval {signed(low, 5)} to {signed(high, 5)}); "
-        f"{number(len(told['wins']))} win, {number(len(told['losses']))} lose.",
+        tag("b", f"nDCG@10 {record['before']:.4f} → {record['after']:.4f}, {signed(record['change'], 5)}"),
+        f" over all {number(record['queries'])} replayed queries (95 % interval {signed(low, 5)} to {signed(high, 5)}); "
+        f"{number(len(record['wins']))} win, {number(len(record['losses']))} lose.",
     )
     own = None
     if query in replay.queries:
         place = replay.queries.index(query)
         before, after = int(replay.rank_before[place]), int(replay.rank_after[place])
         own = tag("p", f"For the open query the document stands at rank {number(after)}, before at {number(before)}.")
-    lists = [_moved(title, told[name], texts) for title, name in (("Wins", "wins"), ("Losses", "losses"))]
+    lists = [_moved(title, record[name], texts) for title, name in (("Wins", "wins"), ("Losses", "losses"))]
     note = tag(
         "input", type="text", maxlength="500", placeholder="Why, for the history …", data_part="note", aria_label="Note"
     )

@@ -133,7 +133,7 @@ class MendServer:
             nothing = str(render_empty(message="" if not self.workspace.collections() else str(error)))
             return {"html": nothing, "view": {}, "problems": [], "history": "", "refusal": True}
         refusal = self.refusal(view)
-        told = {
+        answer = {
             "view": view.params(),
             "problems": problems,
             "corpora": self.workspace.collections(),
@@ -147,8 +147,8 @@ class MendServer:
             index = self.workspace.index(view.corpus, view.model)
             unkept = "" if refusal else refusal_to_keep(index)
             history = render_history(index, may_revert=not refusal and not unkept)
-            told["history"] = str(join(tag("p", unkept, class_="g-note") if unkept else None, history))
-        return told
+            answer["history"] = str(join(tag("p", unkept, class_="g-note") if unkept else None, history))
+        return answer
 
     @runs_model
     def read(self, data: dict) -> dict:

@@ -19,17 +19,17 @@ element.addEventListener('keydown', (event) => {
 });
 
 // A long row of evaluations begins where the chosen one is seen.
-let shown = '';
+let last = '';
 watch('value', () =>
   requestAnimationFrame(() => {
     const chosen = element.querySelector('[data-set=step][aria-checked=true]');
     const now = chosen ? chosen.dataset.value : '';
-    if (now && now !== shown) {
+    if (now && now !== last) {
       const line = element.querySelector('.g-timeline');
       const [inner, outer] = [chosen.getBoundingClientRect(), line.getBoundingClientRect()];
       if (inner.left < outer.left || inner.right > outer.right)
         line.scrollLeft += inner.left - outer.left - outer.width / 2;
     }
-    shown = now;
+    last = now;
   }),
 );

@@ -59,8 +59,10 @@ class Comparisons:
     def known(self, view: ReasonsView, grouping: Grouping) -> dict | None:
         other = self._other(view)
         with self._lock:
-            found = self._kept.get(_key(view, grouping))
-        return found.result if found and found.grouping is grouping and found.other is other else None
+            comparison = self._kept.get(_key(view, grouping))
+        return (
+            comparison.result if comparison and comparison.grouping is grouping and comparison.other is other else None
+        )
 
     def compare(self, view: ReasonsView, grouping: Grouping, job: ReasonsJob) -> None:
         """Compare, and keep the outcome. Raises BuildStopped when the job is stopped, and GraceError."""

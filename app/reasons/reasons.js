@@ -28,8 +28,8 @@ const strengths = () =>
       .map((one) => one.split(':')),
   );
 const steered = () => {
-  const told = [...strengths()].map(([reason, by]) => `${by > 0 ? '+' : ''}${by} ${data.names[reason]}`);
-  part('steered').textContent = view.ask && told.length ? `The query is steered: ${told.join(', ')}` : '';
+  const terms = [...strengths()].map(([reason, by]) => `${by > 0 ? '+' : ''}${by} ${data.names[reason]}`);
+  part('steered').textContent = view.ask && terms.length ? `The query is steered: ${terms.join(', ')}` : '';
 };
 const showStrength = () => {
   const strength = Number(strengths().get(view.reason) || 0);
@@ -61,14 +61,14 @@ const split = async () => {
     return;
   }
   part('hits').dataset.busy = '';
-  const told = await ask('reasons_ask');
-  if (!told) return;
+  const answer = await ask('reasons_ask');
+  if (!answer) return;
   delete part('hits').dataset.busy;
   const at =
     document.activeElement &&
     part('hits').contains(document.activeElement) &&
     document.activeElement.dataset.reason;
-  fill(part('hits'), told.html);
+  fill(part('hits'), answer.html);
   press();
   if (at) {
     const again = part('hits').querySelector(`.g-split-row[data-reason="${at}"]`);
@@ -100,9 +100,9 @@ const open = async (reason, from = null) => {
   opened.hidden = false;
   fill(part('reason'), '');
   if (view.ask) split();
-  const told = await ask('reasons_reason');
-  if (!told) return;
-  fill(part('reason'), told.html);
+  const answer = await ask('reasons_reason');
+  if (!answer) return;
+  fill(part('reason'), answer.html);
   if (from) {
     part('name').focus({ preventScroll: true });
     if (opened.getBoundingClientRect().top < 0) opened.scrollIntoView({ block: 'start' });
@@ -157,10 +157,10 @@ const follow = (job) => {
   if (!job || job.state !== 'working') return;
   watching = setTimeout(async () => {
     if (!there) return;
-    const told = await ask('reasons_progress');
-    if (!told) follow(job);
-    else if (told.job && told.job.state === 'done') load({ ...view });
-    else follow(told.job);
+    const answer = await ask('reasons_progress');
+    if (!answer) follow(job);
+    else if (answer.job && answer.job.state === 'done') load({ ...view });
+    else follow(answer.job);
   }, 600);
 };
 
@@ -168,28 +168,28 @@ const follow = (job) => {
 const load = async (asked) => {
   forget('reasons_ask', 'reasons_reason', 'reasons_compare');
   root.dataset.busy = '';
-  const told = await ask('reasons_open', {}, asked);
+  const answer = await ask('reasons_open', {}, asked);
   delete root.dataset.busy;
-  if (!told) return;
+  if (!answer) return;
   KEYS.forEach((key) => {
-    view[key] = told.view[key] || '';
+    view[key] = answer.view[key] || '';
   });
-  complain(...told.problems);
-  data = told.empty ? null : told;
+  complain(...answer.problems);
+  data = answer.empty ? null : answer;
   root.classList.toggle('g-reasons-none', !data);
-  root.toggleAttribute('data-offer', Boolean(told.offer));
-  root.toggleAttribute('data-nothing', !told.corpora);
+  root.toggleAttribute('data-offer', Boolean(answer.offer));
+  root.toggleAttribute('data-nothing', !answer.corpora);
   opened.hidden = true;
   fill(part('hits'), '');
-  fill(part('none'), data ? '' : told.html);
+  fill(part('none'), data ? '' : answer.html);
   fill(part('list'), data ? data.list : '');
   fill(part('summary'), data ? data.summary : '');
-  choices('corpus', told.corpora || [], view.corpus);
-  choices('model', told.models || [], view.model);
+  choices('corpus', answer.corpora || [], view.corpus);
+  choices('model', answer.models || [], view.model);
   choices('size', data ? data.sizes : [], view.size);
   part('ask').value = view.ask;
   sync();
-  follow(told.job);
+  follow(answer.job);
   if (!data) return;
   find();
   compare();
@@ -227,11 +227,11 @@ root.addEventListener('click', async (event) => {
   const one = event.target.closest('[data-reason], [data-do], [data-more], [data-why]');
   if (!one) return;
   if (one.dataset.do === 'make') {
-    const told = await ask('reasons_make');
-    if (told) follow(told.job);
+    const answer = await ask('reasons_make');
+    if (answer) follow(answer.job);
   } else if (one.dataset.do === 'stop') {
-    const told = await ask('reasons_stop');
-    if (told) follow(told.job);
+    const answer = await ask('reasons_stop');
+    if (answer) follow(answer.job);
   } else if (!data) return;
   else if (one.dataset.do === 'close') open('');
   else if (one.dataset.do === 'reset') setStrength(0);
@@ -239,12 +239,12 @@ root.addEventListener('click', async (event) => {
     window.graceOpener = null;
     trigger('seek', { view: { ...view }, doc: one.dataset.why });
   } else if (one.dataset.more) {
-    const told = await ask('reasons_reason', { begin: Number(one.dataset.more) });
-    if (!told) return;
+    const answer = await ask('reasons_reason', { begin: Number(one.dataset.more) });
+    if (!answer) return;
     const list = one.closest('ul');
     one.remove();
     const box = make('div');
-    box.innerHTML = told.html;
+    box.innerHTML = answer.html;
     const added = [...box.firstElementChild.children];
     list.append(...added);
     if (added[0]) {
@@ -268,7 +268,7 @@ new ResizeObserver(() => {
   } else if (there) {
     sync();
     ask('reasons_progress').then(
-      (told) => told && told.job && told.job.state === 'working' && follow(told.job),
+      (answer) => answer && answer.job && answer.job.state === 'working' && follow(answer.job),
     );
     if (!data) load({ ...view });
   } else sync();

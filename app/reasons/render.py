@@ -156,15 +156,15 @@ def said(grouping: Grouping, row: int, reason: int | None) -> Safe:
     """A rationale as its sentences, those of a reason lit; the name of each one's reason shows when it is
     pointed at.
     """
-    sentences, made = grouping.sentences, []
+    sentences, parts = grouping.sentences, []
     for i in sentences.of(row):
         label = int(grouping.labels[i])
         if label < 0:
             if sentences.texts[i].strip():
-                made.append(tag("span", sentences.texts[i], class_="g-think"))
+                parts.append(tag("span", sentences.texts[i], class_="g-think"))
             continue
         lit = label == reason
-        made.append(
+        parts.append(
             tag(
                 "mark" if lit else "span",
                 sentences.texts[i],
@@ -173,7 +173,9 @@ def said(grouping: Grouping, row: int, reason: int | None) -> Safe:
                 title=grouping.reasons[label].name,
             )
         )
-    return tag("p", *made, class_="g-reason-said", dir="auto") if made else tag("p", "(no rationale)", class_="g-quiet")
+    return (
+        tag("p", *parts, class_="g-reason-said", dir="auto") if parts else tag("p", "(no rationale)", class_="g-quiet")
+    )
 
 
 def render_hits(view: ReasonsView, grouping: Grouping, hits: Hits) -> Safe:
@@ -183,9 +185,9 @@ def render_hits(view: ReasonsView, grouping: Grouping, hits: Hits) -> Safe:
     largest = float(abs(split.above[hits.shown]).max()) if len(hits.shown) else 0.0
     items = [_hit(view, grouping, hits, int(place), largest or 1.0) for place in hits.shown]
     count = number(len(split.rows))
-    shown = f"the first {len(hits.shown)} of {count} hits that were split"
+    limit = f"the first {len(hits.shown)} of {count} hits that were split"
     if view.only:
-        shown = f"{number(hits.found)} of the first {count} hits have it"
+        limit = f"{number(hits.found)} of the first {count} hits have it"
     note = (
         f"Bars and “above mean”: what a part adds above what it adds to the average document of the collection, over all {size} reasons. "
         f"“In score”: what it adds to the score. Both are exact sums; largest residual of these {count} hits: {residual:.0e}."
@@ -193,7 +195,7 @@ def render_hits(view: ReasonsView, grouping: Grouping, hits: Hits) -> Safe:
     return tag(
         "div",
         _strongest(grouping, split, view.reason),
-        tag("div", tag("span", shown), class_="g-summary", role="status"),
+        tag("div", tag("span", limit), class_="g-summary", role="status"),
         tag("ol", *items, class_="g-split-hits")
         if items
         else tag("p", "None of these hits has this reason.", class_="g-quiet"),
@@ -265,8 +267,8 @@ def _hit(view: ReasonsView, grouping: Grouping, hits: Hits, place: int, largest:
     if hits.steered is not None:
         query, *added = hits.steered[place].tolist()
         terms = [f"{value:+.4f} of {grouping.reasons[r].name}" for (r, _), value in zip(view.steer, added, strict=True)]
-        told = f"{split.scores[place]:.4f} = {query:.4f} of the query {' '.join(terms)}"
-        steered = tag("p", told, class_="g-quiet g-split-steered", dir="auto")
+        sums = f"{split.scores[place]:.4f} = {query:.4f} of the query {' '.join(terms)}"
+        steered = tag("p", sums, class_="g-quiet g-split-steered", dir="auto")
     grade = hits.grades.get(document.id)
     head = tag(
         "div",

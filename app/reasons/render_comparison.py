@@ -37,10 +37,10 @@ def render_offer(view: ReasonsView, queries: int, refusal: str = "") -> Safe:
         )
     over = f"{number(queries)} judged {'query' if queries == 1 else 'queries'}"
     over += f" of the split {view.split}" if view.split else ""
-    told = f"{view.model} reads the rationales that {view.against} wrote, one forward a document, and both write about {over}."
+    sentence = f"{view.model} reads the rationales that {view.against} wrote, one forward a document, and both write about {over}."
     if view.against_text:
-        told = f"{view.model} writes about {over}; of the documents nothing is encoded again."
-    return tag("p", told, " It can be stopped.", class_="g-note")
+        sentence = f"{view.model} writes about {over}; of the documents nothing is encoded again."
+    return tag("p", sentence, " It can be stopped.", class_="g-note")
 
 
 def render_comparison(view: ReasonsView, result: dict, documents: Mapping[str, Document]) -> Safe:

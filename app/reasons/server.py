@@ -107,7 +107,7 @@ class ReasonsServer:
         except GraceError as error:
             nothing = str(render_empty(message="" if not self.workspace.collections() else str(error)))
             return {"empty": True, "html": nothing, "view": {}, "problems": []}
-        made = {
+        answer = {
             "empty": True,
             "view": view.params(),
             "problems": problems,
@@ -118,16 +118,16 @@ class ReasonsServer:
             "job": self._job(view),
         }
         if not view.model:
-            return made | {"html": str(render_why_none(view.corpus)), "offer": False}
+            return answer | {"html": str(render_why_none(view.corpus)), "offer": False}
         index = self.workspace.index(view.corpus, view.model)
         if not have_reasons(index):
             refusal = refusal_to_write(index, "reasons")
             none = render_why_none(view.corpus, view.model, len(index), index.sums.shape[2], refusal=refusal)
-            return made | {"html": str(none), "offer": not refusal}
+            return answer | {"html": str(none), "offer": not refusal}
         opened = self.of(view.corpus, view.model)
         view, problems = self._fitting(view, opened, problems)
         grouping = opened.reasons.at(view.size)
-        return made | {
+        return answer | {
             "empty": False,
             "view": view.params(),
             "problems": problems,
@@ -183,9 +183,9 @@ class ReasonsServer:
         view, _, grouping = self.asked(data)
         if not view.against:
             return {"html": "", "offer": False}
-        if found := self.comparisons.known(view, grouping):
+        if result := self.comparisons.known(view, grouping):
             return {
-                "html": str(render_comparison(view, found, grouping.sentences.index.collection.documents)),
+                "html": str(render_comparison(view, result, grouping.sentences.index.collection.documents)),
                 "offer": False,
             }
         queries = len(self.comparisons.queries(view)) if splits_of(self.workspace.collection(view.corpus)) else 0
@@ -235,14 +235,14 @@ def hits_of(view: ReasonsView, opened: Opened, grouping: Grouping, query: np.nda
     old[order(before)] = np.arange(1, len(before) + 1)
     rows = ranked[:HITS]
     split = split_scores(grouping, query if steering is None else steering.vector, rows)
-    shown = np.arange(len(rows))
+    places = np.arange(len(rows))
     if view.only and view.reason is not None:
-        shown = shown[np.isin(rows, grouping.reasons[view.reason].documents)]
-    kept = shown[:SHOWN]
+        places = places[np.isin(rows, grouping.reasons[view.reason].documents)]
+    kept = places[:SHOWN]
     return Hits(
         split,
         kept,
-        len(shown),
+        len(places),
         old[rows],
         None if steering is None else steering.parts(opened.vectors[rows]),
         workspace.grades(view.corpus, view.ask) or {},

@@ -167,6 +167,32 @@ def demo_real(
     show(result, as_json, real.markdown(result))
 
 
+@demo_app.command("names")
+def demo_names(
+    collection: Annotated[Path, typer.Argument(help="A collection, e.g. indexes/medquad.")],
+    model: Model = "smollm2",
+    column: Annotated[list[str], typer.Option(help="A column of labels; repeatable.")] = ["kind", "focus"],  # noqa: B006
+    size: Annotated[
+        int, typer.Option(min=2, help="How many reasons, one of the sizes that `grace reasons` lists.")
+    ] = 50,
+    as_json: Json = False,
+) -> None:
+    """Whether the names of a collection's reasons stand in its documents' labels, beside names made from the texts."""
+    from grace_core.index import GraceIndex
+    from grace_core.reasons.collection import make_reasons
+    from grace_study.reason_names import measure
+
+    opened = GraceIndex(collection, model)
+    result = measure(make_reasons(opened, opened.load_model()), column, size=size)
+    lines = [f"{result['reasons']} reasons, {result['documents']} documents"]
+    for way in ("names", "texts", "difference"):
+        values = (
+            f"{key} {row['mean']:.3f} [{row['ci95'][0]:.3f}, {row['ci95'][1]:.3f}]" for key, row in result[way].items()
+        )
+        lines.append(f"{way:10s} {', '.join(values)}")
+    show(result, as_json, "\n".join(lines))
+
+
 @demo_app.command("index")
 def demo_index(
     out: Annotated[Path, typer.Option(help="The collection's folder.")] = Path("indexes/demo"), as_json: Json = False

@@ -25,9 +25,10 @@ def build_given(
     *,
     geometry: str = "raw",
     judgements: Judgements | None = None,
+    metadata: list[dict] | None = None,
 ) -> GraceIndex:
     """An index of ``texts`` in which each has the given rationale."""
-    documents = [Document(f"d{i}", "", text, {}) for i, text in enumerate(texts)]
+    documents = [Document(f"d{i}", "", text, metadata[i] if metadata else {}) for i, text in enumerate(texts)]
     given = dict(zip(texts, rationales, strict=True))
 
     def encode(jobs, tick):
@@ -35,7 +36,12 @@ def build_given(
             yield number, model.represent_given(shard, [given[text] for text in shard])
 
     return build(
-        Collection.create(Corpus(documents, judgements, "test", []), folder), model, geometry=geometry, encode=encode
+        Collection.create(
+            Corpus(documents, judgements, "test", sorted({name for row in metadata or [] for name in row})), folder
+        ),
+        model,
+        geometry=geometry,
+        encode=encode,
     )
 
 

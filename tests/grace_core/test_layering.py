@@ -65,7 +65,7 @@ grace_core: evaluation.report map_report
 grace_study: factbase real
 grace_study: text
 grace_study: corpus
-grace_study: abilities check pretrain probes ship
+grace_study: abilities check pretrain probes reason_names ship
 grace_study: study
 grace_study: figures report
 grace_study: tables

@@ -9,7 +9,7 @@ from grace_core.cache import RepresentationCache
 from grace_core.collection import Collection
 from grace_core.columns.documents import explain
 from grace_core.columns.ledger import table
-from grace_core.columns.names import Name
+from grace_core.columns.names import BM25, Name
 from grace_core.columns.opened import Columns
 from grace_core.errors import GraceError
 from grace_core.hits import Hit
@@ -32,6 +32,8 @@ def search_column(
     what = "passages" if collection.chunk else "documents"
     notes = [] if left is None else [f"{left:,} of {len(column):,} {what} satisfy the filter"]
     notes += by_note(by, collection)
+    if name.id == BM25 and (without := sum(hit.score == 0 for hit in hits)):
+        notes.append(f"{without} of these hits hold no word of the query, and stand in the order of the corpus")
     return [hit.as_dict() for hit in hits], "\n".join([f"{column.id}: {column.label}", *map(_line, hits)]), notes
 
 

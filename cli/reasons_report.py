@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from grace_core.errors import GraceError
+from grace_core.evaluation.retrieval import CUTOFF
 from grace_core.index import GraceIndex
 from grace_core.reasons.collection import OTHERS, Grouping, Reasons, make_reasons
 from grace_core.reasons.split import Split, Steering, split_scores, steer
@@ -211,6 +212,8 @@ def lines_of_comparison(found: dict) -> list[str]:
     lines = [f"{found['model']} against {found['against']} over {found['queries']} queries; nDCG@10: {ndcg}"]
     shares = ", ".join(f"{share:.0%} {step.replace('_', ' ')}" for step, share in found["hits_moved"].items())
     lines.append(f"of the first ten hits moved {shares}")
+    if found["documents"] <= CUTOFF:
+        lines.append(f"all {found['documents']} documents are among the first ten, so that none can come or leave")
     moved = [row["moved"] for row in found["by_query"]]
     if steps == ["by_words"]:
         lines.append("one model and one geometry: what moves can only move by words")

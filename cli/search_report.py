@@ -9,6 +9,7 @@ from grace_cli.passages import by_note, check_by, document_of, passage_line
 from grace_core import gating
 from grace_core.cache import RepresentationCache
 from grace_core.collection import Collection
+from grace_core.columns.column import checked
 from grace_core.columns.listing import is_model, read_name
 from grace_core.errors import GraceError
 from grace_core.hits import Hit
@@ -42,6 +43,7 @@ def search_command(
         raise GraceError(f"--input-type must be query or document, got {input_type!r}")
     name = read_name(collection := Collection(folder), model)
     check_by(by, collection)
+    checked(query)
     if not is_model(name):
         if input_type != "query" or not rationale or engine is not None or gate is not None:
             told = "--input-type, --no-rationale, --gate and --engine are for a model"

@@ -141,7 +141,7 @@ class Layer:
         for mend in self.mends:
             if mend.id == mend_id:
                 return mend
-        there = ", ".join(mend.id for mend in self.mends) or "none"
+        there = ", ".join(f"{mend.id} ({mend.document})" for mend in self.mends) or "none"
         raise GraceError(f"there is no mend {mend_id[:40]!r}; there are: {there[:200]}")
 
     def ended(self, mend: Mend, state: str, reason: str) -> None:

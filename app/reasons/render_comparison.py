@@ -107,7 +107,11 @@ def _rankings(result: dict) -> Safe:
 
 
 def _moved(result: dict) -> list:
+    from grace_core.evaluation.retrieval import CUTOFF
+
     by, moved = result["hits_moved"], [row["moved"] for row in result["by_query"]]
+    if result["documents"] <= CUTOFF:
+        return [f"All {result['documents']} documents are among the first ten hits, so that none can come or leave."]
     lead = tag("b", f"{by['by_words']:.0%} of the first ten hits moved by words")
     if "by_geometry" not in by:
         return [

@@ -125,18 +125,19 @@ class Workspace:
             parsed = parse(text)
         except GraceError as error:
             raise GraceError(f"{problem}: {error}") from error
-        if isinstance(parsed, Single):
-            if parsed.id not in names:
-                raise GraceError(message)
-            return _other(parsed)
-        parts = []
-        for part in parsed.parts:
-            either = [Single(part.kind, part.model, rationale) for rationale in (True, False)]
-            candidates = [part, *(either if part.rationale is None else [])]
+
+        def there(single: Single) -> Single:
+            either = [Single(single.kind, single.model, rationale) for rationale in (True, False)]
+            candidates = [single, *(either if single.rationale is None else [])]
             match = next((candidate for candidate in candidates if candidate.id in names), None)
             if match is None:
-                raise GraceError(f"{message}; {part.id} is none of them")
-            parts.append(match)
+                raise GraceError(message if single is parsed else f"{message}; {single.id} is none of them")
+            return match
+
+        if isinstance(parsed, Single):  # a model's name alone is its column with rationale
+            single = there(parsed)
+            return columns.get(single.id) or _other(single)
+        parts = [there(part) for part in parsed.parts]
         check_different(parts, text)
         if isinstance(parsed, Ranks):
             return _other(Ranks(tuple(parts)))

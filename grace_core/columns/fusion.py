@@ -24,7 +24,7 @@ from grace_core.columns.ledger import AVERAGE, Ledger, Line
 from grace_core.columns.names import Name, Ranks, Sum
 from grace_core.errors import GraceError
 from grace_core.hits import Hit
-from grace_core.ranking import order, rank
+from grace_core.ranking import rank
 
 CONSTANT = 60
 
@@ -131,9 +131,9 @@ class RanksColumn(FusionColumn):
         row, query = self.row(document_id), checked(query)
         fused, lines = self.scores(query), []
         for part in self.parts:
-            ledger = part.explain(query, document_id)
-            about = {"rank": ledger.rank, "score": ledger.score}
-            lines.append(Line(part.id, 1 / (CONSTANT + ledger.rank), "rank", about=about, opened=ledger))
+            ledger, place = part.explain(query, document_id), int(ranks(part.scores(query))[row])
+            about = {"rank": place, "score": ledger.score}
+            lines.append(Line(part.id, 1 / (CONSTANT + place), "rank", about=about, opened=ledger))
         exact = all(line.opened.exact for line in lines)
         return Ledger(self.id, query, document_id, float(fused[row]), rank(fused, row), tuple(lines), exact=exact)
 
@@ -164,7 +164,9 @@ def reciprocal(scores: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def ranks(scores: np.ndarray) -> np.ndarray:
-    """The rank of every document, from 1, by its score ``(n,)``."""
-    made = np.empty(len(scores), np.int64)
-    made[order(scores)] = np.arange(1, len(scores) + 1)
-    return made
+    """The rank of every document, from 1, by its score ``(n,)``; equal scores share the last of their ranks.
+
+    So documents without any word of the query, which BM25 gives 0, are all at its end, and their order in the corpus moves nothing.
+    """
+    ascending = np.sort(scores)
+    return len(scores) - np.searchsorted(ascending, scores, "left")

@@ -32,7 +32,14 @@ from grace_core.model import GraceModel
 from grace_core.pooling import TEMPLATE, TEXT
 from grace_core.reasons.clusters import Hierarchy, agreement, choose_size, cluster
 from grace_core.reasons.names import best_terms, name_groups, terms_of
-from grace_core.reasons.sentences import REMEDY, Sentences, check_rationales, find_sentences, open_sentences
+from grace_core.reasons.sentences import (
+    REMEDY,
+    Sentences,
+    check_rationales,
+    find_sentences,
+    have_sentences,
+    open_sentences,
+)
 
 SCHEMA = 1
 BLOCK = 4_096
@@ -176,8 +183,8 @@ def _about(index: GraceIndex) -> dict:
 
 
 def have_reasons(index: GraceIndex) -> bool:
-    """Whether the reasons of this very index, in its present geometry, are stored."""
-    if not (index.folder / "sentences.json").is_file() or not (index.folder / "reasons.json").is_file():
+    """Whether the reasons of this very index, with its rationales as they are now and in its present geometry, are stored."""
+    if not have_sentences(index) or not (index.folder / "reasons.json").is_file():
         return False
     return _about(index).items() <= read_json(index.folder / "reasons.json", REMEDY).items()
 

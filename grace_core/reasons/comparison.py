@@ -172,7 +172,7 @@ def _compare(
         for reason in grouping.reasons
     ]
     moved = [_moved(query_id, text, i, hits, steps, ids) for i, (query_id, text) in enumerate(queries.items())]
-    result: dict = {"queries": len(queries)}
+    result: dict = {"queries": len(queries), "documents": len(ids)}
     result["others"] = {name: dict(zip(OTHERS, weights[name][len(grouping) :].tolist(), strict=True)) for name in ways}
     gains = dict.fromkeys(queries, 0.0)
     if qrels is not None:

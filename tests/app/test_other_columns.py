@@ -50,6 +50,10 @@ def test_what_is_offered_can_be_asked_for(space):
     assert all(space.column("world", name).id == name for name in offered)
 
 
+def test_a_model_s_name_alone_is_its_column_with_rationale(space):
+    assert space.column("world", "tiny-a") == space.column("world", "tiny-a:rationale")
+
+
 @pytest.mark.parametrize(("a", "b"), PAIRS)
 def test_a_link_gives_back_its_columns(space, a, b):
     view = view_of(space, a, b, doc="d05", why="a")

@@ -21,7 +21,7 @@ def model(tiny_folder, tmp_path_factory):
 
 def test_encode_reports_ratios_to_both_peers(model):
     result = run(str(model), texts=10, runs=1, batch_size=4)
-    assert result["ratios"].keys() == {"vs_generate", "vs_two_pass"}
+    assert result["ratios"].keys() == {"vs_generate", "vs_two_pass", "busy"}
     assert all(value > 0 for value in result["ratios"].values())
     assert result["tokens_per_second"].keys() >= {"one_pass", "generate", "two_pass"}
     assert (result["runs"], result["texts"], result["model"]) == (1, 10, str(model))
@@ -30,7 +30,7 @@ def test_encode_reports_ratios_to_both_peers(model):
 def test_the_command_prints_the_same_keys(grace, model):
     status, out, err = grace("bench", "encode", "--model", model, "--texts", 6, "--runs", 1, "--json")
     assert status == 0, err
-    assert json.loads(out)["ratios"].keys() == {"vs_generate", "vs_two_pass"}
+    assert json.loads(out)["ratios"].keys() == {"vs_generate", "vs_two_pass", "busy"}
 
 
 def test_embedding_texts_is_compared_with_sentence_transformers(grace, model):

@@ -50,6 +50,26 @@ def ask(grace, *args) -> dict:
     return json.loads(out)
 
 
+def test_reasons_are_made_again_after_a_mend_and_after_it_is_reverted(grace, folder):
+    def sentences() -> int:
+        status, out, err = grace("reasons", folder, "--model", "tiny", "--json")
+        assert status == 0, err
+        return json.loads(out)["sentences"]
+
+    before = sentences()
+    ask(grace, "keep", folder, "d3", "--rationale", "It is cold. It is old. It is far. It is near. It is new.")
+    assert sentences() > before
+    ask(grace, "revert", folder, "m1")
+    assert sentences() == before
+
+
+def test_a_document_is_no_mend_and_its_mends_are_named(grace, folder):
+    ask(grace, "keep", folder, "d3", "--rationale", OTHER)
+    status, _, err = grace("mend", "revert", folder, "d3", "--model", "tiny")
+    assert status == 2
+    assert "there is no mend 'd3'; there are: m1 (d3)" in err
+
+
 def test_from_a_failing_query_to_a_mend_and_back(grace, folder, tmp_path):
     before = files(folder)
     failing = ask(grace, "why", folder, "--split", "dev")

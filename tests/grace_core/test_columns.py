@@ -8,7 +8,7 @@ from columns_world import ODD, QUERIES, make_collection, save_encoder
 
 from grace_core.columns import encoded
 from grace_core.columns.encoder import Encoder
-from grace_core.columns.fusion import standard
+from grace_core.columns.fusion import ranks, standard
 from grace_core.columns.listing import single_names
 from grace_core.columns.opened import Columns
 from grace_core.errors import GraceError
@@ -231,6 +231,13 @@ def test_reciprocal_ranks_open_into_the_ledgers_of_their_parts(columns):
     for line, name in zip(ledger.lines, ("bm25", "st:mini"), strict=True):
         own = columns.open(name).explain(QUERIES[1], document)
         assert (line.opened.rank, line.opened.score) == (own.rank, own.score)
+
+
+def test_documents_without_a_word_of_the_query_stand_at_the_end_of_bm25_whatever_their_order(columns):
+    assert ranks(np.array([0.0, 3.0, 0.0, 1.0, 3.0])).tolist() == [5, 2, 5, 3, 2]
+    encoder = columns.open("st:mini").scores("zebra")
+    fused = columns.open("rrf(bm25,st:mini)").scores("zebra")
+    assert (np.argsort(-fused, kind="stable") == np.argsort(-encoder, kind="stable")).all()
 
 
 def test_where_a_vector_is_one_token_s_state_the_exact_part_ends(columns):

@@ -69,6 +69,17 @@ def test_any_column_is_searched_and_explained(built, grace, name):
     assert f"score {told['score']:.6f}" in text
 
 
+def test_hits_without_a_word_of_the_query_are_told(built, grace):
+    assert "note: 3 of these hits hold no word of the query" in grace("search", built, "zebra", "-m", "bm25", "-k", 3)[1]
+    assert "no word of the query" not in grace("search", built, QUERIES[0], "-m", "bm25", "-k", 1)[1]
+
+
+@pytest.mark.parametrize("name", ["bm25", "tiny"])
+def test_a_blank_query_is_told_the_same_by_every_column(built, grace, name):
+    status, _, err = grace("search", built, " \t", "-m", name)
+    assert (status, err.strip()) == (2, "error: the query is empty: give a few words")
+
+
 def test_a_filter_and_what_ifs(built, grace):
     hits = result(grace("search", built, "river", "-m", "bm25", "--where", "kind = 'odd'", "--json"))
     assert {hit["id"][:3] for hit in hits} == {"odd"}

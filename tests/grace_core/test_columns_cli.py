@@ -70,7 +70,9 @@ def test_any_column_is_searched_and_explained(built, grace, name):
 
 
 def test_hits_without_a_word_of_the_query_are_told(built, grace):
-    assert "note: 3 of these hits hold no word of the query" in grace("search", built, "zebra", "-m", "bm25", "-k", 3)[1]
+    assert (
+        "note: 3 of these hits hold no word of the query" in grace("search", built, "zebra", "-m", "bm25", "-k", 3)[1]
+    )
     assert "no word of the query" not in grace("search", built, QUERIES[0], "-m", "bm25", "-k", 1)[1]
 
 

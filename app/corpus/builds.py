@@ -23,7 +23,7 @@ log = logging.getLogger("app")
 BATCH = 16
 NOTE = "source.json"  # in <model>/.build: the name of the model, for resuming in another process
 REACH = 4.0  # seconds to wait for an answer from the hub
-SAMPLE, SAMPLE_SECONDS = 8, 8.0
+SAMPLE, SAMPLE_SECONDS = BATCH, 8.0
 INSTANT = 0.02  # seconds; more than BATCH texts in less were not encoded but reused
 
 
@@ -245,23 +245,38 @@ def _status(url: str) -> int:
 
 
 def estimate(workspace: Workspace, source: str, corpus: Corpus) -> Estimate:
-    """Estimates a build from ``SAMPLE`` documents, spread over the corpus by length, in about ``SAMPLE_SECONDS``."""
+    """Estimates a build from ``SAMPLE`` documents, spread over the corpus by length, in about ``SAMPLE_SECONDS``.
+
+    As many as a build writes together, since a step takes much the same for few texts as for many; reading and writing are
+    measured apart, so that what is left of the writing can be told.
+    """
     reachable(source)
     model = workspace.load(source)
     texts = sorted((document.content for document in corpus.documents if document.content), key=len)
     if not texts:
         raise GraceError(f"none of the {len(corpus.documents)} documents has any text")
     step = max(1, len(texts) // SAMPLE)
-    sample = texts[step // 2 :: step][:SAMPLE]
-    prompts = [model.prompts.build(text) for text in sample]
-    started, steps, at_most = time.monotonic(), 0, False
-    for _ in model.engine.decode(prompts, model.settings.decoding):
-        steps += 1
-        if time.monotonic() - started > SAMPLE_SECONDS:
+    sample = [model.prompts.build(text) for text in texts[step // 2 :: step][:SAMPLE]]
+    for _ in model.engine.decode(sample[:1], model.settings.decoding):
+        break  # what only the first call takes is no part of a rate
+    reading = writing = 0.0
+    begun: set = set()
+    steps, at_most = 0, False
+    started = before = time.monotonic()
+    for tokens, finished in model.engine.decode(sample, model.settings.decoding, stream=True):
+        now = time.monotonic()
+        names = {name for name, _ in [*tokens, *finished]}
+        if names <= begun:
+            # in a build other texts take the places of those that have ended
+            writing, steps = writing + (now - before) * len(names) / len(sample), steps + 1
+        else:
+            reading, begun = reading + now - before, begun | names
+        before = now
+        if len(begun) == len(sample) and now - started > SAMPLE_SECONDS:
             at_most = True
             break
-    seconds = time.monotonic() - started
     if at_most:
-        seconds *= model.settings.max_new_tokens / steps
+        writing *= model.settings.max_new_tokens / max(1, steps)
+    seconds = len(texts) * (reading + writing) / len(sample)
     words = sum(len(text.split()) for text in texts)
-    return Estimate(len(texts), len(corpus.documents) - len(texts), words, seconds / len(sample) * len(texts), at_most)
+    return Estimate(len(texts), len(corpus.documents) - len(texts), words, seconds, at_most)

@@ -17,6 +17,7 @@ gives the same bytes again with one thread only (OMP_NUM_THREADS=1).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,8 +37,8 @@ LINKS, CONSTRUCTION = 32, 40
 LADDERS = {"hnsw": (16, 32, 64, 128, 256, 512), "ivfpq": (4, 8, 16, 32, 64, 128, 256, 512)}
 EFFORTS = {"hnsw": "efSearch", "ivfpq": "nprobe"}
 PER_CENTROID = 39  # training vectors a centroid; FAISS warns below
-CANDIDATES = 6  # an ivfpq query re-ranks this many times k vectors, and at least LEAST
-LEAST = 60
+CANDIDATES = 4  # an ivfpq query re-ranks this many times k vectors, and at least LEAST
+LEAST = 40
 SLACK = 16  # candidates beyond k, so that fp32 rounding of nearly equal scores does not decide the result
 GROUP = 8  # queries for which vectors on disk are read at once: few enough to stay in the cache
 _ROUNDING = float(np.finfo(np.float32).eps)
@@ -153,8 +154,12 @@ def search(
 def ranked(vectors, rows: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Cosines and rows ``(m, k)`` of the best of each query's candidates ``rows`` ``(m, c)``, -1 for none."""
     if len(queries) > GROUP:
+        import faiss
+
         groups = [slice(start, start + GROUP) for start in range(0, len(queries), GROUP)]
-        scores, best = zip(*(ranked(vectors, rows[group], queries[group], k) for group in groups), strict=True)
+        with ThreadPoolExecutor(faiss.omp_get_max_threads()) as pool:  # as many as searched before
+            parts = pool.map(lambda group: ranked(vectors, rows[group], queries[group], k), groups)
+            scores, best = zip(*parts, strict=True)
         return np.concatenate(scores), np.concatenate(best)
     pool, places = vectors, rows
     if not isinstance(vectors, np.ndarray):

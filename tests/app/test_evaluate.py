@@ -280,7 +280,7 @@ def test_programs_get_the_figures_of_the_library(space):
     ("arguments", "said"),
     [
         (("nope", A.id, "", "", False), "there is no collection 'nope'"),
-        (("judged", "tiny-a", "", "", False), "has no column 'tiny-a'"),
+        (("judged", "tiny-c", "", "", False), "has no column 'tiny-c'"),
         (("judged", A.id, "", "train", False), "no split 'train'"),
         (("judged", A.id, 7, "", False), "b must be a name, or empty"),
         (("judged", A.id, "", "", "yes"), "first must be true or false"),

@@ -38,7 +38,7 @@ def test_an_address_gives_back_its_view(workspace):
     [
         ({"collection": "nope"}, "no collection 'nope' here; there are: plain, world"),
         ({"collection": "../world"}, "no collection '../world'"),
-        ({"a": "tiny-a"}, "no column 'tiny-a'"),
+        ({"a": "tiny-c"}, "no column 'tiny-c'"),
         ({"b": "tiny-c:text"}, "no column 'tiny-c:text'"),
         ({"collection": "plain", "b": "tiny-a:rationale"}, "plain has no column"),
         ({"k": "7"}, "expected one of 5, 10, 20"),

@@ -77,6 +77,11 @@ def render_summary(reasons: Reasons, grouping: Grouping) -> Safe:
     if agreement is not None:
         title = "Adjusted Rand index of these groups and those of another random start: 1 is the same, 0 no more alike than by chance."
         parts.append(tag("span", f"{agreement:.2f} alike with another seed", title=title))
+    title = (
+        "A share says where a sum comes from, not what would happen without it. grace reasons … --faithfulness takes a reason out and "
+        "ranks again: on some collections the queries that it serves lose by that, on others it is not shown (docs/reasons.md)."
+    )
+    parts.append(tag("span", "shares, not effects", title=title))
     return tag("div", *parts, class_="g-summary")
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from grace_app.explore.explanations import explanation
-from grace_app.explore.within import moved_within, rank_within, rows_within
+from grace_app.explore.within import figures_of, moved_within, rank_within, rows_within
 from grace_app.workspace.view import OtherColumn, View
 from grace_core.errors import GraceError
 from grace_core.ranking import order
@@ -181,17 +181,8 @@ def what_if(
         "side": side,
         "column": column.label,
         "document": named(opened, row),
-        "documents": len(rows),
-        "filtered": bool(view.where),
-        "score": outcome.score,
-        "rank": outcome.rank,
-        "old_score": outcome.old_score,
-        "old_rank": outcome.old_rank,
-        "passed_count": len(outcome.passed),
-        "passed_by_count": len(outcome.passed_by),
         "rationale": written or "" if new_rationale is None else new_rationale,
-        "text_truncated": outcome.text_truncated,
-    }
+    } | figures_of(outcome, rows, view.where)
     answer |= _ranks(opened, rows[order(scores[rows])], row, outcome)
     if effects:
         answer["sentences"] = {"text": _effects(opened, view, opened.rows.text(row)), "rationale": []}

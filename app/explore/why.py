@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from grace_app.explore import others
 from grace_app.explore.explanations import explanation
-from grace_app.explore.within import moved_within, rank_within, rows_within
+from grace_app.explore.within import figures_of, moved_within, rank_within, rows_within
 from grace_app.workspace.view import SIDES, AnyColumn, Column, OtherColumn, View, read_hit
 from grace_core.errors import GraceError
 from grace_core.pooling import PARTS, RATIONALE, TEXT, Pooling
@@ -192,17 +192,8 @@ def what_if(
         "side": explained_hit.side,
         "column": explained_hit.column.label,
         "document": explained_hit.named(row),
-        "documents": len(rows),
-        "filtered": bool(explained_hit.view.where),
-        "score": outcome.score,
-        "rank": outcome.rank,
-        "old_score": outcome.old_score,
-        "old_rank": outcome.old_rank,
-        "passed_count": len(outcome.passed),
-        "passed_by_count": len(outcome.passed_by),
         "rationale": outcome.rationale,
-        "text_truncated": outcome.text_truncated,
-    }
+    } | figures_of(outcome, rows, explained_hit.view.where)
     answer |= _ranks(explained_hit, rows[order(scores[rows])], outcome.old_rank, outcome.rank)
     if effects:
         answer["sentences"] = _effects(explained_hit, document, ids, base.score)

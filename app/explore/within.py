@@ -31,10 +31,25 @@ def rank_within(scores: np.ndarray, row: int, rows: np.ndarray) -> int:
 
 
 def moved_within(outcome: WhatIf, old_rank: int, ids: Sequence[str], rows: np.ndarray) -> WhatIf:
-    """``made``, of a document among all of ``ids``, as it is among ``rows``, where its place was ``old_rank``."""
+    """``outcome``, of a document among all of ``ids``, as it is among ``rows``, where its place was ``old_rank``."""
     if len(rows) == len(ids):
         return outcome
     there = {ids[row] for row in rows}
     passed, passed_by = ([one for one in some if one in there] for some in (outcome.passed, outcome.passed_by))
     new_rank = old_rank - len(passed) + len(passed_by)
     return replace(outcome, old_rank=old_rank, rank=new_rank, passed=passed, passed_by=passed_by)
+
+
+def figures_of(outcome: WhatIf, rows: np.ndarray, where: str) -> dict:
+    """The figures of an edit among ``rows``, for the page and the API."""
+    return {
+        "documents": len(rows),
+        "filtered": bool(where),
+        "score": outcome.score,
+        "rank": outcome.rank,
+        "old_score": outcome.old_score,
+        "old_rank": outcome.old_rank,
+        "passed_count": len(outcome.passed),
+        "passed_by_count": len(outcome.passed_by),
+        "text_truncated": outcome.text_truncated,
+    }

@@ -129,9 +129,10 @@ class RanksColumn(FusionColumn):
 
     def explain(self, query: str, document_id: str) -> Ledger:
         row, query = self.row(document_id), checked(query)
-        fused, lines = self.scores(query), []
-        for part in self.parts:
-            ledger, place = part.explain(query, document_id), int(ranks(part.scores(query))[row])
+        scores = [part.scores(query) for part in self.parts]
+        fused, lines = reciprocal(scores), []
+        for part, own in zip(self.parts, scores, strict=True):
+            ledger, place = part.explain(query, document_id), int(ranks(own)[row])
             about = {"rank": place, "score": ledger.score}
             lines.append(Line(part.id, 1 / (CONSTANT + place), "rank", about=about, opened=ledger))
         exact = all(line.opened.exact for line in lines)

@@ -20,6 +20,15 @@ def median_seconds(contenders: dict[Hashable, Callable[[], object]], runs: int) 
 
     Each round runs all contenders, so that other load on the machine affects all alike; a round before them
     warms up."""
+    return {name: statistics.median(values) for name, values in seconds_by_round(contenders, runs).items()}
+
+
+def seconds_by_round(contenders: dict[Hashable, Callable[[], object]], runs: int) -> dict[Hashable, list[float]]:
+    """The seconds of ``runs`` rounds by contender, as :func:`median_seconds` takes them.
+
+    Where the machine's speed itself changes from second to second, as a shared one's does, ratios within a round
+    say more than the ratio of two medians.
+    """
     seconds: dict[Hashable, list[float]] = {name: [] for name in contenders}
     for number in range(runs + 1):
         for name, work in contenders.items():
@@ -27,4 +36,4 @@ def median_seconds(contenders: dict[Hashable, Callable[[], object]], runs: int) 
             work()
             if number:
                 seconds[name].append(time.perf_counter() - started)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return seconds

@@ -17,11 +17,12 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from types import SimpleNamespace
 
 import numpy as np
 
-from grace_benchmarks.rounds import median_seconds
+from grace_benchmarks.rounds import seconds_by_round
 from grace_core import ann
 from grace_core.collection import Collection
 from grace_core.index import GraceIndex, build
@@ -107,9 +108,8 @@ def run(
             index, seconds = indexed(place, Corpus(Numbered(documents), None, "synthetic", []), model, kind)
             query_vectors = model.vectors(queries, seed=documents + 1) if query_vectors is None else query_vectors
             truth = ann.exact(index.stored(), query_vectors, k)[0][:, -1]
-            rates = _race(index, kind, query_vectors, k, runs)
-            for way in ("batch", "single"):
-                result["ratios"][f"{kind}_{way}"] = round(rates["grace", way] / rates["faiss", way], 3)
+            rates, ratios = _race(index, kind, query_vectors, k, runs)
+            result["ratios"] |= {f"{kind}_{way}": ratio for way, ratio in ratios.items()}
             result["queries_per_second"] |= {
                 f"{name}_{kind}_{way}": round(rate, 1) for (name, way), rate in rates.items()
             }
@@ -140,8 +140,9 @@ def indexed(place: Path, corpus: Corpus, model: SyntheticModel, kind: str) -> tu
     return index, round(time.perf_counter() - started, 1)
 
 
-def _race(index: GraceIndex, kind: str, queries: np.ndarray, k: int, runs: int) -> dict[tuple[str, str], float]:
-    """Queries a second by contender and way.
+def _race(index: GraceIndex, kind: str, queries: np.ndarray, k: int, runs: int) -> tuple[dict, dict]:
+    """Queries a second by contender and way, medians of the rounds; and our speed over the peer's by way, the median of
+    the rounds' ratios.
 
     The peer reads the file into memory, as FAISS does by default.
     """
@@ -160,8 +161,13 @@ def _race(index: GraceIndex, kind: str, queries: np.ndarray, k: int, runs: int) 
         ("grace", "single"): (len(few), lambda: [index.search(query, k) for query in few]),
         ("faiss", "single"): (len(few), lambda: [raw.search(query[None], k, **options) for query in few]),
     }
-    seconds = median_seconds({name: work for name, (_, work) in contenders.items()}, runs)
-    return {name: contenders[name][0] / value for name, value in seconds.items()}
+    seconds = seconds_by_round({name: work for name, (_, work) in contenders.items()}, runs)
+    rates = {name: contenders[name][0] / median(values) for name, values in seconds.items()}
+    ratios = {
+        way: round(median(f / g for f, g in zip(seconds["faiss", way], seconds["grace", way], strict=True)), 3)
+        for way in ("batch", "single")
+    }
+    return rates, ratios
 
 
 if __name__ == "__main__":

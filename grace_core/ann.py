@@ -3,7 +3,8 @@
 ``flat``    compares every vector: exact. Reads n·4d bytes for a query, so its time grows with n.
 ``hnsw``    a graph of neighbours beside the vectors: a query visits some thousand of them. Memory n·(4d + 260) bytes.
 ``ivfpq``   vectors in about √n cells, d/4 bytes each; a query searches some cells, and the best candidates are compared
-            again by their exact vectors, which stay on disk. Memory n·(d/4 + 8) bytes: for vectors that do not fit otherwise.
+            again by their exact vectors, which stay on disk (n·4d bytes). Memory n·(d/4 + 8) bytes: for vectors that do not
+            fit otherwise.
 
 All give inner products of L2-normalised vectors, which are cosines, summed and ordered as in
 :mod:`grace_core.ranking`: equal scores are in the order of the corpus, for every kind and every k. Parameters
@@ -25,7 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from grace_core.errors import GraceError
-from grace_core.ranking import dots, dots_of_each
+from grace_core.ranking import ROOM, dots, dots_of_each, dots_of_own
 from grace_core.tensors import BLOCK
 
 KINDS = ("flat", "hnsw", "ivfpq")
@@ -53,10 +54,15 @@ class Quality:
     queries: int
 
 
-def check_kind(kind: str) -> str:
-    """``kind``; raises GraceError for any other name."""
+def check_kind(kind: str, count: int | None = None) -> str:
+    """``kind``; raises GraceError for any other name, and for too few documents if their ``count`` is given."""
     if kind not in KINDS:
         raise GraceError(f"the FAISS kind is {kind!r}, expected one of {', '.join(KINDS)}")
+    least = 256 * PER_CENTROID  # a product quantizer of 8 bits has 256 centroids in each sub-space
+    if kind == "ivfpq" and count is not None and count < least:
+        raise GraceError(
+            f"ivfpq needs at least {least:,} documents to be trained on, got {count:,}; use flat, which is exact, or hnsw"
+        )
     return kind
 
 
@@ -68,7 +74,7 @@ def make(vectors, kind: str = "flat"):
     import faiss
 
     count, dim = vectors.shape
-    check_kind(kind)
+    check_kind(kind, count)
     if kind == "flat":
         index = faiss.IndexFlatIP(dim)
     elif kind == "hnsw":
@@ -86,11 +92,6 @@ def _trained(vectors):
     import faiss
 
     count, dim = vectors.shape
-    least = 256 * PER_CENTROID  # a product quantizer of 8 bits has 256 centroids in each sub-space
-    if count < least:
-        raise GraceError(
-            f"ivfpq needs at least {least:,} documents to be trained on, got {count:,}; use flat, which is exact, or hnsw"
-        )
     cells = min(max(int(4 * count**0.5), 16), count // PER_CENTROID, 65_536)
     pieces = max(m for m in range(1, max(dim // 4, 1) + 1) if dim % m == 0)  # at least 4 dimensions a byte
     index = faiss.IndexIVFPQ(faiss.IndexFlatIP(dim), dim, cells, pieces, 8, faiss.METRIC_INNER_PRODUCT)
@@ -153,19 +154,19 @@ def search(
 
 def ranked(vectors, rows: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Cosines and rows ``(m, k)`` of the best of each query's candidates ``rows`` ``(m, c)``, -1 for none."""
-    if len(queries) > GROUP:
+    together = max(1, min(GROUP, ROOM // max(1, rows.shape[1] * queries.shape[1])))
+    if len(queries) > together:
         import faiss
 
-        groups = [slice(start, start + GROUP) for start in range(0, len(queries), GROUP)]
+        groups = [slice(start, start + together) for start in range(0, len(queries), together)]
         with ThreadPoolExecutor(faiss.omp_get_max_threads()) as pool:  # as many as searched before
             parts = pool.map(lambda group: ranked(vectors, rows[group], queries[group], k), groups)
             scores, best = zip(*parts, strict=True)
         return np.concatenate(scores), np.concatenate(best)
-    pool, places = vectors, rows
-    if not isinstance(vectors, np.ndarray):
-        distinct, places = np.unique(rows, return_inverse=True)  # sorted: in the order of the file
-        pool, places = vectors[distinct], places.reshape(rows.shape)
-    cosines = dots_of_each(pool, places, queries)
+    if isinstance(vectors, np.ndarray):
+        cosines = dots_of_each(vectors, rows, queries)
+    else:
+        cosines = dots_of_own(vectors[rows.ravel()].reshape(*rows.shape, -1), queries)
     if rows.min(initial=0) < 0:
         cosines[rows < 0] = -np.inf
     best = np.arange(len(cosines))[:, None], np.lexsort((rows, -cosines), axis=1)[:, :k]
@@ -243,7 +244,9 @@ class Copies:
 
 
 def compared(index, kind: str, vectors):
-    """The exact vectors in the index, which scores are computed from; ``vectors`` for ivfpq, which has none."""
+    """The exact vectors in the index, which scores are computed from; for ivfpq, which has none, ``vectors``: a file's, or
+    in indexes that were built before there was one, computed from the part sums.
+    """
     import faiss
 
     if kind == "ivfpq":
@@ -335,7 +338,7 @@ def exact(vectors, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]
     return scores, best
 
 
-def holds(index, vectors) -> bool:
-    """Whether a flat or hnsw index holds exactly these vectors."""
-    blocks = ((start, vectors[start : start + BLOCK]) for start in range(0, len(vectors), BLOCK))
-    return all(np.allclose(index.reconstruct_n(start, len(block)), block, atol=1e-6) for start, block in blocks)
+def same(kept: np.ndarray, vectors) -> bool:
+    """Whether the vectors ``kept`` with an index are ``vectors``."""
+    blocks = (slice(start, start + BLOCK) for start in range(0, len(vectors), BLOCK))
+    return kept.shape == vectors.shape and all(np.allclose(kept[b], vectors[b], atol=1e-6) for b in blocks)

@@ -23,11 +23,12 @@ from grace_core.geometry import Geometry, Statistics
 from grace_core.model import GraceModel
 from grace_core.pooling import RATIONALE, Pooling, Representations
 from grace_core.shards import Known, ShardWriter
-from grace_core.tensors import PooledVectors, map_tensors
+from grace_core.tensors import BLOCK, PooledVectors, create_tensors, map_tensors
 
 SCHEMA = 1
 SHARD = 128
 FILES = ("rationales.parquet", "vectors.safetensors", "index.faiss")
+EXACT = "exact.safetensors"  # beside an ivfpq index: the vectors that it compresses, which candidates are compared by
 STATISTICS, QUERIES = "statistics.safetensors", "queries.safetensors"
 Job = tuple[int, list[str]]  # a shard's number and its texts
 Encode = Callable[[Iterator[Job], Callable[[int], None]], Iterator[tuple[int, Representations]]]
@@ -225,14 +226,18 @@ def _encode_all(
 
 
 def write_faiss(folder: Path, manifest: dict, kind: str) -> None:
-    """Make index.faiss from the vectors, and write the manifest with its kind, its measured recall, and the
-    hashes of all files.
+    """Make index.faiss from the vectors (for ivfpq with the file of these), and write the manifest with its kind, its
+    measured recall, and the hashes of all files.
     """
     tensors = map_tensors(folder / "vectors.safetensors")
     geometry = Geometry.load(folder, manifest.get("geometry", {}))
     vectors = PooledVectors(tensors["sums"], tensors["counts"], pooling_of(manifest), geometry)
+    about: dict = {"kind": ann.check_kind(kind, len(vectors))}
+    if kind == "ivfpq":
+        write_atomically(folder / EXACT, lambda path: _write_vectors(path, vectors))
+        about["exact"] = sha256(folder / EXACT)
+        vectors = map_tensors(folder / EXACT)["vectors"]
     index = ann.make(vectors, kind)
-    about: dict = {"kind": kind}
     if kind != "flat":
         quality = ann.tune(index, kind, vectors)
         about |= {ann.EFFORTS[kind]: quality.effort, "recall@10": quality.recall, "recall_queries": quality.queries}
@@ -242,6 +247,15 @@ def write_faiss(folder: Path, manifest: dict, kind: str) -> None:
     files = manifest.get("files") or {name: sha256(folder / name) for name in FILES[:2]}
     files = files | {"index.faiss": sha256(folder / "index.faiss")}
     write_manifest(folder, manifest | {"faiss": about, "files": files})
+    if kind != "ivfpq":
+        (folder / EXACT).unlink(missing_ok=True)
+
+
+def _write_vectors(path: Path, vectors: PooledVectors) -> None:
+    file = create_tensors(path, {"vectors": ("F32", vectors.shape)})["vectors"]
+    for start in range(0, len(vectors), BLOCK):
+        file[start : start + BLOCK] = vectors[start : start + BLOCK]
+    file.flush()
 
 
 def with_geometry(folder: Path, manifest: dict, kind: str, weight: float | None = None) -> dict:

@@ -27,6 +27,7 @@ import numpy as np
 from grace_core import ann
 from grace_core import geometry as geometries
 from grace_core.build import (
+    EXACT,
     FILES,
     QUERIES,
     SCHEMA,
@@ -329,9 +330,11 @@ class GraceIndex:
         if pooling not in self._opened:
             vectors = self.stored(pooling)
             if pooling is self.default_pooling and "index.faiss" not in self.damaged and self._is_current():
-                self._opened[pooling] = ann.Opened(
-                    ann.read(self.folder / "index.faiss"), vectors, self.manifest.get("faiss")
-                )
+                about = self.manifest.get("faiss", {})
+                path = self.folder / EXACT
+                if "exact" in about and path.is_file() and sha256(path) == about["exact"]:  # else they are computed
+                    vectors = map_tensors(path)["vectors"]
+                self._opened[pooling] = ann.Opened(ann.read(self.folder / "index.faiss"), vectors, about)
             else:
                 self._opened[pooling] = ann.Opened(ann.make(vectors), vectors)
         return self._opened[pooling]
@@ -450,13 +453,14 @@ class GraceIndex:
     def verify(self) -> dict:
         """Check what opening does not: the FAISS index against the vectors. Returns findings, ``ok`` among them.
 
-        An index that keeps vectors must hold the same; one that is not exact must reach its manifest's
-        recall, within a hundredth.
+        An index that keeps vectors must hold the same, as must the file of them beside an ivfpq index; one that is not
+        exact must reach its manifest's recall, within a hundredth.
         """
         stored, vectors = self.faiss_index(), self.stored()
         same = not self.damaged and stored.ntotal == len(vectors) and stored.d == vectors.shape[1]
-        if same and self.faiss_kind != "ivfpq":
-            same = ann.holds(stored, vectors)
+        if same and (self.faiss_kind != "ivfpq" or "exact" in self.manifest["faiss"]):
+            kept = self._open(None).vectors
+            same = isinstance(kept, np.ndarray) and ann.same(kept, vectors)
         if same and self.faiss_kind != "flat":
             same = (
                 ann.recall(stored, self.faiss_kind, vectors, self._open(None).effort)

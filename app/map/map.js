@@ -36,8 +36,11 @@ const load = async (asked, { keep = false } = {}) => {
   choices('corpus', data.corpora, view.corpus);
   ['left', 'right'].forEach((side) => choices(side, data.columns, view[side]));
   choices('colour', data.colours, view.colour);
-  part('star').value = view.star;
-  part('find').value = view.find;
+  // what was typed while the tab loaded stays
+  ['star', 'find'].forEach((name) => {
+    if (view[name] || !first) part(name).value = view[name];
+  });
+  root.querySelector('.g-map-star button').disabled = false;
   part('found').textContent = '';
   titles();
   take(data.colour);
@@ -64,7 +67,7 @@ const load = async (asked, { keep = false } = {}) => {
   }
   compare();
   if (view.star) placeStar(view.star);
-  if (view.find) find(view.find);
+  if (part('find').value) find(part('find').value);
   if (view.point) open({ id: view.point }, first ? 'link' : null);
 };
 const take = (coded) => {

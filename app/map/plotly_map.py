@@ -94,7 +94,7 @@ def _asking() -> Safe:
         tag(
             "form",
             tag("input", data_part="star", **star),
-            tag("button", "Place", class_="g-button"),
+            tag("button", "Place", class_="g-button", disabled=True),
             class_="g-map-star",
         ),
         tag(

@@ -131,6 +131,7 @@ const load = async (wanted) => {
     view[key] = answer.view[key] || '';
   });
   data = answer;
+  root.querySelector('[data-do=find]').disabled = false;
   complain(...answer.problems);
   root.classList.toggle('g-mend-none', Boolean(answer.refusal));
   choices('corpus', answer.corpora || [], view.corpus);

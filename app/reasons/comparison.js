@@ -55,7 +55,7 @@ root.addEventListener('click', async (event) => {
   if (one.dataset.do) {
     complain();
     const answer = await ask('reasons_make_comparison');
-    if (answer) follow(answer.job);
+    if (answer) goOn(answer.job);
   } else {
     window.graceOpener = null;
     trigger('seek', { view: { ...view }, query: one.dataset.query });

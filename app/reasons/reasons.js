@@ -9,6 +9,7 @@ const view = {};
 let data = null; // what the server told of the reasons: { names, sizes, … }
 let there = false,
   begun = false,
+  unasked = true, // nothing was loaded yet
   watching = 0,
   waiting = 0;
 
@@ -158,10 +159,14 @@ const follow = (job) => {
   watching = setTimeout(async () => {
     if (!there) return;
     const answer = await ask('reasons_progress');
-    if (!answer) follow(job);
-    else if (answer.job && answer.job.state === 'done') load({ ...view });
-    else follow(answer.job);
+    if (answer) goOn(answer.job);
+    else follow(job);
   }, 600);
+};
+// Where a job stands that was just asked about; it may be done before the page first hears of it.
+const goOn = (job) => {
+  if (job && job.state === 'done') load({ ...view });
+  else follow(job);
 };
 
 // A view is asked for, and shown as far as the server has it.
@@ -187,7 +192,9 @@ const load = async (asked) => {
   choices('corpus', answer.corpora || [], view.corpus);
   choices('model', answer.models || [], view.model);
   choices('size', data ? data.sizes : [], view.size);
-  part('ask').value = view.ask;
+  if (view.ask || !unasked) part('ask').value = view.ask; // what was typed while the tab loaded stays
+  unasked = false;
+  root.querySelector('.g-reasons-ask button').disabled = false;
   sync();
   follow(answer.job);
   if (!data) return;
@@ -228,10 +235,10 @@ root.addEventListener('click', async (event) => {
   if (!one) return;
   if (one.dataset.do === 'make') {
     const answer = await ask('reasons_make');
-    if (answer) follow(answer.job);
+    if (answer) goOn(answer.job);
   } else if (one.dataset.do === 'stop') {
     const answer = await ask('reasons_stop');
-    if (answer) follow(answer.job);
+    if (answer) goOn(answer.job);
   } else if (!data) return;
   else if (one.dataset.do === 'close') open('');
   else if (one.dataset.do === 'reset') setStrength(0);
@@ -267,8 +274,13 @@ new ResizeObserver(() => {
     load(viewInAddress('reasons', KEYS));
   } else if (there) {
     sync();
+    // a job that was followed when the tab was left may be done by now
     ask('reasons_progress').then(
-      (answer) => answer && answer.job && answer.job.state === 'working' && follow(answer.job),
+      (answer) =>
+        answer &&
+        answer.job &&
+        (answer.job.state === 'working' || jobBox.querySelector('.g-progress')) &&
+        goOn(answer.job),
     );
     if (!data) load({ ...view });
   } else sync();

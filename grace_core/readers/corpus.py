@@ -77,7 +77,7 @@ def read_corpus(
     table = _table(source, columns, split, notes, streaming=limit is not None)
     documents = list(_documents(table, columns, limit, notes))
     cells = CellTypes()
-    if table.header:
+    if table.cells:
         documents = list(cells.typed(documents))
         type_notes = cells.decide_types()
         documents = list(cells.typed(documents))
@@ -104,7 +104,7 @@ def stream_corpus(
     def read(notes: Notes) -> Iterator[Document]:
         table = _table(source, columns, split, notes, streaming=False)
         documents = _documents(table, columns, limit, notes)
-        return cells.typed(documents) if table.header else documents
+        return cells.typed(documents) if table.cells else documents
 
     chunk = _table(source, columns, split, Notes(), streaming=False).chunk
     corpus = _corpus(_Stream(read), source, limit, Notes(), chunk)
@@ -206,15 +206,15 @@ def _table(source: str | Path, columns: dict[str, str] | None, split: str, notes
         return Table(str(path), "item", json_rows(path, notes))
     if suffix in (".csv", ".tsv"):
         return Table(
-            str(path), "line", csv_rows(open_text(path, notes), "," if suffix == ".csv" else "\t", notes), header=True
+            str(path), "line", csv_rows(open_text(path, notes), "," if suffix == ".csv" else "\t", notes), header=True, cells=True
         )
     if suffix in (*MARKDOWN, *EXTRACTED):
-        return Table(str(path), "file", file_rows(path.parent, [path], notes, single=True))
+        return Table(str(path), "file", file_rows(path.parent, [path], notes, single=True), cells=True)
     if suffix in (".txt", ".text"):
         file = open_text(path, notes)
         if delimiter := is_table(file):
             notes.add(f"{path} is read as a table, since its first line names columns: give it the ending .csv or .tsv")
-            return Table(str(path), "line", csv_rows(file, delimiter, notes), header=True)
+            return Table(str(path), "line", csv_rows(file, delimiter, notes), header=True, cells=True)
         if is_jsonl(file):
             notes.add(f"{path} is read as JSONL, since every line is an object with a text: give it the ending .jsonl")
             return Table(str(path), "line", jsonl_rows(path, notes))
@@ -236,7 +236,7 @@ def _folder_table(folder: Path, columns: dict[str, str] | None, notes: Notes) ->
     ]
     files = text_files(folder, notes)
     if files and not (tables and all(_ABOUT.match(path.name) for path in files)):
-        return Table(printable(folder), "file", file_rows(folder, files, notes))
+        return Table(printable(folder), "file", file_rows(folder, files, notes), cells=True)
     inside = ", ".join(printable(path.name) for path in entries[:8]) or "nothing"
     remedy = "name the file that holds the documents" + "; put several together into one" * (len(tables) > 1)
     what = "nor text, Markdown, HTML, PDF or Parquet files" if not files else "and its text files are about the others"

@@ -94,12 +94,15 @@ class Preview:
 
 
 class Table(NamedTuple):
-    """The rows of a source; ``unit`` is what errors call a row, ``header`` whether a first line names the columns."""
+    """The rows of a source; ``unit`` is what errors call a row, ``header`` whether a first line names the columns, and
+    ``cells`` whether metadata is text, which columns get types by.
+    """
 
     name: str
     unit: str
     rows: Iterator[Row]
     header: bool = False
+    cells: bool = False
     chunk: Chunk | None = None
 
 

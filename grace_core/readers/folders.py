@@ -8,12 +8,14 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from grace_core.errors import GraceError
 from grace_core.passages import headings
 from grace_core.readers.documents import MAX_LINE_BYTES, Notes, Row
 from grace_core.readers.extraction import HTML, PDF, Extracted, Extractor, add_notes
 from grace_core.readers.files import HEAD_BYTES, lines, open_bytes, open_text, refuse_binary, suffix_of
+from grace_core.readers.front_matter import front_matter
 
 MARKDOWN = (".md", ".markdown")
 EXTRACTED = (*HTML, *PDF)
@@ -54,7 +56,7 @@ def text_files(folder: Path, notes: Notes) -> list[Path]:
 
 def file_rows(folder: Path, paths: list[Path], notes: Notes, *, single: bool = False) -> Iterator[Row]:
     """Rows with an id (the path from ``folder``), a title (the file's own or its first heading, else its
-    name) and a text.
+    name), a text, and what a Markdown file's front matter tells.
 
     Raises GraceError for a text file that cannot be read. HTML and PDF files that cannot be read are left out
     with a note; a ``single`` one raises GraceError too.
@@ -63,6 +65,7 @@ def file_rows(folder: Path, paths: list[Path], notes: Notes, *, single: bool = F
         failed: list[GraceError] = []
         for path in paths:
             title: str | None = None
+            metadata: dict[str, Any] = {}
             if suffix_of(path) in EXTRACTED:
                 try:
                     extracted = _extracted(extractor, path)
@@ -82,10 +85,17 @@ def file_rows(folder: Path, paths: list[Path], notes: Notes, *, single: bool = F
             else:
                 text = _read(path, notes)
                 if suffix_of(path) in MARKDOWN:
-                    title, text = heading(text)
+                    metadata, text, refusal = front_matter(text)
+                    if refusal:
+                        what = f"front matter that cannot be read ({refusal}) stays in the text"
+                        notes.count(what, "file", printable(path))
+                    title = metadata.pop("title", None)
+                    if not isinstance(title, str):
+                        metadata |= {} if title is None else {"source_title": title}
+                        title, text = heading(text)
             name = path.relative_to(folder).as_posix()
             title = title or (path.stem if path.suffix != ".gz" else Path(path.stem).stem)
-            yield printable(name), {"id": name, "title": title, "text": text}
+            yield printable(name), metadata | {"id": name, "title": title, "text": text}
 
 
 def _extracted(extractor: Extractor, path: Path) -> Extracted:

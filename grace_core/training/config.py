@@ -167,7 +167,7 @@ class TrainConfig(Section):
     # simcse only: attention dropout that makes the two views of a text
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     lora: Lora | None = None
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"  # auto: bfloat16 where the machine multiplies it
     gradient_checkpointing: bool = False
     vllm: Vllm | None = None
 

@@ -14,8 +14,9 @@ from transformers import PrinterCallback
 
 from grace_core.cache import RepresentationCache
 from grace_core.errors import GraceError
-from grace_core.files import only_writer
+from grace_core.files import only_writer, read_json
 from grace_core.model import GraceModel, Representations
+from grace_core.precision import default_dtype
 from grace_core.training.callbacks import HeldOutEvaluation, Recorder, RunFiles, TrainingCollapsed
 from grace_core.training.checkpoints import (
     finish_saving,
@@ -63,6 +64,7 @@ def train(
         raise GraceError(
             f"{out} holds a run already; give --resume to go on with it, another out, or remove the folder"
         )
+    config = with_precision(config, out if resume else None, report=lambda note: report(f"note: {note}"))
     # read texts and model, and report what is cut or left out
     items = read_items(config, report=lambda note: report(f"note: {note}"))
     heldout = HeldOut.read(config.evaluation) if config.evaluation else []
@@ -96,6 +98,19 @@ def train(
                 config, trainer, model, heldout, out, checkpoint, done, {"items": len(items), "texts": overlong}, report
             )
     return _run(config, trainer, model, heldout, out, checkpoint, done, {}, report)
+
+
+def with_precision(config: TrainConfig, run: Path | None, *, report: Callable[[str], None]) -> TrainConfig:
+    """The configuration with ``precision: auto`` decided for this machine, or as the resumed ``run`` had it."""
+    import torch
+
+    if config.precision != "auto":
+        return config
+    path = run / "run.json" if run else None
+    begun = read_json(path, "remove the run's folder and start anew") if path and path.exists() else None
+    precision = begun["config"]["precision"] if begun else default_dtype("cuda" if torch.cuda.is_available() else "cpu")
+    report(f"precision auto: {precision}, {'as the run was begun' if begun else 'which this machine multiplies faster'}")
+    return config.model_copy(update={"precision": precision})
 
 
 def load_for_training(config: TrainConfig) -> GraceModel:

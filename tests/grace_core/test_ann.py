@@ -211,10 +211,34 @@ def test_a_short_search_is_completed_exactly(vectors, queries, synthetic, tmp_pa
         Collection.create(corpus, tmp_path / "c"), synthetic, rationale=False, encode=synthetic.encode, faiss="ivfpq"
     )
     assert ann.search(index.faiss_index(), "ivfpq", index.stored(), queries[:2], 9000, effort=4)[1].min() == -1
+    _check_the_file_of_vectors(index, queries)
     scores, rows = index.search(queries[:2], 9000)
     assert rows.min() >= 0
     np.testing.assert_allclose(scores, ann.exact(index.stored(), queries[:2], 9000)[0], atol=1e-5)
     assert index.verify()["ok"]
+
+
+def _check_the_file_of_vectors(index, queries):
+    """Beside an ivfpq index: it gives what the sums give, to the bit, is not believed when it is another, and goes with it."""
+    path = index.folder / "exact.safetensors"
+    expected = index.search(queries, 10)
+    assert isinstance(index._open(None).vectors, np.ndarray)
+    for spoil in (lambda: path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\1"), path.unlink):
+        spoil()
+        without = GraceIndex(index.collection, "synthetic")
+        assert not isinstance(without._open(None).vectors, np.ndarray)
+        for one, other in zip(without.search(queries, 10), expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+        assert not without.verify()["ok"]
+    index.repair()
+    np.testing.assert_array_equal(np.asarray(index._open(None).vectors), index.vectors())
+    assert GraceIndex(index.collection, "synthetic").verify()["ok"]
+    index.change_geometry("centred")
+    np.testing.assert_array_equal(np.asarray(index._open(None).vectors), index.vectors())
+    index.change_geometry("raw")
+    index.change_faiss("flat")
+    assert not path.exists()
+    index.change_faiss("ivfpq")
 
 
 def test_a_damaged_hnsw_index_is_searched_exactly_and_repaired_as_hnsw(index, queries):

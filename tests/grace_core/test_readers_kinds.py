@@ -11,6 +11,7 @@ import pickle
 import tarfile
 import tracemalloc
 import zipfile
+from datetime import date
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -168,6 +169,52 @@ def test_what_unpacks_to_far_more_is_bounded(tmp_path, monkeypatch, suffix, fill
 # Folders
 
 
+def test_front_matter_becomes_metadata(tmp_path):
+    write(
+        tmp_path / "a.md",
+        "---\ntitle: Of rivers\nid: r-1\nyear: 2001\nday: 2024-02-29\ntags: [water, 12:30]\nby: {name: Ann}\nnone: ~\n---\n# Rivers\n\nA text.",
+    )
+    write(tmp_path / "b.md", "---\nyear: 1999\ndraft: no\n...\n# Hills\nB text.")
+    write(tmp_path / "c.md", "---\n---\nNothing in front.")
+    corpus = read_corpus(tmp_path)
+    first, second, third = corpus.documents
+    assert (first.id, first.title, first.text) == ("a.md", "Of rivers", "# Rivers\n\nA text.")
+    assert first.metadata == {
+        "source_id": "r-1",
+        "year": 2001,
+        "day": date(2024, 2, 29),
+        "tags": ["water", "12:30"],
+        "by": '{"name": "Ann"}',
+        "none": None,
+    }
+    assert (second.title, second.text, second.metadata) == ("Hills", "B text.", {"year": 1999, "draft": "no"})
+    assert (third.title, third.text, third.metadata) == ("c", "Nothing in front.", {})
+    assert list(stream_corpus(tmp_path).documents) == corpus.documents
+    assert read_corpus(tmp_path / "b.md").documents[0].metadata == {"year": 1999, "draft": "no"}
+
+
+@pytest.mark.parametrize(
+    ("front", "told"),
+    [
+        ("a: [1\n", "malformed YAML"),
+        ("? [1, 2]\n: x\n", "malformed YAML"),
+        ("a: &a [x, x]\nb: [*a, *a]\n", "YAML with aliases"),
+        ("[" * 5000 + "\n", "malformed YAML"),
+        ("a: " + "x" * 70_000 + "\n", "longer than 65,536 characters"),
+        ("A line between two rules.\n", ""),
+        ("- a\n- list\n", ""),
+    ],
+)
+def test_front_matter_that_cannot_be_read_stays(tmp_path, front, told):
+    text = f"---\n{front}---\n\nThe text."
+    write(tmp_path / "a.md", text)
+    corpus = read_corpus(tmp_path / "a.md")
+    assert corpus.documents == [Document("a.md", "a", text, {})]
+    assert [note for note in corpus.notes if "front matter" in note] == (
+        [f"front matter that cannot be read ({told}) stays in the text: 1 file, in {tmp_path / 'a.md'}"] if told else []
+    )
+
+
 def test_a_folder_of_texts(tmp_path):
     write(tmp_path / "b.md", "\n# Heading *one* #\n\nBody of b.\n\n## Another\n")
     write(tmp_path / "a.txt", "First line\r\nsecond line\r\n")
@@ -184,7 +231,7 @@ def test_a_folder_of_texts(tmp_path):
     assert corpus.documents == [
         Document("a.txt", "a", "First line\nsecond line\n", {}),
         Document("b.md", "Heading *one*", "\n\nBody of b.\n\n## Another\n", {}),
-        Document("deep/d.MD", "d", "---\ntitle: x\n---\nText, and no heading.", {}),
+        Document("deep/d.MD", "x", "Text, and no heading.", {}),
         Document("deep/e.txt.gz", "e", "packed", {}),
         Document(
             "deep/er/c.markdown", "Heading two", "no heading here\n\n```\n# a comment\n```\nHeading two\n===\nmore", {}

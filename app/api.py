@@ -209,17 +209,21 @@ def explain_api(
     by, split = check_by(there := workspace.collection(view.collection), by), is_split(there, view.doc)
     if isinstance(view.a, OtherColumn) or split or by == "sum":
         opened = workspace.opened(view.collection, view.a)
-        told = explain(opened, view.query, view.doc, by=by).as_dict(tokens=True)
-        return told | ({"against": explain(opened, view.query, against, by=by).as_dict(tokens=True)} if against else {})
-    found = case(workspace, view, "a")
-    rows = [found.row, *([row_of(found.index, against)] if against else [])]
-    explained = found.explainer.why(found.view.query, rows, pooling=found.pooling)
-    told = explained[0].as_dict(tokens=True) | {"text_truncated": found.index.text_truncated[found.row]}
+        payload = explain(opened, view.query, view.doc, by=by).as_dict(tokens=True)
+        return payload | (
+            {"against": explain(opened, view.query, against, by=by).as_dict(tokens=True)} if against else {}
+        )
+    explained_hit = case(workspace, view, "a")
+    rows = [explained_hit.row, *([row_of(explained_hit.index, against)] if against else [])]
+    explained = explained_hit.explainer.why(explained_hit.view.query, rows, pooling=explained_hit.pooling)
+    payload = explained[0].as_dict(tokens=True) | {
+        "text_truncated": explained_hit.index.text_truncated[explained_hit.row]
+    }
     if against:
         from grace_core.explain import difference
 
-        told["difference"] = difference(*explained).as_dict()
-    return told
+        payload["difference"] = difference(*explained).as_dict()
+    return payload
 
 
 def what_if_api(
@@ -243,33 +247,43 @@ def what_if_api(
     if isinstance(view.a, OtherColumn):
         opened = workspace.opened(view.collection, view.a)
         rows = rows_within(opened.rows.selections, where, opened.row(view.doc), len(opened))
-        made = opened.what_if(view.query, view.doc, text=edited_text, rationale=edited_rationale)
-        told = _within(made, opened.scores(view.query), opened.row(view.doc), rows, opened.ids)
+        edited = opened.what_if(view.query, view.doc, text=edited_text, rationale=edited_rationale)
+        payload = _within(edited, opened.scores(view.query), opened.row(view.doc), rows, opened.ids)
         if _flag(leave_one_out, "leave_one_out"):
             removed = opened.leave_one_out(view.query, view.doc)
-            told["leave_one_out"] = [{"part": "text", "text": one.text, "score": one.score} for one in removed]
-        return told
-    found = case(workspace, view, "a")
-    if edited_rationale is not None and not found.column.rationale:
+            payload["leave_one_out"] = [{"part": "text", "text": one.text, "score": one.score} for one in removed]
+        return payload
+    explained_hit = case(workspace, view, "a")
+    if edited_rationale is not None and not explained_hit.column.rationale:
         raise GraceError("the text alone is embedded here, so a rationale changes nothing: ask with rationale=True")
-    asked, index = (found.query_vector, found.row), found.index
-    rows = rows_within(index.selections, where, found.row, len(index))
-    made = found.explainer.what_if(*asked, text=edited_text, rationale=edited_rationale, pooling=found.pooling)
-    told = _within(made, index.scores(found.query_vector, pooling=found.pooling), found.row, rows, index.ids)
+    asked, index = (explained_hit.query_vector, explained_hit.row), explained_hit.index
+    rows = rows_within(index.selections, where, explained_hit.row, len(index))
+    edited = explained_hit.explainer.what_if(
+        *asked, text=edited_text, rationale=edited_rationale, pooling=explained_hit.pooling
+    )
+    payload = _within(
+        edited,
+        index.scores(explained_hit.query_vector, pooling=explained_hit.pooling),
+        explained_hit.row,
+        rows,
+        index.ids,
+    )
     if _flag(leave_one_out, "leave_one_out"):
         from grace_core.pooling import PARTS, RATIONALE, TEXT
 
-        told["leave_one_out"] = [
+        payload["leave_one_out"] = [
             {"part": PARTS[part], "text": sentence.text, "score": score}
-            for part in ((TEXT, RATIONALE) if found.column.rationale else (TEXT,))
-            for sentence, score in found.explainer.leave_one_out(*asked, part=part, pooling=found.pooling)
+            for part in ((TEXT, RATIONALE) if explained_hit.column.rationale else (TEXT,))
+            for sentence, score in explained_hit.explainer.leave_one_out(
+                *asked, part=part, pooling=explained_hit.pooling
+            )
         ]
-    return told
+    return payload
 
 
-def _within(made: WhatIf, scores: np.ndarray, row: int, rows: np.ndarray, ids: list[str]) -> dict[str, Any]:
-    """``made`` as it is told, with ranks among ``rows``, by the scores ``(n,)`` of all documents."""
-    return moved_within(made, rank_within(scores, row, rows), ids, rows).as_dict() | {"documents": len(rows)}
+def _within(edited: WhatIf, scores: np.ndarray, row: int, rows: np.ndarray, ids: list[str]) -> dict[str, Any]:
+    """``edited`` as it is told, with ranks among ``rows``, by the scores ``(n,)`` of all documents."""
+    return moved_within(edited, rank_within(scores, row, rows), ids, rows).as_dict() | {"documents": len(rows)}
 
 
 def worth_api(
@@ -322,14 +336,16 @@ def encode_api(
             raise GraceError(f"text {position} is empty: leave it out")
     rationale = _flag(rationale)
     loaded = workspace.named_model(_name("model", model))
-    made = loaded.represent([check_query(text) for text in texts], rationale=rationale, batch_size=16)
-    vectors = loaded.geometry.vectors(made.sums, made.counts, Column(loaded.name, rationale).pooling, role)
+    representations = loaded.represent([check_query(text) for text in texts], rationale=rationale, batch_size=16)
+    vectors = loaded.geometry.vectors(
+        representations.sums, representations.counts, Column(loaded.name, rationale).pooling, role
+    )
     return {
         "model": loaded.name,
         "dim": loaded.dim,
-        "rationales": made.rationales,
-        "truncated": made.truncated.tolist(),
-        "text_truncated": made.text_truncated.tolist(),
+        "rationales": representations.rationales,
+        "truncated": representations.truncated.tolist(),
+        "text_truncated": representations.text_truncated.tolist(),
         "embeddings": vectors.tolist(),
     }
 

@@ -81,7 +81,7 @@ def explain_column(
     if versus is not None:
         second = explain(column, query, versus)
         other, versus = second.ledger, second.ledger.document
-        mine, theirs = ({line.name: line.value for line in found.lines} for found in (ledger, other))
+        mine, theirs = ({line.name: line.value for line in side.lines} for side in (ledger, other))
         apart = {part: mine.get(part, 0.0) - theirs.get(part, 0.0) for part in dict.fromkeys([*mine, *theirs])}
         score = ledger.score - other.score
         result["versus"] = {"id": versus, "score": score, "sum": sum(apart.values()), "lines": apart}

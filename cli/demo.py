@@ -65,11 +65,11 @@ def demo_train(
 
     if unknown := set(names or ()) - set(SHIPPED):
         raise GraceError(f"no recipe for {', '.join(sorted(unknown))}; there are {', '.join(SHIPPED)}")
-    made = {name: train_shipped(name, runs=runs, report=tell) for name in names or SHIPPED}
+    trained = {name: train_shipped(name, runs=runs, report=tell) for name in names or SHIPPED}
     lines = [
-        f"{name}: {row['state']}, best held-out nDCG@10 {row['best']['ndcg@10']:.4f}" for name, row in made.items()
+        f"{name}: {row['state']}, best held-out nDCG@10 {row['best']['ndcg@10']:.4f}" for name, row in trained.items()
     ]
-    show(made, as_json, "\n".join(lines))
+    show(trained, as_json, "\n".join(lines))
 
 
 @demo_app.command("study")
@@ -109,12 +109,12 @@ def demo_study(
                 make_run(name, number, runs, keep=keep, report=tell)
     if figure:
         figures.training_curves(keep, way or ("reference", "symmetric", "joint"), figure)
-    made = report.table(keep)
+    results = report.table(keep)
     if into:
-        tables.fill(into, made)
+        tables.fill(into, results)
     if trade_off:
-        figures.trade_off(made["trade_off"], trade_off)
-    show(made, as_json, tables.markdown(made))
+        figures.trade_off(results["trade_off"], trade_off)
+    show(results, as_json, tables.markdown(results))
 
 
 @demo_app.command("real")
@@ -200,8 +200,8 @@ def demo_index(
     """Build the demo collection with the demo models, again where a model has other weights than its index."""
     from grace_study.ship import build_collection
 
-    made = build_collection(out, report=tell)
-    built = {name: index.manifest["counts"] | {"seconds": index.manifest["seconds"]} for name, index in made.items()}
+    indexes = build_collection(out, report=tell)
+    built = {name: index.manifest["counts"] | {"seconds": index.manifest["seconds"]} for name, index in indexes.items()}
     lines = [
         f"{name}: {count['encoded']} documents, {count['truncated_rationales']} rationales cut off"
         for name, count in built.items()

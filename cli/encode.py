@@ -90,23 +90,25 @@ def encode_command(
     )
     progress, close = bar(loaded.name)
     try:
-        made = loaded.represent(
+        representations = loaded.represent(
             [d.content for d in documents], rationale=rationale, batch_size=batch_size, progress=progress
         )
     finally:
         close()
-    vectors = loaded.geometry.vectors(made.sums, made.counts, Pooling.FULL if rationale else Pooling.TEXT, input_type)
+    vectors = loaded.geometry.vectors(
+        representations.sums, representations.counts, Pooling.FULL if rationale else Pooling.TEXT, input_type
+    )
     table = pa.table(
         {
             "_id": [d.id for d in documents],
-            "rationale": made.rationales,
-            "truncated": made.truncated,
-            "text_truncated": made.text_truncated,
+            "rationale": representations.rationales,
+            "truncated": representations.truncated,
+            "text_truncated": representations.text_truncated,
             "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel(), pa.float32()), vectors.shape[1]),
         }
     )
     write_atomically(out, lambda path: pq.write_table(table, path, compression="zstd"))
-    cut = int(made.text_truncated.sum())
+    cut = int(representations.text_truncated.sum())
     notes = notes_on_cut_texts(cut, len(documents), loaded.settings, positions=loaded.positions)
     result = {
         "out": str(out),
@@ -115,7 +117,7 @@ def encode_command(
         "dim": int(vectors.shape[1]),
         "geometry": loaded.geometry.kind,
         "input_type": input_type,
-        "truncated_rationales": int(made.truncated.sum()),
+        "truncated_rationales": int(representations.truncated.sum()),
         "truncated_texts": cut,
         "left_out": left_out,
         "notes": corpus.notes + notes,

@@ -59,8 +59,8 @@ def geometry_command(
     own = loaded.statistics
     result = geometry.compare(samples, lambda _: own, others=lexical)
     if statistics is not None:
-        found = [Statistics.of(one.documents, one.queries, system=loaded.settings.system) for one in samples]
-        Statistics.average(found).save(statistics)
+        per_collection = [Statistics.of(one.documents, one.queries, system=loaded.settings.system) for one in samples]
+        Statistics.average(per_collection).save(statistics)
         result["statistics"] = str(statistics)
     show(result, as_json, "\n".join(table(result)))
 
@@ -69,17 +69,19 @@ def table(result: dict) -> list[str]:
     """The result as lines: a row a column, a cell a collection."""
     names = list(result["collections"])
     columns = list(
-        dict.fromkeys(c for found in result["collections"].values() for c in found if c not in ("queries", "documents"))
+        dict.fromkeys(
+            c for scores in result["collections"].values() for c in scores if c not in ("queries", "documents")
+        )
     )
     lines = [f"{'nDCG@10':34s}" + "".join(f"{name[:14]:>15s}" for name in names) + f"{'mean':>26s}"]
     for column in columns:
         cells = (result["collections"][name].get(column) for name in names)
         mean = result["mean"].get(column)
-        told = f"{mean['mean']:.3f} [{mean['ci95'][0]:.3f}, {mean['ci95'][1]:.3f}]" if mean else ""
+        text = f"{mean['mean']:.3f} [{mean['ci95'][0]:.3f}, {mean['ci95'][1]:.3f}]" if mean else ""
         lines.append(
-            f"{column:34s}" + "".join(f"{cell['mean']:15.3f}" if cell else " " * 15 for cell in cells) + f"{told:>26s}"
+            f"{column:34s}" + "".join(f"{cell['mean']:15.3f}" if cell else " " * 15 for cell in cells) + f"{text:>26s}"
         )
-    for pair, found in result["differences"].items():
-        mean = found["mean"]
+    for pair, difference in result["differences"].items():
+        mean = difference["mean"]
         lines.append(f"{pair}: {mean['mean']:+.3f} [{mean['ci95'][0]:+.3f}, {mean['ci95'][1]:+.3f}]")
     return lines

@@ -45,9 +45,9 @@ def mteb_command(
             encoder = MtebEncoder(loaded, rationale=rationale, batch_size=batch_size)
             scores[name if rationale else f"{name}:text"] = evaluate(encoder, chosen, results=results)
     lines = [
-        f"{name:24s} {task} {part}: {found['main_score']:.4f}"
-        for name, made in scores.items()
-        for task, parts in made.items()
-        for part, found in parts.items()
+        f"{name:24s} {task} {part}: {score['main_score']:.4f}"
+        for name, by_task in scores.items()
+        for task, parts in by_task.items()
+        for part, score in parts.items()
     ]
     show(scores, as_json, "\n".join(lines))

@@ -74,21 +74,21 @@ def _read_texts(source: str, column: str | None, limit: int | None) -> tuple[lis
     corpus = read_corpus(source, limit=limit, columns={"text": column} if column else None)
     for note in corpus.notes:
         tell(f"note: {note}")
-    found = [document.content for document in corpus.documents]
-    texts = [text for text in found if text]
+    contents = [document.content for document in corpus.documents]
+    texts = [text for text in contents if text]
     if not texts:
         raise GraceError(
-            f"{source}: none of its {len(found)} documents has a text, so there is no perplexity: choose another corpus"
+            f"{source}: none of its {len(contents)} documents has a text, so there is no perplexity: choose another corpus"
         )
-    return texts, len(found) - len(texts)
+    return texts, len(contents) - len(texts)
 
 
 def _demo_world(limit: int | None) -> tuple[list[str], list[Choice]]:
     from grace_study.abilities import fact_choices, plain_passages
     from grace_study.corpus import entries
 
-    found = entries()
-    return plain_passages(found)[:limit], fact_choices(found)[:limit]
+    world = entries()
+    return plain_passages(world)[:limit], fact_choices(world)[:limit]
 
 
 def _load_tasks(names: list[str], folder: Path | None, allow_code: bool) -> dict:
@@ -141,7 +141,7 @@ def _result(
         row = result[name] = {
             "perplexity": losses.summary() | {"empty": empty} if losses else None,
             "tasks": {
-                task: {metric: score.summary() for metric, score in found.items()} for task, found in scores.items()
+                task: {metric: score.summary() for metric, score in metrics.items()} for task, metrics in scores.items()
             },
         }
         if base and name != base:
@@ -150,8 +150,8 @@ def _result(
                 "base": base,
                 "perplexity": losses.percent_of(base_losses) if losses else None,
                 "tasks": {
-                    task: {metric: score.difference(base_scores[task][metric]) for metric, score in found.items()}
-                    for task, found in scores.items()
+                    task: {metric: score.difference(base_scores[task][metric]) for metric, score in metrics.items()}
+                    for task, metrics in scores.items()
                 },
             }
     return result
@@ -162,20 +162,22 @@ def _table(result: dict, base: str | None) -> str:
     for name, row in result.items():
         lines.append(name)
         against = row.get("against_base")
-        if found := row["perplexity"]:
-            counts = f"{found['texts']} texts, {found['tokens']} tokens" + (
-                f", {found['cut']} texts cut" if found["cut"] else ""
+        if perplexity := row["perplexity"]:
+            counts = f"{perplexity['texts']} texts, {perplexity['tokens']} tokens" + (
+                f", {perplexity['cut']} texts cut" if perplexity["cut"] else ""
             )
-            counts += f", {found['empty']} empty ones left out" if found["empty"] else ""
-            lines.append(_line("perplexity", "", _with_interval(found["value"], found["ci95"], ".2f"), counts))
+            counts += f", {perplexity['empty']} empty ones left out" if perplexity["empty"] else ""
+            lines.append(
+                _line("perplexity", "", _with_interval(perplexity["value"], perplexity["ci95"], ".2f"), counts)
+            )
             if against:
-                told = against["perplexity"]
-                told = (
-                    _with_interval(told["percent"], told["ci95"], "+.1f", " %")
-                    if told
+                change = against["perplexity"]
+                text = (
+                    _with_interval(change["percent"], change["ci95"], "+.1f", " %")
+                    if change
                     else "not comparable: other tokens"
                 )
-                lines.append(_line("", "", f"{told} against {base}", ""))
+                lines.append(_line("", "", f"{text} against {base}", ""))
         for task, metrics in row["tasks"].items():
             for metric, score in metrics.items():
                 lines.append(

@@ -75,17 +75,17 @@ def worth_command(
     index = GraceIndex.of_model(datasets[0], model) if save else None
     if index is not None:
         check_writable(index.folder, "its figures")
-    found = {"test": {}, "dev": {}}
+    judged = {"test": {}, "dev": {}}
     for name, dataset in zip(names, datasets, strict=True):
         corpus = index.collection.corpus if index is not None else read_corpus(dataset)
         splits = set(corpus.judgements.splits.values()) if corpus.judgements else set()
-        found["test"][name] = Judged.sample(corpus, split=split if splits else None, **options)
+        judged["test"][name] = Judged.sample(corpus, split=split if splits else None, **options)
         if dev in splits:
-            found["dev"][name] = Judged.sample(corpus, split=dev, **options)
+            judged["dev"][name] = Judged.sample(corpus, split=dev, **options)
     given = {"device": device, "cache": RepresentationCache()} | ({"system": system} if system else {})
     loaded = index.load_model(**given) if index is not None else GraceModel.from_pretrained(model, **given)
     measured = {"test": {}, "dev": {}}
-    for kind, samples in found.items():
+    for kind, samples in judged.items():
         for name, sample in samples.items():
             tell(
                 f"{name}, {split if kind == 'test' else dev}: {len(sample.queries)} queries, {len(sample.documents)} documents"
@@ -100,7 +100,7 @@ def worth_command(
         kind: {name: per_query(one) for name, one in some.items()} for kind, some in measured.items()
     }
     if index is not None:
-        (sample,), dev_samples = found["test"].values(), found["dev"]
+        (sample,), dev_samples = judged["test"].values(), judged["dev"]
         about = {"queries": len(sample.queries), "documents": len(sample.documents), "geometry": geometry}
         about |= {"split": split if splits else "", "dev": dev if dev_samples else ""}
         stored_worth.save(index, about, {key: result[key] for key in ("budgets", "gate")})
@@ -151,22 +151,26 @@ def table(result: dict) -> list[str]:
     from grace_core.evaluation.stored_worth import SIDES
 
     lines = [f"nDCG@10, mean over {', '.join(result['collections'])}"]
-    for side, told in SIDES.items():
-        lines.append(told)
+    for side, title in SIDES.items():
+        lines.append(title)
         for n, value in result["budgets"][side].items():
-            over = f"  over none {_told(value['over_none'])}" if n else ""
-            lines.append(f"  {n or 'none':>5} {_told(value)}  {value['query_tokens']:.1f} tokens a query{over}")
+            over = f"  over none {_with_interval(value['over_none'])}" if n else ""
+            lines.append(
+                f"  {n or 'none':>5} {_with_interval(value)}  {value['query_tokens']:.1f} tokens a query{over}"
+            )
     if not result["gate"]:
         return [*lines, "no corpus has the split that a gate would be chosen on: --dev names another"]
     lines.append(
         f"a gate, chosen on {', '.join(result['chosen_on'])}; at most {100 * result['share']:.0f} % of the queries there write"
     )
     for n, value in result["gate"].items():
-        less = ", ".join(f"{name} {_told(value['less'][name])}" for name in ("always", "never", "random"))
+        less = ", ".join(f"{name} {_with_interval(value['less'][name])}" for name in ("always", "never", "random"))
         spent = f"{100 * value['wrote']:.0f} % write, {100 * value['share_of_tokens']:.0f} % of the tokens"
-        lines.append(f"  {n:>5} {_told(value['gated'])}  {spent}; margin below {value['threshold']:.3f}; less {less}")
+        lines.append(
+            f"  {n:>5} {_with_interval(value['gated'])}  {spent}; margin below {value['threshold']:.3f}; less {less}"
+        )
     return lines
 
 
-def _told(value: dict) -> str:
+def _with_interval(value: dict) -> str:
     return f"{value['mean']:.3f} [{value['ci95'][0]:.3f}, {value['ci95'][1]:.3f}]"

@@ -124,14 +124,14 @@ def explain_command(
             + " ".join(f"{token['token']!r} {token['contribution']:+.4f}" for token in result["tokens"])
         ]
     if versus is not None:
-        made = difference(why, below[0])
-        result["versus"] = {"id": versus, **made.as_dict()}
-        lines += _difference_lines(f"{document_id} above {versus}", made)
+        comparison = difference(why, below[0])
+        result["versus"] = {"id": versus, **comparison.as_dict()}
+        lines += _difference_lines(f"{document_id} above {versus}", comparison)
     if second_model is not None:
         seen = second_model.why(query, [second_model.row(document_id)], pooling=Pooling.TEXT if text_only else None)
-        made = difference(why, seen[0])
-        result["against"] = {"model": second_model.index.model_name, **made.as_dict()}
-        lines += _difference_lines(f"{result['model']} less {second_model.index.model_name}", made)
+        comparison = difference(why, seen[0])
+        result["against"] = {"model": second_model.index.model_name, **comparison.as_dict()}
+        lines += _difference_lines(f"{result['model']} less {second_model.index.model_name}", comparison)
     if leave_one_out:
         left = [
             pair
@@ -175,13 +175,13 @@ def _lines(pairs: list[tuple[Sentence, float]]) -> list[str]:
     ]
 
 
-def _difference_lines(title: str, made: Difference) -> list[str]:
+def _difference_lines(title: str, comparison: Difference) -> list[str]:
     lines = [
-        f"{title}: {made.score:+.6f}, sum of its parts {made.sum:+.6f}, residual {made.residual:.1e}",
-        *_block_lines(made.blocks),
+        f"{title}: {comparison.score:+.6f}, sum of its parts {comparison.sum:+.6f}, residual {comparison.residual:.1e}",
+        *_block_lines(comparison.blocks),
     ]
-    if made.query_sentences:
-        lines += ["  by the query's sentences:", *_lines(made.query_sentences)]
+    if comparison.query_sentences:
+        lines += ["  by the query's sentences:", *_lines(comparison.query_sentences)]
     return lines
 
 

@@ -241,9 +241,9 @@ def index_info(folder: Path, as_json: Json = False) -> None:
             lines.append(f"    {mends}")
             info.setdefault("mends", {})[name] = mends
     for name, manifest in info["encoders"].items():
-        counts, told = manifest["counts"], f"{manifest['model_id']}, {manifest['model']['sha256'][:12]}"
+        counts, model = manifest["counts"], f"{manifest['model_id']}, {manifest['model']['sha256'][:12]}"
         lines.append(
-            f"  st:{name} ({told}): {counts['encoded']} encoded, {cut_texts(counts['truncated_texts'])}; {manifest['how']}"
+            f"  st:{name} ({model}): {counts['encoded']} encoded, {cut_texts(counts['truncated_texts'])}; {manifest['how']}"
         )
     lines += [
         f"  {name}: {count:,} documents of the corpus are not in its index yet: `grace index update {folder} --model {name}`"

@@ -147,7 +147,7 @@ def _build(
         progress, close = bar(model.name)
         there = dict.fromkeys(new.there.models, 0) | new.there.behind
         try:
-            made = new.build(
+            index = new.build(
                 model,
                 rationale=rationale,
                 batch_size=batch_size,
@@ -164,19 +164,19 @@ def _build(
         finally:
             close()
             model.close()  # the next one needs its memory
-        built[made.model_name] = (
-            made.manifest["counts"]
-            | {"seconds": made.manifest["seconds"], "faiss": described(made)}
-            | {"geometry": made.geometry.as_dict()}
+        built[index.model_name] = (
+            index.manifest["counts"]
+            | {"seconds": index.manifest["seconds"], "faiss": described(index)}
+            | {"geometry": index.geometry.as_dict()}
         )
-        if not new.changes and there.get(made.model_name) == 0:
-            notes.append(f"{made.model_name}: {out} has this corpus already, nothing was encoded")
-        elif made.history and (new.changes or made.model_name in there):
-            built[made.model_name]["encoded_now"] = made.history[-1]["encoded"]
-        notes += [f"{made.model_name}: {note}" for note in cut_text_notes(made.manifest, positions=model.positions)]
-    told = len(new.notes)
+        if not new.changes and there.get(index.model_name) == 0:
+            notes.append(f"{index.model_name}: {out} has this corpus already, nothing was encoded")
+        elif index.history and (new.changes or index.model_name in there):
+            built[index.model_name]["encoded_now"] = index.history[-1]["encoded"]
+        notes += [f"{index.model_name}: {note}" for note in cut_text_notes(index.manifest, positions=model.positions)]
+    reported = len(new.notes)
     behind = new.commit()
-    notes += new.notes[told:]
+    notes += new.notes[reported:]
     notes += [
         f"{name}: {count:,} documents of the corpus are not in its index yet: `grace index update {out} --model {name}`"
         for name, count in behind.items()
@@ -199,7 +199,7 @@ def _build(
         for name, count in encoded.items()
     ]
     lines += [f"note: {note}" for note in notes]
-    result = {"collection": str(out), "models": built, "notes": read.notes + new.notes[:told] + notes}
+    result = {"collection": str(out), "models": built, "notes": read.notes + new.notes[:reported] + notes}
     if chunk:
         result["passages"] = {
             "documents": there.whole_size,
@@ -225,13 +225,13 @@ def _encode_with(
     """Vectors of a sentence encoder; its counts go into ``counted``. What is to be told of texts that were cut."""
     progress, close = bar(source)
     try:
-        made = new.encode(encoder, name=name, batch_size=batch_size, progress=progress)
+        index = new.encode(encoder, name=name, batch_size=batch_size, progress=progress)
     except Exception:
         new.withdraw()
         raise
     finally:
         close()
-    counts = counted[made.name] = made.manifest["counts"]
+    counts = counted[index.name] = index.manifest["counts"]
     cut = counts["truncated_texts"]
     note = (
         f"{source}: {cut:,} of {counts['encoded']:,} texts are longer than the {encoder.limit:,} tokens that it reads"
@@ -252,7 +252,7 @@ def update_command(
         )
     manifests = {name: read_manifest(folder / f"{PREFIX}{name}") for name in encoders(collection)}
     stale = [f"{ENCODER}{name}" for name in outdated_encoders(collection)]
-    made: dict[str, dict] = {}
+    updated: dict[str, dict] = {}
     for source in models or [*collection.behind, *stale]:
         with update(folder) as new:
             if source.startswith(ENCODER):
@@ -267,7 +267,7 @@ def update_command(
             try:
                 if index is None:
                     encoder = Encoder.load(manifests[name]["model_id"], device=device)
-                    made[f"{ENCODER}{name}"] = {
+                    updated[f"{ENCODER}{name}"] = {
                         "documents": len(new.encode(encoder, name=name, batch_size=batch_size, progress=progress))
                     }
                 elif lacking:
@@ -277,10 +277,10 @@ def update_command(
             finally:
                 close()
             if index is not None:
-                made[name] = {"documents": len(index), "added": lacking}
-    lines = [f"{name}: {about['documents']:,} documents" + _added(about) for name, about in made.items()]
+                updated[name] = {"documents": len(index), "added": lacking}
+    lines = [f"{name}: {about['documents']:,} documents" + _added(about) for name, about in updated.items()]
     lines += [f"note: {note}" for note in notes]
-    return {"collection": str(folder), "models": made, "notes": notes}, "\n".join(
+    return {"collection": str(folder), "models": updated, "notes": notes}, "\n".join(
         lines or [f"{folder}: every index has all documents"]
     )
 
@@ -293,13 +293,13 @@ def _added(about: dict) -> str:
 
 def faiss_command(folder: Path, models: list[str], kind: str) -> tuple[dict, str]:
     """Make index.faiss of the models again, as ``kind``."""
-    collection, made = Collection(folder), {}
+    collection, entries = Collection(folder), {}
     for name in models:
         index = GraceIndex.of_model(collection, name)
         index.change_faiss(kind)
-        made[index.model_name] = described(index)
-    return {"collection": str(folder), "models": made}, "\n".join(
-        f"{name}{faiss_line(found) or '; flat'}" for name, found in made.items()
+        entries[index.model_name] = described(index)
+    return {"collection": str(folder), "models": entries}, "\n".join(
+        f"{name}{faiss_line(entry) or '; flat'}" for name, entry in entries.items()
     )
 
 
@@ -322,25 +322,27 @@ def geometry_command(
         asked = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
         if not asked:
             raise GraceError(f"{queries} holds no query, expected one a line; write some into it")
-    made = {}
+    geometries = {}
     for index in indexes:
         given = None
         if asked is not None:
             model = index.load_model(device=device, cache=RepresentationCache())
             given = model.represent(asked, rationale=index.default_pooling is Pooling.FULL)
         index.change_geometry(kind, queries=given, weight=weight)
-        made[index.model_name] = index.geometry.as_dict()
-    result = {"collection": str(folder), "models": made}
+        geometries[index.model_name] = index.geometry.as_dict()
+    result = {"collection": str(folder), "models": geometries}
     return result, "\n".join(f"{index.model_name}: {geometry_line(index.manifest)}" for index in indexes)
 
 
 def geometry_line(manifest: dict) -> str:
     """The geometry of a manifest, with what its statistics come from."""
-    found = manifest.get("geometry", {"kind": "raw"})
-    line = f"geometry {found['kind']}, dtype {manifest.get('dtype', 'float32')}"
-    if found["kind"] != "raw":
-        own = "and the model's own statistics" if found["model_statistics"] else "alone"
-        line += f": from {found['documents']} documents {own}, {found['queries'] or 'no'} queries of the collection"
+    geometry = manifest.get("geometry", {"kind": "raw"})
+    line = f"geometry {geometry['kind']}, dtype {manifest.get('dtype', 'float32')}"
+    if geometry["kind"] != "raw":
+        own = "and the model's own statistics" if geometry["model_statistics"] else "alone"
+        line += (
+            f": from {geometry['documents']} documents {own}, {geometry['queries'] or 'no'} queries of the collection"
+        )
     return line
 
 
@@ -357,8 +359,8 @@ def described(index: GraceIndex) -> dict:
     return index.manifest.get("faiss", {"kind": "flat"})
 
 
-def faiss_line(found: dict) -> str:
+def faiss_line(entry: dict) -> str:
     """The manifest's ``faiss`` in words; nothing for a flat index."""
-    if found.get("kind", "flat") == "flat":
+    if entry.get("kind", "flat") == "flat":
         return ""
-    return f"; {found['kind']}: recall@10 {found['recall@10']:.3f} against flat, on {found['recall_queries']} queries"
+    return f"; {entry['kind']}: recall@10 {entry['recall@10']:.3f} against flat, on {entry['recall_queries']} queries"

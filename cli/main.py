@@ -53,9 +53,9 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        told = f"{str(error.filename)[:300]}: {error.strerror}" if error.filename else str(error)
+        message = f"{str(error.filename)[:300]}: {error.strerror}" if error.filename else str(error)
         print(
-            f"error: {told}; check the path, its permissions and the room on the disk".replace("\n", " "),
+            f"error: {message}; check the path, its permissions and the room on the disk".replace("\n", " "),
             file=sys.stderr,
         )
         sys.exit(2)

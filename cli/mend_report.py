@@ -160,8 +160,8 @@ def _replay_lines(replayed: Replay) -> list[str]:
 
 def _net_line(name: str, net: dict) -> str:
     low, high = net["ci95"]
-    told = f"nDCG@10 {net['before']:.4f} -> {net['after']:.4f}, change {net['change']:+.5f} (95 % interval {low:+.5f} to {high:+.5f})"
-    return f"{name} ({net['queries']}): {told}"
+    text = f"nDCG@10 {net['before']:.4f} -> {net['after']:.4f}, change {net['change']:+.5f} (95 % interval {low:+.5f} to {high:+.5f})"
+    return f"{name} ({net['queries']}): {text}"
 
 
 def list_command(folder: Path, model: str) -> tuple[dict, str]:
@@ -210,9 +210,9 @@ def auto_command(
     progress,
 ) -> tuple[dict, str]:
     mender = Mender(*_open(folder, model, device, keep=keep_them), split=split)
-    made = automatic(mender, failing=failing, guard=guard, seed=seed, progress=progress)
-    result = {"model": mender.index.model_name, "split": split, "guard": guard, **made.as_dict()}
-    lines = [_attempt_line(attempt) for attempt in made.attempts]
+    run = automatic(mender, failing=failing, guard=guard, seed=seed, progress=progress)
+    result = {"model": mender.index.model_name, "split": split, "guard": guard, **run.as_dict()}
+    lines = [_attempt_line(attempt) for attempt in run.attempts]
     lines.append(
         f"guard {'on' if guard else 'off'}: "
         + ", ".join(f"{number} {outcome}" for outcome, number in result["outcomes"].items())
@@ -223,11 +223,11 @@ def auto_command(
         ("others", "all others"),
     ):
         lines += [_net_line(words, result[name])] if result[name] else []
-    if keep_them and made.contents:
+    if keep_them and run.contents:
         note = f"by rule, guard {'on' if guard else 'off'}"
         changes = [
             Change(mender.index.ids[row], kind, content, note)
-            for row, (kind, content) in made.contents.items()
+            for row, (kind, content) in run.contents.items()
             if not content.equals(mends.content_of(mender.index, row))
         ]
         kept = mends.keep(mender.index, changes) if changes else []

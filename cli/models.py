@@ -14,7 +14,7 @@ def models_command(as_json: Json = False) -> None:
     """List the models that can be named here: name, size, licence, architecture, purpose and place (docs/models.md)."""
     from grace_core.precision import default_dtype
 
-    found = list_models()
+    models = list_models()
     lines = []
     titles = {
         "demo": "shipped",
@@ -24,19 +24,19 @@ def models_command(as_json: Json = False) -> None:
         "hub": "Hugging Face cache",
     }
     for kind, title in titles.items():
-        some = [model for model in found if model["kind"] == kind]
+        some = [model for model in models if model["kind"] == kind]
         lines += [f"{title}:", *(line for model in some for line in _lines(model))] if some else []
     cpu = default_dtype("cpu")
     lines.append(
         f"A folder, a GGUF file or an adapter is named by its path. On this CPU, models kept in 16 bits run in {cpu}."
     )
-    show({"models": found, "dtype": cpu}, as_json, "\n".join(lines))
+    show({"models": models, "dtype": cpu}, as_json, "\n".join(lines))
 
 
 def _lines(model: dict) -> list[str]:
     size = f"{model['bytes'] / 1e6:.0f} MB" if model["bytes"] else "-"
-    told = ", ".join(part for part in (model["architecture"], size, model["licence"]) if part and part != "-")
-    lines = [f"  {model['name']}  ({told or 'unknown'})", f"      {model['purpose']}"]
+    details = ", ".join(part for part in (model["architecture"], size, model["licence"]) if part and part != "-")
+    lines = [f"  {model['name']}  ({details or 'unknown'})", f"      {model['purpose']}"]
     return [*lines, f"      {model['path']}" if model["installed"] else f"      not installed: {model['install']}"]
 
 
@@ -48,7 +48,7 @@ def list_models() -> list[dict]:
 
 
 def _entry(name: str, kind: str, *, path: Path | None, licence: str, purpose: str, **more) -> dict:
-    made = {
+    entry = {
         "name": name,
         "kind": kind,
         "installed": path is not None,
@@ -57,7 +57,7 @@ def _entry(name: str, kind: str, *, path: Path | None, licence: str, purpose: st
         "architecture": "",
     }
     return (
-        made | {"dtype": _dtype(path), "purpose": purpose, "path": str(path) if path else None, "install": None} | more
+        entry | {"dtype": _dtype(path), "purpose": purpose, "path": str(path) if path else None, "install": None} | more
     )
 
 
@@ -75,7 +75,7 @@ def _shipped() -> list[dict]:
 def _packages() -> list[dict]:
     from grace_core.sources import PACKAGES
 
-    made = []
+    entries = []
     for name, package in PACKAGES.items():
         path = package.path()
         more = {
@@ -83,15 +83,15 @@ def _packages() -> list[dict]:
             "dtype": _default("bfloat16"),
             "install": None if path else package.install,
         }
-        made.append(_entry(name, "package", path=path, licence=package.licence, purpose=package.purpose, **more))
-    return made
+        entries.append(_entry(name, "package", path=path, licence=package.licence, purpose=package.purpose, **more))
+    return entries
 
 
 def _adapters() -> list[dict]:
     from grace_core.model_folders import base_name
     from grace_core.sources import PACKAGED_DIR, PACKAGES, named_here, shipped_adapters
 
-    made, here = [], named_here()
+    entries, here = [], named_here()
     for name in shipped_adapters():
         path = PACKAGED_DIR / name
         base = PACKAGES[base_name(path)]
@@ -102,28 +102,29 @@ def _adapters() -> list[dict]:
             "dtype": _default("bfloat16"),
             "install": None if name in here else base.install,
         }
-        made.append(
+        entries.append(
             _entry(name, "adapter", path=path if name in here else None, licence="Apache-2.0", purpose=purpose, **more)
         )
-    return made
+    return entries
 
 
 def _converted() -> list[dict]:
     from grace_core.gguf_files import SOURCE_FILE, models_dir
     from grace_core.sources import PACKAGES
 
-    made, packaged = [], {package.path() for package in PACKAGES.values()}
+    entries, packaged = [], {package.path() for package in PACKAGES.values()}
     for file in sorted(models_dir().glob(f"*/{SOURCE_FILE}")):
-        told, folder = _json(file), file.parent
-        path = Path(told.get("path", ""))
+        source, folder = _json(file), file.parent
+        path = Path(source.get("path", ""))
         if path in packaged:  # listed with the packages
             continue
-        quantised = f"{told.get('parameters', 0) / 1e6:.0f} million parameters, {'/'.join(told.get('types', []))} in {told.get('file')}"
+        types = "/".join(source.get("types", []))
+        quantised = f"{source.get('parameters', 0) / 1e6:.0f} million parameters, {types} in {source.get('file')}"
         name = str(path if path.is_file() else folder)
-        made.append(
-            _entry(name, "gguf", path=folder, licence=told.get("licence", ""), purpose=quantised, **_of(folder))
+        entries.append(
+            _entry(name, "gguf", path=folder, licence=source.get("licence", ""), purpose=quantised, **_of(folder))
         )
-    return made
+    return entries
 
 
 def _hub() -> list[dict]:
@@ -136,7 +137,7 @@ def _hub() -> list[dict]:
         repositories = scan_cache_dir().repos
     except (CacheNotFound, OSError, ValueError):
         return []
-    made = []
+    entries = []
     for repository in sorted(repositories, key=lambda repository: repository.repo_id):
         newest = max(repository.revisions, key=lambda revision: revision.last_modified, default=None)
         if repository.repo_type != "model" or newest is None or not (newest.snapshot_path / "config.json").exists():
@@ -146,12 +147,12 @@ def _hub() -> list[dict]:
         except GraceError:  # no causal language model, or not whole
             continue
         purpose = "fetched from the Hugging Face hub"
-        made.append(
+        entries.append(
             _entry(
                 repository.repo_id, "hub", path=folder, licence=_card_licence(folder), purpose=purpose, **_of(folder)
             )
         )
-    return made
+    return entries
 
 
 def _of(folder: Path) -> dict:

@@ -55,8 +55,8 @@ def reasons_command(
         vector = index.embed(loaded.represent([query]))[0]
         steering = steer(grouping, vector, strengths)
         hits = index.hits(steering.vector if strengths else vector, k)
-        found = split_scores(grouping, steering.vector if strengths else vector, [hit.row for hit in hits])
-        result["query"] = describe_query(grouping, query, hits, found, steering if strengths else None, index)
+        score_split = split_scores(grouping, steering.vector if strengths else vector, [hit.row for hit in hits])
+        result["query"] = describe_query(grouping, query, hits, score_split, steering if strengths else None, index)
     if faithfulness or against:
         from grace_core.evaluation.faithfulness import choose_queries
         from grace_core.evaluation.retrieval import judged_queries
@@ -75,10 +75,9 @@ def reasons_command(
     if faithfulness:
         from grace_core.reasons.faithfulness import evaluate_reasons
 
-        found = evaluate_reasons(
+        result["faithfulness"] = evaluate_reasons(
             grouping, loaded, queries, index.collection.judgements.qrels, encode=encode, report=report
         )
-        result["faithfulness"] = found
     return result, "\n".join(lines_of(result))
 
 
@@ -127,41 +126,43 @@ def describe(reasons: Reasons, grouping: Grouping) -> dict:
 
 
 def describe_query(
-    grouping: Grouping, query: str, hits: list, found: Split, steering: Steering | None, index: GraceIndex
+    grouping: Grouping, query: str, hits: list, score_split: Split, steering: Steering | None, index: GraceIndex
 ) -> dict:
     names = [reason.name for reason in grouping.reasons]
-    made = {"text": query, "max_residual": float(abs(found.residual).max()), "reasons": []}
-    for reason in found.strongest(10):
-        made["reasons"].append({"number": reason, "name": names[reason], "above": float(found.above[:, reason].sum())})
+    entry = {"text": query, "max_residual": float(abs(score_split.residual).max()), "reasons": []}
+    for reason in score_split.strongest(10):
+        entry["reasons"].append(
+            {"number": reason, "name": names[reason], "above": float(score_split.above[:, reason].sum())}
+        )
     parts = steering.parts(index.stored()[[hit.row for hit in hits]]) if steering else None
     if steering:
-        made["steered"] = [
+        entry["steered"] = [
             {"number": r, "name": names[r], "strength": strength} for r, strength in steering.strengths.items()
         ]
-    made["hits"] = []
+    entry["hits"] = []
     for i, hit in enumerate(hits):
-        labels = [r for r in range(len(grouping)) if found.parts[i, r]]
-        made["hits"].append(
+        labels = [r for r in range(len(grouping)) if score_split.parts[i, r]]
+        entry["hits"].append(
             {
                 "rank": hit.rank,
                 "id": hit.document.id,
                 "title": hit.document.title,
-                "score": float(found.scores[i]),
-                "others": dict(zip(OTHERS, found.parts[i, len(grouping) :].tolist(), strict=True)),
+                "score": float(score_split.scores[i]),
+                "others": dict(zip(OTHERS, score_split.parts[i, len(grouping) :].tolist(), strict=True)),
                 "reasons": [
                     {
                         "number": r,
                         "name": names[r],
-                        "contribution": float(found.parts[i, r]),
-                        "above": float(found.above[i, r]),
+                        "contribution": float(score_split.parts[i, r]),
+                        "above": float(score_split.above[i, r]),
                     }
                     for r in labels
                 ],
             }
         )
         if parts is not None:
-            made["hits"][-1]["steering"] = {"query": float(parts[i, 0]), "reasons": parts[i, 1:].tolist()}
-    return made
+            entry["hits"][-1]["steering"] = {"query": float(parts[i, 0]), "reasons": parts[i, 1:].tolist()}
+    return entry
 
 
 def lines_of(result: dict) -> list[str]:
@@ -190,31 +191,34 @@ def lines_of(result: dict) -> list[str]:
                 added = "  ".join(f"{value:+.4f}" for value in hit["steering"]["reasons"])
                 lines.append(f"       = query {hit['steering']['query']:+.4f}, steering {added}")
         lines.append(f"largest residual {query['max_residual']:.1e}")
-    if found := result.get("against"):
-        lines += ["", *lines_of_comparison(found)]
-    if found := result.get("faithfulness"):
+    if comparison := result.get("against"):
+        lines += ["", *lines_of_comparison(comparison)]
+    if faithfulness := result.get("faithfulness"):
         lines += [
             "",
-            f"{found['reasons']} reasons serve {found['served']} of {found['queries']} queries; nDCG@10 {told(found['ndcg@10'])}",
+            f"{faithfulness['reasons']} reasons serve {faithfulness['served']} of {faithfulness['queries']} queries; "
+            f"nDCG@10 {with_interval(faithfulness['ndcg@10'])}",
         ]
         for kind in ("stored", "encoded"):
-            if kind in found:
+            if kind in faithfulness:
                 lines.append(f"without the reason ({kind}):")
                 for name in ("drop", "matched", "other", "difference", "over_other"):
-                    lines.append(f"  {name:11} {told(found[kind][name])}")
+                    lines.append(f"  {name:11} {with_interval(faithfulness[kind][name])}")
     return lines
 
 
-def lines_of_comparison(found: dict) -> list[str]:
+def lines_of_comparison(comparison: dict) -> list[str]:
     """Two models, or a model and its text alone, as :mod:`grace_core.reasons.comparison` compares them."""
-    ways, steps = list(found["others"]), list(found["hits_moved"])
-    ndcg = ", ".join(f"{name} {value:.3f}" for name, value in found["ndcg@10"].items())
-    lines = [f"{found['model']} against {found['against']} over {found['queries']} queries; nDCG@10: {ndcg}"]
-    shares = ", ".join(f"{share:.0%} {step.replace('_', ' ')}" for step, share in found["hits_moved"].items())
+    ways, steps = list(comparison["others"]), list(comparison["hits_moved"])
+    ndcg = ", ".join(f"{name} {value:.3f}" for name, value in comparison["ndcg@10"].items())
+    lines = [
+        f"{comparison['model']} against {comparison['against']} over {comparison['queries']} queries; nDCG@10: {ndcg}"
+    ]
+    shares = ", ".join(f"{share:.0%} {step.replace('_', ' ')}" for step, share in comparison["hits_moved"].items())
     lines.append(f"of the first ten hits moved {shares}")
-    if found["documents"] <= CUTOFF:
-        lines.append(f"all {found['documents']} documents are among the first ten, so that none can come or leave")
-    moved = [row["moved"] for row in found["by_query"]]
+    if comparison["documents"] <= CUTOFF:
+        lines.append(f"all {comparison['documents']} documents are among the first ten, so that none can come or leave")
+    moved = [row["moved"] for row in comparison["by_query"]]
     if steps == ["by_words"]:
         lines.append("one model and one geometry: what moves can only move by words")
         lines.append(f"{moved.count('words')} queries moved, {moved.count('')} not at all")
@@ -226,15 +230,15 @@ def lines_of_comparison(found: dict) -> list[str]:
         )
         columns = {"change": "change", "words": "by_words", "geometry": "by_geometry"}
     lines.append(f"{' '.join(f'{name:>8}' for name in columns)}  reason: weight before, after")
-    for one in found["reasons"][:20]:
+    for one in comparison["reasons"][:20]:
         values = " ".join(f"{one[key]:+8.3f}" for key in columns.values())
         lines.append(f"{values}  {one['name']}: {one[ways[0]]:.3f}, {one[ways[-1]]:.3f}")
     for name in OTHERS:
-        before, after = (found["others"][way][name] for way in (ways[0], ways[-1]))
-        lift = f"; lift {found['other_lifts'][name]:+.3f}" if "other_lifts" in found else ""
+        before, after = (comparison["others"][way][name] for way in (ways[0], ways[-1]))
+        lift = f"; lift {comparison['other_lifts'][name]:+.3f}" if "other_lifts" in comparison else ""
         lines.append(f"{name}: {before:.3f}, {after:.3f}{lift}")
     lines.append("queries that tell most:")
-    for one in found["telling"]:
+    for one in comparison["telling"]:
         moved = ", ".join(f"{step.removeprefix('by_')} {one[step]:.0%}" for step in steps)
         lines.append(f"  {moved}  {one['text'][:90]}")
         if one["came"]:
@@ -247,6 +251,6 @@ def _some(ids: list[str]) -> str:
     return ", ".join(ids[:3]) + more
 
 
-def told(interval: dict) -> str:
+def with_interval(interval: dict) -> str:
     low, high = interval["ci95"]
     return f"{interval['mean']:+.4f} [{low:+.4f}, {high:+.4f}]"

@@ -46,8 +46,8 @@ def search_command(
     checked(query)
     if not is_model(name):
         if input_type != "query" or not rationale or engine is not None or gate is not None:
-            told = "--input-type, --no-rationale, --gate and --engine are for a model"
-            raise GraceError(f"{told}, and {name.id} is another column: leave them out")
+            options = "--input-type, --no-rationale, --gate and --engine are for a model"
+            raise GraceError(f"{options}, and {name.id} is another column: leave them out")
         return search_column(folder, query, name, k=k, where=where, device=device, by=by)
     rationale = rationale if name.rationale is None else name.rationale
     if gate is not None and not rationale:
@@ -62,16 +62,16 @@ def search_command(
     if gate is not None:
         asked, note = _gated(index, loaded, query, gate, role=input_type, where=where)
         notes.append(note)
-    made = loaded.represent([query], rationale=asked is Pooling.FULL)
-    hits = index.hits(index.embed(made, asked, role=input_type)[0], k, pooling=pooling, where=where, by=by)
-    lines = [f"query rationale: {made.rationales[0] or '(none)'}", *map(_line, hits)]
-    told = (
+    representations = loaded.represent([query], rationale=asked is Pooling.FULL)
+    hits = index.hits(index.embed(representations, asked, role=input_type)[0], k, pooling=pooling, where=where, by=by)
+    lines = [f"query rationale: {representations.rationales[0] or '(none)'}", *map(_line, hits)]
+    scope_notes = (
         []
         if left is None
         else [f"{left:,} of {len(index):,} {'passages' if collection.chunk else 'documents'} satisfy the filter"]
     )
-    told += by_note(by, collection)
-    return [hit.as_dict() for hit in hits], "\n".join(lines), [*notes, *told, *_notes(loaded, query, hits)]
+    scope_notes += by_note(by, collection)
+    return [hit.as_dict() for hit in hits], "\n".join(lines), [*notes, *scope_notes, *_notes(loaded, query, hits)]
 
 
 def _gated(

@@ -17,7 +17,7 @@ from pathlib import Path
 from grace_core import ann
 from grace_core import geometry as geometries
 from grace_core.collection import Collection
-from grace_core.errors import GraceError
+from grace_core.errors import GraceError, Stopped
 from grace_core.files import link, sha256, write_atomically, write_json
 from grace_core.geometry import Geometry, Statistics
 from grace_core.model import GraceModel
@@ -34,7 +34,7 @@ Job = tuple[int, list[str]]  # a shard's number and its texts
 Encode = Callable[[Iterator[Job], Callable[[int], None]], Iterator[tuple[int, Representations]]]
 
 
-class BuildStopped(Exception):
+class BuildStopped(Stopped):
     """A build was asked to stop; what is finished is kept, and the next build goes on from there."""
 
 

@@ -1,10 +1,14 @@
-"""The one exception that a user is meant to read, and what others say in a line."""
+"""The one exception that a user is meant to read, the one that ends work on request, and what others say in a line."""
 
 from __future__ import annotations
 
 
 class GraceError(ValueError):
     """Bad input or a state that needs the user: the message says what was got, what was expected, and what to do."""
+
+
+class Stopped(Exception):
+    """Long work was asked to stop; what the work says of itself tells what is kept."""
 
 
 def first_line(error: BaseException) -> str:

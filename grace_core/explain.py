@@ -87,13 +87,13 @@ class Explanation:
 
     def blocks(self) -> dict[str, float]:
         """``{"text × text": …}``: all pairs of parts in which there is a token, query's first."""
-        made = {}
+        blocks = {}
         for p in sorted({sentence.part for sentence in self.query.sentences}):
             for q in sorted({sentence.part for sentence in self.document.sentences}):
                 rows = [sentence.part == p for sentence in self.query.sentences]
                 columns = [sentence.part == q for sentence in self.document.sentences]
-                made[f"{PARTS[p]} × {PARTS[q]}"] = float(self.sentences[np.ix_(rows, columns)].sum())
-        return made
+                blocks[f"{PARTS[p]} × {PARTS[q]}"] = float(self.sentences[np.ix_(rows, columns)].sum())
+        return blocks
 
     def above_corpus(self, mean: np.ndarray) -> np.ndarray:
         """:attr:`sentences` ``(s, s')`` relative to the corpus mean ``(d,)``: they add up to the score less
@@ -121,7 +121,7 @@ class Explanation:
             for j, b in enumerate(self.document.sentences)
         ]
         pairs.sort(key=lambda pair: -pair["contribution"])
-        made = {
+        payload = {
             "score": self.score,
             "sum": self.sum,
             "residual": self.residual,
@@ -134,10 +134,10 @@ class Explanation:
                 ("tokens", self.document, self.tokens),
             ):
                 rows = zip(side.parts, side.pieces, values, strict=True)
-                made[name] = [
+                payload[name] = [
                     {"part": PARTS[part], "token": piece, "contribution": float(value)} for part, piece, value in rows
                 ]
-        return made
+        return payload
 
 
 def listed(contributions: Sequence[tuple[Sentence, float]]) -> list[dict]:
@@ -271,26 +271,26 @@ class Explainer:
         """As :func:`grace_core.token_states.token_states`, for those that are not kept yet."""
         keys = [(text, tuple(ids)) for text, ids in zip(texts, rationale_ids, strict=True)]
         with self._lock:
-            found = {key: self._kept[key] for key in keys if key in self._kept}
-        if missing := [key for key in dict.fromkeys(keys) if key not in found]:
-            made = token_states(self.model, [text for text, _ in missing], [ids for _, ids in missing])
-            found |= dict(zip(missing, made, strict=True))
+            known = {key: self._kept[key] for key in keys if key in self._kept}
+        if missing := [key for key in dict.fromkeys(keys) if key not in known]:
+            states = token_states(self.model, [text for text, _ in missing], [ids for _, ids in missing])
+            known |= dict(zip(missing, states, strict=True))
         with self._lock:
             for key in keys:
                 self._kept.pop(key, None)
-                self._kept[key] = found[key]  # a dict keeps the order of insertion: the oldest stand first
+                self._kept[key] = known[key]  # a dict keeps the order of insertion: the oldest stand first
             for key in list(self._kept)[: -self.keep]:
                 del self._kept[key]
-        return [found[key] for key in keys]
+        return [known[key] for key in keys]
 
     def why(self, query: str, rows: Sequence[int], *, pooling: Pooling | None = None) -> list[Explanation]:
         """Why each of the documents ``rows`` has its score for ``query``; states of the query and of all
         documents by one forward.
         """
         pooling = self.index.default_pooling if pooling is None else pooling
-        made = self.model.represent([query], rationale=pooling is Pooling.FULL)
-        scores = self.index.scores(self.index.embed(made, pooling)[0], rows, pooling=pooling)
-        ids = [made.rationale_ids[0], *(self.rationale_ids[row] for row in rows)]
+        representations = self.model.represent([query], rationale=pooling is Pooling.FULL)
+        scores = self.index.scores(self.index.embed(representations, pooling)[0], rows, pooling=pooling)
+        ids = [representations.rationale_ids[0], *(self.rationale_ids[row] for row in rows)]
         asked, *documents = self.states([query, *(self.text(row) for row in rows)], ids)
         pairs = zip(documents, scores, strict=True)
         return [

@@ -62,13 +62,13 @@ class Mend:
 
     def as_dict(self) -> dict:
         """For JSON, without the numbers."""
-        made = {
+        payload = {
             name: getattr(self, name) for name in ("id", "kind", "note", "time", "document", "text_sha256", "state")
         }
         if self.state != "kept":
-            made |= {"reason": self.reason, "ended": self.ended}
+            payload |= {"reason": self.reason, "ended": self.ended}
         sides = {"old": self.old, "new": self.new}
-        return made | {
+        return payload | {
             name: {"rationale": side.rationale, "truncated": side.truncated, "tokens": int(side.counts[RATIONALE])}
             for name, side in sides.items()
         }
@@ -124,11 +124,11 @@ class Layer:
 
     def kept(self) -> dict[str, list[Mend]]:
         """The mends in force by document, those of one document one upon the other."""
-        found: dict[str, list[Mend]] = {}
+        by_document: dict[str, list[Mend]] = {}
         for mend in self.mends:
             if mend.state == "kept":
-                found.setdefault(mend.document, []).append(mend)
-        return found
+                by_document.setdefault(mend.document, []).append(mend)
+        return by_document
 
     def numbers(self) -> dict[str, int]:
         """How many are ``in_force``, ``reverted`` and ``stale``."""

@@ -210,8 +210,8 @@ class Mender:
         self.texts = choose_queries(judged_queries(judgements, split), most) if judged else {}
         self.index, self.model, self.queries = index, model, list(self.texts)
         self.qrels = judgements.qrels if judged else {}
-        made = model.represent(list(self.texts.values()), progress=progress)
-        self.asked, self._asked = index.embed(made), (made.sums, made.counts)
+        representations = model.represent(list(self.texts.values()), progress=progress)
+        self.asked, self._asked = index.embed(representations), (representations.sums, representations.counts)
         self.scores = np.array([index.scores(vector) for vector in self.asked], np.float32).reshape(-1, len(index))
         self._mended: dict[int, Content] = {}
         self._others: dict[str, tuple] = {}
@@ -245,8 +245,10 @@ class Mender:
         if seed is not None:
             settings |= {"seed": seed, "temperature": temperature or self.model.settings.temperature or TEMPERATURE}
         settings = {name: value for name, value in settings.items() if value is not None}
-        made = self.model.represent([self.index.collection.documents[self.index.ids[row]].content], **settings)
-        ids, cut = made.rationale_ids[0], bool(made.truncated[0])
+        representations = self.model.represent(
+            [self.index.collection.documents[self.index.ids[row]].content], **settings
+        )
+        ids, cut = representations.rationale_ids[0], bool(representations.truncated[0])
         return encoded(self.index, self.model, row, ids, held=self.content(row), truncated=cut)
 
     def scores_of(self, content: Content) -> np.ndarray:
@@ -307,7 +309,7 @@ class Mender:
             scores = self.scores[i].copy()
             scores[right] = self.scores_of(self.with_rationale(right, ""))[i]
             without = rank(scores, right)
-        found = Failure(
+        failure = Failure(
             self.queries[i],
             self.texts[self.queries[i]],
             index.ids[right],
@@ -319,8 +321,8 @@ class Mender:
             without,
             {kind: rank(scores, right) for kind, scores in self._elsewhere(i).items()},
         )
-        found.causes.extend(_causes(found, apart, held[wrong], held[right], self._elsewhere(i), (wrong, right)))
-        return found
+        failure.causes.extend(_causes(failure, apart, held[wrong], held[right], self._elsewhere(i), (wrong, right)))
+        return failure
 
     def _elsewhere(self, i: int) -> dict[str, np.ndarray]:
         """Scores ``(n,)`` of all documents, as they are stored, for a query in the geometries that the index
@@ -333,13 +335,13 @@ class Mender:
             for kind in KINDS:
                 if kind != self.index.geometry.kind:
                     try:
-                        made = geometries.fit(
+                        geometry = geometries.fit(
                             kind, sums, model=statistics, queries=own and (own["sums"], own["counts"])
                         )
-                        asked = made.vectors(*self._asked, self.index.default_pooling, Role.QUERY)
+                        asked = geometry.vectors(*self._asked, self.index.default_pooling, Role.QUERY)
                     except GraceError:  # too few documents for its statistics
                         continue
-                    self._others[kind] = PooledVectors(*sums, self.index.default_pooling, made).all(), asked
+                    self._others[kind] = PooledVectors(*sums, self.index.default_pooling, geometry).all(), asked
         return {kind: dots(vectors, asked[i]) for kind, (vectors, asked) in self._others.items()}
 
     def sentence_pair(self, failure: Failure) -> dict:
@@ -368,33 +370,33 @@ def _causes(
     failure: Failure, apart: np.ndarray, wrong: Content, right: Content, elsewhere: dict, rows: tuple[int, int]
 ) -> list[Cause]:
     """Those that apply, by the rules above, in their order."""
-    made, total = [], float(apart.sum())
+    causes, total = [], float(apart.sum())
     share = float(apart[:, RATIONALE].sum())
     if wrong.counts[RATIONALE] and share > total / 2:
         why = f"the documents' rationales make {share:+.4f} of the difference of {total:+.4f}"
-        made.append(Cause("wrong rationale", why, "remove it, write it again, or edit it", failure.wrong, "remove"))
+        causes.append(Cause("wrong rationale", why, "remove it, write it again, or edit it", failure.wrong, "remove"))
     if not right.counts[RATIONALE]:
-        made.append(
+        causes.append(
             Cause("right rationale", "it has none", "let the model write one with a seed", failure.right, "regenerate")
         )
     elif failure.without is not None and failure.without < failure.right_rank:
         why = (
             f"without its rationale {failure.right!r} stands at rank {failure.without}, with it at {failure.right_rank}"
         )
-        made.append(Cause("right rationale", why, "remove it, write it again, or edit it", failure.right, "remove"))
+        causes.append(Cause("right rationale", why, "remove it, write it again, or edit it", failure.right, "remove"))
     elif right.truncated:
-        made.append(
+        causes.append(
             Cause("right rationale", "it was cut off at the token limit", "write it again", failure.right, "regenerate")
         )
     if apart[TEXT, TEXT] > total / 2:
         why = f"text × text makes {apart[TEXT, TEXT]:+.4f} of {total:+.4f}: the words of the texts decide"
         suggestion = "a rationale of the right document that says it in other words: edit it, or write it again"
-        made.append(Cause("lexical trap", why, suggestion, failure.right, "regenerate"))
+        causes.append(Cause("lexical trap", why, suggestion, failure.right, "regenerate"))
     if better := [kind for kind, scores in elsewhere.items() if rank(scores, rows[1]) < rank(scores, rows[0])]:
         where = ", ".join(f"{kind} (rank {failure.ranks[kind]})" for kind in better)
         suggestion = f"try `grace index geometry … --kind {better[0]}` and evaluate it: that is of all documents, and no mend of one"
-        made.append(Cause("calibration", f"{failure.right!r} stands above {failure.wrong!r} in {where}", suggestion))
-    return made
+        causes.append(Cause("calibration", f"{failure.right!r} stands above {failure.wrong!r} in {where}", suggestion))
+    return causes
 
 
 @dataclass(frozen=True)
@@ -429,14 +431,14 @@ class Automatic:
 
     def as_dict(self) -> dict:
         others = np.setdiff1d(np.arange(len(self.before)), self.given)
-        made = {"all": net(self.before, self.after)}
+        payload = {"all": net(self.before, self.after)}
         for name, rows in (("failing", np.array(self.given, int)), ("others", others)):
-            made[name] = net(self.before[rows], self.after[rows]) if len(rows) else None
+            payload[name] = net(self.before[rows], self.after[rows]) if len(rows) else None
         counts = {
             outcome: sum(one.outcome == outcome for one in self.attempts)
             for outcome in sorted({a.outcome for a in self.attempts})
         }
-        return made | {"outcomes": counts, "attempts": [asdict(attempt) for attempt in self.attempts]}
+        return payload | {"outcomes": counts, "attempts": [asdict(attempt) for attempt in self.attempts]}
 
 
 def automatic(
@@ -468,10 +470,10 @@ def automatic(
                 Attempt(failure.query, "the same rationale", failure.right_rank, failure.right_rank, **about)
             )
             continue
-        made = mender.replay(row, content)
+        replayed = mender.replay(row, content)
         scores = mender.scores[i].copy()
         scores[row] = mender.scores_of(content)[i]
-        kept = not guard or made.change >= 0
+        kept = not guard or replayed.change >= 0
         attempts.append(
             Attempt(
                 failure.query,
@@ -479,9 +481,9 @@ def automatic(
                 failure.right_rank,
                 rank(scores, right),
                 **about,
-                change=made.change,
-                wins=len(made.moved(1)),
-                losses=len(made.moved(-1)),
+                change=replayed.change,
+                wins=len(replayed.moved(1)),
+                losses=len(replayed.moved(-1)),
             )
         )
         if kept:

@@ -94,10 +94,10 @@ def encoded(
     sums[RATIONALE], counts[RATIONALE] = 0, len(ids)
     if not ids:
         return Content("", [], False, sums, counts)
-    made = model.represent_given([index.collection.documents[index.ids[row]].content], [ids])
-    sums[RATIONALE] = made.sums[0, RATIONALE]
+    representations = model.represent_given([index.collection.documents[index.ids[row]].content], [ids])
+    sums[RATIONALE] = representations.sums[0, RATIONALE]
     return Content(
-        rationale.strip() if isinstance(rationale, str) else made.rationales[0], ids, truncated, sums, counts
+        rationale.strip() if isinstance(rationale, str) else representations.rationales[0], ids, truncated, sums, counts
     )
 
 
@@ -185,22 +185,22 @@ def check(index: GraceIndex) -> dict:
     for document, mends in layer.kept().items():
         held = document in index.row and content_of(index, index.row[document])
         if not held or not held.equals(mends[-1].new):
-            told = f"the index does not hold what mend {mends[-1].id} of document {document!r} wrote; {REMEDY}"
-            return {"ok": False, **numbers, "error": f"{index.folder}: {told}"}
+            problem = f"the index does not hold what mend {mends[-1].id} of document {document!r} wrote; {REMEDY}"
+            return {"ok": False, **numbers, "error": f"{index.folder}: {problem}"}
     return {"ok": True, **numbers, "error": ""}
 
 
 def mends_line(folder: Path) -> str:
     """How many mends a model's folder has, in words; "" where there never was one."""
     try:
-        found = Layer.load(folder)
+        layer = Layer.load(folder)
     except GraceError as error:
         return f"mends: {error}"
-    numbers = found.numbers()
-    told = (
+    numbers = layer.numbers()
+    line = (
         f"{numbers['in_force']} mends in force, {numbers['reverted']} reverted, {numbers['stale']} no longer in force"
     )
-    return told if found.mends else ""
+    return line if layer.mends else ""
 
 
 def plain(index: GraceIndex, target: Path) -> Path:
@@ -252,8 +252,8 @@ def carry(old: Path, collection: Collection, name: str) -> list[str]:
         shutil.rmtree(beside)
     else:
         layer.save(folder)
-    told = f"; {len(rows)} carried" if rows else ""
-    return [f"{name}: {len(stale)} mends are no longer in force{told}: {'; '.join(stale[:5])}"] if stale else []
+    carried = f"; {len(rows)} carried" if rows else ""
+    return [f"{name}: {len(stale)} mends are no longer in force{carried}: {'; '.join(stale[:5])}"] if stale else []
 
 
 @contextmanager

@@ -28,16 +28,16 @@ def check_vectors(vectors: np.ndarray, what: str = "vectors") -> np.ndarray:
 
     Raises GraceError for another shape, no row, or a value that is not finite.
     """
-    made = np.ascontiguousarray(vectors, dtype=np.float32)
-    if made.ndim != 2 or 0 in made.shape:
+    array = np.ascontiguousarray(vectors, dtype=np.float32)
+    if array.ndim != 2 or 0 in array.shape:
         raise GraceError(
             f"{what}: got an array of shape {np.shape(vectors)}, expected (documents, dimensions), at least one of each"
         )
-    if bad := np.flatnonzero(~np.isfinite(made).all(axis=1)).tolist():
+    if bad := np.flatnonzero(~np.isfinite(array).all(axis=1)).tolist():
         raise GraceError(
             f"{what}: row {bad[0]} holds NaN or infinity ({len(bad)} such rows); encode again in dtype float32"
         )
-    return made
+    return array
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -99,11 +99,11 @@ def _fill(
     index.add(vectors[first])
     for begin in range(0, n, BLOCK):
         block = np.arange(begin, min(begin + BLOCK, n))
-        found = index.search(vectors[block], min(len(first), k + 1 + SLACK))[1]
+        near = index.search(vectors[block], min(len(first), k + 1 + SLACK))[1]
         for part in np.array_split(
             np.arange(len(block)), -(-len(block) // 512)
         ):  # so that what is gathered stays small
-            rows[block[part]], cosines[block[part]] = _rank(vectors, first, copies, block[part], found[part], k)
+            rows[block[part]], cosines[block[part]] = _rank(vectors, first, copies, block[part], near[part], k)
         if progress:
             progress(int(block[-1]) + 1, n)
 
@@ -126,10 +126,10 @@ def _copies(vectors: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
     return first, copies
 
 
-def _rank(vectors: np.ndarray, first: np.ndarray, copies: np.ndarray, rows: np.ndarray, found: np.ndarray, k: int):
-    """The ``k`` best of the vectors ``found`` ``(b, f)`` for each of ``rows`` ``(b,)``, with all their copies."""
-    candidates = copies[found].reshape(len(rows), -1)
-    cosines = np.repeat(_cosines(vectors[rows], vectors[first[found]]), copies.shape[1], axis=1)
+def _rank(vectors: np.ndarray, first: np.ndarray, copies: np.ndarray, rows: np.ndarray, near: np.ndarray, k: int):
+    """The ``k`` best of the vectors ``near`` ``(b, f)`` for each of ``rows`` ``(b,)``, with all their copies."""
+    candidates = copies[near].reshape(len(rows), -1)
+    cosines = np.repeat(_cosines(vectors[rows], vectors[first[near]]), copies.shape[1], axis=1)
     cosines[(candidates < 0) | (candidates == rows[:, None])] = -np.inf
     best = np.lexsort((candidates, -cosines), axis=1)[:, :k]
     return np.take_along_axis(candidates, best, axis=1), np.take_along_axis(cosines, best, axis=1)
@@ -213,23 +213,23 @@ def map_quality(vectors: np.ndarray, points: np.ndarray, rows: np.ndarray, *, se
     points = np.ascontiguousarray(points, dtype=np.float32)
     index = faiss.IndexFlatL2(points.shape[1])
     index.add(points)
-    found = index.search(points[judged], k + 1)[1]
-    alien = found == judged[:, None]
+    near = index.search(points[judged], k + 1)[1]
+    alien = near == judged[:, None]
     alien[~alien.any(axis=1), -1] = (
         True  # many documents in one place, itself not among those found: the last makes room
     )
-    found = found[~alien].reshape(len(judged), k)
+    near = near[~alien].reshape(len(judged), k)
     vectors = unit(vectors)
     penalty = 0
     for part in np.array_split(np.arange(len(judged)), -(-len(judged) // 256)):
         cosines = vectors[judged[part]] @ vectors.T
         cosines[np.arange(len(part)), judged[part]] = -2  # itself has no rank
-        for column in found[part].T:
+        for column in near[part].T:
             ranks = 1 + (cosines > np.take_along_axis(cosines, column[:, None], axis=1)).sum(axis=1)
             penalty += int((ranks - k).clip(0).sum())
     return {
         "trustworthiness": float(1 - 2 * penalty / (len(judged) * k * (2 * n - 3 * k - 1))),
-        "knn_preservation": float(shared(rows[judged, :k], found).mean() / k),
+        "knn_preservation": float(shared(rows[judged, :k], near).mean() / k),
         "k": k,
         "judged": len(judged),
     }

@@ -130,10 +130,10 @@ def map_html(map_) -> str:
             x = min(max(x, half), WIDTH - half)
             style = 'font-size="12" font-family="sans-serif" text-anchor="middle" stroke="#fff" stroke-width="3" paint-order="stroke"'
             names.append(f'<text x="{x:.0f}" y="{y:.0f}" {style} fill="#222">{_text(name)}</text>')
-    shown = f", of which {len(points[::step]):,} are drawn" if step > 1 else ""
+    note = f", of which {len(points[::step]):,} are drawn" if step > 1 else ""
     kept = map_.quality.get("knn_preservation")
     quality = f"; {100 * kept:.0f} % of the nearest neighbours are near on the map" if isinstance(kept, float) else ""
-    caption = f"<p>{escape(str(map_.parameters.get('column', '')))}: {len(points):,} documents{shown}{quality}</p>"
+    caption = f"<p>{escape(str(map_.parameters.get('column', '')))}: {len(points):,} documents{note}{quality}</p>"
     size = f'width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}"'
     return f'<div><svg xmlns="http://www.w3.org/2000/svg" {size} style="background:#fff">{"".join(drawn + names)}</svg>{caption}</div>'
 

@@ -118,7 +118,7 @@ def headings(text: str) -> list[Heading]:
     """The headings of a text as Markdown has them, without those in fences of code and in front matter."""
     if not _PERHAPS.search(text):
         return []
-    rows, found, offset, fence = text.split("\n"), [], 0, None
+    rows, result, offset, fence = text.split("\n"), [], 0, None
     skipped = 0
     if rows[0].strip() == "---" and "---" in (row.strip() for row in rows[1:200]):  # front matter
         skipped = 2 + [row.strip() for row in rows[1:200]].index("---")
@@ -134,11 +134,11 @@ def headings(text: str) -> list[Heading]:
             continue
         sharp = _HEADING.fullmatch(row)
         if sharp and sharp[1]:
-            found.append(Heading(begin + _indent(row), min(offset, len(text)), sharp[1]))
+            result.append(Heading(begin + _indent(row), min(offset, len(text)), sharp[1]))
         elif place + 1 < len(rows) and _UNDERLINE.fullmatch(rows[place + 1]) and _plain(row):
-            found.append(Heading(begin + _indent(row), min(offset + len(rows[place + 1]) + 1, len(text)), row.strip()))
+            result.append(Heading(begin + _indent(row), min(offset + len(rows[place + 1]) + 1, len(text)), row.strip()))
             used = place + 1
-    return found
+    return result
 
 
 def _indent(row: str) -> int:
@@ -221,8 +221,8 @@ def _cuts(places: list[int], starts: array, begin: int, end: int) -> list[int]:
     """The beginnings of words at or behind ``places``, within the borders: white space belongs to the piece
     before it.
     """
-    found = {starts[word] for word in map(partial(bisect_left, starts), places) if word < len(starts)}
-    return sorted(place for place in found if begin < place < end)
+    beginnings = {starts[word] for word in map(partial(bisect_left, starts), places) if word < len(starts)}
+    return sorted(place for place in beginnings if begin < place < end)
 
 
 def _ends_sentence(text: str, place: int) -> bool:
@@ -364,14 +364,14 @@ def found_documents(
         rows = np.arange(len(documents)) if among is None else among
         ranked = group(scores_at(rows), rows, documents, k, by)
     whole = []
-    for found in ranked:
-        rows = np.flatnonzero(documents == found.document)
+    for hit in ranked:
+        rows = np.flatnonzero(documents == hit.document)
         (own,) = group(scores_at(rows), rows, documents, 1)
-        first = found.rows[0]  # the best that the filter leaves
+        first = hit.rows[0]  # the best that the filter leaves
         others = [(row, score) for row, score in zip(own.rows, own.scores, strict=True) if row != first]
-        ordered = [(first, found.scores[0]), *others]
+        ordered = [(first, hit.scores[0]), *others]
         whole.append(
-            Group(found.document, found.score, tuple(row for row, _ in ordered), tuple(score for _, score in ordered))
+            Group(hit.document, hit.score, tuple(row for row, _ in ordered), tuple(score for _, score in ordered))
         )
     return whole
 

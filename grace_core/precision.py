@@ -14,8 +14,8 @@ def multiplies_bfloat16() -> bool:
     """
     import torch
 
-    told = torch.cpu.get_capabilities()
-    return bool(told.get("amx_bf16") or told.get("avx512_bf16"))
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
 def default_dtype(device: str, stored: str | None = "bfloat16") -> str:

@@ -32,7 +32,7 @@ import numpy as np
 
 from grace_core.collection import Collection
 from grace_core.columns.encoded import EncodedIndex
-from grace_core.errors import GraceError
+from grace_core.errors import GraceError, Stopped
 from grace_core.files import only_writer, write_atomically
 from grace_core.index import GraceIndex
 from grace_core.map_source import Source, open_index
@@ -77,7 +77,7 @@ _numba = (
 )  # umap-learn's parallel functions end the process if two threads call them at once under numba's workqueue
 
 
-class MapStopped(Exception):
+class MapStopped(Stopped):
     """A map was asked to stop; nothing is written."""
 
 
@@ -144,9 +144,9 @@ def make_maps(
     is asked after each unit and raises MapStopped.
     """
     steps = _Steps(_work(columns), progress, should_stop)
-    made = _make(columns, dims, neighbours, min_dist, seed, steps)
+    layouts = _make(columns, dims, neighbours, min_dist, seed, steps)
     steps.finish()
-    return made
+    return layouts
 
 
 def _checked(
@@ -182,13 +182,13 @@ def _make(
 ) -> dict[str, Points]:
     vectors = _checked(columns, dims, neighbours, min_dist, seed)
     n = len(next(iter(vectors.values())))
-    found = {name: _nearest(column, max(K, neighbours - 1), steps) for name, column in vectors.items()}
+    knn = {name: _nearest(column, max(K, neighbours - 1), steps) for name, column in vectors.items()}
     spread_out = [name for name, column in vectors.items() if n >= FEW and (column != column[0]).any()]
     laid, how = {}, {}
     if spread_out:
-        chosen = [vectors[name] for name in spread_out], [found[name] for name in spread_out]
-        made, how = _lay_out(*chosen, dims=dims, neighbours=neighbours, min_dist=min_dist, seed=seed, steps=steps)
-        laid = dict(zip(spread_out, made, strict=True))
+        chosen = [vectors[name] for name in spread_out], [knn[name] for name in spread_out]
+        places, how = _lay_out(*chosen, dims=dims, neighbours=neighbours, min_dist=min_dist, seed=seed, steps=steps)
+        laid = dict(zip(spread_out, places, strict=True))
     flat = preview({name: column for name, column in vectors.items() if name not in laid}, dims)
     hashes = {name: hash_of(column) for name, column in columns.items()}
     shared = {
@@ -207,7 +207,7 @@ def _make(
             {"method": "umap", **how} if name in laid else {"method": "pca" if (column != column[0]).any() else "disc"}
         )
         points = laid[name] if name in laid else flat[name] if method["method"] == "pca" else _disc(n, dims)
-        quality = map_quality(column, points, found[name][0][:, :K], seed=seed)
+        quality = map_quality(column, points, knn[name][0][:, :K], seed=seed)
         result[name] = Points(points, {**method, **shared, "column": name, "vectors_sha256": hashes[name]}, quality)
         steps.take(JUDGE)
     return result
@@ -226,7 +226,7 @@ def _nearest(column: np.ndarray, k: int, steps: _Steps) -> tuple[np.ndarray, np.
 
 
 def _lay_out(
-    vectors: list[np.ndarray], found: list, *, dims: int, neighbours: int, min_dist: float, seed: int, steps: _Steps
+    vectors: list[np.ndarray], knn: list, *, dims: int, neighbours: int, min_dist: float, seed: int, steps: _Steps
 ) -> tuple[list[np.ndarray], dict]:
     """Places of each column, and what was decided on the way."""
     with _numba:
@@ -239,7 +239,7 @@ def _lay_out(
         n = len(vectors[0])
         k = min(neighbours, n)  # UMAP counts the document itself among its neighbours
         graphs = []
-        for column, (rows, cosines) in zip(vectors, found, strict=True):
+        for column, (rows, cosines) in zip(vectors, knn, strict=True):
             indices = np.concatenate([np.arange(n)[:, None], rows[:, : k - 1]], axis=1)
             distances = np.concatenate([np.zeros((n, 1)), 1 - cosines[:, : k - 1]], axis=1).clip(0).astype(np.float32)
             graph, _, _ = fuzzy_simplicial_set(column, k, None, "cosine", knn_indices=indices, knn_dists=distances)
@@ -254,7 +254,7 @@ def _lay_out(
     random = np.random.RandomState(seed)
     start = SPREAD * (start - start.min(axis=0)) / np.maximum(np.ptp(start, axis=0), 1e-9)
     start = start + random.normal(scale=1e-3, size=start.shape)  # copies of a document need not stay in one place
-    kept = np.array([[change_of(one[0][:, :K], other[0][:, :K]).overlap for other in found] for one in found])
+    kept = np.array([[change_of(one[0][:, :K], other[0][:, :K]).overlap for other in knn] for one in knn])
     epochs = EPOCHS if n <= SMALL else EPOCHS_LARGE
     joined = join(graphs, epochs)
     places = optimise(
@@ -280,7 +280,7 @@ def preview(columns: dict[str, np.ndarray], dims: int = 2) -> dict[str, np.ndarr
     The components are those of PCA_SAMPLE documents, by subspace iteration; each map has its mean at 0 and a
     mean square radius of 1.
     """
-    made: dict[str, np.ndarray] = {}
+    coordinates: dict[str, np.ndarray] = {}
     for name, column in columns.items():
         column = unit(check_vectors(column, name))
         sample = column[np.linspace(0, len(column) - 1, min(len(column), PCA_SAMPLE)).astype(int)]
@@ -288,8 +288,8 @@ def preview(columns: dict[str, np.ndarray], dims: int = 2) -> dict[str, np.ndarr
         axes = _components(sample - mean, dims)
         points = (column - mean) @ axes
         points = _scaled(np.pad(points, ((0, 0), (0, dims - points.shape[1]))))
-        made[name] = _turned(points, next(iter(made.values()))) if made else points
-    return made
+        coordinates[name] = _turned(points, next(iter(coordinates.values()))) if coordinates else points
+    return coordinates
 
 
 def _components(rows: np.ndarray, dims: int) -> np.ndarray:
@@ -343,12 +343,12 @@ def place(map_points: np.ndarray, vectors: np.ndarray, queries: np.ndarray, k: i
         )
     if len(map_points) != len(vectors):
         raise GraceError(f"the map has {len(map_points)} documents, the vectors {len(vectors)}; make the map again")
-    made = np.empty((len(queries), map_points.shape[1]), np.float32)
+    places = np.empty((len(queries), map_points.shape[1]), np.float32)
     for i, query in enumerate(queries):
         cosines = dots(vectors, query)
         rows = order(cosines, k)
-        made[i] = _median(map_points[rows].astype(np.float64), _weights(1 - cosines[rows].astype(np.float64)))
-    return made
+        places[i] = _median(map_points[rows].astype(np.float64), _weights(1 - cosines[rows].astype(np.float64)))
+    return places
 
 
 def _weights(distances: np.ndarray) -> np.ndarray:
@@ -415,10 +415,10 @@ def map_collection(
                 stack.enter_context(only_writer(folder))
                 for leftover in folder.glob(".map*.tmp"):  # of a process that was killed here
                     leftover.unlink()
-        made = _make(vectors, dims, neighbours, min_dist, seed, steps)
+        layouts = _make(vectors, dims, neighbours, min_dist, seed, steps)
         maps = {}
         for key, source in sources.items():
-            points = made[source.name]
+            points = layouts[source.name]
             regions = find_regions(vectors[source.name], source.said(), seed=seed)
             maps[key] = Map(source.ids, points.points, points.parameters, points.quality, regions)
             steps.take(NAME)

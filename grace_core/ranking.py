@@ -20,10 +20,10 @@ def dots(vectors, query: np.ndarray, dtype: type = np.float32) -> np.ndarray:
     """Scores ``(n,)`` of ``vectors`` ``(n, d)`` for a query ``(d,)``; the vectors are an array, or what gives
     one when sliced.
     """
-    made, step = np.empty(len(vectors), dtype), max(1, ROOM // len(query))
+    scores, step = np.empty(len(vectors), dtype), max(1, ROOM // len(query))
     for start in range(0, len(vectors), step):
-        made[start : start + step] = _dots(vectors[start : start + step], query)
-    return made
+        scores[start : start + step] = _dots(vectors[start : start + step], query)
+    return scores
 
 
 def dots_of_each(vectors: np.ndarray, places: np.ndarray, queries: np.ndarray) -> np.ndarray:
@@ -33,13 +33,13 @@ def dots_of_each(vectors: np.ndarray, places: np.ndarray, queries: np.ndarray) -
     (m, c), dim = places.shape, queries.shape[1]
     if m * c * dim <= CACHE:
         return _dots(vectors[places], queries).astype(np.float32)
-    made = np.empty(places.shape, np.float32)
+    scores = np.empty(places.shape, np.float32)
     some, wide = max(1, CACHE // max(1, c * dim)), max(1, ROOM // dim)
     for start in range(0, m, some):
         for left in range(0, c, wide):
             block = slice(start, start + some), slice(left, left + wide)
-            made[block] = _dots(vectors[places[block]], queries[block[0]])
-    return made
+            scores[block] = _dots(vectors[places[block]], queries[block[0]])
+    return scores
 
 
 def dots_of_own(vectors: np.ndarray, queries: np.ndarray) -> np.ndarray:

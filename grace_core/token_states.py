@@ -69,7 +69,7 @@ def token_states(
     """
     texts, forced = as_texts(texts), [list(ids) for ids in as_list(rationale_ids, "rationales", of="token ids")]
     prompts, batches = model.with_rationales(texts, forced, batch_size=batch_size, **settings)
-    found: list[TokenStates | None] = [None] * len(texts)
+    result: list[TokenStates | None] = [None] * len(texts)
     for batch in batches:
         for i, states in zip(
             batch, model.engine.states([prompts[i] for i in batch], [forced[i] for i in batch]), strict=True
@@ -87,8 +87,8 @@ def token_states(
                 ]
                 pieces += read
                 parts += [part] * len(ids)
-            found[i] = TokenStates(states, np.array(parts), pieces, sentences)
-    return found
+            result[i] = TokenStates(states, np.array(parts), pieces, sentences)
+    return result
 
 
 def split_sentences(pieces: Sequence[str]) -> list[tuple[int, int]]:

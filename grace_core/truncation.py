@@ -33,11 +33,11 @@ def notes_on_cut_texts(
     """
     if not cut:
         return []
-    told = (
+    note = (
         f"{cut:,} of {texts:,} {what} {'is' if cut == 1 else 'are'} cut to fit the prompt, which takes {settings.max_prompt_tokens:,} "
         "tokens, and the rest of each is in no vector"
     )
-    return [f"{told}: {remedy(settings, positions=positions, again=again)}, or {SPLIT}"]
+    return [f"{note}: {remedy(settings, positions=positions, again=again)}, or {SPLIT}"]
 
 
 def cut_text_notes(manifest: dict, *, positions: int | None = None) -> list[str]:

@@ -33,12 +33,12 @@ def shared(folder: Path, dtype: str, device: str, load: Callable[[], torch.nn.Mo
     stamp = tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
     key = (str(folder.resolve()), stamp, dtype, device)
     with _lock:
-        found = _held.get(key)
-        if found is None or versions(found) != found.loaded_versions:
-            found = load()
-            found.loaded_versions = versions(found)
-            _held[key] = found
-        return found
+        model = _held.get(key)
+        if model is None or versions(model) != model.loaded_versions:
+            model = load()
+            model.loaded_versions = versions(model)
+            _held[key] = model
+        return model
 
 
 def versions(model: torch.nn.Module) -> list[int]:
@@ -80,9 +80,9 @@ def with_adapter(model: torch.nn.Module, folder: Path):
     try:
         wrapped = PeftModel(model, config, autocast_adapter_dtype=False)
     except (ValueError, RuntimeError, TypeError, KeyError, AttributeError, ImportError) as error:
-        told = first_line(error)
+        reason = first_line(error)
         raise GraceError(
-            f"the adapter {folder} does not fit its base {name!r} ({told}); was it made for another one?"
+            f"the adapter {folder} does not fit its base {name!r} ({reason}); was it made for another one?"
         ) from error
     wanted = {
         key: tuple(value.shape)

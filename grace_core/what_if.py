@@ -63,11 +63,16 @@ def what_if(
         raise GraceError(
             f"the edited rationale has {len(forced)} tokens, {model.name} takes at most {longest}; shorten it"
         )
-    made = model.represent_given([text], [forced], **settings)
-    written = rationale if isinstance(rationale, str) else made.rationales[0]
-    vector = geometry.vectors(made.sums, made.counts, pooling, Role.DOCUMENT)[0]
+    representations = model.represent_given([text], [forced], **settings)
+    written = rationale if isinstance(rationale, str) else representations.rationales[0]
+    vector = geometry.vectors(representations.sums, representations.counts, pooling, Role.DOCUMENT)[0]
     return moved_to(
-        dots(vectors, query), ids, row, float(dots(vector[None], query)[0]), written, bool(made.text_truncated[0])
+        dots(vectors, query),
+        ids,
+        row,
+        float(dots(vector[None], query)[0]),
+        written,
+        bool(representations.text_truncated[0]),
     )
 
 
@@ -130,6 +135,6 @@ def leave_one_out(
         forced = [list(rationale_ids)] * len(texts)
     if not texts:
         return []
-    made = model.represent_given(texts, forced, **options)
-    vectors = geometry.vectors(made.sums, made.counts, pooling, Role.DOCUMENT)
+    representations = model.represent_given(texts, forced, **options)
+    vectors = geometry.vectors(representations.sums, representations.counts, pooling, Role.DOCUMENT)
     return list(zip(sentences, dots(vectors, query).tolist(), strict=True))

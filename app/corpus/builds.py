@@ -5,17 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import re
-import threading
 import time
-from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from grace_app.workspace.messages import message_of
-from grace_app.workspace.pace import Paced
+from grace_app.workspace.jobs import Job, Jobs
 from grace_app.workspace.state import Workspace
 from grace_core.collection import Collection, collection_folder, find_collections
-from grace_core.errors import GraceError
+from grace_core.errors import GraceError, Stopped
 from grace_core.readers import Corpus, read_corpus
 from grace_core.switching import NEXT
 
@@ -28,25 +25,28 @@ INSTANT = 0.02  # seconds; more than BATCH texts in less were not encoded but re
 
 
 @dataclass
-class Job(Paced):
+class Build(Job):
     """A build and its progress. ``state``: waiting, loading, encoding, finishing, done, stopped or failed."""
 
     collection: str
     model: str
-    state: str = "waiting"
-    done: int = 0
-    total: int = 0
-    message: str = ""
+    state: str = field(default="waiting", kw_only=True)
     built: str = ""  # the model's name in the collection, once known
     unit: str = "documents"  # or passages, of ``done`` and ``total``
     # what reading the corpus left out, changed or guessed; texts that were cut
     notes: list[str] = field(default_factory=list)
-    stop: threading.Event = field(default_factory=threading.Event)
-    marks: deque = field(default_factory=lambda: deque(maxlen=40))
 
     @property
-    def running(self) -> bool:
-        return self.state in ("waiting", "loading", "encoding", "finishing")
+    def busy(self) -> str:
+        return f"{self.collection} is being built: wait for it, or cancel it first"
+
+    @property
+    def stopped(self) -> str:
+        return (
+            "Stopped. What is finished is kept, and resuming goes on from there."
+            if self.built
+            else "Stopped before it began."
+        )
 
     def mark(self, done: int, total: int) -> None:
         now = time.monotonic()
@@ -72,17 +72,16 @@ class Estimate:
     at_most: bool
 
 
-class Builds:
+class Builds(Jobs[Build]):
     """Starts, cancels and resumes builds; ``job`` is the one that runs or ran last."""
 
     def __init__(self, workspace: Workspace):
+        super().__init__()
         self.workspace = workspace
-        self.job: Job | None = None
-        self._lock = threading.Lock()
 
     def start(
         self, collection: str, model: str, corpus: Corpus | None, *, add: bool = False, remove: bool = False
-    ) -> Job:
+    ) -> Build:
         """Builds ``collection`` from ``corpus``, or without one continues with the collection on disk.
 
         An existing collection is updated; ``add`` and ``remove`` are those of :func:`grace_core.living.update`.
@@ -91,18 +90,10 @@ class Builds:
         collection_folder(self.workspace.root, collection)
         if not model or not model.strip():
             raise GraceError("no model is chosen: take smollm2, or type a folder or a Hugging Face id")
-        with self._lock:
-            if self.job and self.job.running:
-                raise GraceError(f"{self.job.collection} is being built: wait for it, or cancel it first")
-            job = self.job = Job(collection, model.strip(), notes=corpus.notes if corpus else [])
-        threading.Thread(target=self._run, args=(job, corpus, add, remove), daemon=True, name="build").start()
-        return job
+        job = Build(collection, model.strip(), notes=corpus.notes if corpus else [])
+        return self.begin(job, lambda job: self._build(job, corpus, add, remove))
 
-    def cancel(self) -> None:
-        if self.job and self.job.running:
-            self.job.stop.set()
-
-    def resume(self, collection: str, model: str) -> Job:
+    def resume(self, collection: str, model: str) -> Build:
         """Resumes a stopped build, by the name of its model's folder. Raises GraceError if there is none."""
         if (collection, model) not in self.unfinished():
             raise GraceError(f"{collection} has no unfinished build of {model!r}")
@@ -143,14 +134,9 @@ class Builds:
             if not (job and job.collection == name and job.built in ("", model))
         ]
 
-    def _run(self, job: Job, corpus: Corpus | None, add: bool = False, remove: bool = False) -> None:
-        from grace_core.build import BuildStopped
+    def _build(self, job: Build, corpus: Corpus | None, add: bool, remove: bool) -> None:
         from grace_core.living import Update, update
         from grace_core.truncation import cut_text_notes
-
-        def check() -> None:
-            if job.stop.is_set():
-                raise BuildStopped
 
         new: Update | None = None
         try:
@@ -158,7 +144,7 @@ class Builds:
             job.state = "loading"
             reachable(job.model)
             model = self.workspace.load(job.model)
-            check()
+            job.check()
             # update the collection and build the index
             folder = collection_folder(self.workspace.root, job.collection)
             with update(folder, corpus, add=add, remove=remove) as new:
@@ -172,7 +158,7 @@ class Builds:
                     work.mkdir(parents=True, exist_ok=True)
                     (work / NOTE).write_text(json.dumps({"model": model.source}), encoding="utf-8")
                 job.mark(0, collection.size)
-                with model.engine.interrupted_by(check):
+                with model.engine.interrupted_by(job.check):
                     index = new.build(model, batch_size=BATCH, progress=job.mark, should_stop=job.stop.is_set)
                 behind = new.commit()
             # report
@@ -185,18 +171,12 @@ class Builds:
                 *lacking,
                 *cut_text_notes(index.manifest, positions=model.positions),
             ]
-            job.state, job.message = "done", ""
-        except BuildStopped:
-            job.state = "stopped"
-            job.message = (
-                "Stopped. What is finished is kept, and resuming goes on from there."
-                if job.built
-                else "Stopped before it began."
-            )
-        except Exception as error:
-            job.state, job.message = "failed", message_of(error)
+        except Stopped:
+            raise
+        except Exception:
             if new is not None:
                 new.withdraw()  # if nothing is encoded yet
+            raise
 
 
 def reachable(source: str) -> None:

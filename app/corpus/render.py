@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from grace_app.corpus.builds import Estimate, Job
+from grace_app.corpus.builds import Build, Estimate
 from grace_app.corpus.uploads import Split
 from grace_app.explore.results import shorten
 from grace_app.page.html import Safe, banner, chip, number, tag
@@ -139,7 +139,7 @@ def render_estimate(estimate: Estimate) -> Safe:
     return tag("div", *parts, class_="g-summary g-estimate", role="status")
 
 
-def render_job(job: Job | None) -> Safe:
+def render_job(job: Build | None) -> Safe:
     """A build's progress, with buttons to cancel, resume or explore it."""
     if job is None:
         return Safe("")

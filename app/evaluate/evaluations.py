@@ -7,7 +7,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -15,10 +14,10 @@ from typing import TYPE_CHECKING
 from cachetools import LRUCache
 
 from grace_app.evaluate.view import FIRST, EvaluateView
-from grace_app.workspace.pace import Paced
+from grace_app.workspace.jobs import Job
 from grace_app.workspace.view import AnyColumn, OtherColumn
 from grace_core.columns.names import BM25
-from grace_core.errors import GraceError
+from grace_core.errors import GraceError, Stopped
 from grace_core.ranking import order
 
 if TYPE_CHECKING:
@@ -306,18 +305,14 @@ def compare(evaluations: Evaluations, view: EvaluateView, *, lexical: bool = Tru
 
 
 @dataclass
-class Progress(Paced):
-    """How far an evaluation is, in queries times columns. ``state``: opening, evaluating, done or stopped."""
+class Progress(Job):
+    """How far an evaluation is, in queries times columns. ``state``: opening, evaluating, done or stopped.
 
-    state: str
-    done: int
-    total: int
+    It is done while the page waits for it, and not in a thread of its own.
+    """
+
+    state: str = field(default="opening", kw_only=True)
     notes: tuple[str, ...] = ()
-    marks: deque = field(default_factory=lambda: deque(maxlen=12))
-
-
-class _Stopped(Exception):
-    pass
 
 
 def evaluate(
@@ -339,12 +334,12 @@ def evaluate(
         [name for name in queries if name not in evaluations.known(view.collection, column, view.where)[0]]
         for column in view.every
     ]
-    progress = Progress("opening", 0, sum(map(len, left)))
+    progress = Progress(total=sum(map(len, left)))
     yield progress
 
     def check() -> None:
         if not wanted():
-            raise _Stopped
+            raise Stopped
 
     size, begun = SMALLEST, progress.total > 0
     try:
@@ -381,7 +376,7 @@ def evaluate(
                     size = max(SMALLEST, size // 2)
             yield progress
         progress.state = "done"
-    except _Stopped:
+    except Stopped:
         progress.state = "stopped"
     finally:
         if begun and progress.done and where:

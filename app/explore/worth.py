@@ -36,11 +36,16 @@ def worth(workspace, view: View, side: str) -> dict:
     column = view.a if side == "a" else view.b
     if not isinstance(column, Column) or not column.rationale:
         raise GraceError(f"column {side.upper()} writes no rationale, so there is none whose worth could be told")
-    found = case(workspace, view, side)
+    explained_hit = case(workspace, view, side)
     other_query = next((text for text in workspace.examples(view.collection) if text != view.query), OTHERWISE)
-    told = of_hit(found.explainer, view.query, found.row, other_query)
-    title = found.named(found.index.row[told["other"]])["title"]
-    return told | {"title": title, "other_query": other_query, "model": column.model, "documents": len(found.index)}
+    result = of_hit(explained_hit.explainer, view.query, explained_hit.row, other_query)
+    title = explained_hit.named(explained_hit.index.row[result["other"]])["title"]
+    return result | {
+        "title": title,
+        "other_query": other_query,
+        "model": column.model,
+        "documents": len(explained_hit.index),
+    }
 
 
 def render_offer(view: View) -> Safe | None:
@@ -76,22 +81,22 @@ def render_offer(view: View) -> Safe | None:
     )
 
 
-def render_worth(side: str, told: dict) -> Safe:
+def render_worth(side: str, result: dict) -> Safe:
     heads = (
         tag("th", tag("span", "what is put in", class_="g-spoken"), scope="col"),
         *(tag("th", name, scope="col") for name in SIDES.values()),
     )
-    own = told["both"]["own"]
+    own = result["both"]["own"]
     rows = [
         tag(
             "tr",
             tag("th", name, scope="row"),
-            *(_cell(told[where][treatment], own) for where in SIDES),
+            *(_cell(result[where][treatment], own) for where in SIDES),
             class_="g-worth-own" if treatment == "own" else None,
         )
         for treatment, name in ROWS.items()
     ]
-    tokens, none = told["tokens"], told["both"]["empty"]
+    tokens, none = result["tokens"], result["both"]["empty"]
     verdict = f"Rank {number(own['rank'])} with both rationales, {number(none['rank'])} without either, among documents that keep theirs."
     cost = (
         f" The document’s rationale took {number(tokens['document'])} tokens, written once when the collection was built, the query’s "
@@ -99,9 +104,9 @@ def render_worth(side: str, told: dict) -> Safe:
         f"{number(tokens['query_text'])} tokens took one."
     )
     note = (
-        f"Score, and rank of {number(told['documents'])}. Another’s is, chosen at random, that of “{shorten(told['title'], 60)}”, and for "
-        f"the query that of the query “{shorten(told['other_query'], 60)}”. All other documents keep what they have. One hit is an "
-        "anecdote: grace eval worth and grace eval faithfulness measure a collection."
+        f"Score, and rank of {number(result['documents'])}. Another’s is, chosen at random, that of “{shorten(result['title'], 60)}”, "
+        f"and for the query that of the query “{shorten(result['other_query'], 60)}”. All other documents keep what they have. "
+        "One hit is an anecdote: grace eval worth and grace eval faithfulness measure a collection."
     )
     return tag(
         "div",

@@ -64,7 +64,9 @@ def answers(workspace) -> list[Callable]:
 
 
 def _hits(workspace, data: dict) -> dict:
-    found = hits_of(workspace, data)
+    result = hits_of(workspace, data)
     kind = data.get("kind")
-    text = as_csv(found) if kind == "csv" else json.dumps(found, ensure_ascii=False, indent=1) if kind == "json" else ""
-    return {"text": text, "hits": [] if text else found["columns"], "collection": found["collection"]}
+    text = (
+        as_csv(result) if kind == "csv" else json.dumps(result, ensure_ascii=False, indent=1) if kind == "json" else ""
+    )
+    return {"text": text, "hits": [] if text else result["columns"], "collection": result["collection"]}

@@ -52,7 +52,7 @@ def as_json(view: View, shot: Snapshot) -> dict:
 
 def _hit(hit, rationale: bool, grades: dict | None) -> dict:
     document = hit.document
-    found = {
+    entry = {
         "rank": hit.rank,
         "score": float(hit.score),
         "id": document.id,
@@ -60,31 +60,31 @@ def _hit(hit, rationale: bool, grades: dict | None) -> dict:
         "text": document.text,
     }
     if rationale:
-        found |= {"rationale": hit.rationale, "rationale_cut_off": bool(hit.truncated)}
+        entry |= {"rationale": hit.rationale, "rationale_cut_off": bool(hit.truncated)}
     if grades is not None:
-        found["grade"] = grades.get(document.id, 0)
-    return found | {"metadata": document.plain_metadata}
+        entry["grade"] = grades.get(document.id, 0)
+    return entry | {"metadata": document.plain_metadata}
 
 
-def as_csv(found: dict) -> str:
+def as_csv(result: dict) -> str:
     """The same as a table with a line for every hit; a cell that a spreadsheet would take for a formula gets
     a quote in front.
     """
-    fields = dict.fromkeys(field for row in _rows(found) for field in row["metadata"])
+    fields = dict.fromkeys(field for row in _rows(result) for field in row["metadata"])
     names = {field: f"metadata.{field}" if field in COLUMNS else field for field in fields}
     out = io.StringIO()
     writer = csv.DictWriter(out, [*COLUMNS, *names.values()], restval="", extrasaction="ignore")
     writer.writerow({name: _cell(name) for name in writer.fieldnames})
-    for row in _rows(found):
+    for row in _rows(result):
         values = row | {names[field]: value for field, value in row["metadata"].items()}
         writer.writerow({name: _cell(value) for name, value in values.items()})
     return out.getvalue()
 
 
-def _rows(found: dict) -> Iterator[dict]:
-    for column in found["columns"]:
+def _rows(result: dict) -> Iterator[dict]:
+    for column in result["columns"]:
         for hit in column["hits"]:
-            yield {"column": column["column"], "name": column["name"], "query": found["query"]} | hit
+            yield {"column": column["column"], "name": column["name"], "query": result["query"]} | hit
 
 
 def _cell(value: object) -> object:

@@ -234,6 +234,10 @@ const placeStar = async (query) => {
 
 // Maps that are computed: the page asks how far they are.
 const job = root.querySelector('.g-map-job');
+const stopping = (cancel) => {
+  cancel.disabled = true;
+  cancel.textContent = 'Cancelling …'; // a step of UMAP is not broken off
+};
 let watching = 0;
 const showJob = (progress) => {
   const working = progress && progress.state === 'working';
@@ -241,10 +245,10 @@ const showJob = (progress) => {
   if (working) {
     const share = progress.total ? progress.done / progress.total : 0;
     const cancel = press('Cancel', 'g-button', () => {
-      cancel.disabled = true;
+      stopping(cancel);
       ask('map_cancel');
     });
-    cancel.disabled = progress.stopping;
+    if (progress.stopping) stopping(cancel);
     const line =
       `Computing ${progress.columns.length === 1 ? 'the map' : `${progress.columns.length} maps, aligned,`} ` +
       `with UMAP: ${progress.columns.join(', ')} · ${Math.round(100 * share)} % · ` +

@@ -185,11 +185,10 @@ class MapServer:
         return {"job": self.jobs.start(view).as_dict()}
 
     def progress(self, data: dict) -> dict:
-        return {"job": self.jobs.job.as_dict() if self.jobs.job else None}
+        return self.jobs.progress()
 
     def cancel(self, data: dict) -> dict:
-        if self.jobs.job:
-            self.jobs.job.stop.set()
+        self.jobs.cancel()
         return self.progress(data)
 
 

@@ -220,8 +220,8 @@ class MendServer:
         if token:
             with self._lock:
                 self._tried[token] = Tried(index, view.doc, kind, content)
-        shown = {"changed": changed, "query": view.query, "refusal": unkept}
-        html = str(render_replay(mender.replay(row, content), mender.texts, content, **shown))
+        context = {"changed": changed, "query": view.query, "refusal": unkept}
+        html = str(render_replay(mender.replay(row, content), mender.texts, content, **context))
         return {"html": html, "token": token}
 
     def keep(self, data: dict) -> dict:

@@ -70,7 +70,9 @@ def frame() -> Safe:
         tag("label", tag("span", label), tag("select", data_set=name), class_="g-map-field")
         for name, label in names.items()
     ]
-    find = tag("button", "Find failing queries", type="button", class_="g-button g-primary", data_do="find", disabled=True)
+    find = tag(
+        "button", "Find failing queries", type="button", class_="g-button g-primary", data_do="find", disabled=True
+    )
     to_explore = tag("button", "Open in Explore", type="button", class_="g-linklike", data_do="explore", hidden=True)
     return tag(
         "div",

@@ -78,9 +78,9 @@ def banner(message: str | None, *, kind: str = "error") -> Safe:
     )
 
 
-def drawing(made: dict) -> str:
+def drawing(payload: dict) -> str:
     """What a script of the page is to draw, as JSON in which nothing looks like markup."""
-    return json.dumps(made, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", r"\u003c")
+    return json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", r"\u003c")
 
 
 def chip(label: object, *, title: str | None = None, kind: str = "") -> Safe:

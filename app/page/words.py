@@ -45,10 +45,10 @@ def content_words(source: str) -> set[str]:
 def mark(source: str, **classes: set[str]) -> Safe:
     """``source`` with every word whose stem is in one of ``classes`` in a ``<mark>`` of those class names."""
     parts, end = [], 0
-    for found in _WORD.finditer(source):
-        key = stem(found.group())
+    for match in _WORD.finditer(source):
+        key = stem(match.group())
         names = [f"g-mark-{name}" for name, words in classes.items() if key in words]
         if names:
-            parts += [text(source[end : found.start()]), tag("mark", found.group(), class_=" ".join(names))]
-            end = found.end()
+            parts += [text(source[end : match.start()]), tag("mark", match.group(), class_=" ".join(names))]
+            end = match.end()
     return join(*parts, source[end:])

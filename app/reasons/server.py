@@ -15,11 +15,12 @@ from grace_app.evaluate.view import splits_of
 from grace_app.explore.results import render_empty
 from grace_app.gate import runs_model
 from grace_app.reasons.comparisons import Comparisons
-from grace_app.reasons.jobs import ReasonsJob, ReasonsJobs, find_reasons, refusal_to_write
+from grace_app.reasons.jobs import ReasonsJob, find_reasons, refusal_to_write
 from grace_app.reasons.render import Hits, render_hits, render_list, render_reason, render_summary, render_why_none
 from grace_app.reasons.render_comparison import render_comparison, render_offer
 from grace_app.reasons.view import ReasonsView, read_reasons
 from grace_app.workspace.answers import server_functions
+from grace_app.workspace.jobs import Jobs
 from grace_app.workspace.state import Workspace
 from grace_app.workspace.writing_models import models_of
 from grace_core.errors import GraceError
@@ -56,7 +57,7 @@ class ReasonsServer:
 
     def __init__(self, workspace: Workspace):
         self.workspace = workspace
-        self.jobs = ReasonsJobs()
+        self.jobs: Jobs[ReasonsJob] = Jobs()
         self.comparisons = Comparisons(workspace)
         self._opened: LRUCache[tuple[str, str], Opened] = LRUCache(OPEN)
         self._lock = threading.Lock()
@@ -173,8 +174,7 @@ class ReasonsServer:
         view, _ = read_reasons(self.workspace, data.get("view"), strict=True)
         if not view.model:
             raise GraceError(f"no model of {view.corpus} wrote rationales, so there are no reasons in them")
-        stopped = "Stopped. What is finished is kept: finding them again goes on from there."
-        return {"job": self.jobs.start(self._find, view.corpus, view.model, stopped=stopped).as_dict()}
+        return {"job": self.jobs.begin(ReasonsJob(view.corpus, view.model), self._find).as_dict()}
 
     def compare(self, data: dict) -> dict:
         """What is known of the comparison that the view names, or what would be done to compare; ``offer``: whether
@@ -202,8 +202,7 @@ class ReasonsServer:
         def work(job: ReasonsJob) -> None:
             self.comparisons.compare(view, grouping, job)
 
-        stopped = "Stopped. Sentences that were read are kept: comparing again goes on from there."
-        return {"job": self.jobs.start(work, view.corpus, view.model, view.against, stopped=stopped).as_dict()}
+        return {"job": self.jobs.begin(ReasonsJob(view.corpus, view.model, view.against), work).as_dict()}
 
     def _job(self, view: ReasonsView) -> dict | None:
         job = self.jobs.job
@@ -213,11 +212,10 @@ class ReasonsServer:
         return job.as_dict() if mine else None
 
     def progress(self, data: dict) -> dict:
-        return {"job": self.jobs.job.as_dict() if self.jobs.job else None}
+        return self.jobs.progress()
 
     def stop(self, data: dict) -> dict:
-        if self.jobs.job:
-            self.jobs.job.stop.set()
+        self.jobs.cancel()
         return self.progress(data)
 
 

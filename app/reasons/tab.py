@@ -132,7 +132,12 @@ def frame() -> Safe:
             _select("corpus", "Collection"),
             _select("model", "Model"),
             _select("size", "Reasons"),
-            tag("form", query, tag("button", "Split", class_="g-button g-primary", disabled=True), class_="g-reasons-ask"),
+            tag(
+                "form",
+                query,
+                tag("button", "Split", class_="g-button g-primary", disabled=True),
+                class_="g-reasons-ask",
+            ),
             class_="g-reasons-controls",
         ),
         tag(

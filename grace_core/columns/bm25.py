@@ -88,12 +88,12 @@ class Bm25:
 
     def scores(self, query: str) -> np.ndarray:
         """Scores ``(n,)`` of all documents, fp64."""
-        made = np.zeros(self.size)
+        scores = np.zeros(self.size)
         for term in self.terms(query):
             if term in self._ids:
                 begin, end = self._postings(term)
-                made[self._rows[begin:end]] += self._data[begin:end]
-        return made
+                scores[self._rows[begin:end]] += self._data[begin:end]
+        return scores
 
     def explain(self, query: str, text: str) -> list[Term]:
         """What each term of the query adds to the score of a document with this text.
@@ -102,14 +102,14 @@ class Bm25:
         """
         asked, words = Counter(self.terms(query)), self.terms(text)
         frequencies, length = Counter(words), len(words)
-        found = []
+        terms = []
         for term, times in asked.items():
             documents, frequency = self._documents(term), frequencies[term]
             value = times * self._product(documents, frequency, length) if documents else 0.0
-            found.append(
+            terms.append(
                 Term(term, value, times, frequency, documents, self.size, self._idf(documents), length, self.average)
             )
-        return found
+        return terms
 
     def _postings(self, term: str) -> tuple[int, int]:
         number = self._ids[term]

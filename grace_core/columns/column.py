@@ -130,8 +130,8 @@ class Column:
         """Scores ``(m, k)`` and rows ``(m, k)`` of the best ``k``, or of all that there are if these are
         fewer; ``where`` is a filter (:mod:`grace_core.filters`) of the documents, which moves no score."""
         queries, among = self._asked(queries, k, where)
-        found = [self._best(scores, k, among) for scores in self.scores_of(queries)]
-        return stacked(found, min(k, len(self if among is None else among)))
+        best = [self._best(scores, k, among) for scores in self.scores_of(queries)]
+        return stacked(best, min(k, len(self if among is None else among)))
 
     def _asked(self, queries: Sequence[str], k: int, where: str | None) -> tuple[list[str], Selection | None]:
         if k < 1:
@@ -265,9 +265,11 @@ class VectorColumn(Column):
         """
         raise NotImplementedError
 
-    def _ledger(self, found: Explanation, query: str, document_id: str, scores: np.ndarray) -> Ledger:
+    def _ledger(self, explanation: Explanation, query: str, document_id: str, scores: np.ndarray) -> Ledger:
         place = rank(scores, self.row(document_id))
-        return Ledger(self.id, query, document_id, found.score, place, block_lines(found), explanation=found)
+        return Ledger(
+            self.id, query, document_id, explanation.score, place, block_lines(explanation), explanation=explanation
+        )
 
 
 def checked(query: str) -> str:
@@ -305,7 +307,7 @@ def moved(old: np.ndarray, new: np.ndarray, ids: Sequence[str], row: int, *, cut
     )
 
 
-def stacked(found: list[tuple[np.ndarray, np.ndarray]], k: int) -> tuple[np.ndarray, np.ndarray]:
-    if not found:
+def stacked(best: list[tuple[np.ndarray, np.ndarray]], k: int) -> tuple[np.ndarray, np.ndarray]:
+    if not best:
         return np.zeros((0, k)), np.zeros((0, k), np.int64)
-    return np.stack([scores for scores, _ in found]), np.stack([rows for _, rows in found])
+    return np.stack([scores for scores, _ in best]), np.stack([rows for _, rows in best])

@@ -62,13 +62,13 @@ class Explained:
 
     def as_dict(self, *, tokens: bool = False) -> dict:
         """For JSON: ``rank`` is the document's, ``passage`` the best passage with its own."""
-        found = {"id": self.id, **self.ledger.as_dict(tokens=tokens)}
+        payload = {"id": self.id, **self.ledger.as_dict(tokens=tokens)}
         if self.place is None:
-            return found
-        found |= {"rank": self.place.rank, "passages": list(self.place.passages)}
+            return payload
+        payload |= {"rank": self.place.rank, "passages": list(self.place.passages)}
         if self.ledger.document != self.id:
-            found["passage"] = {"id": self.ledger.document, "rank": self.ledger.rank}
-        return found
+            payload["passage"] = {"id": self.ledger.document, "rank": self.ledger.rank}
+        return payload
 
 
 def explain(column: Column, query: str, document_id: str, *, by: str = "best") -> Explained:
@@ -80,21 +80,21 @@ def explain(column: Column, query: str, document_id: str, *, by: str = "best") -
                 f"a sum is over the passages of a document, and {document_id[:80]!r} is none that is split: take the id of one"
             )
         return Explained(document_id, column.explain(query, document_id))
-    found = place(collection, column.ids, column.scores(query), document_id, by)
+    document_place = place(collection, column.ids, column.scores(query), document_id, by)
     if by == "best":
-        return Explained(document_id, column.explain(query, found.passages[0]), found)
-    ledgers = [column.explain(query, passage) for passage in found.passages]
+        return Explained(document_id, column.explain(query, document_place.passages[0]), document_place)
+    ledgers = [column.explain(query, passage) for passage in document_place.passages]
     ledger = Ledger(
         column.id,
         query,
         document_id,
-        found.score,
-        found.rank,
+        document_place.score,
+        document_place.rank,
         tuple(_line(collection, one) for one in ledgers),
         tuple(dict.fromkeys(note for one in ledgers for note in one.notes)),
         all(one.exact for one in ledgers),
     )
-    return Explained(document_id, ledger, found)
+    return Explained(document_id, ledger, document_place)
 
 
 def _line(collection: Collection, ledger: Ledger) -> Line:

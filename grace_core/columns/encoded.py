@@ -44,14 +44,14 @@ def encoder_name(collection: Collection, model: str) -> str | None:
     if model in there:
         return model
     source = encoder_source(model)
-    found = [
+    names = [
         name for name in there if read_json(collection.folder / f"{PREFIX}{name}" / MANIFEST).get("model_id") == source
     ]
-    if len(found) > 1:
+    if len(names) > 1:
         raise GraceError(
-            f"{collection.folder} has several vectors of {model!r}: {', '.join(found)}; give one of these names"
+            f"{collection.folder} has several vectors of {model!r}: {', '.join(names)}; give one of these names"
         )
-    return found[0] if found else None
+    return names[0] if names else None
 
 
 def texts_of(collection: Collection) -> list[str]:
@@ -134,17 +134,18 @@ def _encode(
             done[0] += count
             progress(done[0], total)
 
-        made = encoder.encode([text for _, text in some], role=Role.DOCUMENT, batch_size=batch_size, progress=tick)
+        encoded = encoder.encode([text for _, text in some], role=Role.DOCUMENT, batch_size=batch_size, progress=tick)
         tensors = {
             "digests": np.array([key for key, _ in some], np.int64),
-            "vectors": made.vectors,
-            "left_out": made.left_out,
+            "vectors": encoded.vectors,
+            "left_out": encoded.left_out,
         }
         write_atomically(
             folder / WORK / f"{number:06}.safetensors", lambda path, tensors=tensors: save_file(tensors, path)
         )
         known |= {
-            key: (vector, int(left)) for (key, _), vector, left in zip(some, made.vectors, made.left_out, strict=True)
+            key: (vector, int(left))
+            for (key, _), vector, left in zip(some, encoded.vectors, encoded.left_out, strict=True)
         }
         number += 1
     return {
@@ -198,8 +199,8 @@ def _write(folder: Path, wanted: dict, encoder: Encoder, collection: Collection,
 
 
 def _digest(text: str) -> tuple[int, int]:
-    found = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(found[:8], "little", signed=True), int.from_bytes(found[8:16], "little", signed=True)
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "little", signed=True), int.from_bytes(digest[8:16], "little", signed=True)
 
 
 def _checked(folder: Path, manifest: dict) -> Path:

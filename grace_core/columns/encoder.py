@@ -106,8 +106,8 @@ class Layer:
     tanh: bool
 
     def __call__(self, vectors: np.ndarray) -> np.ndarray:
-        made = vectors @ self.weight.T + (0.0 if self.bias is None else self.bias)
-        return np.tanh(made) if self.tanh else made
+        projected = vectors @ self.weight.T + (0.0 if self.bias is None else self.bias)
+        return np.tanh(projected) if self.tanh else projected
 
 
 @dataclass(frozen=True)
@@ -330,8 +330,8 @@ class Encoder:
         """
         prompt, ids = self.prompts[role], row["input_ids"]
         wanted = {"return_offsets_mapping": True, "return_special_tokens_mask": True}
-        found = self._ids(prompt + text, **self._cut, **wanted)
-        spans, special = found["offset_mapping"], found["special_tokens_mask"]
+        encoding = self._ids(prompt + text, **self._cut, **wanted)
+        spans, special = encoding["offset_mapping"], encoding["special_tokens_mask"]
         mine = [i for i in range(len(ids)) if not special[i] and spans[i][1] > len(prompt)]
         parts, pieces = np.full(len(ids), TEMPLATE), self.tokenizer.convert_ids_to_tokens(ids)
         parts[mine] = TEXT

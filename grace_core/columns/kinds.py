@@ -125,9 +125,11 @@ class GraceColumn(VectorColumn):
             return ledger
         # blocks from the stored sums, which the score was made of: in 16 bits the states of a second forward
         # differ by a little more
-        made = self.represent([query])
+        representations = self.represent([query])
         stored = self.index.sums[[row]], self.index.counts[[row]]
-        (blocks,) = score_blocks((made.sums, made.counts), stored, self.pooling, geometry=self.index.geometry)
+        (blocks,) = score_blocks(
+            (representations.sums, representations.counts), stored, self.pooling, geometry=self.index.geometry
+        )
         values = {f"{PARTS[p]} × {PARTS[q]}": float(blocks[p, q]) for p in range(len(PARTS)) for q in range(len(PARTS))}
         note = (
             f"the model computes in {self.explainer.model.dtype}: "
@@ -145,7 +147,7 @@ class GraceColumn(VectorColumn):
         """
         model = self.explainer.model
         asked, stored, own = self.embed([query])[0], self.index.rationale_ids[row], self.index.rationales[row]
-        made: list[tuple[float, bool] | None] = [None] * len(edits)
+        results: list[tuple[float, bool] | None] = [None] * len(edits)
         texts, forced, places = [], [], []
         for place, edit in enumerate(edits):
             ids = stored if edit.rationale is None or edit.rationale == own else edit.rationale
@@ -157,7 +159,7 @@ class GraceColumn(VectorColumn):
                 )
             if edit.text is None and ids == list(stored):
                 score = self.index.scores(asked, [row], pooling=self.pooling)[0]
-                made[place] = float(score), self.index.text_truncated[row]
+                results[place] = float(score), self.index.text_truncated[row]
                 continue
             texts.append(self.rows.text(row) if edit.text is None else edit.text)
             forced.append(ids)
@@ -166,8 +168,8 @@ class GraceColumn(VectorColumn):
             new = model.represent_given(texts, forced)
             vectors = self.index.geometry.vectors(new.sums, new.counts, self.pooling, Role.DOCUMENT)
             for place, score, cut in zip(places, dots(vectors, asked), new.text_truncated, strict=True):
-                made[place] = float(score), bool(cut)
-        return made
+                results[place] = float(score), bool(cut)
+        return results
 
     def cuts(self, text: str) -> bool:
         return self.explainer.model.prompts.build(text).left_out > 0
@@ -220,13 +222,15 @@ class EncoderColumn(VectorColumn):
         )
 
     def why(self, query: str, rows: Sequence[int]) -> list[Explanation]:
-        scores, asked, made = self.scores(query), self._states(query, Role.QUERY), []
+        scores, asked, explanations = self.scores(query), self._states(query, Role.QUERY), []
         for row in rows:
             document = self._states(self.rows.text(row), Role.DOCUMENT)
             a, b = asked.unit, document.unit
             pairs = asked.by_sentence() @ document.by_sentence().T
-            made.append(Explanation(float(scores[row]), asked, document, pairs, a @ b.sum(axis=0), b @ a.sum(axis=0)))
-        return made
+            explanations.append(
+                Explanation(float(scores[row]), asked, document, pairs, a @ b.sum(axis=0), b @ a.sum(axis=0))
+            )
+        return explanations
 
     def explain(self, query: str, document_id: str) -> Ledger:
         row, query = self.row(document_id), checked(query)
@@ -249,12 +253,12 @@ class EncoderColumn(VectorColumn):
 
     def edited(self, query: str, row: int, edits: Sequence[Edit]) -> list[tuple[float, bool]]:
         asked, stored = self.embed([query])[0], self.index.opened
-        made = [(float(stored.scores(asked, [row])[0]), bool(self.index.left_out[row]))] * len(edits)
+        results = [(float(stored.scores(asked, [row])[0]), bool(self.index.left_out[row]))] * len(edits)
         if changed := [place for place, edit in enumerate(edits) if edit.text is not None]:
             new = self.encoder.encode([edits[place].text for place in changed], role=Role.DOCUMENT)
             for place, score, left_out in zip(changed, dots(new.vectors, asked), new.left_out, strict=True):
-                made[place] = float(score), bool(left_out)
-        return made
+                results[place] = float(score), bool(left_out)
+        return results
 
     def cuts(self, text: str) -> bool:
         return bool(self.encoder.left_out([text], Role.DOCUMENT)[0])

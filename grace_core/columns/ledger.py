@@ -54,12 +54,12 @@ class Line:
         return replace(self, value=factor * self.value, parts=tuple(line.scaled(factor) for line in self.parts))
 
     def as_dict(self, *, tokens: bool = False) -> dict:
-        made = {"name": self.name, "kind": self.kind, "value": self.value}
-        made |= {"group": self.group} if self.group else {}
-        made |= {"about": self.about} if self.about else {}
+        payload = {"name": self.name, "kind": self.kind, "value": self.value}
+        payload |= {"group": self.group} if self.group else {}
+        payload |= {"about": self.about} if self.about else {}
         parts = [line.as_dict(tokens=tokens) for line in self.parts if tokens or line.kind != "token"]
-        made |= {"residual": self.residual, "parts": parts} if parts else {}
-        return made | ({"opened": self.opened.as_dict(tokens=tokens)} if self.opened else {})
+        payload |= {"residual": self.residual, "parts": parts} if parts else {}
+        return payload | ({"opened": self.opened.as_dict(tokens=tokens)} if self.opened else {})
 
 
 @dataclass(frozen=True)
@@ -109,11 +109,11 @@ class Ledger:
         """The score by what its parts are of: ``{"terms": …, "text": …, "rationale": …}``; they add up to
         :attr:`sum`.
         """
-        made: dict[str, float] = {}
+        totals: dict[str, float] = {}
         for line in self.walk():
             if line.group:
-                made[line.group] = made.get(line.group, 0.0) + line.value
-        return {group: made[group] for group in GROUPS if group in made}
+                totals[line.group] = totals.get(line.group, 0.0) + line.value
+        return {group: totals[group] for group in GROUPS if group in totals}
 
     def as_dict(self, *, tokens: bool = False) -> dict:
         """For JSON; with the tokens on demand."""
@@ -133,22 +133,25 @@ class Ledger:
         }
 
 
-def block_lines(found: Explanation) -> tuple[Line, ...]:
+def block_lines(explanation: Explanation) -> tuple[Line, ...]:
     """An explanation by pairs of parts, each by the document's sentences, each of these by its tokens."""
     lines = []
-    for p in sorted({sentence.part for sentence in found.query.sentences}):
-        asked = found.query.unit[found.query.parts == p].sum(axis=0)
-        mine = [i for i, sentence in enumerate(found.query.sentences) if sentence.part == p]
-        for q in sorted({sentence.part for sentence in found.document.sentences}):
+    for p in sorted({sentence.part for sentence in explanation.query.sentences}):
+        asked = explanation.query.unit[explanation.query.parts == p].sum(axis=0)
+        mine = [i for i, sentence in enumerate(explanation.query.sentences) if sentence.part == p]
+        for q in sorted({sentence.part for sentence in explanation.document.sentences}):
             inside = []
-            for j, sentence in enumerate(found.document.sentences):
+            for j, sentence in enumerate(explanation.document.sentences):
                 if sentence.part == q:
                     span = range(sentence.begin, sentence.end)
-                    values = found.document.unit[sentence.begin : sentence.end] @ asked
+                    values = explanation.document.unit[sentence.begin : sentence.end] @ asked
                     tokens = tuple(
-                        Line(found.document.pieces[t], float(v), "token") for t, v in zip(span, values, strict=True)
+                        Line(explanation.document.pieces[t], float(v), "token")
+                        for t, v in zip(span, values, strict=True)
                     )
-                    inside.append(Line(sentence.text, float(found.sentences[mine, j].sum()), "sentence", parts=tokens))
+                    inside.append(
+                        Line(sentence.text, float(explanation.sentences[mine, j].sum()), "sentence", parts=tokens)
+                    )
             group = _group({p, q})
             lines.append(
                 Line(

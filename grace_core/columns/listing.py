@@ -22,14 +22,14 @@ def single_names(collection: Collection) -> list[Single]:
 
     Models whose manifest cannot be read are left out.
     """
-    made = []
+    names = []
     for model in collection.models:
         try:
             rationale = read_json(collection.folder / model / "manifest.json").get("rationale", True)
         except GraceError:  # whoever opens it says so
             continue
-        made += [Single("grace", model, False), *([Single("grace", model, True)] if rationale else [])]
-    return [*made, Single("bm25"), *(Single("encoder", name) for name in encoders(collection))]
+        names += [Single("grace", model, False), *([Single("grace", model, True)] if rationale else [])]
+    return [*names, Single("bm25"), *(Single("encoder", name) for name in encoders(collection))]
 
 
 def encoders(collection: Collection) -> list[str]:

@@ -144,19 +144,19 @@ class _Reader:
     def _term(self) -> tuple[float | None, Single]:
         self._space()
         weight = None
-        if found := self._match(_WEIGHT):
-            weight = float(found.group(1))
+        if match := self._match(_WEIGHT):
+            weight = float(match.group(1))
             if not weight > 0:
                 raise GraceError(
-                    f"the weight {found.group(1)} in {self.text[:100]!r} must be above 0; leave the column out instead"
+                    f"the weight {match.group(1)} in {self.text[:100]!r} must be above 0; leave the column out instead"
                 )
         return weight, self._single()
 
     def _single(self) -> Single:
         self._space()
-        if not (found := self._match(_NAME)):
+        if not (match := self._match(_NAME)):
             raise self._wrong(f"expected a column: bm25, {ENCODER}NAME, MODEL, MODEL:text or MODEL:rationale")
-        written = found.group()
+        written = match.group()
         if written == BM25:
             return Single("bm25")
         if written.startswith(ENCODER):
@@ -183,10 +183,10 @@ class _Reader:
             self.at += 1
 
     def _match(self, pattern: re.Pattern) -> re.Match | None:
-        found = pattern.match(self.text, self.at)
-        if found:
-            self.at = found.end()
-        return found
+        match = pattern.match(self.text, self.at)
+        if match:
+            self.at = match.end()
+        return match
 
     def _take(self, character: str) -> bool:
         self._space()

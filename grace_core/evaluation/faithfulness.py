@@ -120,7 +120,7 @@ def evaluate(
             geometry=index.geometry,
             role=role,
         )
-    found = _dependence(vectors, list(queries), [index.document_ids[row] for row in rows], qrels)
+    dependence = _dependence(vectors, list(queries), [index.document_ids[row] for row in rows], qrels)
 
     first = [int(row) for row in ranked[:, 0]]
     sides = {
@@ -134,7 +134,7 @@ def evaluate(
     for role, (side_texts, side_ids, others) in sides.items():
         report(f"{model.name}: deletion, role {role}")
         parts = [pair[role] for pair in pairs]
-        found["roles"][role] |= deletion(
+        dependence["roles"][role] |= deletion(
             model,
             side_texts,
             side_ids,
@@ -145,19 +145,19 @@ def evaluate(
             geometry=index.geometry,
             role=role,
         )
-    headline = found["roles"]["document"]
+    headline = dependence["roles"]["document"]
     return result | {
         "swap_cosine": headline["swapped_cosine"]["mean"],
-        "ndcg@10": {name: value["mean"] for name, value in found["ndcg@10"].items()},
+        "ndcg@10": {name: value["mean"] for name, value in dependence["ndcg@10"].items()},
         "ci95": {
             "swap_cosine": headline["swapped_cosine"]["ci95"],
-            "ndcg@10": {name: value["ci95"] for name, value in found["ndcg@10"].items()},
+            "ndcg@10": {name: value["ci95"] for name, value in dependence["ndcg@10"].items()},
         },
-        "drop": found["drop"],
+        "drop": dependence["drop"],
         "deletion_gap": headline["above_corpus"]["deletion_gap"],
         "insertion_gap": headline["above_corpus"]["insertion_gap"],
         "agreement": headline["above_corpus"]["agreement"],
-        "roles": found["roles"],
+        "roles": dependence["roles"],
     }
 
 
@@ -203,8 +203,8 @@ def treated(
     empty_counts[:, RATIONALE] = 0
 
     def given(rationales: Sequence[str] | Sequence[list[int]]) -> np.ndarray:
-        made = model.represent_given(texts, rationales, batch_size=batch_size)
-        return geometry.vectors(made.sums, made.counts, role=role)
+        representations = model.represent_given(texts, rationales, batch_size=batch_size)
+        return geometry.vectors(representations.sums, representations.counts, role=role)
 
     return {
         "own": geometry.vectors(sums, counts, role=role),
@@ -234,12 +234,12 @@ def shuffle_sentences(ids: Sequence[int], sentences: Sequence[tuple[int, int]], 
     order = np.arange(len(sentences))
     while (order == np.arange(len(sentences))).all():
         order = rng.permutation(len(sentences))
-    made, last = [], 0
+    shuffled, last = [], 0
     for (a, b), source in zip(sentences, order, strict=True):
         begin, end = sentences[source]
-        made += [*ids[last:a], *ids[begin:end]]
+        shuffled += [*ids[last:a], *ids[begin:end]]
         last = b
-    return [*made, *ids[last:]]
+    return [*shuffled, *ids[last:]]
 
 
 def shuffle_words(text: str, rng: np.random.Generator) -> str:
@@ -250,11 +250,11 @@ def shuffle_words(text: str, rng: np.random.Generator) -> str:
     if len(set(moved)) < 2:
         return text
     while True:
-        made = list(words)
+        shuffled = list(words)
         for place, i in zip(places, rng.permutation(len(moved)), strict=True):
-            made[place] = moved[i]
-        if made != words:
-            return " ".join(made)
+            shuffled[place] = moved[i]
+        if shuffled != words:
+            return " ".join(shuffled)
 
 
 def _pool(
@@ -298,21 +298,21 @@ def _dependence(
 
     own = ndcg("own", "own")
 
-    def side(found: dict[str, np.ndarray]) -> dict:
+    def side(scores: dict[str, np.ndarray]) -> dict:
         return {
-            "ndcg@10": {name: interval(values) for name, values in found.items()},
-            "drop": {name: interval(own - values) for name, values in found.items() if name != "own"},
+            "ndcg@10": {name: interval(values) for name, values in scores.items()},
+            "drop": {name: interval(own - values) for name, values in scores.items() if name != "own"},
         }
 
-    made = side({name: ndcg(name, name) for name in TREATMENTS})
+    result = side({name: ndcg(name, name) for name in TREATMENTS})
     roles = {
         "document": side({name: ndcg("own", name) for name in TREATMENTS}),
         "query": side({name: ndcg(name, "own") for name in TREATMENTS}),
     }
-    for role, found in roles.items():
+    for role, measures in roles.items():
         for name in TREATMENTS[1:]:
-            found[f"{name}_cosine"] = interval(np.einsum("nd,nd->n", vectors[role]["own"], vectors[role][name]))
-    return made | {"roles": roles}
+            measures[f"{name}_cosine"] = interval(np.einsum("nd,nd->n", vectors[role]["own"], vectors[role][name]))
+    return result | {"roles": roles}
 
 
 # --- deletion, insertion, agreement
@@ -420,17 +420,21 @@ def deletion(
     }
     wanted |= {(i, frozenset([s])) for i in usable for s in range(len(parts[i].sentences))}
     left = sorted(wanted, key=lambda one: (one[0], sorted(one[1])))
-    made = model.represent_given(
+    representations = model.represent_given(
         [texts[i] for i, _ in left],
         [without(ids[i], parts[i].sentences, removed) for i, removed in left],
         batch_size=batch_size,
     )
-    found = (
-        np.einsum("nd,nd->n", geometry.vectors(made.sums, made.counts, role=role), others[[i for i, _ in left]])
+    scores = (
+        np.einsum(
+            "nd,nd->n",
+            geometry.vectors(representations.sums, representations.counts, role=role),
+            others[[i for i, _ in left]],
+        )
         if left
         else []
     )
-    score = dict(zip(left, map(float, found), strict=True))
+    score = dict(zip(left, map(float, scores), strict=True))
 
     curves = {  # f(0) … f(m), the random ones as the mean of their orders
         key: np.mean(

@@ -46,57 +46,65 @@ def sample(index: GraceIndex, model: GraceModel, *, split: str | None = None, li
     """The documents of an index with its judged queries, of one split or of all, the first ``limit`` of them."""
     judgements = index.collection.judgements
     queries = dict(list(judged_queries(judgements, split).items())[:limit])
-    made = model.represent(list(queries.values()), rationale=index.default_pooling is Pooling.FULL, progress=True)
+    representations = model.represent(
+        list(queries.values()), rationale=index.default_pooling is Pooling.FULL, progress=True
+    )
     qrels = {query: judgements.qrels[query] for query in queries}
     return Sample(
-        index.collection.name, (index.sums, index.counts), (made.sums, made.counts), index.document_ids, qrels
+        index.collection.name,
+        (index.sums, index.counts),
+        (representations.sums, representations.counts),
+        index.document_ids,
+        qrels,
     )
 
 
-def score(found: Sample, geometry: Geometry, pooling: Pooling, rows: np.ndarray | None = None) -> np.ndarray:
+def score(judged: Sample, geometry: Geometry, pooling: Pooling, rows: np.ndarray | None = None) -> np.ndarray:
     """nDCG@10 of the sample's queries, or of some ``rows`` of them."""
-    rows = np.arange(len(found)) if rows is None else rows
-    asked = geometry.vectors(found.queries[0][rows], found.queries[1][rows], pooling, Role.QUERY)
-    names = list(found.qrels)
-    rankings = rankings_of([names[row] for row in rows], asked, found.ids, geometry.vectors(*found.documents, pooling))
-    return per_query(rankings, found.qrels)["ndcg@10"]
+    rows = np.arange(len(judged)) if rows is None else rows
+    asked = geometry.vectors(judged.queries[0][rows], judged.queries[1][rows], pooling, Role.QUERY)
+    names = list(judged.qrels)
+    rankings = rankings_of(
+        [names[row] for row in rows], asked, judged.ids, geometry.vectors(*judged.documents, pooling)
+    )
+    return per_query(rankings, judged.qrels)["ndcg@10"]
 
 
-def columns_of(found: Sample, model: Statistics | None, *, seed: int = 0) -> dict[str, np.ndarray]:
+def columns_of(judged: Sample, model: Statistics | None, *, seed: int = 0) -> dict[str, np.ndarray]:
     """nDCG@10 ``(m,)`` of every query, by column: ``POOLING KIND SOURCE`` such as "text whitened model"; raw
     has no source.
     """
-    made = {}
-    poolings = [pooling for pooling in Pooling if pooling is Pooling.TEXT or found.documents[1][:, 2].any()]
+    columns = {}
+    poolings = [pooling for pooling in Pooling if pooling is Pooling.TEXT or judged.documents[1][:, 2].any()]
     for pooling in poolings:
-        made[f"{pooling.value} raw"] = score(found, RAW, pooling)
+        columns[f"{pooling.value} raw"] = score(judged, RAW, pooling)
         for kind in KINDS[1:]:
-            geometry = fit(kind, found.documents, model=model)
-            made[f"{pooling.value} {kind} model"] = score(found, geometry, pooling)
-            made[f"{pooling.value} {kind} own"] = score(found, _with_mean_of(found, geometry), pooling)
-        if len(found) >= 2 * TWENTY:
-            made[f"{pooling.value} {DEFAULT} twenty"] = _twenty(found, model, pooling, seed)
-    return made
+            geometry = fit(kind, judged.documents, model=model)
+            columns[f"{pooling.value} {kind} model"] = score(judged, geometry, pooling)
+            columns[f"{pooling.value} {kind} own"] = score(judged, _with_mean_of(judged, geometry), pooling)
+        if len(judged) >= 2 * TWENTY:
+            columns[f"{pooling.value} {DEFAULT} twenty"] = _twenty(judged, model, pooling, seed)
+    return columns
 
 
-def _with_mean_of(found: Sample, geometry: Geometry) -> Geometry:
+def _with_mean_of(judged: Sample, geometry: Geometry) -> Geometry:
     """The same geometry with the mean of the sample's own queries."""
     means = geometry.means.copy()
-    means[0] = Statistics.of(found.queries).means[1]
+    means[0] = Statistics.of(judged.queries).means[1]
     return replace(geometry, means=means)
 
 
-def _twenty(found: Sample, model: Statistics | None, pooling: Pooling, seed: int) -> np.ndarray:
+def _twenty(judged: Sample, model: Statistics | None, pooling: Pooling, seed: int) -> np.ndarray:
     """Each query's mean over the draws in which it is measured and not given; NaN for one that was given in all."""
-    rng, count = np.random.default_rng(seed), len(found)
+    rng, count = np.random.default_rng(seed), len(judged)
     total, times = np.zeros(count), np.zeros(count)
     for _ in range(DRAWS):
         given = rng.choice(count, TWENTY, replace=False)
         rest = np.setdiff1d(np.arange(count), given)
         geometry = fit(
-            DEFAULT, found.documents, model=model, queries=(found.queries[0][given], found.queries[1][given])
+            DEFAULT, judged.documents, model=model, queries=(judged.queries[0][given], judged.queries[1][given])
         )
-        total[rest] += score(found, geometry, pooling, rest)
+        total[rest] += score(judged, geometry, pooling, rest)
         times[rest] += 1
     return np.where(times > 0, total / np.maximum(times, 1), np.nan)
 
@@ -128,7 +136,7 @@ def compare(
     scores = {
         one.name: columns_of(one, statistics(one.name), seed=seed) | (others or {}).get(one.name, {}) for one in samples
     }
-    columns = list(dict.fromkeys(name for found in scores.values() for name in found))
+    columns = list(dict.fromkeys(name for by_column in scores.values() for name in by_column))
     pairs = [
         ("text calibrated model", "text raw"),
         ("text+rationale calibrated model", "text+rationale raw"),
@@ -143,10 +151,12 @@ def compare(
             **{name: interval([values], seed=seed) for name, values in scores[one.name].items()},
         }
     for name in columns:
-        if all(name in found for found in scores.values()):
-            result["mean"][name] = interval([found[name] for found in scores.values()], seed=seed)
+        if all(name in by_column for by_column in scores.values()):
+            result["mean"][name] = interval([by_column[name] for by_column in scores.values()], seed=seed)
     for a, b in pairs:
-        there = {name: found[a] - found[b] for name, found in scores.items() if a in found and b in found}
+        there = {
+            name: by_column[a] - by_column[b] for name, by_column in scores.items() if a in by_column and b in by_column
+        }
         if there:
             result["differences"][f"{a} - {b}"] = {
                 "mean": interval(list(there.values()), seed=seed),

@@ -42,20 +42,20 @@ def load_tasks(names: Sequence[str], *, folder: Path | None = None, allow_code: 
     does not exist, cannot be read, or wants code that ``allow_code`` does not allow.
     """
     _check_installed()
-    found: dict = {"tasks": {}, "groups": {}, "group_map": {}}
+    result: dict = {"tasks": {}, "groups": {}, "group_map": {}}
     with _contained():
         manager = _manager(names, folder)
         for name in names:
             known = _read_files(name, manager, allow_code)
             with _reporting(f"lm-eval cannot load the task {name!r}"):
-                made = manager.load([known])
-            if twice := made["tasks"].keys() & found["tasks"].keys():
+                loaded = manager.load([known])
+            if twice := loaded["tasks"].keys() & result["tasks"].keys():
                 raise GraceError(
                     f"two of the tasks that were asked for are, or hold, {min(twice)!r}: leave one out, or rename its task"
                 )
-            for part in found:
-                found[part].update(made.get(part, {}))
-    for name, task in found["tasks"].items():
+            for part in result:
+                result[part].update(loaded.get(part, {}))
+    for name, task in result["tasks"].items():
         if getattr(task, "UNSAFE_CODE", False) or getattr(task, "MULTIMODAL", False):
             wants = (
                 "runs code that a model writes"
@@ -63,7 +63,7 @@ def load_tasks(names: Sequence[str], *, folder: Path | None = None, allow_code: 
                 else "shows images or plays sounds"
             )
             raise GraceError(f"the task {name!r} {wants}, which is not done here: leave it out")
-    return found
+    return result
 
 
 def run(
@@ -84,20 +84,20 @@ def run(
             task.set_config("num_fewshot", 0)
         task.set_fewshot_seed(SEED)
     with _contained(), _reporting(f"lm-eval failed with {model.name}"):
-        made = evaluate(_wrapped(model, batch_size), tasks, limit=limit, bootstrap_iters=0, log_samples=True)
-    found: dict[str, dict[str, Score]] = {}
+        output = evaluate(_wrapped(model, batch_size), tasks, limit=limit, bootstrap_iters=0, log_samples=True)
+    scores: dict[str, dict[str, Score]] = {}
     for name, task in tasks["tasks"].items():
-        found[name] = {}
-        for metric, filter_name, value in _values(made["results"][name]):
-            items = [row[metric] for row in made["samples"][name] if row["filter"] == filter_name and metric in row]
+        scores[name] = {}
+        for metric, filter_name, value in _values(output["results"][name]):
+            items = [row[metric] for row in output["samples"][name] if row["filter"] == filter_name and metric in row]
             aggregate = task.aggregation().get(metric, mean)
             key = metric if filter_name == "none" else f"{metric},{filter_name}"
-            found[name][key] = Score(value, items, None if aggregate is mean else aggregate)
-    for name, row in made.get("groups", {}).items():  # aggregated over tasks, so there are no items
-        found[name] = {
+            scores[name][key] = Score(value, items, None if aggregate is mean else aggregate)
+    for name, row in output.get("groups", {}).items():  # aggregated over tasks, so there are no items
+        scores[name] = {
             metric if kind == "none" else f"{metric},{kind}": Score(value) for metric, kind, value in _values(row)
         }
-    return found
+    return scores
 
 
 def _values(row: dict) -> Iterator[tuple[str, str, float]]:
@@ -209,9 +209,9 @@ def _entry(file: str):
     if not path.is_file():
         raise GraceError(f"there is no task file {file}: check the path")
     with _reporting(f"{file} is no task file: expected YAML with the key task or group"):
-        found: dict = {}
-        TaskIndex.process_cfg(_plain(path), path.resolve(), found)
-        return next(iter(found.values()))
+        entries: dict = {}
+        TaskIndex.process_cfg(_plain(path), path.resolve(), entries)
+        return next(iter(entries.values()))
 
 
 def _plain(path: Path) -> dict:
@@ -284,15 +284,15 @@ def _functions(path: Path) -> list[str]:
     from lm_eval.tasks._yaml_loader import load_yaml
 
     with path.open("rb") as file:
-        found = [
+        functions = [
             f"!function {node.value}"
             for node in _nodes(yaml.compose(file, Loader=yaml.SafeLoader))
             if node.tag == "!function"
         ]
     includes = load_yaml(path, resolve_func=False, recursive=False).get("include", [])
     for name in includes if isinstance(includes, list) else [includes]:
-        found += _functions(path.parent / name)
-    return found
+        functions += _functions(path.parent / name)
+    return functions
 
 
 def _nodes(node: yaml.Node) -> Iterator[yaml.Node]:

@@ -90,7 +90,7 @@ def measure(
         "best": each[rewards.argmax(axis=0), pick],
         "worst": each[rewards.argmin(axis=0), pick],
         "mean vector": ndcg(middle / np.linalg.norm(middle, axis=1, keepdims=True)),
-        **{name: ndcg(vectors((made.sums, made.counts))) for name, made in given.items()},
+        **{name: ndcg(vectors((one.sums, one.counts))) for name, one in given.items()},
         "own": each[0],  # of "another's" and "shuffled"
     }
     return {

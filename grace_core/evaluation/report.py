@@ -61,9 +61,14 @@ def retrieval_command(
     results, values, columns = {}, {}, Columns(collection, device=device, cache=RepresentationCache())
 
     def add(
-        key: str, made: dict[str, retrieval.Retrieved] | dict[str, list[str]], cut: int = 0, notes: Sequence[str] = ()
+        key: str,
+        rankings: dict[str, retrieval.Retrieved] | dict[str, list[str]],
+        cut: int = 0,
+        notes: Sequence[str] = (),
     ) -> None:
-        values[key] = retrieval.per_query({query: getattr(row, "ranking", row) for query, row in made.items()}, qrels)
+        values[key] = retrieval.per_query(
+            {query: getattr(row, "ranking", row) for query, row in rankings.items()}, qrels
+        )
         results[key] = retrieval.summary(values[key]) | {"truncated_queries": cut, "notes": list(notes)}
 
     plan = []  # of every model and column its index, and its rows with their poolings
@@ -95,14 +100,14 @@ def retrieval_command(
                 stored.save_column(column, ranked)
             continue
         loaded = index.load_model(device=device, cache=RepresentationCache(), **given)
-        made, cut = {}, sum(loaded.prompts.build(query).text_truncated for query in queries.values())
+        evaluation, cut = {}, sum(loaded.prompts.build(query).text_truncated for query in queries.values())
         notes = notes_on_cut_queries(cut, len(queries), loaded.settings, positions=loaded.positions)
         for key, pooling in rows.items():
-            made[pooling] = retrieval.retrieve(index, loaded, queries, pooling, where=where, progress=True)
-            add(key, made[pooling], cut, notes)
+            evaluation[pooling] = retrieval.retrieve(index, loaded, queries, pooling, where=where, progress=True)
+            add(key, evaluation[pooling], cut, notes)
         loaded.close()
         if save:
-            stored.save(index, made)
+            stored.save(index, evaluation)
     if bm25:
         ranked = retrieval.bm25(corpus, queries)
         add("bm25", ranked)
@@ -176,24 +181,26 @@ def faithfulness_command(
         if not row["rationales"]:
             lines += ["  without rationales: nothing to swap or to delete"]
             continue
-        for role, found in row["roles"].items():
-            lines += [f"  the {role}'s rationale: cosine with another text's instead {_told(found['swapped_cosine'])}"]
-            for treatment, value in found["ndcg@10"].items():
-                lost = f", lost {_told(found['drop'][treatment])}" if treatment in found["drop"] else ""
-                lines.append(f"    nDCG@10 {treatment:9s} {_told(value)}{lost}")
+        for role, measures in row["roles"].items():
+            lines += [
+                f"  the {role}'s rationale: cosine with another text's instead {_with_interval(measures['swapped_cosine'])}"
+            ]
+            for treatment, value in measures["ndcg@10"].items():
+                lost = f", lost {_with_interval(measures['drop'][treatment])}" if treatment in measures["drop"] else ""
+                lines.append(f"    nDCG@10 {treatment:9s} {_with_interval(value)}{lost}")
             for way in faithfulness.ATTRIBUTIONS:
                 cells = (
-                    f"{name.replace('_', ' ')} {_told(found[way][name])}"
+                    f"{name.replace('_', ' ')} {_with_interval(measures[way][name])}"
                     for name in ("deletion_gap", "insertion_gap", "agreement")
                 )
                 lines.append(f"    by {way}: {', '.join(cells)}")
             lines += [
-                f"    {found['rationales']} rationales of {found['sentences']} sentences on average, {found['left_out']} left out"
+                f"    {measures['rationales']} rationales of {measures['sentences']} sentences on average, {measures['left_out']} left out"
             ]
     return results, "\n".join(lines)
 
 
-def _told(value: dict | None) -> str:
+def _with_interval(value: dict | None) -> str:
     if value is None:
         return "not measured"
     low, high = value["ci95"]

@@ -198,17 +198,17 @@ def _losses(
             raise GraceError(f"text {number} is empty, so it has no perplexity; leave it out")
     begin = beginning_of_text(model.tokenizer)
     rows = [head + tail for head, tail in zip(heads, tails, strict=True)]
-    found: list[np.ndarray] = [np.empty(0)] * len(rows)
+    tail_losses: list[np.ndarray] = [np.empty(0)] * len(rows)
     done = 0
     for batch in _batches(rows, batch_size):
         width = len(rows[batch[0]])
         ids = torch.tensor([rows[i] + [begin] * (width - len(rows[i])) for i in batch], device=model.engine.device)
         losses = _forward(model, ids)
         for row, i in zip(losses, batch, strict=True):
-            found[i] = row[len(heads[i]) - 1 : len(rows[i]) - 1]
+            tail_losses[i] = row[len(heads[i]) - 1 : len(rows[i]) - 1]
         done += len(batch)
         progress(done, len(rows))
-    return found
+    return tail_losses
 
 
 def _batches(rows: list[list[int]], batch_size: int) -> Iterator[list[int]]:

@@ -87,7 +87,7 @@ def difference(a: dict[str, np.ndarray], b: dict[str, np.ndarray], *, seed: int 
     apart = b["ndcg@10"] - a["ndcg@10"]
     counts = {"better": apart > SAME, "equal": abs(apart) <= SAME, "worse": apart < -SAME}
     return summary({metric: b[metric] - a[metric] for metric in a}, seed=seed) | {
-        name: int(found.sum()) for name, found in counts.items()
+        name: int(mask.sum()) for name, mask in counts.items()
     }
 
 
@@ -154,9 +154,9 @@ class Judged:
 
         Raises GraceError if no query has a relevant document with a text.
         """
-        found = judged_queries(corpus.judgements, split)
+        judged = judged_queries(corpus.judgements, split)
         rng = Random(0)
-        chosen = sorted(rng.sample(sorted(found), min(queries, len(found))))
+        chosen = sorted(rng.sample(sorted(judged), min(queries, len(judged))))
         texts = {document.id: document.content for document in corpus.documents if document.content}
         qrels = {
             query: {d: g for d, g in corpus.judgements.qrels[query].items() if g > 0 and d in texts} for query in chosen
@@ -169,7 +169,7 @@ class Judged:
         needed = {document for grades in qrels.values() for document in grades}
         others = sorted(set(texts) - needed)
         needed |= set(rng.sample(others, min(len(others), max(0, documents - len(needed)))))
-        return cls({query: found[query] for query in qrels}, {d: texts[d] for d in sorted(needed)}, qrels)
+        return cls({query: judged[query] for query in qrels}, {d: texts[d] for d in sorted(needed)}, qrels)
 
 
 def retrieve(
@@ -187,10 +187,10 @@ def retrieve(
     ``where`` is a filter (:mod:`grace_core.filters`) of the documents, ``progress`` as in :meth:`GraceModel.represent`.
     """
     pooling = index.default_pooling if pooling is None else pooling
-    made = model.represent(
+    representations = model.represent(
         list(queries.values()), rationale=pooling is Pooling.FULL, batch_size=batch_size, progress=progress
     )
-    vectors = index.embed(made, pooling)
+    vectors = index.embed(representations, pooling)
     if index.collection.chunk is None:
         _, rows = index.search(vectors, CUTOFF, pooling=pooling, where=where)
     else:  # judgements are of whole documents
@@ -198,9 +198,9 @@ def retrieve(
             [one.rows[0] for one in index.documents(vector, CUTOFF, pooling=pooling, where=where)] for vector in vectors
         ]
     return {
-        query_id: Retrieved(query, tuple(index.document_ids[row] for row in found), rationale, bool(truncated))
-        for (query_id, query), found, rationale, truncated in zip(
-            queries.items(), rows, made.rationales, made.truncated, strict=True
+        query_id: Retrieved(query, tuple(index.document_ids[row] for row in ranking), rationale, bool(truncated))
+        for (query_id, query), ranking, rationale, truncated in zip(
+            queries.items(), rows, representations.rationales, representations.truncated, strict=True
         )
     }
 
@@ -211,10 +211,10 @@ def retrieve_by(column, queries: dict[str, str], *, where: str | None = None) ->
     if column.collection.chunk is None:
         _, rows = column.search(texts, CUTOFF, where=where)
     else:
-        rows = [[one.rows[0] for one in found] for found in column.documents(texts, CUTOFF, where=where)]
+        rows = [[one.rows[0] for one in groups] for groups in column.documents(texts, CUTOFF, where=where)]
     ids = column.collection.documents_of(column.ids)
     pairs = zip(queries.items(), rows, strict=True)
-    return {query_id: Retrieved(query, tuple(ids[row] for row in found)) for (query_id, query), found in pairs}
+    return {query_id: Retrieved(query, tuple(ids[row] for row in ranking)) for (query_id, query), ranking in pairs}
 
 
 def rankings_of(
@@ -226,7 +226,7 @@ def rankings_of(
     if len(set(ids)) < len(ids):
         numbers = numbered(ids)
         each = (group(dots(documents, query), np.arange(len(ids)), numbers, CUTOFF) for query in queries)
-        return {name: [ids[one.rows[0]] for one in found] for name, found in zip(names, each, strict=True)}
+        return {name: [ids[one.rows[0]] for one in groups] for name, groups in zip(names, each, strict=True)}
     best = ann.exact(documents, queries, CUTOFF)[1]
     return {name: [ids[row] for row in rows] for name, rows in zip(names, best, strict=True)}
 
@@ -247,10 +247,10 @@ def bm25(corpus: Corpus, queries: dict[str, str]) -> dict[str, list[str]]:
     index = Bm25([document.content for document in documents])
     if corpus.chunk:
         ids, rows = [parent_of(document) for document in documents], np.arange(len(documents))
-        found = {
+        groups = {
             query_id: group(index.scores(query), rows, numbered(ids), CUTOFF) for query_id, query in queries.items()
         }
-        return {query_id: [ids[one.rows[0]] for one in ranked] for query_id, ranked in found.items()}
+        return {query_id: [ids[one.rows[0]] for one in ranked] for query_id, ranked in groups.items()}
     return {
         query_id: [documents[row].id for row in order(index.scores(query), CUTOFF)]
         for query_id, query in queries.items()

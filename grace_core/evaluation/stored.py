@@ -47,13 +47,13 @@ def load(index: GraceIndex) -> Evaluation:
     return _load(index)
 
 
-def save(index: GraceIndex, made: Evaluation) -> None:
-    """Store ``made`` beside ``index``, together with what is stored there already; a file that does not fit
+def save(index: GraceIndex, evaluation: Evaluation) -> None:
+    """Store ``evaluation`` beside ``index``, together with what is stored there already; a file that does not fit
     is replaced.
 
     Raises GraceError if another process writes there.
     """
-    _save(index, made)
+    _save(index, evaluation)
 
 
 def load_column(column: Column) -> dict[str, Retrieved]:
@@ -61,9 +61,9 @@ def load_column(column: Column) -> dict[str, Retrieved]:
     return _load(column)[WHOLE]
 
 
-def save_column(column: Column, made: Mapping[str, Retrieved]) -> None:
+def save_column(column: Column, retrieved: Mapping[str, Retrieved]) -> None:
     """As :func:`save`, of a column that is no model."""
-    _save(column, {WHOLE: dict(made)})
+    _save(column, {WHOLE: dict(retrieved)})
 
 
 def path_of(source: GraceIndex | Column) -> Path:
@@ -112,19 +112,19 @@ def _load(source: GraceIndex | Column) -> dict:
     documents = set(collection.documents_of(source.ids))
     for row in _rows(path, source):
         try:
-            found = Retrieved(row["query"], tuple(row["ranking"]), row["rationale"], row["truncated"])
+            retrieved = Retrieved(row["query"], tuple(row["ranking"]), row["rationale"], row["truncated"])
             stored = kept[row["pooling"]]
-            fits = len(found.ranking) <= CUTOFF and documents.issuperset(found.ranking)
+            fits = len(retrieved.ranking) <= CUTOFF and documents.issuperset(retrieved.ranking)
         except (KeyError, TypeError, ValueError):
             fits = False
         if not fits:
             raise GraceError(f"{path} was damaged or edited; remove it and evaluate again")
-        if queries.get(row["_id"]) == found.query:
-            stored[row["_id"]] = found
+        if queries.get(row["_id"]) == retrieved.query:
+            stored[row["_id"]] = retrieved
     return kept
 
 
-def _save(source: GraceIndex | Column, made: Mapping[str, Mapping[str, Retrieved]]) -> None:
+def _save(source: GraceIndex | Column, evaluation: Mapping[str, Mapping[str, Retrieved]]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -143,8 +143,8 @@ def _save(source: GraceIndex | Column, made: Mapping[str, Mapping[str, Retrieved
                 "rationale": row.rationale,
                 "truncated": row.truncated,
             }
-            for pooling in sorted(there.keys() | made.keys())
-            for query_id, row in sorted((there.get(pooling, {}) | made.get(pooling, {})).items())
+            for pooling in sorted(there.keys() | evaluation.keys())
+            for query_id, row in sorted((there.get(pooling, {}) | evaluation.get(pooling, {})).items())
         ]
         types = {name: pa.string() for name in ("_id", "query", "pooling", "rationale")}
         about = {"schema": SCHEMA, "index": fingerprint(source)}

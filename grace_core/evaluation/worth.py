@@ -51,16 +51,20 @@ class Worth:
     document_tokens: dict[int, np.ndarray]
 
 
-def cut(model: GraceModel, texts: Sequence[str], made: Representations, tokens: int, *, batch_size: int = 64) -> Sums:
+def cut(
+    model: GraceModel, texts: Sequence[str], representations: Representations, tokens: int, *, batch_size: int = 64
+) -> Sums:
     """Part sums ``(n, 3, d)`` and counts ``(n, 3)`` of ``texts`` with the first ``tokens`` of their
-    rationales in ``made``.
+    rationales in ``representations``.
 
     Only those that are longer are encoded again.
     """
-    sums, counts = made.sums.copy(), made.counts.copy()
-    if longer := [i for i, ids in enumerate(made.rationale_ids) if len(ids) > tokens]:
+    sums, counts = representations.sums.copy(), representations.counts.copy()
+    if longer := [i for i, ids in enumerate(representations.rationale_ids) if len(ids) > tokens]:
         given = model.represent_given(
-            [texts[i] for i in longer], [made.rationale_ids[i][:tokens] for i in longer], batch_size=batch_size
+            [texts[i] for i in longer],
+            [representations.rationale_ids[i][:tokens] for i in longer],
+            batch_size=batch_size,
         )
         sums[longer], counts[longer] = given.sums, given.counts
     return sums, counts
@@ -83,10 +87,11 @@ def measure(
         )
     texts = {Role.QUERY: list(judged.queries.values()), Role.DOCUMENT: list(judged.documents.values())}
     options = {"batch_size": batch_size, "progress": progress, "max_new_tokens": lengths[-1], "temperature": 0.0}
-    made = {role: model.represent(texts[role], **options) for role in texts}
-    whole = {role: (one.sums, one.counts) for role, one in made.items()}
+    representations = {role: model.represent(texts[role], **options) for role in texts}
+    whole = {role: (one.sums, one.counts) for role, one in representations.items()}
     sums = {
-        n: {role: cut(model, texts[role], made[role], n, batch_size=batch_size) for role in texts} for n in lengths[:-1]
+        n: {role: cut(model, texts[role], representations[role], n, batch_size=batch_size) for role in texts}
+        for n in lengths[:-1]
     }
     sums |= {0: whole, lengths[-1]: whole}
     budgets, names, ids = [0, *lengths], list(judged.queries), list(judged.documents)
@@ -95,7 +100,7 @@ def measure(
         geometry: Geometry, queries: np.ndarray, role_sums: Sums, pooling: Pooling
     ) -> tuple[np.ndarray, np.ndarray]:
         scores, rows = ann.exact(geometry.vectors(*role_sums, pooling), queries, CUTOFF)
-        rankings = {name: [ids[row] for row in found] for name, found in zip(names, rows, strict=True)}
+        rankings = {name: [ids[row] for row in ranking] for name, ranking in zip(names, rows, strict=True)}
         return per_query(rankings, judged.qrels)["ndcg@10"], scores
 
     def asked(geometry: Geometry, n: int) -> np.ndarray:

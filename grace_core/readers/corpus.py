@@ -206,7 +206,11 @@ def _table(source: str | Path, columns: dict[str, str] | None, split: str, notes
         return Table(str(path), "item", json_rows(path, notes))
     if suffix in (".csv", ".tsv"):
         return Table(
-            str(path), "line", csv_rows(open_text(path, notes), "," if suffix == ".csv" else "\t", notes), header=True, cells=True
+            str(path),
+            "line",
+            csv_rows(open_text(path, notes), "," if suffix == ".csv" else "\t", notes),
+            header=True,
+            cells=True,
         )
     if suffix in (*MARKDOWN, *EXTRACTED):
         return Table(str(path), "file", file_rows(path.parent, [path], notes, single=True), cells=True)

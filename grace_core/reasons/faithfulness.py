@@ -88,19 +88,19 @@ def evaluate_reasons(
                 ).tolist(),
             }
         rows.append(row)
-    made = {
+    result = {
         "queries": len(queries),
         "served": sum(row["queries"] for row in rows),
         "reasons": len(rows),
         "size": len(grouping),
         "seed": seed,
     }
-    made["ndcg@10"] = interval(before)
+    result["ndcg@10"] = interval(before)
     for kind in ("stored", "encoded") if encode else ("stored",):
         drop, matched, other = (
             np.concatenate([row[kind][name] for row in rows]) for name in ("drop", "matched", "other")
         )
-        made[kind] = {
+        result[kind] = {
             "drop": interval(drop),
             "matched": interval(matched),
             "other": interval(other),
@@ -109,7 +109,7 @@ def evaluate_reasons(
         }
         for row in rows:
             row[kind] = {name: round(float(np.mean(values)), 5) for name, values in row[kind].items()}
-    return made | {"by_reason": rows}
+    return result | {"by_reason": rows}
 
 
 def serving_reason(grouping: Grouping, query: np.ndarray, rows: np.ndarray) -> int:
@@ -163,9 +163,9 @@ class _Judge:
 
 
 def _replaced(vectors: np.ndarray, changed: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    made = vectors.copy()
-    made[changed[0]] = changed[1]
-    return made
+    replaced = vectors.copy()
+    replaced[changed[0]] = changed[1]
+    return replaced
 
 
 def _without_stored(grouping: Grouping, model: GraceModel, gone: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -192,5 +192,5 @@ def _without_encoded(grouping: Grouping, model: GraceModel, gone: np.ndarray) ->
             [token for i in kept for token in ids[sentences.starts[i] : sentences.starts[i] + sentences.counts[i]]]
         )
         texts.append(index.collection.documents[index.ids[row]].content)
-    made = model.represent_given(texts, left)
-    return rows, index.geometry.vectors(made.sums, made.counts)
+    representations = model.represent_given(texts, left)
+    return rows, index.geometry.vectors(representations.sums, representations.counts)

@@ -40,7 +40,7 @@ NGRAMS = (2, 3, 4)
 def terms_of(text: str) -> frozenset[str]:
     """The terms of a sentence that can name something."""
     text = TAG.sub(" . ", text).lower()
-    found = {
+    terms = {
         run[begin : begin + size]
         for run in RUN.findall(text)
         for size in NGRAMS
@@ -48,9 +48,9 @@ def terms_of(text: str) -> frozenset[str]:
     }
     for part in BREAK.split(text):
         words = [word if 3 <= len(word) <= 30 and word not in STOP else "" for word in WORD.findall(part)]
-        found.update(word for word in words if word)
-        found.update(f"{a} {b}" for a, b in pairwise(words) if a and b)
-    return frozenset(found)
+        terms.update(word for word in words if word)
+        terms.update(f"{a} {b}" for a, b in pairwise(words) if a and b)
+    return frozenset(terms)
 
 
 def best_terms(sentences: Sequence[frozenset[str]], labels: np.ndarray, number: int) -> list[list[tuple[str, float]]]:

@@ -278,10 +278,10 @@ def sum_sentences(
     prompts, batches = model.with_rationales(texts, rationale_ids, batch_size=model.batch_size(batch_size))
     for batch in batches:
         states = model.engine.states([prompts[i] for i in batch], [rationale_ids[i] for i in batch])
-        for i, found in zip(batch, states, strict=True):
-            prompt, found = prompts[i], found.astype(np.float64)
+        for i, token_states in zip(batch, states, strict=True):
+            prompt, token_states = prompts[i], token_states.astype(np.float64)
             counts[i] = prompt.stop - prompt.start, len(prompt.ids) - prompt.stop, len(rationale_ids[i])
-            for part, states_of in enumerate(np.split(found, np.cumsum(counts[i])[:-1])):
+            for part, states_of in enumerate(np.split(token_states, np.cumsum(counts[i])[:-1])):
                 whole[i, part] = states_of.sum(axis=0)
             if len(starts[i]):
                 sums[i] = np.add.reduceat(states_of, starts[i], axis=0).astype(np.float32)

@@ -91,9 +91,9 @@ class Steering:
         """New scores of ``vectors`` ``(n, d)`` as parts ``(n, 1 + i)`` fp64: that of the query, then one of
         each steered reason.
         """
-        made = [dots(vectors, self.query, np.float64) / self.length]
-        made += [dots(vectors, self.directions[r], np.float64) * (a / self.length) for r, a in self.strengths.items()]
-        return np.stack(made, axis=1)
+        parts = [dots(vectors, self.query, np.float64) / self.length]
+        parts += [dots(vectors, self.directions[r], np.float64) * (a / self.length) for r, a in self.strengths.items()]
+        return np.stack(parts, axis=1)
 
 
 def steer(grouping: Grouping, query: np.ndarray, strengths: Mapping[int, float]) -> Steering:
@@ -120,7 +120,7 @@ def shares_of_hits(grouping: Grouping, queries: np.ndarray, hits: np.ndarray) ->
     which they add up to."""
     total, scores = np.zeros(len(grouping) + len(OTHERS)), 0.0
     for query, rows in zip(queries, hits, strict=True):
-        found = split_scores(grouping, query, rows)
-        total += found.above.mean(axis=0)
-        scores += float((found.scores - found.usual.sum()).mean())
+        split = split_scores(grouping, query, rows)
+        total += split.above.mean(axis=0)
+        scores += float((split.scores - split.usual.sum()).mean())
     return total / len(queries), scores / len(queries)

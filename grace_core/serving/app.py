@@ -112,8 +112,12 @@ def _add_openai(app: FastAPI, served: Served) -> None:
             )
         wanted = pooling is Pooling.FULL or asked.rationale
         labels = ["input"] if len(asked.input) == 1 else [f"input[{i}]" for i in range(len(asked.input))]
-        made = await served.represent(request, asked.input, labels, rationale=wanted, truncate=asked.truncate)
-        return await served.by_size(len(made), _embeddings_response, asked, made, pooling, served.geometry)
+        representations = await served.represent(
+            request, asked.input, labels, rationale=wanted, truncate=asked.truncate
+        )
+        return await served.by_size(
+            len(representations), _embeddings_response, asked, representations, pooling, served.geometry
+        )
 
     @app.post("/v1/chat/completions")
     async def chat(asked: ChatRequest, request: Request) -> Response:
@@ -128,16 +132,16 @@ def _add_openai(app: FastAPI, served: Served) -> None:
 
 
 def _embeddings_response(
-    asked: EmbeddingsRequest, made: Representations, pooling: Pooling, geometry: Geometry
+    asked: EmbeddingsRequest, representations: Representations, pooling: Pooling, geometry: Geometry
 ) -> Response:
-    vectors = geometry.vectors(made.sums, made.counts, pooling, asked.input_type)
+    vectors = geometry.vectors(representations.sums, representations.counts, pooling, asked.input_type)
     as_text = asked.encoding_format == "base64"
     data = []
     for i, vector in enumerate(vectors):
         embedding = base64.b64encode(vector.astype("<f4").tobytes()).decode() if as_text else vector
         item = {"object": "embedding", "index": i, "embedding": embedding}
-        data.append(item | flags(asked, made, i))
-    return json_response({"object": "list", "data": data, "model": asked.model, "usage": usage(made)})
+        data.append(item | flags(asked, representations, i))
+    return json_response({"object": "list", "data": data, "model": asked.model, "usage": usage(representations)})
 
 
 def _model_object(served: Served, name: str) -> dict:

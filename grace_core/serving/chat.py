@@ -26,8 +26,8 @@ def conversation(model: GraceModel, messages: Sequence[Message]) -> Prompt:
         marks = [f"{SENTINEL}{place}{SENTINEL}" for place in range(len(turns))]
         rest, ids = _render(model, [turn | {"content": mark} for turn, mark in zip(turns, marks, strict=True)]), []
         for mark, turn in zip(marks, turns, strict=True):
-            before, found, rest = rest.partition(mark)
-            if not found:
+            before, separator, rest = rest.partition(mark)
+            if not separator:
                 raise GraceError(
                     f"the chat template of {model.name} does not show every message; write special tokens otherwise"
                 )

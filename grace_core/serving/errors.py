@@ -57,9 +57,9 @@ def to_json(value: Any) -> bytes:
     return orjson.dumps(value, default=str, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
 
 
-def from_validation(found: list[dict[str, Any]]) -> ApiError:
+def from_validation(findings: list[dict[str, Any]]) -> ApiError:
     """The first of pydantic's findings as one line that names the field and never repeats what was sent at length."""
-    error = found[0]
+    error = findings[0]
     # pydantic also names the member of a union that it tried; the client knows of none
     place = [str(part) for part in error["loc"] if part != "body" and (isinstance(part, int) or part.isidentifier())]
     kind, name = error["type"], ".".join(place)[:100]
@@ -82,5 +82,5 @@ def from_validation(found: list[dict[str, Any]]) -> ApiError:
     if kind == "missing":
         return ApiError(400, f"{name!r} is missing", param=name, code="missing_required_parameter")
     message = error["msg"].removeprefix("Value error, ")
-    told = f"{name}{'' if message.startswith('[') else ': '}{message}"
-    return ApiError(400, told[:500], param=name, code="invalid_type" if kind.endswith("_type") else "invalid_value")
+    line = f"{name}{'' if message.startswith('[') else ': '}{message}"
+    return ApiError(400, line[:500], param=name, code="invalid_type" if kind.endswith("_type") else "invalid_value")

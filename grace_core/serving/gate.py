@@ -74,8 +74,8 @@ class Gate:
             return True
         header = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         scheme, _, given = header.partition(b" ")
-        found = [hmac.compare_digest(_digest(given.strip()), key) for key in self._keys]
-        return scheme.lower() == b"bearer" and any(found)
+        matches = [hmac.compare_digest(_digest(given.strip()), key) for key in self._keys]
+        return scheme.lower() == b"bearer" and any(matches)
 
 
 def limit_body(scope: Scope, receive: Receive, *, most: int, seconds: float, too_large: str) -> Receive:

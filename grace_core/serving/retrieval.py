@@ -96,8 +96,8 @@ def add_retrieval(app: FastAPI, served: Served, columns: ServedColumns | None) -
             [asked.query, *asked.documents],
             ["query", *(f"documents[{i}]" for i in range(len(asked.documents)))],
         )
-        made = await served.represent(request, texts, labels, rationale=wanted, truncate=asked.truncate)
-        geometry, (sums, counts) = served.geometry, (made.sums, made.counts)
+        representations = await served.represent(request, texts, labels, rationale=wanted, truncate=asked.truncate)
+        geometry, (sums, counts) = served.geometry, (representations.sums, representations.counts)
         query = geometry.vectors(sums[:1], counts[:1], pooling, Role.QUERY)[0]
         places: dict[
             str, int
@@ -109,14 +109,20 @@ def add_retrieval(app: FastAPI, served: Served, columns: ServedColumns | None) -
             result = {"index": i, "relevance_score": scores[i]}
             if asked.return_documents:
                 result["document"] = {"text": asked.documents[i]}
-            results.append(result | flags(asked, made, i + 1))
-        told = {"model": asked.model or served.names[0], "results": results, "usage": usage(made)}
-        return json_response(told | flags(asked, made, 0))
+            results.append(result | flags(asked, representations, i + 1))
+        payload = {"model": asked.model or served.names[0], "results": results, "usage": usage(representations)}
+        return json_response(payload | flags(asked, representations, 0))
 
 
-def flags(asked: EmbeddingsRequest | RerankRequest, made: Representations, i: int) -> dict:
+def flags(asked: EmbeddingsRequest | RerankRequest, representations: Representations, i: int) -> dict:
     """What was asked for of text ``i`` besides its vector or score: the rationale, and whether it or the text
     was cut.
     """
-    told = {"rationale": made.rationales[i], "truncated": bool(made.truncated[i])} if asked.rationale else {}
-    return told | ({"text_truncated": bool(made.text_truncated[i])} if asked.rationale or asked.truncate else {})
+    payload = (
+        {"rationale": representations.rationales[i], "truncated": bool(representations.truncated[i])}
+        if asked.rationale
+        else {}
+    )
+    return payload | (
+        {"text_truncated": bool(representations.text_truncated[i])} if asked.rationale or asked.truncate else {}
+    )

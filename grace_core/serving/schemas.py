@@ -20,7 +20,7 @@ def repaired(text: str) -> str:
     return UNPAIRED.sub("\ufffd", text)
 
 
-def _shown(value: Any) -> str:
+def _described(value: Any) -> str:
     return (
         f"{type(value).__name__} {value!r:.40}"
         if isinstance(value, (str, int, float, bool, type(None)))
@@ -34,7 +34,7 @@ def _texts_or_ids(value: Any) -> list[str] | list[list[int]]:
         return [repaired(value)]
     if not isinstance(value, list):
         raise ValueError(
-            f"expected a text, a list of texts, a list of token ids or a list of lists of token ids, got {_shown(value)}"
+            f"expected a text, a list of texts, a list of token ids or a list of lists of token ids, got {_described(value)}"
         )
     if not value:
         raise ValueError("the list is empty; send at least one text")
@@ -43,9 +43,11 @@ def _texts_or_ids(value: Any) -> list[str] | list[list[int]]:
     texts = isinstance(value[0], str)
     for position, item in enumerate(value):
         if texts and not isinstance(item, str):
-            raise ValueError(f"[{position}] must be a text as the first one is, got {_shown(item)}")
+            raise ValueError(f"[{position}] must be a text as the first one is, got {_described(item)}")
         if not texts and not (isinstance(item, list) and _are_ids(item)):
-            raise ValueError(f"[{position}] must be a text or a list of token ids (whole numbers), got {_shown(item)}")
+            raise ValueError(
+                f"[{position}] must be a text or a list of token ids (whole numbers), got {_described(item)}"
+            )
         if not item:
             raise ValueError(f"[{position}] is empty; an empty text has no embedding, leave it out")
     return [repaired(item) for item in value] if texts else value
@@ -59,12 +61,14 @@ def _documents(value: Any) -> list[str]:
     """Texts, or objects with a text as Cohere's and Jina's clients send them."""
     if not isinstance(value, list) or not value:
         raise ValueError(
-            f"expected a list of at least one text, got {'an empty list' if value == [] else _shown(value)}"
+            f"expected a list of at least one text, got {'an empty list' if value == [] else _described(value)}"
         )
     texts = [item.get("text") if isinstance(item, dict) else item for item in value]
     for position, text in enumerate(texts):
         if not isinstance(text, str):
-            raise ValueError(f"[{position}] must be a text or an object with a 'text', got {_shown(value[position])}")
+            raise ValueError(
+                f"[{position}] must be a text or an object with a 'text', got {_described(value[position])}"
+            )
     return [repaired(text) for text in texts]
 
 
@@ -73,7 +77,7 @@ def _content(value: Any) -> str:
     if isinstance(value, str):
         return repaired(value)
     if not isinstance(value, list) or not value:
-        raise ValueError(f'expected a text, or a list of parts {{"type": "text", "text": …}}, got {_shown(value)}')
+        raise ValueError(f'expected a text, or a list of parts {{"type": "text", "text": …}}, got {_described(value)}')
     for position, part in enumerate(value):
         if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
             raise ValueError(f'[{position}] must be {{"type": "text", "text": …}}: this model reads text only')
@@ -83,7 +87,7 @@ def _content(value: Any) -> str:
 def _stops(value: Any) -> list[str]:
     stops = [] if value is None else [value] if isinstance(value, str) else value
     if not isinstance(stops, list) or len(stops) > 4 or not all(isinstance(stop, str) and stop for stop in stops):
-        raise ValueError(f"expected a text, or a list of at most four, none of them empty, got {_shown(value)}")
+        raise ValueError(f"expected a text, or a list of at most four, none of them empty, got {_described(value)}")
     return stops
 
 

@@ -101,10 +101,10 @@ class Served:
         prompts, future = await self.in_front(begin)
         rows = await unless_gone(request, asyncio.wrap_future(future))
         cut = [prompt.text_truncated for prompt in prompts]
-        made = await self.by_size(len(rows), self.model.representations, rows, cut)
-        self.metrics.tokens.labels("text").inc(int(made.counts[:, 0].sum()))
-        self.metrics.tokens.labels("rationale").inc(int(made.counts[:, 2].sum()))
-        return made
+        representations = await self.by_size(len(rows), self.model.representations, rows, cut)
+        self.metrics.tokens.labels("text").inc(int(representations.counts[:, 0].sum()))
+        self.metrics.tokens.labels("rationale").inc(int(representations.counts[:, 2].sum()))
+        return representations
 
 
 async def unless_gone(request: Request, awaited: Awaitable[T]) -> T:
@@ -125,7 +125,7 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-def usage(made: Representations) -> dict[str, int]:
+def usage(representations: Representations) -> dict[str, int]:
     """Tokens of the texts, and all with those of the rationales."""
-    text, rationale = int(made.counts[:, 0].sum()), int(made.counts[:, 2].sum())
+    text, rationale = int(representations.counts[:, 0].sum()), int(representations.counts[:, 2].sum())
     return {"prompt_tokens": text, "total_tokens": text + rationale}

@@ -109,7 +109,9 @@ def with_precision(config: TrainConfig, run: Path | None, *, report: Callable[[s
     path = run / "run.json" if run else None
     begun = read_json(path, "remove the run's folder and start anew") if path and path.exists() else None
     precision = begun["config"]["precision"] if begun else default_dtype("cuda" if torch.cuda.is_available() else "cpu")
-    report(f"precision auto: {precision}, {'as the run was begun' if begun else 'which this machine multiplies faster'}")
+    report(
+        f"precision auto: {precision}, {'as the run was begun' if begun else 'which this machine multiplies faster'}"
+    )
     return config.model_copy(update={"precision": precision})
 
 

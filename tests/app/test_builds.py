@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from grace_app.corpus.builds import Builds, Job, estimate, reachable
+from grace_app.corpus.builds import Build, Builds, estimate, reachable
 from grace_app.corpus.render import duration, render_job, render_preview, render_unfinished
 from grace_app.corpus.uploads import read_upload, suggested_name
 from grace_app.explore.search import search
@@ -143,7 +143,7 @@ def test_what_needs_no_hub_asks_none(monkeypatch, world):
 def test_speed_is_that_of_the_last_batches(monkeypatch):
     now = [100.0]
     monkeypatch.setattr("grace_app.corpus.builds.time.monotonic", lambda: now[0])
-    job = Job("c", "m")
+    job = Build("c", "m")
     assert job.rate is None
     job.mark(0, 300)
     for done in (128, 256):  # kept from an earlier run
@@ -158,7 +158,7 @@ def test_speed_is_that_of_the_last_batches(monkeypatch):
 
 
 def test_progress_is_escaped_and_can_be_read_aloud():
-    job = Job("<b>c</b>", "<i>m</i>", state="failed", done=3, total=10, message="<u>no</u>")
+    job = Build("<b>c</b>", "<i>m</i>", state="failed", done=3, total=10, message="<u>no</u>")
     page = render_job(job)
     assert "<b>c" not in page
     assert "<i>" not in page

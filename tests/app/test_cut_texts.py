@@ -8,11 +8,12 @@ import pytest
 from test_html import Reader
 
 from grace_app.api import encode_api, explain_api, search_api, what_if_api
-from grace_app.corpus.builds import Builds, Job
+from grace_app.corpus.builds import Build, Builds
 from grace_app.corpus.render import render_job
 from grace_app.explore.detail import render_detail
 from grace_app.explore.results import render_results
 from grace_app.explore.search import open_document, search
+from grace_app.workspace.jobs import run
 from grace_app.workspace.state import Workspace
 from grace_app.workspace.view import Column, View
 from grace_core.collection import Collection
@@ -81,8 +82,9 @@ def test_how_much_of_a_very_long_text_was_left_out_is_not_counted(workspace, mon
 
 def test_a_build_tells_what_it_cut(workspace, tmp_path):
     builds = Builds(Workspace(tmp_path / "indexes", cache_path=tmp_path / "cache.sqlite"))
-    job = Job("more", str(workspace.root.parent / "tiny"), notes=["one of the reader"])
-    builds._run(job, workspace.collection("some").corpus)
+    job = Build("more", str(workspace.root.parent / "tiny"), notes=["one of the reader"])
+    corpus = workspace.collection("some").corpus
+    run(job, lambda job: builds._build(job, corpus, False, False))
     assert job.state == "done", job.message
     assert job.notes[0] == "one of the reader"
     assert "1 of 2 texts is cut to fit the prompt" in job.notes[1]

@@ -236,11 +236,11 @@ def test_nothing_evaluated_yet_is_no_error(space):
 
 
 def test_progress_tells_speed_and_time_left():
-    progress = Progress("evaluating", 20, 100)
+    progress = Progress(state="evaluating", done=20, total=100)
     progress.marks.extend([(1.0, 0), (3.0, 20)])
     assert (progress.rate, progress.seconds_left) == (10.0, 8.0)
     assert "about 8 s left" in render_progress(progress)
-    assert render_progress(Progress("done", 5, 5)) == ""
+    assert render_progress(Progress(state="done", done=5, total=5)) == ""
 
 
 @pytest.mark.parametrize(

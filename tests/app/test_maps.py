@@ -25,6 +25,7 @@ from grace_app.map.jobs import MapJob, MapJobs
 from grace_app.map.maps import Maps, array, squared, turned
 from grace_app.map.tab import MapServer, explored
 from grace_app.map.view import KEYS, MapView, read_map, read_rows
+from grace_app.workspace.jobs import run
 from grace_app.workspace.state import Workspace
 from grace_app.workspace.view import Column
 from grace_core.errors import GraceError
@@ -396,7 +397,7 @@ def test_maps_are_computed_and_found_again(odd):
     view = read_map(odd, {"corpus": "of5"})[0]
     assert jobs.maps.open(view).charts[0].map is None
     job = MapJob("of5", list(view.columns))
-    jobs._run(job)
+    run(job, jobs.compute)
     assert (job.state, job.message) == ("done", "")
     pair = jobs.maps.open(view)
     assert all(chart.map is not None for chart in pair.charts)
@@ -411,7 +412,7 @@ def test_a_cancelled_job_leaves_nothing(odd):
     jobs = MapJobs(Maps(odd))
     job = MapJob("of2", list(odd.columns("of2")))
     job.stop.set()
-    jobs._run(job)
+    run(job, jobs.compute)
     assert job.state == "stopped"
     assert jobs.maps.mapped("of2") == []
     assert not list((odd.root / "of2").glob("**/*map*"))
@@ -422,7 +423,7 @@ def test_maps_that_cannot_be_saved_are_kept_in_memory(odd, monkeypatch):
     jobs = MapJobs(Maps(odd))
     columns = odd.columns("of1")
     job = MapJob("of1", columns)
-    jobs._run(job)
+    run(job, jobs.compute)
     assert (job.state, job.done, job.saved) == ("done", job.total, False)
     assert "read-only" in job.message
     assert jobs.maps.mapped("of1") == columns
@@ -480,7 +481,7 @@ def test_a_sentence_encoder_has_places_neighbours_and_regions(with_encoders):
     assert "Story 4" in Reader(card["html"]).text
     assert explored(server, {"view": view, "doc": "d04", "what": "title"}).a.id == "st:mini"
     jobs = server.jobs
-    jobs._run(MapJob("world", list(read_map(with_encoders, view)[0].columns)))
+    run(MapJob("world", list(read_map(with_encoders, view)[0].columns)), jobs.compute)
     assert (jobs.maps.workspace.root / "world" / "st-mini" / "map.parquet").is_file()
     assert [column.id for column in jobs.maps.mapped("world")] == [B.id, "st:mini"]
     told = ask(server, "map_open", view | {"colour": "region-left"})

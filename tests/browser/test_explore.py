@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 import pytest
+from addresses import address, expect_address
 from explorer_world import IMAGE, QUERY, SCRIPT
 from playwright.sync_api import expect
 
@@ -38,10 +39,6 @@ def hits(page, side: str) -> list[str]:
     return page.locator(f".g-column-{side} .g-hit").evaluate_all("cards => cards.map(card => card.dataset.hit)")
 
 
-def address(page) -> dict[str, str]:
-    return {key: values[0] for key, values in parse_qs(urlsplit(page.url).query).items()}
-
-
 def choose(page, box: str, label: str) -> None:
     page.click(f"{box} input")
     page.locator(box).get_by_role("option", name=label, exact=True).click()
@@ -64,7 +61,8 @@ def test_what_is_typed_while_the_page_loads_stays(page, url):
     expect(page.locator("#g-query textarea")).to_have_value("snow and ice")
     page.press("#g-query textarea", "Enter")
     expect(page.locator(DONE)).to_be_visible()
-    assert address(page)["q"] == page.input_value("#g-query textarea") == "snow and ice"
+    expect_address(page, q="snow and ice")
+    assert page.input_value("#g-query textarea") == "snow and ice"
 
 
 def test_a_typed_query_fills_both_columns(explore):
@@ -134,7 +132,7 @@ def test_a_change_of_column_or_size_asks_again(explore):
     choose(explore, "#g-a", "tiny-b · text only")
     expect(explore.locator(".g-column-a h2")).to_have_text("tiny-b · text only")
     expect(explore.locator(DONE)).to_be_visible()
-    assert (address(explore)["a"], address(explore)["k"]) == ("tiny-b:text", "20")
+    expect_address(explore, a="tiny-b:text", k="20")
 
 
 def test_facets_narrow_and_stand_in_the_address(explore):
@@ -147,7 +145,7 @@ def test_facets_narrow_and_stand_in_the_address(explore):
     expect(explore.locator("#g-where").get_by_role("textbox")).to_have_value("kind = 'song'")
     expect(explore.locator("[data-facet=kind][aria-checked=true]")).to_have_text("song13")
     assert set(hits(explore, "a")) <= {f"d{i:02}" for i in range(1, 30, 2)} - {"d03", "d07"}
-    assert address(explore)["where"] == "kind = 'song'"
+    expect_address(explore, where="kind = 'song'")
     field = explore.locator("#g-where").get_by_role("textbox")
     field.fill("kind = 'song' and year > 1920")
     field.press("Enter")
@@ -159,7 +157,7 @@ def test_facets_narrow_and_stand_in_the_address(explore):
     expect(explore.locator("[data-facet=kind][aria-checked=true]")).to_have_text("song5")
     explore.locator("[data-facet=kind][aria-checked=true]").click()
     expect(explore.locator(".g-summary")).to_contain_text("9 of 30 documents satisfy the filter")
-    assert address(explore)["where"] == "year > 1920"
+    expect_address(explore, where="year > 1920")
     field.fill("year > 'x'")
     field.press("Enter")
     expect(explore.locator(".g-banner")).to_contain_text("filter, character 8: 'year' holds numbers, got 'x'")

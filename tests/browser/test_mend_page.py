@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import quote
 
 import pytest
+from addresses import expect_address
 from explorer_world import QUERY, SCRIPT, make_world, served
 from playwright.sync_api import expect
 from small_world import make_small
@@ -22,10 +23,6 @@ def mending(tmp_path_factory, new_model, sentences):
         yield url
 
 
-def address(page) -> dict[str, str]:
-    return {key: values[0] for key, values in parse_qs(urlsplit(page.url).query).items()}
-
-
 def test_from_a_failing_query_to_a_kept_mend_and_back(page, mending):
     page.goto(mending + VIEW)
     expect(page.locator(".g-mend")).to_contain_text("Nothing was mended here yet.")
@@ -35,13 +32,13 @@ def test_from_a_failing_query_to_a_kept_mend_and_back(page, mending):
     page.keyboard.press("Enter")
     expect(page.locator(".g-mend [data-part=query]")).to_contain_text("is not relevant")
     expect(first).to_have_attribute("aria-pressed", "true")
-    assert address(page)["query"] == first.get_attribute("data-query")
+    expect_address(page, query=first.get_attribute("data-query"))
     page.get_by_role("button", name="Change the rationale of").last.click()
     page.get_by_label("Rationale of tiny-a").fill(WORDS)
     page.get_by_role("button", name="Try these words").click()
     expect(page.locator(".g-mend-replay")).to_contain_text("over all 3 replayed queries")
     expect(page.locator(".g-mend-replay")).to_contain_text(WORDS)
-    document = address(page)["document"]
+    document = expect_address(page, document=None)["document"]
     page.get_by_label("Note").fill("too general")
     page.get_by_role("button", name="Keep").click()
     expect(page.locator(".g-mend-banner")).to_contain_text(f"Kept as m1: {document}")
@@ -65,7 +62,7 @@ def test_a_link_opens_query_and_document_and_a_remedy_is_tried(page, mending):
     expect(page.locator(".g-mend-replay")).not_to_contain_text("no rationale")
     page.get_by_role("button", name="Open in Explore").click()
     expect(page.locator(".g-hit").first).to_be_visible()
-    assert address(page)["q"] == "how fast the ice melts"
+    expect_address(page, q="how fast the ice melts")
 
 
 def test_the_open_hit_leads_to_its_rationale(page, mending):
@@ -73,8 +70,7 @@ def test_the_open_hit_leads_to_its_rationale(page, mending):
     page.get_by_role("button", name="Mend tiny-b’s rationale").click()
     expect(page.get_by_label("Rationale of tiny-b")).to_be_visible()
     expect(page.locator(".g-overlay")).to_have_count(0)
-    asked = address(page)
-    assert (asked["tab"], asked["model"], asked["document"]) == ("mend", "tiny-b", "d05")
+    expect_address(page, tab="mend", model="tiny-b", document="d05")
 
 
 def test_a_query_in_evaluate_leads_to_its_causes(page, mending):
@@ -82,8 +78,7 @@ def test_a_query_in_evaluate_leads_to_its_causes(page, mending):
     page.get_by_role("button", name="Evaluate", exact=True).click()
     page.get_by_role("button", name="Mend tiny-a").first.click()
     expect(page.locator(".g-mend [data-part=query] section")).to_contain_text("is not relevant")
-    assert address(page)["tab"] == "mend"
-    assert address(page)["query"]
+    expect_address(page, tab="mend", query=None)
 
 
 def test_where_nothing_can_be_mended_a_line_says_so(page, mending):

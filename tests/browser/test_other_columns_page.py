@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import quote
 
 import pytest
+from addresses import expect_address
 from columns_app import add_encoders
 from explorer_world import QUERY, World, served
 from playwright.sync_api import expect
@@ -20,10 +21,6 @@ def site(world, tmp_path_factory, sentences):
     (root / "runs").mkdir()
     with served(World(root)) as address:
         yield address
-
-
-def address_of(page) -> dict[str, str]:
-    return {key: values[0] for key, values in parse_qs(urlsplit(page.url).query).items()}
 
 
 def searched(page) -> None:
@@ -53,7 +50,7 @@ def test_columns_are_chosen_and_a_fusion_is_typed(page, site):
     page.wait_for_function(
         "() => new URL(location).searchParams.get('b') && new URL(location).searchParams.get('b').includes('0.7')"
     )
-    assert (address_of(page)["a"], address_of(page)["b"]) == ("bm25", FUSED)
+    expect_address(page, a="bm25", b=FUSED)
     shoot(page, "search")
     page.fill("#g-b input", "0.7*bm25+nobody")
     page.press("#g-b input", "Enter")
@@ -77,7 +74,7 @@ def test_a_link_opens_the_ledger_of_a_fusion(page, site):
     expect(body.locator("th", has_text="idf")).to_be_visible()
     expect(body).to_contain_text("term of the query")
     shoot(page, "why-bm25")
-    assert address_of(page)["why"] == "b"
+    expect_address(page, why="b")
     body.locator(".g-against").select_option(index=1)
     expect(body.locator(".g-comparison")).to_contain_text("less")
 
@@ -112,7 +109,7 @@ def test_many_columns_in_one_table(page, site):
     assert pairs.locator("tbody tr").count() == 4
     expect(page.locator("[aria-label='Metrics'] tbody tr")).to_have_count(5)  # four columns, and B less A
     shoot(page, "evaluate")
-    assert address_of(page)["more"] == "st:mini|bm25+st:mini"
+    expect_address(page, more="st:mini|bm25+st:mini")
 
 
 def test_the_map_has_encoders_and_says_that_bm25_and_fusions_have_no_vectors(page, site):

@@ -4,9 +4,8 @@ which there is little to show.
 
 from __future__ import annotations
 
-from urllib.parse import parse_qs, urlsplit
-
 import pytest
+from addresses import expect_address
 from explorer_world import QUERY, make_world, served
 from playwright.sync_api import expect
 from small_world import make_small
@@ -41,10 +40,6 @@ def compared(tmp_path_factory, new_model, sentences, chromium):
         yield url
 
 
-def address(page) -> dict[str, str]:
-    return {key: values[0] for key, values in parse_qs(urlsplit(page.url).query).items()}
-
-
 def test_a_link_opens_the_comparison_and_a_reason_of_it(page, compared):
     page.goto(compared + VIEW + "&against=tiny-b&judged=test")
     expect(page.locator(".g-versus-way")).to_have_count(3)
@@ -53,14 +48,14 @@ def test_a_link_opens_the_comparison_and_a_reason_of_it(page, compared):
     words = name.inner_text()
     name.click()
     expect(page.locator(".g-reasons-opened h2")).to_have_text(words)
-    assert address(page)["against"] == "tiny-b"
+    expect_address(page, against="tiny-b")
     page.get_by_label("Judged queries").select_option("all")
     expect(page.locator(".g-reasons-comparison")).to_contain_text("3 judged queries")
     expect(page.get_by_role("button", name="Compare", exact=True)).to_be_visible()
-    assert address(page)["judged"] == "all"
+    expect_address(page, judged="all")
     page.get_by_label("Compare with").select_option("")
     expect(page.locator(".g-reasons-comparison")).to_be_hidden()
-    assert not {"against", "judged", "queries"} & set(address(page))
+    expect_address(page, "against", "judged", "queries")
 
 
 def test_a_telling_query_leads_to_explore_with_both_models(page, compared):
@@ -68,8 +63,7 @@ def test_a_telling_query_leads_to_explore_with_both_models(page, compared):
     page.locator(".g-versus-query", has_text=QUERY).focus()
     page.keyboard.press("Enter")
     expect(page.locator(".g-hit").first).to_be_visible()
-    asked = address(page)
-    assert (asked["q"], asked["a"], asked["b"]) == (QUERY, "tiny-a:rationale", "tiny-b:rationale")
+    expect_address(page, q=QUERY, a="tiny-a:rationale", b="tiny-b:rationale")
 
 
 def test_the_text_alone_says_what_moves_hits_and_leads_to_explore_with_both_columns(page, compared):
@@ -83,8 +77,7 @@ def test_the_text_alone_says_what_moves_hits_and_leads_to_explore_with_both_colu
     expect(query).to_contain_text("came: ")
     query.press("Enter")
     expect(page.locator(".g-hit").first).to_be_visible()
-    asked = address(page)
-    assert (asked["q"], asked["a"], asked["b"]) == (QUERY, "tiny-a:text", "tiny-a:rationale")
+    expect_address(page, q=QUERY, a="tiny-a:text", b="tiny-a:rationale")
 
 
 def test_a_collection_without_judgements_says_so(page, compared):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from addresses import expect_address
 from explorer_world import IMAGE, QUERY, SCRIPT, served
 from playwright.sync_api import expect
 
@@ -34,10 +34,6 @@ def opened(page, url: str, more: str = ""):
     return page
 
 
-def address(page) -> dict[str, str]:
-    return {key: values[0] for key, values in parse_qs(urlsplit(page.url).query).items()}
-
-
 def split(page, query: str = QUERY) -> None:
     page.get_by_label("Query to split by reasons").fill(query)
     page.keyboard.press("Enter")
@@ -63,11 +59,11 @@ def test_a_reason_opens_with_its_documents_and_its_sentences_lit(page, found):
     expect(documents.first).to_be_visible()
     for item in documents.all():
         expect(item.locator("mark").first).to_be_visible()
-    assert address(page)["reason"] == row.get_attribute("data-reason")
+    expect_address(page, reason=row.get_attribute("data-reason"))
     page.keyboard.press("Escape")
     expect(page.locator(".g-reasons-opened")).to_be_hidden()
     expect(row).to_be_focused()
-    assert "reason" not in address(page)
+    expect_address(page, "reason")
 
 
 def test_hits_are_split_into_parts_that_are_shown_with_their_sum(page, found):
@@ -96,7 +92,7 @@ def test_a_click_on_a_part_opens_its_reason_and_leaves_only_hits_that_have_it(pa
     expect(page.locator(".g-reasons-main .g-summary")).to_contain_text("of the first 30 hits have it")
     for hit in page.locator(".g-split-hit").all():
         expect(hit.locator("mark").first).to_be_visible()
-    assert address(page)["only"] == "1"
+    expect_address(page, only="1")
 
 
 def test_steering_moves_ranks_live_and_the_link_keeps_it(page, found):
@@ -115,7 +111,7 @@ def test_steering_moves_ranks_live_and_the_link_keeps_it(page, found):
     )
     assert score == pytest.approx(query + added, abs=2e-4)
     reason = page.locator(".g-reason").nth(2).get_attribute("data-reason")
-    assert address(page)["steer"] == f"{reason}:2"
+    expect_address(page, steer=f"{reason}:2")
     page.reload()
     expect(page.locator(".g-split-hit h4").first).to_be_visible()
     assert page.locator(".g-split-hit h4").all_inner_texts() == after
@@ -123,7 +119,7 @@ def test_steering_moves_ranks_live_and_the_link_keeps_it(page, found):
     page.get_by_role("button", name="Reset").click()
     expect(page.locator(".g-split-steered")).to_have_count(0)
     assert page.locator(".g-split-hit h4").all_inner_texts() == before
-    assert "steer" not in address(page)
+    expect_address(page, "steer")
 
 
 def test_clicks_are_answered_within_a_second(page, found):
@@ -177,9 +173,7 @@ def test_why_leads_to_explore(page, found):
     title = page.locator(".g-split-hit h4").first.inner_text()
     page.get_by_role("button", name=f"Why? {title}").click()
     expect(page.locator(".g-dialog h2").first).to_contain_text(title)
-    asked = address(page)
-    assert asked["q"] == QUERY
-    assert asked["b"] == "tiny-a:rationale"
+    asked = expect_address(page, q=QUERY, b="tiny-a:rationale")
     assert "tab" not in asked or asked["tab"] != "reasons"
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import urlencode
 
 import pytest
+from addresses import address, expect_address
 from explorer_world import QUERY, SCRIPT
 from playwright.sync_api import expect
 
@@ -21,10 +22,6 @@ def link(url: str, **more: str) -> str:
         "doc": "d05",
     }
     return f"{url}?{urlencode(asked | more)}"
-
-
-def address(page) -> dict[str, str]:
-    return {key: values[0] for key, values in parse_qs(urlsplit(page.url).query).items()}
 
 
 @pytest.fixture
@@ -67,7 +64,7 @@ def test_a_hit_is_explained(page, url):
     expect(sums).to_contain_text(f"score {scores[1]} =")
     expect(sums).to_contain_text(re.compile(r"largest residual \de-\d"))
     assert dialog.locator(".g-row-score td").all_inner_texts()[:2] == [score.replace("-", "−") for score in scores]
-    assert address(page)["why"] == "b"  # the column of the hit
+    expect_address(page, why="b")  # the column of the hit
     dialog.get_by_role("radio", name="A · tiny-a").check(force=True)
     page.wait_for_function("new URLSearchParams(location.search).get('why') === 'a'")
     expect(sums).to_contain_text(f"score {scores[0]} =")
@@ -115,7 +112,7 @@ def test_two_hits_are_compared_and_the_link_opens_the_same_again(why):
     expect(why.locator(".g-figure-difference-blocks .g-amount").first).to_be_visible()
     expect(why.locator(".g-figure-difference-other .g-amount").first).to_be_visible()
     expect(why.locator(".g-against")).to_be_focused()
-    asked = address(why)
+    asked = expect_address(why, vs=None)
     assert asked["vs"] == why.locator(".g-against").input_value() != ""
     before = why.locator(".g-comparison .g-sum").inner_text()
     difference, total = (

@@ -77,8 +77,8 @@ grace_benchmarks: build filter
 grace_cli: bench
 grace_app: . corpus evaluate explore export map mending page reasons training workspace
 grace_app: corpus.uploads explore.facets gate map.colours page.head page.html page.scripts theme
-grace_app: explore.explanations explore.within mending.links training.runs workspace.messages workspace.pace workspace.view
-grace_app: explore.others explore.render_facets map.view page.words workspace.answers workspace.shared
+grace_app: explore.explanations explore.within mending.links training.runs workspace.messages workspace.view
+grace_app: explore.others explore.render_facets map.view page.words workspace.answers workspace.jobs workspace.shared
 grace_app: explore.passages workspace.state
 grace_app: evaluate.view
 grace_app: corpus.builds evaluate.evaluations explore.search explore.why map.maps workspace.writing_models

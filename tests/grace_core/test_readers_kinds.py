@@ -172,7 +172,8 @@ def test_what_unpacks_to_far_more_is_bounded(tmp_path, monkeypatch, suffix, fill
 def test_front_matter_becomes_metadata(tmp_path):
     write(
         tmp_path / "a.md",
-        "---\ntitle: Of rivers\nid: r-1\nyear: 2001\nday: 2024-02-29\ntags: [water, 12:30]\nby: {name: Ann}\nnone: ~\n---\n# Rivers\n\nA text.",
+        "---\ntitle: Of rivers\nid: r-1\nyear: 2001\nday: 2024-02-29\ntags: [water, 12:30]\nby: {name: Ann}\nnone: ~\n---\n"
+        "# Rivers\n\nA text.",
     )
     write(tmp_path / "b.md", "---\nyear: 1999\ndraft: no\n...\n# Hills\nB text.")
     write(tmp_path / "c.md", "---\n---\nNothing in front.")

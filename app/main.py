@@ -87,7 +87,9 @@ def build_app(
         first = shell.built["explore"]
 
         def opened(request: gr.Request):
-            return explore_tab.open_page(first, request)
+            name = request.query_params.get("tab")
+            unknown = f"there is no tab {name[:40]!r}, there are {', '.join(TABS)}" if name and name not in TABS else ""
+            return explore_tab.open_page(first, request, unknown)
 
         def select_tab(request: gr.Request):
             name = dict(request.query_params).get("tab")

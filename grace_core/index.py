@@ -126,6 +126,11 @@ def build(
 
 
 def _no_index(collection: Collection, model: str, there: list[str]) -> GraceError:
+    if model == "bm25" or model.startswith("st:"):
+        return GraceError(
+            f"{model} has no rationales and no part sums, which are wanted here; name a model of {collection.folder}: "
+            f"{', '.join(there) or 'there is none'}"
+        )
     hint = (
         "its build was stopped: build again to go on"
         if model_name(model) in collection.unfinished

@@ -368,12 +368,15 @@ def explain_hit(workspace, data: dict) -> dict:
     return answer_why(workspace, data, against=against)
 
 
-def open_page(tab: ExploreTab, request: gr.Request) -> list:
-    """Values for ``everything``, and the view that the address asks to be searched, or what stands in its place."""
+def open_page(tab: ExploreTab, request: gr.Request, problem: str = "") -> list:
+    """Values for ``everything``, and the view that the address asks to be searched, or what stands in its place; ``problem``
+    is what the caller found wrong with the address.
+    """
     try:
         view, problems = read_view(tab.shell.workspace, dict(request.query_params))
     except Exception as error:
         return [*tab.show_collection(None, "" if isinstance(error, GraceError) else message_of(error)), NOTHING]
+    problems = [*([problem] if problem else []), *problems]
     if problems or not view.query:
         values = tab.show_collection(view.collection, "; ".join(problems))
         controls = tab.show_controls(view)

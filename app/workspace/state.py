@@ -19,7 +19,7 @@ from grace_app.explore.facets import Facets
 from grace_app.workspace.view import AnyColumn, Column, OtherColumn, default_view, short
 from grace_core.collection import Collection, collection_folder, find_collections
 from grace_core.columns.listing import single_names
-from grace_core.columns.names import Name, Ranks, Single, Sum, check_different, parse
+from grace_core.columns.names import Name, Single, Sum, parse, resolved
 from grace_core.errors import GraceError
 from grace_core.files import read_json
 from grace_core.sources import find_model, named_here
@@ -134,14 +134,8 @@ class Workspace:
                 raise GraceError(message if single is parsed else f"{message}; {single.id} is none of them")
             return match
 
-        if isinstance(parsed, Single):  # a model's name alone is its column with rationale
-            single = there(parsed)
-            return columns.get(single.id) or _other(single)
-        parts = [there(part) for part in parsed.parts]
-        check_different(parts, text)
-        if isinstance(parsed, Ranks):
-            return _other(Ranks(tuple(parts)))
-        return _other(Sum(tuple((weight, part) for (weight, _), part in zip(parsed.terms, parts, strict=True))))
+        column = resolved(parsed, there, text)  # a model's name alone is its column with rationale
+        return columns.get(column.id) or _other(column)
 
     def opened(self, collection: str, column: AnyColumn) -> OpenedColumn:
         """An opened column, which searches and explains; reopened only when its files change."""

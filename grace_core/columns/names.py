@@ -13,6 +13,7 @@ on either side of the point; without one it is 1. In an address "+" is "%2B".
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -227,3 +228,16 @@ def check_different(parts: list[Single], text: str) -> None:
             raise GraceError(
                 f"{part.id} stands twice in {text[:100]!r}; name it once, with the weight that it shall have"
             )
+
+
+def resolved(name: Name, resolve: Callable[[Single], Single], text: str) -> Name:
+    """The column ``name``, read from ``text``, with each single one as ``resolve`` gives it, which says which of a
+    collection it is. Raises GraceError if a fusion then names one twice.
+    """
+    if isinstance(name, Single):
+        return resolve(name)
+    parts = [resolve(part) for part in name.parts]
+    check_different(parts, text)
+    if isinstance(name, Ranks):
+        return Ranks(tuple(parts))
+    return Sum(tuple((weight, part) for (weight, _), part in zip(name.terms, parts, strict=True)))

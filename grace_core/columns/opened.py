@@ -12,7 +12,7 @@ from grace_core.columns.encoder import Encoder
 from grace_core.columns.fusion import RanksColumn, SumColumn
 from grace_core.columns.kinds import Bm25Column, EncoderColumn, GraceColumn
 from grace_core.columns.listing import read_name, single_names
-from grace_core.columns.names import Name, Ranks, Single, Sum, check_different
+from grace_core.columns.names import Name, Ranks, Single, Sum, resolved
 from grace_core.errors import GraceError
 from grace_core.explain import Explainer
 from grace_core.files import read_json
@@ -58,14 +58,7 @@ class Columns:
 
         Raises GraceError for what cannot be read or is not there.
         """
-        name = read_name(self.collection, text)
-        if isinstance(name, Single):
-            return self._resolve(name)
-        parts = [self._resolve(part) for part in name.parts]
-        check_different(parts, text)
-        if isinstance(name, Ranks):
-            return Ranks(tuple(parts))
-        return Sum(tuple((weight, part) for (weight, _), part in zip(name.terms, parts, strict=True)))
+        return resolved(read_name(self.collection, text), self._resolve, text)
 
     def _resolve(self, single: Single) -> Single:
         if single.kind == "bm25":

@@ -30,7 +30,7 @@ def front_matter(text: str) -> tuple[dict[str, Any], str, str]:
     try:
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(inside, yaml.BaseLoader)):
             return {}, text, "YAML with aliases"
-        values = yaml.load(inside, yaml.BaseLoader)  # makes text, lists and dicts, and nothing else
+        values = yaml.BaseLoader(inside).get_single_data()  # text, lists and dicts, and nothing else
     except (yaml.YAMLError, ValueError, TypeError, RecursionError):  # TypeError: a name that is a list
         return {}, text, "malformed YAML"
     if isinstance(values, dict):

@@ -20,7 +20,7 @@ from fastapi import Request
 from grace_core.columns.column import Column
 from grace_core.columns.kinds import EncoderColumn, GraceColumn
 from grace_core.columns.listing import PREFIX, encoders, read_manifest, single_names
-from grace_core.columns.names import Name, Ranks, Single, Sum, check_different, parse
+from grace_core.columns.names import Name, Single, parse, resolved
 from grace_core.columns.opened import Columns
 from grace_core.errors import GraceError
 from grace_core.explain import Explainer
@@ -118,13 +118,7 @@ class ServedColumns:
     def _canonical(self, text: str) -> Name:
         """As :meth:`Columns.canonical`, without looking for a name among paths."""
         name = Single("grace", text) if text in self.collection.models else parse(text)
-        if isinstance(name, Single):
-            return self._resolved(name)
-        parts = tuple(self._resolved(part) for part in name.parts)
-        check_different(parts, text)
-        if isinstance(name, Ranks):
-            return Ranks(parts)
-        return Sum(tuple((weight, part) for (weight, _), part in zip(name.terms, parts, strict=True)))
+        return resolved(name, self._resolved, text)
 
     def _resolved(self, single: Single) -> Single:
         """A single column by its name in the collection."""

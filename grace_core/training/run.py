@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -211,7 +212,10 @@ def _run(config, trainer, model, heldout, out: Path, checkpoint: Path | None, do
     if checkpoint and trainer.calibration:
         trainer.calibration.load(checkpoint)
     if done < steps:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with warnings.catch_warnings():
+            # at every checkpoint PEFT looks on the hub for the base's vocabulary, which is not saved anyway
+            warnings.filterwarnings("ignore", "Unable to fetch remote file|Could not find a config file", module="peft")
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     state = "collapsed" if recorder.alarm else "stopped early" if watcher and watcher.stopped_early else "finished"
     # save: without an evaluation the last model is the best; an adapter is small, so its last one is saved too
     kept_apart = config.lora is not None and not config.lora.merge

@@ -250,6 +250,7 @@ def test_a_link_opens_the_same_state_again(explore, chromium):
         ("?collection=nope&q=hello", "there is no collection 'nope' here; there are: "),
         ("?a=%3Cscript%3Ewindow.pwned%3D1%3C/script%3E&k=seven&q=x", "has no column '<script>"),
         ("?collection=..%2F..%2Fetc&q=x", "there is no collection '../../etc'"),
+        ("?tab=nosuch&q=river", "there is no tab 'nosuch', there are explore, map, "),
         ("?q=%20%20", "the query is empty"),
         ("?collection=world&q=river&doc=nope", "world has no document 'nope'"),
     ],

@@ -23,7 +23,7 @@ grace_study: .
 grace_core: cache chat_templates columns.bm25 columns.names files filters neighbours passages texts
 grace_core: engines.vllm_worker geometry gguf_files mend_layer prompt switching readers.documents readers.html_pages regions
 grace_core: engines.base engines.runner model_folders readers.cells readers.chunked readers.files tensors
-grace_core: ann engines.inflight readers.extraction readers.extraction_worker settings sources
+grace_core: ann engines.inflight readers.extraction readers.extraction_worker readers.front_matter settings sources
 grace_core: engines.transformers readers.delimited readers.folders readers.json_rows readers.judgements readers.parquet
 grace_core: engines.vllm readers.corpus selection truncation weights
 grace_core: loading readers

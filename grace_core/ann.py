@@ -18,7 +18,6 @@ gives the same bytes again with one thread only (OMP_NUM_THREADS=1).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -41,7 +40,7 @@ PER_CENTROID = 39  # training vectors a centroid; FAISS warns below
 CANDIDATES = 4  # an ivfpq query re-ranks this many times k vectors, and at least LEAST
 LEAST = 40
 SLACK = 16  # candidates beyond k, so that fp32 rounding of nearly equal scores does not decide the result
-GROUP = 8  # queries for which vectors on disk are read at once: few enough to stay in the cache
+GROUP = 8  # queries for which vectors are computed at once: few enough to stay in the cache
 _ROUNDING = float(np.finfo(np.float32).eps)
 
 
@@ -154,19 +153,15 @@ def search(
 
 def ranked(vectors, rows: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Cosines and rows ``(m, k)`` of the best of each query's candidates ``rows`` ``(m, c)``, -1 for none."""
-    together = max(1, min(GROUP, ROOM // max(1, rows.shape[1] * queries.shape[1])))
-    if len(queries) > together:
-        import faiss
-
-        groups = [slice(start, start + together) for start in range(0, len(queries), together)]
-        with ThreadPoolExecutor(faiss.omp_get_max_threads()) as pool:  # as many as searched before
-            parts = pool.map(lambda group: ranked(vectors, rows[group], queries[group], k), groups)
-            scores, best = zip(*parts, strict=True)
-        return np.concatenate(scores), np.concatenate(best)
     if isinstance(vectors, np.ndarray):
         cosines = dots_of_each(vectors, rows, queries)
     else:
-        cosines = dots_of_own(vectors[rows.ravel()].reshape(*rows.shape, -1), queries)
+        cosines = np.empty(rows.shape, np.float32)
+        together = max(1, min(GROUP, ROOM // max(1, rows.shape[1] * queries.shape[1])))
+        for start in range(0, len(queries), together):
+            some = slice(start, start + together)
+            read = vectors[rows[some].ravel()].reshape(*rows[some].shape, -1)
+            cosines[some] = dots_of_own(read, queries[some])
     if rows.min(initial=0) < 0:
         cosines[rows < 0] = -np.inf
     best = np.arange(len(cosines))[:, None], np.lexsort((rows, -cosines), axis=1)[:, :k]

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from transformers.cache_utils import DynamicLayer
 
-from grace_core.engines import attention
 from grace_core.pooling import PARTS
 from grace_core.prompt import Prompt
 
@@ -33,6 +32,9 @@ class ModelRunner:
 
     def __init__(self, model, *, pad_id: int):
         self.model, self.pad_id = model.eval(), pad_id
+        # here, since it imports a good part of transformers, which whoever opens an index without a model does not need
+        from grace_core.engines import attention
+
         attention.use(model)
         self._lock = Lock()
         self._prefix: tuple[object, object] = (None, None)  # what it was computed from, and its keys and values

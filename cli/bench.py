@@ -169,7 +169,7 @@ def bench_living(
     ] = 1_000,
     as_json: Json = False,
 ) -> None:
-    """Taking a few changed documents into a collection, against building it anew."""
+    """Taking a few changed documents into a collection, against building it from scratch."""
     from grace_benchmarks.living import run
 
     result = run(corpus, model=model, documents=documents, changed=changed, sample=sample)

@@ -125,7 +125,7 @@ def check_figure(path: Path) -> None:
 
 
 def budgets_of(tokens: str) -> list[int]:
-    """Numbers of tokens, as they are typed. Raises GraceError for what is none."""
+    """Numbers of tokens, as they are typed. Raises GraceError for anything else."""
     try:
         lengths = [int(part) for part in tokens.split(",")]
     except ValueError:

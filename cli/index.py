@@ -182,7 +182,7 @@ def index_geometry(
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Make the vectors of an index anew from its stored sums, in another geometry: nothing is encoded but
+    """Compute the vectors of an index again from its stored sums, in another geometry: nothing is encoded but
     ``--queries``.
     """
     from grace_cli.index_build import geometry_command

@@ -257,7 +257,7 @@ def checked_arguments(template: dict) -> dict:
 
 
 def checked_date(day: str) -> str:
-    """The date as YYYY-MM-DD. Raises GraceError if it is none."""
+    """The date as YYYY-MM-DD. Raises GraceError for anything else."""
     try:
         return date.fromisoformat(day).isoformat()
     except (TypeError, ValueError) as error:

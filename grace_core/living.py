@@ -131,7 +131,7 @@ class Update:
                 if name not in self.collection.models:
                     removed.append(name)
                     self.notes.append(
-                        f"{name}: its build was stopped, and begins anew; what it encoded is in the cache of rationales"
+                        f"{name}: its build was stopped, and begins again; what it encoded is in the cache of rationales"
                     )
             encoders = [path.parent.name for path in sorted(self.collection.folder.glob(f"{PREFIX}*/{ENCODED}"))]
             write_json(

@@ -2,7 +2,7 @@
 
 Of every mend in force the file has the document's id, a hash of its text, the rationale in words and in token
 ids, and the sum of the rationale's hidden states. That sum is taken by an index whose model has the same
-weights, precision, prompt and settings; any other encodes the words anew. The file may come from anywhere:
+weights, precision, prompt and settings; any other encodes the words again. The file may come from anywhere:
 everything in it is checked, and nothing of it is run.
 """
 
@@ -33,7 +33,7 @@ class Read:
     """What a file of mends means for an index: ``changes`` to be kept, and a line about each mend that is left out."""
 
     changes: list[Change] = field(default_factory=list)
-    encoded: int = 0  # of the changes, those that were encoded anew
+    encoded: int = 0  # of the changes, those that were encoded again
     left_out: list[str] = field(default_factory=list)
 
 

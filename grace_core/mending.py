@@ -4,7 +4,7 @@ Replay: the document is encoded again with the other rationale and scored for ev
 
     s'(q, d) = z_q · z_d',     s'(q, x) = s(q, x) for all other x,
 
-and every ranking is made anew, equal scores in the order of the corpus; queries are encoded once. That is the
+and every ranking is computed again, equal scores in the order of the corpus; queries are encoded once. That is the
 exact outcome of keeping it (:mod:`grace_core.mends`), where the statistics of the geometry stay as they are.
 A later change of geometry, which fits them again to what is stored then, moves all scores a little.
 
@@ -221,7 +221,7 @@ class Mender:
         return Explainer(self.index, self.model).row(document_id)
 
     def number(self, query_id: str) -> int:
-        """The place of a judged query. Raises GraceError if it is none."""
+        """The place of a judged query. Raises GraceError for any other id."""
         if query_id not in self.texts:
             there = f"{len(self.queries)} judged queries, such as {self.queries[0]!r}"
             raise GraceError(f"{query_id[:80]!r} is no judged query here; there are {there}")

@@ -9,7 +9,7 @@ them sees the rationale, and so are the statistics of the geometry: scores of ot
 the bit. What was there before is in the layer, so that :func:`revert` writes it back.
 
 All files of the new state are made in ``<collection>/.mend``, which is then renamed to ``.next``: that is the
-one moment from which on the new state holds, and whoever opens the collection after a crash finishes the
+one moment from which on the new state holds, and the next process that opens the collection after a crash finishes the
 switch (:func:`grace_core.switching.switch`).
 
 A mend is *kept* while it is in force, *reverted*, or *stale*: after an update of the corpus
@@ -220,8 +220,8 @@ def plain(index: GraceIndex, target: Path) -> Path:
 
 
 def carry(old: Path, collection: Collection, name: str) -> list[str]:
-    """Put the mends of an index, in the folder ``old``, on the one that was made anew for it in
-    ``collection``, which nobody has open.
+    """Put the mends of an index, in the folder ``old``, on the one that was built for it in
+    ``collection``, which no other process has open.
 
     Those of documents that are gone, or have another text, become stale; lines for the user tell of them.
     What was carried already stays.

@@ -46,7 +46,7 @@ MORE = 4  # times more rows are asked for when too few documents are among them
 PAGE_BREAK = "\f"
 
 ENDS, FULL_STOPS, CLOSING = ".!?…", "。！？｡．।॥؟۔։።", "\"'”’)]"
-# Han and kana; Thai, Lao, Burmese, Khmer; what stands behind a word and is none
+# Han and kana; Thai, Lao, Burmese, Khmer; signs that follow a word and belong to it
 _PAIRS = "\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9d\U00020000-\U0003ffff"
 _FIVES = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
 _MARKS = f"\u3000-\u303f\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65{FULL_STOPS}"

@@ -1,4 +1,4 @@
-"""In which precision a model runs where nobody says so."""
+"""The precision that a model runs in by default."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def what_if(
     geometry: Geometry = RAW,
     **settings,
 ) -> WhatIf:
-    """Encode document ``row`` again with ``text`` and ``rationale`` (forced, not generated), and rank it anew
+    """Encode document ``row`` again with ``text`` and ``rationale`` (forced, not generated), and rank it again
     among ``vectors`` ``(n, d)``.
 
     ``query`` is the query's embedding ``(d,)``. Unchanged token ids give the unchanged score, up to the
@@ -119,7 +119,7 @@ def leave_one_out(
     """The score without each sentence of ``part`` in turn, all in one batch: ``[(sentence, score)]``.
 
     Of the rationale the sentence's tokens go and the others stay as they are; of the text what is left is
-    tokenised anew, and its only sentence is not taken out. With ``Pooling.TEXT`` only sentences of the text
+    tokenised again, and its only sentence is not taken out. With ``Pooling.TEXT`` only sentences of the text
     matter, since no text token sees the rationale.
     """
     first = int((document.parts != RATIONALE).sum())

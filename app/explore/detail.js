@@ -99,7 +99,7 @@ document.addEventListener('keydown', (event) => {
   if (event.key === 'Escape') {
     event.preventDefault();
     if (event.target.matches('textarea'))
-      event.target.blur(); // whoever is writing leaves the sentence first
+      event.target.blur(); // an edit in progress is left first
     else close();
     return;
   }

@@ -280,7 +280,7 @@ const showOutcome = (mine, data) => {
   const words = make(
     'p',
     'g-words',
-    'The model reads the edited text and rationale as they stand here; nothing is written anew, and no ' +
+    'The model reads the edited text and rationale as they stand here; nothing new is written, and no ' +
       'other document changes. ' +
       'This is a trial, so it does show what the edit causes; but a struck-out text may be one that ' +
       'the model would never have written.',

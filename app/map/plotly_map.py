@@ -3,7 +3,7 @@
 ``gr.Plot`` tells Python of no click and no selection, so this is a ``gr.HTML`` whose scripts draw with plotly
 and ask the server through ``server_functions``. A function and not a subclass: Gradio writes a ``.pyi``
 beside the source file of every component class. The frame stands in the template, which holds no value, so
-that nothing Python sends ever draws it anew; texts come in through scripts, as text.
+that nothing Python sends ever redraws it; texts come in through scripts, as text.
 
 plotly.js (5 MB) is served from the installed package, and asked for when the tab is first shown. The package
 itself is not imported.

@@ -2,7 +2,7 @@
 
 See app/map/map.js for what the page does with the answers given here.
 
-What is shown is state of the page; every question names it, and it is read and checked anew each time
+What is shown is state of the page; every question names it, and it is read and checked again each time
 (:mod:`grace_app.map.view`).
 """
 

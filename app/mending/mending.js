@@ -1,5 +1,5 @@
 // The Mend tab: failing queries, why one fails, a document's rationale changed and tried, kept, and reverted. What is
-// shown stands in `view`, as the address holds it; the server checks it anew with every question.
+// shown stands in `view`, as the address holds it; the server checks it again with every question.
 const KEYS = ['corpus', 'model', 'judged', 'queries', 'query', 'document'];
 const root = element.querySelector('.g-mend');
 const jobBox = root.querySelector('.g-mend-job');
@@ -110,7 +110,7 @@ const tries = {
   remove: () => tryOut({ kind: 'remove' }),
   regenerate: () => tryOut({ kind: 'regenerate', seed: Number(part('seed').value) }),
 };
-// After what was changed everything on the page is of yesterday.
+// After a change everything on the page is out of date: load it again.
 const changed = async (answer, said) => {
   if (!answer) return;
   const again = part('failing').firstChild;

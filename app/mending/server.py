@@ -1,6 +1,6 @@
 """What the Mend tab asks of the server: why judged queries fail, what another rationale would change, and keeping it.
 
-The judged queries are encoded a few at a time, at the page's request, so that whoever leaves the page ends it; what was
+The judged queries are encoded a few at a time, at the page's request, so that leaving the page ends it; what was
 encoded is in the cache. A mend is tried on the documents as they are stored, and kept as ``grace mend keep`` does it.
 """
 

@@ -2,7 +2,7 @@
 
 See app/mending/mending.js for what the page does with the answers of :class:`grace_app.mending.server.MendServer`.
 
-The frame stands in the template, which holds no value, so that nothing Python sends ever draws it anew.
+The frame stands in the template, which holds no value, so that nothing Python sends ever redraws it.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 // The Reasons tab: its list, an opened reason, and a query split and steered. What is shown stands in `view`, as
-// the address holds it; the server checks it anew with every question.
+// the address holds it; the server checks it again with every question.
 const KEYS = ['corpus', 'model', 'size', 'reason', 'ask', 'only', 'steer', 'against', 'judged', 'queries'];
 const root = element.querySelector('.g-reasons');
 const opened = root.querySelector('.g-reasons-opened');

@@ -3,7 +3,7 @@
 See app/reasons/reasons.js for what the page does with the answers of
 :class:`grace_app.reasons.server.ReasonsServer`.
 
-The frame stands in the template, which holds no value, so that nothing Python sends ever draws it anew.
+The frame stands in the template, which holds no value, so that nothing Python sends ever redraws it.
 """
 
 from __future__ import annotations

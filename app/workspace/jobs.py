@@ -36,7 +36,7 @@ class Job:
 
     @property
     def busy(self) -> str:
-        """What is said to whoever wants another job meanwhile."""
+        """The refusal that a request for another job gets meanwhile."""
         raise NotImplementedError
 
     @property
@@ -45,7 +45,7 @@ class Job:
         raise NotImplementedError
 
     def serves(self, wanted: Job) -> bool:
-        """Whether somebody who asks for ``wanted`` may have this job instead, which runs already."""
+        """Whether this running job also answers a request for ``wanted``."""
         return False
 
     def mark(self, done: int, total: int) -> None:

@@ -32,7 +32,7 @@ class ModelRunner:
 
     def __init__(self, model, *, pad_id: int):
         self.model, self.pad_id = model.eval(), pad_id
-        # here, since it imports a good part of transformers, which whoever opens an index without a model does not need
+        # here, since it imports a good part of transformers, which opening an index without a model does not need
         from grace_core.engines import attention
 
         attention.use(model)

@@ -1,7 +1,7 @@
 """95 % intervals by percentile bootstrap, for everything here that has one.
 
-A sample is drawn anew with replacement RESAMPLES times, and the interval reaches from the 2.5th to the 97.5th
-percentile of what it is about. What is drawn anew is said by each function: items (queries, texts), and where
+A sample is drawn with replacement RESAMPLES times, and the interval reaches from the 2.5th to the 97.5th
+percentile of what it is about. Each function says what is resampled: items (queries, texts), and where
 there are several seeds or collections these too. A difference is paired by giving the differences of the same
 items. The same seed draws the same.
 """
@@ -38,7 +38,7 @@ def of_statistic(value: Callable[[np.ndarray], float], n: int, *, seed: int = 0,
 
 
 def of_groups(groups: Sequence[np.ndarray], *, seed: int = 0) -> np.ndarray:
-    """Draws of the mean over groups of their means ``(n,)``: items are drawn anew within each group, the
+    """Draws of the mean over groups of their means ``(n,)``: items are resampled within each group, the
     groups stay.
     """
     rng = np.random.default_rng(seed)
@@ -47,7 +47,7 @@ def of_groups(groups: Sequence[np.ndarray], *, seed: int = 0) -> np.ndarray:
 
 def of_hierarchy(groups: Sequence[np.ndarray], *, seed: int = 0, redraw_groups: bool = True) -> np.ndarray:
     """Draws of the mean over groups of values ``(seeds, n)``: seeds, groups (where ``redraw_groups``) and in
-    each its items are drawn anew. All groups have equally many seeds."""
+    each its items are resampled. All groups have equally many seeds."""
     rng, seeds = np.random.default_rng(seed), groups[0].shape[0]
     draws = np.zeros(RESAMPLES)
     for i in range(RESAMPLES):
@@ -60,7 +60,7 @@ def of_hierarchy(groups: Sequence[np.ndarray], *, seed: int = 0, redraw_groups: 
 
 
 def of_seeds(arrays: Sequence[np.ndarray], *, seed: int = 0) -> list[np.ndarray]:
-    """Draws of the mean of each array ``(seeds, n)``, seeds and items drawn anew; all arrays share the draws
+    """Draws of the mean of each array ``(seeds, n)``, seeds and items resampled; all arrays share the draws
     of items, so that the difference of two is paired."""
     rng, n = np.random.default_rng(seed), arrays[0].shape[1]
     weights = np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(RESAMPLES)]) / n

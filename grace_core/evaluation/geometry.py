@@ -3,7 +3,7 @@
 Three sources of the queries' mean are set side by side. *Model*: the model's own statistics of other
 collections, as a fresh collection is searched. *Twenty*: these and twenty unlabelled queries of the
 collection, which are left out of what is measured. *Own*: the measured queries themselves, the most that a
-mean can give; nobody has it before the queries have come.
+mean can give; it is known only after the queries have come.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def _twenty(judged: Sample, model: Statistics | None, pooling: Pooling, seed: in
 
 
 def interval(values: Sequence[np.ndarray], *, seed: int = 0) -> dict:
-    """Mean over collections of the means over queries, with a 95 % interval that draws queries anew within
+    """Mean over collections of the means over queries, with a 95 % interval that resamples queries within
     each collection.
     """
     values = [one[~np.isnan(one)] for one in values]

@@ -7,7 +7,7 @@ weights are. Intervals are not lm-eval's standard errors but bootstraps over its
 can be paired between models.
 
 A task file says which Python functions to call (``!function``), and may name a metric that is a program on a
-hub. Such code is the file's author's, not lm-eval's, and a file that somebody sent looks harmless; so it is
+hub. Such code is the file's author's, not lm-eval's, and a file from elsewhere looks harmless; so it is
 refused unless the caller allows it, and templates run in Jinja's sandbox. lm-eval's own tasks, which were
 installed with it, run as they are; those that execute what a model writes do not.
 """

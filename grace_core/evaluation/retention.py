@@ -29,7 +29,7 @@ from grace_core.model import GraceModel
 from grace_core.texts import as_texts
 
 FORWARD_TOKENS = 4096  # of one forward: with a vocabulary of 150,000 their logits and losses take some 6 GB
-SLOW_RESAMPLES = 200  # where an aggregate is not a mean, and is computed anew from the items of every draw
+SLOW_RESAMPLES = 200  # where an aggregate is not a mean, and is computed from the items of every draw
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Evaluations kept in a collection, so that nobody has to wait for what was evaluated once.
+"""Evaluations kept in a collection, so that nothing is evaluated twice.
 
     <collection>/<model>/evaluation.parquet       of a model, with its rationale and by the text alone
                 /st-<name>/evaluation.parquet     of a sentence encoder

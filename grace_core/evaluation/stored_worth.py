@@ -2,7 +2,7 @@
 
     <collection>/<model>/worth.json    how it was measured, and the figures of :func:`grace_core.evaluation.worth.summary`
 
-Rationales are written anew for it, so it belongs to a model with its settings, to a corpus and to its judgements, and not
+Rationales are generated for it, so it belongs to a model with its settings, to a corpus and to its judgements, and not
 to the vectors that are stored: it stays when these change geometry or are mended.
 """
 

@@ -11,7 +11,7 @@ Three sides are measured, against n = 0, the text alone:
 The gate (:mod:`grace_core.gating`) decides by the margin of the search by the query's text alone among
 documents with their rationales. Its threshold is chosen on queries of another split, over all collections
 together, and set beside three things: to write always, never, and for as many queries at random (the expected
-value, between the two). Means are over collections, intervals draw queries anew within each.
+value, between the two). Means are over collections, intervals resample the queries of each.
 
 :func:`of_hit` asks the same of one document under one query: score and rank with rationales left out, exchanged and with
 their words in random order, by the treatments of :mod:`grace_core.evaluation.faithfulness`.

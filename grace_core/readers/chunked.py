@@ -22,7 +22,7 @@ MARK = b"grace.passages"  # in the schema of a Parquet file that holds passages
 def chunked(corpus: Corpus, chunk: Chunk) -> Corpus:
     """A corpus of passages, split lazily if the documents of ``corpus`` are read lazily, else a list.
 
-    A corpus that is split already is put together and split anew.
+    A corpus that is split already is put together and split again.
     """
     corpus = whole_corpus(corpus)
     clashing = [name for name in corpus.fields if name in RESERVED]

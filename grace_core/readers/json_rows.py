@@ -131,7 +131,7 @@ def json_rows(path: Path, notes: Notes) -> Iterator[Row]:
 
 
 def _why(error: ValueError | RecursionError) -> str:
-    """What is wrong with a piece of JSON, in words for whoever wrote it."""
+    """What is wrong with a piece of JSON, in words for its author."""
     if isinstance(error, RecursionError):
         return "nested too deeply"
     if "integer string conversion" in str(error):

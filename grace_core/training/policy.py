@@ -324,7 +324,7 @@ class GracePolicyTrainer(GRPOTrainer):
         return loss
 
     def _retention_loss(self, model) -> torch.Tensor:
-        """KL(starting model || policy), mean over the tokens of a few plain texts, drawn anew at every step."""
+        """KL(starting model || policy), mean over the tokens of a few plain texts, drawn at every step."""
         piece = self._step % self.current_gradient_accumulation_steps
         rng = Random(f"{self.config.seed} {self.state.global_step} {piece} {self.accelerator.process_index}")
         texts = rng.sample(self.plain_texts, min(self.config.retain_texts, len(self.plain_texts)))

@@ -108,7 +108,7 @@ def with_precision(config: TrainConfig, run: Path | None, *, report: Callable[[s
     if config.precision != "auto":
         return config
     path = run / "run.json" if run else None
-    begun = read_json(path, "remove the run's folder and start anew") if path and path.exists() else None
+    begun = read_json(path, "remove the run's folder and start again") if path and path.exists() else None
     precision = begun["config"]["precision"] if begun else default_dtype("cuda" if torch.cuda.is_available() else "cpu")
     report(
         f"precision auto: {precision}, {'as the run was begun' if begun else 'which this machine multiplies faster'}"

@@ -405,7 +405,7 @@ def test_stopped_builds_of_the_old_corpus_begin_anew(first, folder, model, new_m
     with update(folder, corpus_of(changed(first, "new ones between", sentences))) as new:
         new.build(model)
         new.commit()
-        assert new.notes[-1].startswith("tiny-llama: its build was stopped, and begins anew")
+        assert new.notes[-1].startswith("tiny-llama: its build was stopped, and begins again")
     assert build(Collection(folder), third).verify()["ok"]
 
 

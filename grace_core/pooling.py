@@ -43,25 +43,19 @@ def pooled(sums: np.ndarray, counts: np.ndarray, pooling: Pooling = Pooling.FULL
         total, number = sums.sum(axis=1), counts.sum(axis=1)
     if len(number) and number.min() < 1:
         raise GraceError(f"row {int(number.argmin())} has no token to pool over; an empty text has no embedding")
-    means = total.astype(np.float64)
-    means /= number[:, None]
-    return means.astype(np.float32)
+    return (total / number[:, None]).astype(np.float32)
 
 
 def embeddings(sums: np.ndarray, counts: np.ndarray, pooling: Pooling = Pooling.FULL) -> np.ndarray:
     """L2-normalised embeddings ``(n, d)`` in fp32. Raises GraceError for a vector that is zero or not finite."""
     vectors = pooled(sums, counts, pooling)
-    # in place: a search of an ivfpq index makes some dozen of them for every query, and new memory costs more than sums
-    exact = vectors.astype(np.float64)
-    norms = np.sqrt(np.add.reduce(exact * exact, axis=1, keepdims=True))
+    norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
     if bad := np.flatnonzero(~np.isfinite(norms[:, 0]) | (norms[:, 0] == 0)).tolist():
         raise GraceError(
             f"row {bad[0]} has a hidden state that is not finite or is zero throughout ({len(bad)} such rows); "
             "the model's weights or its precision are at fault: try dtype float32"
         )
-    exact /= norms
-    np.copyto(vectors, exact, casting="same_kind")
-    return vectors
+    return (vectors / norms).astype(np.float32)
 
 
 class Representation(NamedTuple):

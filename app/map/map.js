@@ -189,10 +189,7 @@ const arrive = () => {
       else {
         sync();
         look();
-        if (data)
-          ask('map_progress').then(
-            (answer) => answer && answer.job && answer.job.state === 'working' && follow(answer.job),
-          );
+        if (data) comeBack();
       }
     } else sync();
   } else if (

@@ -238,7 +238,6 @@ const stopping = (cancel) => {
   cancel.disabled = true;
   cancel.textContent = 'Cancelling …'; // a step of UMAP is not broken off
 };
-let watching = 0;
 const showJob = (progress) => {
   const working = progress && progress.state === 'working';
   job.replaceChildren();
@@ -272,7 +271,7 @@ const showJob = (progress) => {
       ),
       press('Compute the maps', 'g-button g-primary', async () => {
         const begun = await ask('map_compute');
-        if (begun) follow(begun.job);
+        if (begun) goOn(begun.job);
       }),
     );
     job.append(row);
@@ -284,21 +283,11 @@ const showJob = (progress) => {
       ),
     );
 };
-const follow = (progress) => {
-  clearTimeout(watching);
-  showJob(progress);
-  if (!progress || progress.state !== 'working') return;
-  watching = setTimeout(async () => {
-    if (!there) return;
-    const next = await ask('map_progress');
-    if (!next) {
-      follow(progress);
-      return;
-    }
-    if (next.job && next.job.state === 'done' && next.job.columns.length) {
-      showJob(next.job);
-      await load({ ...view, colour: '' }, { keep: true });
-      showJob(next.job);
-    } else follow(next.job);
-  }, 700);
-};
+const { follow, goOn, comeBack } = jobFollower('map_progress', job, {
+  show: showJob,
+  finish: async (progress) => {
+    showJob(progress);
+    await load({ ...view, colour: '' }, { keep: true });
+    showJob(progress);
+  },
+});

@@ -35,6 +35,34 @@ const HOW_MANY = [
   { id: 'all', label: 'all' },
 ]; // judged queries
 
+// A job of the server, asked about by `question` while it works and the tab is looked at: `show` draws it in `box`, and
+// `finish` takes it once it is done, which it may be before the page first hears of it.
+const jobFollower = (question, box, { show, finish }) => {
+  let watching = 0;
+  const follow = (job) => {
+    clearTimeout(watching);
+    show(job);
+    if (!job || job.state !== 'working') return;
+    watching = setTimeout(async () => {
+      if (!there) return;
+      const answer = await ask(question);
+      if (answer) goOn(answer.job);
+      else follow(job);
+    }, 600);
+  };
+  const goOn = (job) => {
+    if (job && job.state === 'done') finish(job);
+    else follow(job);
+  };
+  // The tab is looked at again: a job that it followed may be done by now.
+  const comeBack = async () => {
+    const answer = await ask(question);
+    if (answer && answer.job && (answer.job.state === 'working' || box.querySelector('.g-progress')))
+      goOn(answer.job);
+  };
+  return { follow, goOn, comeBack };
+};
+
 // What goes on, the button that ends it, and how far it is (a share from 0 to 1).
 const progressLines = (text, stop, share) => {
   const bar = make('div', 'g-progress'),

@@ -9,8 +9,6 @@ const view = {};
 let data = null; // what the server told of the reasons: { names, sizes, … }
 let there = false,
   begun = false,
-  unasked = true, // nothing was loaded yet
-  watching = 0,
   waiting = 0;
 
 const complain = (...messages) => errorsIn(root.querySelector('.g-reasons-banner'), messages);
@@ -152,28 +150,17 @@ const showJob = (job) => {
     jobBox.append(begin);
   }
 };
-const follow = (job) => {
-  clearTimeout(watching);
-  showJob(job);
-  if (!job || job.state !== 'working') return;
-  watching = setTimeout(async () => {
-    if (!there) return;
-    const answer = await ask('reasons_progress');
-    if (answer) goOn(answer.job);
-    else follow(job);
-  }, 600);
-};
-// Where a job stands that was just asked about; it may be done before the page first hears of it.
-const goOn = (job) => {
-  if (job && job.state === 'done') load({ ...view });
-  else follow(job);
-};
+const { follow, goOn, comeBack } = jobFollower('reasons_progress', jobBox, {
+  show: showJob,
+  finish: () => load({ ...view }),
+});
 
 // A view is asked for, and shown as far as the server has it.
 const load = async (asked) => {
   forget('reasons_ask', 'reasons_reason', 'reasons_compare');
   root.dataset.busy = '';
-  const answer = await ask('reasons_open', {}, asked);
+  const first = !data,
+    answer = await ask('reasons_open', {}, asked);
   delete root.dataset.busy;
   if (!answer) return;
   KEYS.forEach((key) => {
@@ -192,8 +179,7 @@ const load = async (asked) => {
   choices('corpus', answer.corpora || [], view.corpus);
   choices('model', answer.models || [], view.model);
   choices('size', data ? data.sizes : [], view.size);
-  if (view.ask || !unasked) part('ask').value = view.ask; // what was typed while the tab loaded stays
-  unasked = false;
+  if (view.ask || !first) part('ask').value = view.ask; // what was typed while the tab loaded stays
   root.querySelector('.g-reasons-ask button').disabled = false;
   sync();
   follow(answer.job);
@@ -274,14 +260,7 @@ new ResizeObserver(() => {
     load(viewInAddress('reasons', KEYS));
   } else if (there) {
     sync();
-    // a job that was followed when the tab was left may be done by now
-    ask('reasons_progress').then(
-      (answer) =>
-        answer &&
-        answer.job &&
-        (answer.job.state === 'working' || jobBox.querySelector('.g-progress')) &&
-        goOn(answer.job),
-    );
+    comeBack();
     if (!data) load({ ...view });
   } else sync();
 }).observe(root);

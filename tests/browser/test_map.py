@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import time
 
 import pytest
 from addresses import address, expect_address
@@ -316,6 +317,24 @@ def test_maps_are_computed_while_the_page_waits(page, world, url):
         expect(page.locator(".g-map-key").first).to_be_visible()
         page.click("[data-do=names]")
         expect(page.locator(".g-map-name")).to_have_count(0)
+    finally:
+        for path in (world.indexes / "world").glob("*/map*"):
+            path.unlink()
+
+
+def test_maps_that_were_done_while_another_tab_was_looked_at_are_shown(page, world, url):
+    opened(page, url)
+    try:
+        page.get_by_role("button", name="Compute the maps").click()
+        expect(page.locator(".g-map-job")).to_contain_text("Computing 2 maps")
+        page.get_by_role("tab", name="Training").click()
+        until = time.monotonic() + 120
+        while len(list((world.indexes / "world").glob("*/map.parquet"))) < 2 and time.monotonic() < until:
+            page.wait_for_timeout(200)
+        page.wait_for_timeout(1500)  # what was asked before the tab was left is answered, and nothing asks any more
+        page.get_by_role("tab", name="Map").click()
+        expect(page.locator("[data-side=left] .g-map-method")).to_have_text(re.compile("^UMAP"))
+        expect(page.locator(".g-map-job .g-progress")).to_have_count(0)
     finally:
         for path in (world.indexes / "world").glob("*/map*"):
             path.unlink()

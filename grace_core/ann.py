@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from grace_core.errors import GraceError
-from grace_core.ranking import ROOM, dots, dots_of_each, dots_of_own
+from grace_core.ranking import dots, dots_of_each
 from grace_core.tensors import BLOCK
 
 KINDS = ("flat", "hnsw", "ivfpq")
@@ -157,11 +157,10 @@ def ranked(vectors, rows: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.n
         cosines = dots_of_each(vectors, rows, queries)
     else:
         cosines = np.empty(rows.shape, np.float32)
-        together = max(1, min(GROUP, ROOM // max(1, rows.shape[1] * queries.shape[1])))
-        for start in range(0, len(queries), together):
-            some = slice(start, start + together)
-            read = vectors[rows[some].ravel()].reshape(*rows[some].shape, -1)
-            cosines[some] = dots_of_own(read, queries[some])
+        for start in range(0, len(queries), GROUP):
+            some = slice(start, start + GROUP)
+            distinct, places = np.unique(rows[some], return_inverse=True)  # sorted: in the order of the file
+            cosines[some] = dots_of_each(vectors[distinct], places.reshape(rows[some].shape), queries[some])
     if rows.min(initial=0) < 0:
         cosines[rows < 0] = -np.inf
     best = np.arange(len(cosines))[:, None], np.lexsort((rows, -cosines), axis=1)[:, :k]

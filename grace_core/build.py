@@ -23,7 +23,7 @@ from grace_core.geometry import Geometry, Statistics
 from grace_core.model import GraceModel
 from grace_core.pooling import RATIONALE, Pooling, Representations
 from grace_core.shards import Known, ShardWriter
-from grace_core.tensors import BLOCK, PooledVectors, create_tensors, map_tensors
+from grace_core.tensors import PooledVectors, create_tensors, map_tensors
 
 SCHEMA = 1
 SHARD = 128
@@ -252,10 +252,7 @@ def write_faiss(folder: Path, manifest: dict, kind: str) -> None:
 
 
 def _write_vectors(path: Path, vectors: PooledVectors) -> None:
-    file = create_tensors(path, {"vectors": ("F32", vectors.shape)})["vectors"]
-    for start in range(0, len(vectors), BLOCK):
-        file[start : start + BLOCK] = vectors[start : start + BLOCK]
-    file.flush()
+    vectors.all(create_tensors(path, {"vectors": ("F32", vectors.shape)})["vectors"]).flush()
 
 
 def with_geometry(folder: Path, manifest: dict, kind: str, weight: float | None = None) -> dict:

@@ -42,6 +42,7 @@ from grace_core.build import (
     write_index,
 )
 from grace_core.collection import Collection
+from grace_core.columns.names import BM25, ENCODER
 from grace_core.errors import GraceError
 from grace_core.files import only_writer, read_json, sha256, write_atomically
 from grace_core.geometry import Geometry, Role
@@ -126,7 +127,7 @@ def build(
 
 
 def _no_index(collection: Collection, model: str, there: list[str]) -> GraceError:
-    if model == "bm25" or model.startswith("st:"):
+    if model == BM25 or model.startswith(ENCODER):
         return GraceError(
             f"{model} has no rationales and no part sums, which are wanted here; name a model of {collection.folder}: "
             f"{', '.join(there) or 'there is none'}"

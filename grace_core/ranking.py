@@ -42,11 +42,6 @@ def dots_of_each(vectors: np.ndarray, places: np.ndarray, queries: np.ndarray) -
     return scores
 
 
-def dots_of_own(vectors: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    """Scores ``(m, c)`` fp32 of vectors ``(m, c, d)``, those of its own for each of the queries ``(m, d)``."""
-    return _dots(vectors, queries).astype(np.float32)
-
-
 def _dots(vectors: np.ndarray, queries: np.ndarray) -> np.ndarray:
     # converted first: einsum would convert in pieces of its own, and the borders of these would decide the
     # order of a sum

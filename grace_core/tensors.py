@@ -103,9 +103,9 @@ class PooledVectors:
         parts = slice(TEXT, TEXT + 1) if self.pooling is Pooling.TEXT else slice(None)  # what is not pooled is not read
         return embeddings(self.sums[rows, parts], self.counts[rows], self.pooling)
 
-    def all(self) -> np.ndarray:
-        """Every row, computed block by block."""
-        out = np.empty(self.shape, np.float32)
+    def all(self, out: np.ndarray | None = None) -> np.ndarray:
+        """Every row, computed block by block, in a new array or in ``out``."""
+        out = np.empty(self.shape, np.float32) if out is None else out
         for start in range(0, len(self), BLOCK):
             out[start : start + BLOCK] = self[start : start + BLOCK]
         return out

@@ -353,13 +353,13 @@ def evaluate(
                     check()
                     opened = workspace.opened(view.collection, column)
                     if progress.state == "opening":
-                        progress.marks.append((time.monotonic(), 0))
+                        progress.mark(0, progress.total)
                     rows = retrieve_by(opened, asked, where=where)
                     evaluations.add_unstored(view.collection, column, view.where, rows)
                 else:
                     index, model = indexes[column], workspace.model_of(indexes[column])
                     if progress.state == "opening":
-                        progress.marks.append((time.monotonic(), 0))
+                        progress.mark(0, progress.total)
                     with model.engine.interrupted_by(check):
                         check()
                         rows = retrieve(index, model, asked, column.pooling, where=where, batch_size=LARGEST)
@@ -368,8 +368,8 @@ def evaluate(
                     else:
                         evaluations.add(index, column, rows)
                 del names[: len(some)]
-                progress.state, progress.done = "evaluating", progress.done + len(some)
-                progress.marks.append((time.monotonic(), progress.done))
+                progress.state = "evaluating"
+                progress.mark(progress.done + len(some), progress.total)
                 if time.monotonic() - started < BEAT / 2:
                     size = min(LARGEST, 2 * size)
                 elif time.monotonic() - started > BEAT * 2:

@@ -36,7 +36,7 @@ def front_matter(text: str) -> tuple[dict[str, Any], str, str]:
     if isinstance(values, dict):
         named = {f"source_{name}" if name in _OWN else name: _plain(value) for name, value in values.items()}
         return named, text[block.end() :], ""
-    return ({}, text[block.end() :], "") if inside.isspace() or not inside else ({}, text, "")  # two rules and words
+    return ({}, text[block.end() :], "") if not inside.strip() else ({}, text, "")  # two rules and words
 
 
 def _plain(value: Any) -> Any:

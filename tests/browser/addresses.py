@@ -9,7 +9,7 @@ from playwright.sync_api import TimeoutError as TooLate
 FITS = """([wanted, absent]) => {
   const there = new URLSearchParams(location.search);
   return absent.every((key) => !there.has(key)) &&
-    Object.entries(wanted).every(([key, value]) => there.has(key) && (value === null || there.get(key) === value));
+    Object.entries(wanted).every(([key, value]) => value === null ? there.get(key) : there.get(key) === value);
 }"""
 
 

@@ -7,7 +7,7 @@ import globals from 'globals';
 
 const FOLDER = 'app';
 const ECMA = 2022;
-const GIVEN = ['element', 'props', 'server', 'trigger', 'watch']; // by Gradio
+const GIVEN = ['element', 'props', 'server', 'trigger', 'watch', 'PARAMETERS', 'LONGEST_IN_ADDRESS']; // by Gradio, and by address.py
 
 const namesIn = (pattern) => {
   if (pattern.type === 'ObjectPattern') return pattern.properties.flatMap((one) => namesIn(one.value));

@@ -50,6 +50,7 @@ STYLES = [
 ]
 TITLE = "GRACE Explorer"
 TAGLINE = "Why was this document retrieved? See what each model wrote, and what it found."
+KEPT = "Queries are kept here, to calibrate the collection with them."
 TABS = {
     "explore": explore_tab,
     "map": map_tab,
@@ -68,15 +69,17 @@ def build_app(
     collection: str | None = None,
     cache_path: str | Path | None = None,
     kept_runs: str | Path | None = None,
+    keep_queries: bool = False,
 ) -> gr.Blocks:
     """The app for the collections in ``indexes_root`` and the training runs in ``runs_root``; ``collection`` is
-    shown first. As long as there is no run, those in ``kept_runs`` are shown.
+    shown first. As long as there is no run, those in ``kept_runs`` are shown. ``keep_queries``: of :mod:`grace_core.asked`.
 
     Imports no large library yet.
     """
-    workspace, runs = Workspace(indexes_root, preferred=collection, cache_path=cache_path), Runs(runs_root, kept_runs)
+    workspace = Workspace(indexes_root, preferred=collection, cache_path=cache_path, keep_queries=keep_queries)
+    runs = Runs(runs_root, kept_runs)
     with gr.Blocks(title=TITLE, fill_width=True, analytics_enabled=False, delete_cache=(3600, 7 * 86400)) as demo:
-        html(value=str(_header()), elem_id="g-header")
+        html(value=str(_header(KEPT if keep_queries else "")), elem_id="g-header")
         with gr.Tabs(selected="explore", elem_id="g-tabs") as tabs:
             shell = Shell(workspace, runs, tabs)
             for name, module in TABS.items():
@@ -91,8 +94,8 @@ def build_app(
             unknown = f"there is no tab {name[:40]!r}, there are {', '.join(TABS)}" if name and name not in TABS else ""
             return explore_tab.open_page(first, request, unknown)
 
-        def select_tab(request: gr.Request):
-            name = dict(request.query_params).get("tab")
+        def select_tab(request: gr.Request):  # an event of its own, which does not wait for a collection to be opened
+            name = request.query_params.get("tab")
             return gr.Tabs(selected=name) if name in TABS else gr.skip()
 
         def warm_up():
@@ -172,6 +175,7 @@ def serve(
     no_auth: bool = False,
     rate: int | None = None,
     max_upload: str | None = None,
+    keep_queries: bool = False,
 ) -> None:
     """Serves the explorer until it is interrupted.
 
@@ -200,7 +204,8 @@ def serve(
         raise GraceError(
             f"there is no collection {collection!r} in {indexes}; there are: {', '.join(existing) or 'none'}"
         )
-    demo = build_app(indexes, runs, collection=collection, kept_runs=STUDY if Path(runs) == Path(RUNS) else None)
+    kept_runs = STUDY if Path(runs) == Path(RUNS) else None
+    demo = build_app(indexes, runs, collection=collection, kept_runs=kept_runs, keep_queries=keep_queries)
     try:
         url = launch(demo, host=host, port=port, open_browser=open_browser, root_path=root_path.rstrip("/"), **limits)
     except OSError as error:
@@ -215,10 +220,11 @@ def serve(
     demo.block_thread()
 
 
-def _header():
+def _header(note: str):
     return tag(
         "header",
         tag("h1", "GRACE", tag("span", " Explorer")),
         tag("p", TAGLINE),
+        note and tag("p", note),
         class_="g-header",
     )

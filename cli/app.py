@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from grace_cli.options import KeepQueries
+
 
 def app_command(
     collection: Annotated[str, typer.Option(help="The collection to open with.")] = "demo",
@@ -36,6 +38,7 @@ def app_command(
     max_upload: Annotated[
         str | None, typer.Option(help="The largest file to take, e.g. 500mb; 2gb if not given.")
     ] = None,
+    keep_queries: KeepQueries = False,
 ) -> None:
     """Open the explorer in a browser."""
     from grace_app.main import serve
@@ -53,4 +56,5 @@ def app_command(
         no_auth=no_auth,
         rate=rate,
         max_upload=max_upload,
+        keep_queries=keep_queries,
     )

@@ -11,6 +11,7 @@ from grace_cli.eval_fusion import fusion_command
 from grace_cli.eval_geometry import geometry_command
 from grace_cli.eval_headroom import headroom_command
 from grace_cli.eval_mteb import mteb_command
+from grace_cli.eval_prompts import prompts_command
 from grace_cli.eval_retention import retention_command
 from grace_cli.eval_worth import worth_command
 from grace_cli.options import Columns, Device, Engine, Json, Models, Seed, Temperature, Where
@@ -21,6 +22,7 @@ eval_app.command("mteb")(mteb_command)
 eval_app.command("fusion")(fusion_command)
 eval_app.command("geometry")(geometry_command)
 eval_app.command("headroom")(headroom_command)
+eval_app.command("prompts")(prompts_command)
 eval_app.command("retention")(retention_command)
 eval_app.command("worth")(worth_command)
 

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from grace_cli.loading import corpus_names
 from grace_cli.options import Device, Json, Model
 from grace_core.console import show, tell
 from grace_core.errors import GraceError
@@ -58,11 +59,7 @@ def worth_command(
         )
     if figure is not None:
         check_figure(figure)
-    names = [Path(dataset).name for dataset in datasets]
-    if len(set(names)) < len(names):
-        raise GraceError(
-            f"two corpora are called {max(names, key=names.count)}; rename a folder: results go by their names"
-        )
+    names = corpus_names(datasets)
     from grace_core.cache import RepresentationCache
     from grace_core.evaluation import stored_worth, worth
     from grace_core.evaluation.retrieval import Judged

@@ -195,6 +195,7 @@ def index_geometry(
 def index_info(folder: Path, as_json: Json = False) -> None:
     """What a collection holds."""
     from grace_cli.index_build import faiss_line, geometry_line, history_line
+    from grace_core.asked import FILE, asked_queries
     from grace_core.collection import Collection
     from grace_core.columns.listing import PREFIX, bring_up, encoders, outdated_encoders, read_manifest
     from grace_core.files import read_json
@@ -253,6 +254,10 @@ def index_info(folder: Path, as_json: Json = False) -> None:
         f"  st:{name}: the corpus changed after it was built: {bring_up(collection, name)} encodes what is new"
         for name in info["outdated"]
     ]
+    if asked := asked_queries(folder):
+        info["asked"] = len(asked)
+        use = f"grace index geometry {folder} --kind calibrated --queries {folder / FILE}"
+        lines.append(f"  {len(asked):,} queries that it was asked are kept in {FILE}; to calibrate with them: `{use}`")
     if info["updating"]:
         lines.append("  an update was stopped half way; `grace index build` with the same corpus goes on with it")
     lines += [f"  {name}: not finished; build again to go on" for name in info["unfinished"]]

@@ -36,6 +36,13 @@ BatchSize = Annotated[int, typer.Option("--batch-size", min=1)]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor write the cache of rationales.")]
 KINDS_HELP = "raw (as published), calibrated, centred or whitened; docs/geometry.md."
 Geometry = Annotated[str | None, typer.Option("--geometry", help=f"{KINDS_HELP} Default: what suits the model.")]
+KeepQueries = Annotated[
+    bool,
+    typer.Option(
+        "--keep-queries",
+        help="Keep what is asked in the collection's asked.txt, to calibrate it with; docs/geometry.md.",
+    ),
+]
 Where = Annotated[
     str | None,
     typer.Option(

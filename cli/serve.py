@@ -17,6 +17,7 @@ from grace_cli.options import (
     Device,
     Dtype,
     Engine,
+    KeepQueries,
     MaxNewTokens,
     MaxPromptTokens,
     Models,
@@ -68,6 +69,7 @@ def serve_command(
     dtype: Dtype = None,
     engine: Engine = None,
     no_cache: NoCache = False,
+    keep_queries: KeepQueries = False,
 ) -> None:
     """Serve models over HTTP: OpenAI's embeddings and chat, /search, /rerank, /health, /metrics, /info
     (docs/serve.md).
@@ -94,6 +96,8 @@ def serve_command(
         raise GraceError(
             f"with --collection the settings are those of its index; leave out --{next(iter(given)).replace('_', '-')}"
         )
+    if keep_queries and collection is None:
+        raise GraceError("--keep-queries keeps what a collection is asked: give --collection, or leave it out")
     keys = [key for key in (*(api_key or ()), *os.environ.get(KEYS, "").split(",")) if key.strip()]
 
     from grace_core.serving.run import cleaned_up_on_sigterm, listen, serve
@@ -104,7 +108,8 @@ def serve_command(
         options = {"device": device, "dtype": dtype, "engine": engine or "transformers"} | given
         with cleaned_up_on_sigterm():
             keys = [key.strip() for key in keys]
-            apps = [_app(name, collection, keys, limits, no_cache=no_cache, **options) for name in dict.fromkeys(model)]
+            opened = {"collection": collection, "keys": keys, "limits": limits, "keep_queries": keep_queries}
+            apps = [_app(name, no_cache=no_cache, **opened, **options) for name in dict.fromkeys(model)]
             app = serve_several(apps, limits)
         logging.basicConfig(
             level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
@@ -122,7 +127,7 @@ def serve_command(
         bound.close()
 
 
-def _app(name: str, collection: Path | None, keys: list[str], limits: Limits, *, no_cache: bool, **options):
+def _app(name: str, *, collection: Path | None, no_cache: bool, keys, limits, keep_queries: bool, **options):
     from grace_core.cache import RepresentationCache
     from grace_core.index import GraceIndex
     from grace_core.model import GraceModel
@@ -132,7 +137,8 @@ def _app(name: str, collection: Path | None, keys: list[str], limits: Limits, *,
     if collection is None:
         return create_app(GraceModel.from_pretrained(name, cache=cache, **options), keys=keys, limits=limits)
     index = GraceIndex.of_model(collection, name)
-    return create_app(index.load_model(cache=cache, **options), index=index, keys=keys, limits=limits)
+    loaded = index.load_model(cache=cache, **options)
+    return create_app(loaded, index=index, keys=keys, limits=limits, keep_queries=keep_queries)
 
 
 def _is_local(bound) -> bool:

@@ -1,7 +1,6 @@
 // Draws what app/evaluate/render_queries.py lays out: queries as bubbles, column A's nDCG@10 across and column
 // B's upwards, or a histogram of one column. Tells when the tab comes into sight, and keeps the address in
 // step while it is there. Every text goes in as text.
-const KEYS = ['tab', 'on', 'x', 'y', 'more', 'split', 'first', 'among'];
 const LEFT = 78,
   RIGHT = 24,
   TOP = 24,
@@ -20,12 +19,7 @@ let there = false,
 
 const sync = () => {
   if (there && (data.keep || !data.view || !data.view.tab)) return;
-  changeAddress((address) => {
-    KEYS.forEach((key) => {
-      if (there || key !== 'tab' || address.get('tab') === 'evaluate') address.delete(key);
-    });
-    if (there) Object.entries(data.view).forEach(([key, value]) => address.set(key, value));
-  });
+  putInAddress('evaluate', there ? data.view : null);
 };
 
 const figure = make('figure', 'g-chart g-eval-figure'),

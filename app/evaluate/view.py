@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from grace_app.page.address import PARAMETERS
 from grace_app.workspace.view import AnyColumn, View, check_query, default_view, short, texts_of
 from grace_core.errors import GraceError
 
@@ -63,7 +64,7 @@ def read_evaluate(
 
     ``strict`` raises the first problem instead. Raises GraceError if nothing is built.
     """
-    asked = texts_of(params, ("on", "x", "y", "more", "split", "first", "among"))
+    asked = texts_of(params, PARAMETERS["evaluate"])
     problems = []
     start = default_view(workspace, asked["on"])
     if asked["on"] and asked["on"] != start.collection:

@@ -1,6 +1,5 @@
 // The results: opening a hit, lighting up its twin, and keeping the address in step with what is shown.
 // One address for the page: results tell the search, the opened document adds itself.
-const KEYS = ['collection', 'a', 'b', 'k', 'q', 'where', 'by', 'doc', 'why', 'vs', 'whatif'];
 
 window.graceSync = () => {
   const root = document.querySelector('.g-results');
@@ -12,16 +11,13 @@ window.graceSync = () => {
     return;
   }
   changeAddress((address) => {
-    KEYS.forEach((key) => address.delete(key));
-    if (!view.q || [...view.q, ...(view.where || '')].length > LONGEST) return;
-    KEYS.forEach((key) => {
-      if (view[key]) address.set(key, view[key]);
+    PARAMETERS.explore.forEach((key) => address.delete(key));
+    if (!view.q || [...view.q, ...(view.where || '')].length > LONGEST_IN_ADDRESS) return;
+    const open = document.querySelector('.g-overlay'); // the opened document
+    PARAMETERS.explore.forEach((key) => {
+      const value = view[key] || (open && open.dataset[key]);
+      if (value) address.set(key, value);
     });
-    const open = document.querySelector('.g-overlay');
-    if (open)
-      ['doc', 'why', 'vs', 'whatif'].forEach((key) => {
-        if (open.dataset[key]) address.set(key, open.dataset[key]);
-      });
   });
 };
 

@@ -12,6 +12,7 @@ from grace_app.explore.passages import Opened as Passages
 from grace_app.explore.passages import open_passages
 from grace_app.explore.within import rank_within, rows_within
 from grace_app.workspace.view import AnyColumn, Column, OtherColumn, View
+from grace_core.asked import keep_query
 from grace_core.errors import GraceError
 from grace_core.pooling import RATIONALE, TEXT
 
@@ -146,6 +147,8 @@ def search(workspace, view: View) -> Iterator[Snapshot]:
         yield shot
     shot.seconds = time.monotonic() - started
     shot.done = True
+    if workspace.keep_queries:
+        keep_query(workspace.collection(view.collection).folder, view.query)
     yield shot
 
 

@@ -183,7 +183,7 @@ const arrive = () => {
   if (now !== there) {
     there = now;
     if (there) {
-      const asked = request() || (begun ? null : viewInAddress('map', KEYS));
+      const asked = request() || (begun ? null : viewInAddress('map'));
       begun = true;
       if (asked) load(asked);
       else {

@@ -1,6 +1,5 @@
 // The Map tab's state, and asking the server. Rows are the numbers of documents; points are places in a
 // square from 0 to 1.
-const KEYS = ['corpus', 'left', 'right', 'colour', 'point', 'star', 'find', 'zoom'];
 const SIDES = ['left', 'right'];
 const root = element.querySelector('.g-map');
 const tool = (name) => root.querySelector(`[data-do="${name}"]`);
@@ -65,5 +64,5 @@ const about = async (row) => {
 // The address, while the tab is there.
 let there = false;
 const sync = () => {
-  if (!there || data) putInAddress('map', KEYS, there ? view : null);
+  if (!there || data) putInAddress('map', there ? view : null);
 };

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from grace_app.page.address import LONGEST, PARAMETERS
 from grace_app.workspace.view import (
     MAX_ID,
-    MAX_QUERY_IN_ADDRESS,
     AnyColumn,
     OtherColumn,
     check_query,
@@ -37,7 +37,6 @@ SIDED = (
 COLOURS = ("overlap", *(f"{what}-{side}" for what in SIDED for side in SIDES), "none")
 MAX_FIND = 1_000  # characters
 WHERE = "where:"  # at the beginning of what is looked for: a filter, not words
-KEYS = ("corpus", "left", "right", "colour", "point", "star", "find", "zoom")
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ class MapView:
             "colour": self.colour,
             "point": self.point,
         }
-        params |= {"star": self.star if len(self.star) <= MAX_QUERY_IN_ADDRESS else "", "find": self.find}
+        params |= {"star": self.star if len(self.star) <= LONGEST else "", "find": self.find}
         return params | {"zoom": ",".join(f"{edge:.4f}" for edge in self.zoom) if self.zoom else ""}
 
 
@@ -91,7 +90,7 @@ def read_map(workspace, params: object, *, strict: bool = False) -> tuple[MapVie
 
     ``strict`` raises the first problem instead. Raises GraceError if nothing is built.
     """
-    asked = texts_of(params, KEYS)
+    asked = texts_of(params, PARAMETERS["map"])
     problems: list[str] = []
     default = default_view(workspace, asked["corpus"])
     corpus, chosen = default.collection, {"left": default.a, "right": default.b}

@@ -1,6 +1,5 @@
 // The Mend tab: failing queries, why one fails, a document's rationale changed and tried, kept, and reverted. What is
 // shown stands in `view`, as the address holds it; the server checks it again with every question.
-const KEYS = ['corpus', 'model', 'judged', 'queries', 'query', 'document'];
 const root = element.querySelector('.g-mend');
 const jobBox = root.querySelector('.g-mend-job');
 
@@ -14,7 +13,7 @@ let there = false,
 
 const complain = (...messages) => errorsIn(root.querySelector('.g-mend-banner'), messages);
 const { ask, forget } = questions((other = view) => ({ view: { ...other } }), complain);
-const sync = () => putInAddress('mend', KEYS, there ? view : null);
+const sync = () => putInAddress('mend', there ? view : null);
 
 const which = () => [view.corpus, view.model, view.judged, view.queries].join('\n');
 // The judged queries are encoded a few at a time; what waits for them goes on if all were. Several may wait for one reading.
@@ -127,7 +126,7 @@ const load = async (wanted) => {
   delete root.dataset.busy;
   if (!answer) return;
   const before = which();
-  KEYS.forEach((key) => {
+  PARAMETERS.mend.forEach((key) => {
     view[key] = answer.view[key] || '';
   });
   data = answer;
@@ -196,7 +195,7 @@ new ResizeObserver(() => {
   if (now === there) return;
   there = now;
   if (there && (window.graceMend || !begun)) {
-    load(window.graceMend || viewInAddress('mend', KEYS));
+    load(window.graceMend || viewInAddress('mend'));
     window.graceMend = null; // what a click of link.js asked for
     begun = true;
   } else sync();

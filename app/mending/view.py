@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from grace_app.evaluate.view import ALL, FIRST, read_judged, splits_of
+from grace_app.page.address import PARAMETERS
 from grace_app.workspace.view import MAX_ID, short, texts_of
 from grace_app.workspace.writing_models import read_model
 from grace_core.errors import GraceError
 
-KEYS = ("corpus", "model", "judged", "queries", "query", "document")
 MAX_RATIONALE = 20_000  # characters
 MAX_NOTE = 500
 MAX_SEED = 2**31 - 1
@@ -53,11 +53,11 @@ def read_mend(workspace, params: object, *, strict: bool = False) -> tuple[MendV
 
     ``strict`` raises the first problem instead. Raises GraceError if nothing is built.
     """
-    asked = texts_of(params, KEYS)
+    asked = texts_of(params, PARAMETERS["mend"])
     problems: list[str] = []
     corpus, model = read_model(workspace, asked["corpus"], asked["model"], problems)
     if asked["corpus"] not in ("", corpus):
-        asked = dict.fromkeys(KEYS, "")
+        asked = dict.fromkeys(PARAMETERS["mend"], "")
     collection = workspace.collection(corpus)
     split, every = read_judged(corpus, list(splits_of(collection)), asked["judged"], asked["queries"], problems)
     view = MendView(corpus, model, split, every)

@@ -1,5 +1,4 @@
-// The address of the page. Every tab changes its own parameters and leaves the others'.
-const LONGEST = 2000; // characters of a query in the address: servers cut off longer ones
+// The address of the page. What each tab has in it, PARAMETERS, and LONGEST_IN_ADDRESS come from address.py.
 const changeAddress = (change) => {
   const address = new URLSearchParams(location.search);
   change(address);
@@ -7,22 +6,24 @@ const changeAddress = (change) => {
   history.replaceState(history.state, '', location.pathname + (query ? '?' + query : ''));
 };
 
-// The parameters `keys` of the address if it is that of `tab`, else none.
-const viewInAddress = (tab, keys) => {
+// The parameters of the address if it is that of `tab`, else none.
+const viewInAddress = (tab) => {
   const address = new URLSearchParams(location.search);
   return address.get('tab') === tab
-    ? Object.fromEntries(keys.map((key) => [key, address.get(key) || '']))
+    ? Object.fromEntries(PARAMETERS[tab].map((key) => [key, address.get(key) || '']))
     : {};
 };
-// Writes a tab's view into the address, or takes it out when the tab is left (`view` is null).
-const putInAddress = (tab, keys, view) => {
+// Writes a tab's view into the address, in the place of any other tab's but Explore's, or takes it out when the
+// tab is left (`view` is null).
+const putInAddress = (tab, view) => {
   if (!view && new URLSearchParams(location.search).get('tab') !== tab) return;
+  const others = Object.entries(PARAMETERS).filter(([name]) => name !== 'explore');
   changeAddress((address) => {
-    ['tab', ...keys].forEach((key) => address.delete(key));
+    ['tab', ...others.flatMap(([, keys]) => keys)].forEach((key) => address.delete(key));
     if (!view) return;
     address.set('tab', tab);
-    keys.forEach((key) => {
-      if (view[key] && view[key].length <= LONGEST) address.set(key, view[key]);
+    PARAMETERS[tab].forEach((key) => {
+      if (view[key] && view[key].length <= LONGEST_IN_ADDRESS) address.set(key, view[key]);
     });
   });
 };

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import gradio as gr
 
+from grace_app.page import address
+
 ROOMS = Path(__file__).parent.parent
 
 
@@ -16,5 +18,7 @@ def html(*, js: str = "", value: str = "", **options) -> gr.HTML:
 
     "explore/why" is app/explore/why.js.
     """
-    script = "\n".join((ROOMS / f"{name}.js").read_text(encoding="utf-8") for name in js.split()) or None
-    return gr.HTML(value, apply_default_css=False, js_on_load=script, **options)
+    scripts = [(ROOMS / f"{name}.js").read_text(encoding="utf-8") for name in js.split()]
+    if "page/address" in js.split():
+        scripts.insert(0, address.declarations())
+    return gr.HTML(value, apply_default_css=False, js_on_load="\n".join(scripts) or None, **options)

@@ -1,6 +1,5 @@
 // The Reasons tab: its list, an opened reason, and a query split and steered. What is shown stands in `view`, as
 // the address holds it; the server checks it again with every question.
-const KEYS = ['corpus', 'model', 'size', 'reason', 'ask', 'only', 'steer', 'against', 'judged', 'queries'];
 const root = element.querySelector('.g-reasons');
 const opened = root.querySelector('.g-reasons-opened');
 const jobBox = root.querySelector('.g-reasons-job');
@@ -16,7 +15,7 @@ const { ask, forget } = questions((asked = view) => ({ view: { ...asked } }), co
 const say = (text) => {
   part('spoken').textContent = text;
 };
-const sync = () => putInAddress('reasons', KEYS, there ? view : null);
+const sync = () => putInAddress('reasons', there ? view : null);
 
 // Strengths by reason, "3:0.5,7:-1" in the address.
 const strengths = () =>
@@ -163,7 +162,7 @@ const load = async (asked) => {
     answer = await ask('reasons_open', {}, asked);
   delete root.dataset.busy;
   if (!answer) return;
-  KEYS.forEach((key) => {
+  PARAMETERS.reasons.forEach((key) => {
     view[key] = answer.view[key] || '';
   });
   complain(...answer.problems);
@@ -257,7 +256,7 @@ new ResizeObserver(() => {
   there = now;
   if (there && !begun) {
     begun = true;
-    load(viewInAddress('reasons', KEYS));
+    load(viewInAddress('reasons'));
   } else if (there) {
     sync();
     comeBack();

@@ -10,11 +10,11 @@ import math
 from dataclasses import dataclass, replace
 
 from grace_app.evaluate.view import ALL, read_judged, splits_of
-from grace_app.workspace.view import MAX_QUERY_IN_ADDRESS, Column, check_query, short, texts_of
+from grace_app.page.address import LONGEST, PARAMETERS
+from grace_app.workspace.view import Column, check_query, short, texts_of
 from grace_app.workspace.writing_models import models_of, read_model
 from grace_core.errors import GraceError
 
-KEYS = ("corpus", "model", "size", "reason", "ask", "only", "steer", "against", "judged", "queries")
 STEERED = 8  # reasons at once
 STRONGEST = 2.0  # of the slider, in lengths of the query
 
@@ -55,7 +55,7 @@ class ReasonsView:
             "model": self.model,
             "size": "" if self.size is None else str(self.size),
             "reason": "" if self.reason is None else str(self.reason),
-            "ask": self.ask if len(self.ask) <= MAX_QUERY_IN_ADDRESS else "",
+            "ask": self.ask if len(self.ask) <= LONGEST else "",
             "only": "1" if self.only else "",
             "steer": ",".join(f"{reason}:{strength:g}" for reason, strength in self.steer),
             "against": self.against,
@@ -70,7 +70,7 @@ def read_reasons(workspace, params: object, *, strict: bool = False) -> tuple[Re
     Numbers of reasons are checked where the reasons are known. ``strict`` raises the first problem instead.
     Raises GraceError if nothing is built.
     """
-    asked = texts_of(params, KEYS)
+    asked = texts_of(params, PARAMETERS["reasons"])
     problems: list[str] = []
     corpus, model = read_model(workspace, asked["corpus"], asked["model"], problems)
     view = ReasonsView(corpus, model)

@@ -1,18 +1,11 @@
 // The list of runs: ticks them, reports when the tab is opened and left, and updates the address while it is
 // open.
-const KEYS = ['tab', 'run', 'of', 'probe', 'from', 'step'];
 let visible = false;
 
 const sync = () => {
   const root = element.querySelector('.g-training');
   if (visible && (!root || root.hasAttribute('data-keep'))) return;
-  changeAddress((address) => {
-    KEYS.forEach((key) => address.delete(key));
-    if (visible)
-      Object.entries(JSON.parse(root.dataset.view)).forEach(([key, value]) => {
-        if (value) address.set(key, value);
-      });
-  });
+  putInAddress('training', visible ? JSON.parse(root.dataset.view) : null);
 };
 let drawn = false;
 watch('value', () =>

@@ -42,9 +42,17 @@ EXAMPLES = 6
 class Workspace:
     """Access to everything under ``indexes_root``. All methods may be called from any thread and raise GraceError."""
 
-    def __init__(self, indexes_root: str | Path, *, preferred: str | None = None, cache_path: str | Path | None = None):
+    def __init__(
+        self,
+        indexes_root: str | Path,
+        *,
+        preferred: str | None = None,
+        cache_path: str | Path | None = None,
+        keep_queries: bool = False,
+    ):
         self.root = Path(indexes_root)
         self.preferred = preferred
+        self.keep_queries = keep_queries  # whether what Explore is asked is kept in the collection
         self.open_to_all = False  # whether other machines can reach the explorer without a password
         self._cache_path = cache_path
         self._cache = None

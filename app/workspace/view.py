@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from grace_app.page.address import LONGEST, PARAMETERS
 from grace_core.errors import GraceError
 from grace_core.passages import BY
 from grace_core.pooling import Pooling
@@ -21,7 +22,6 @@ SIZES = (5, 10, 20)
 SIDES = ("a", "b")
 PANELS = ("why", "whatif")  # of an opened document; each is about one column
 MAX_QUERY = 20_000  # characters
-MAX_QUERY_IN_ADDRESS = 2_000  # servers cut off longer addresses
 MAX_ID = 524  # of a passage: the id of its document, and its number
 COMPARED = 6  # training runs in the same curves, each with its own colour
 _UNPAIRED = re.compile("[\ud800-\udfff]")
@@ -102,7 +102,7 @@ class View:
 
     def params(self) -> dict[str, str]:
         """The parameters of the address; without a query, or with one too long for an address, there are none."""
-        if not self.query or len(self.query) + len(self.where) > MAX_QUERY_IN_ADDRESS:
+        if not self.query or len(self.query) + len(self.where) > LONGEST:
             return {}
         return self.asked() | self.opened()
 
@@ -165,9 +165,7 @@ def read_view(workspace, params: Mapping[str, object], *, strict: bool = False) 
     ``strict`` raises the first problem instead. Raises GraceError if nothing is built.
     """
     problems: list[str] = []
-    asked = {
-        key: _plain(params.get(key)) for key in ("collection", "a", "b", "k", "q", "where", "by", "doc", "vs", *PANELS)
-    }
+    asked = {key: _plain(params.get(key)) for key in PARAMETERS["explore"]}
     name = asked["collection"]
     view = default_view(workspace, name)
     if name and name != view.collection:
@@ -257,7 +255,7 @@ def read_training(names: list[str], params: Mapping[str, object]) -> tuple[Train
     """The training view of an address among the runs ``names``, of which the first is the default; and messages
     about invalid parameters.
     """
-    asked = {key: _plain(params.get(key)) for key in ("run", "of", "probe", "from", "step")}
+    asked = {key: _plain(params.get(key)) for key in PARAMETERS["training"]}
     run_names = asked["run"].split("/")[:COMPARED] if asked["run"] else []
     problems = [f"there is no run {short(name)} here" for name in run_names if name and name not in names]
     runs = tuple(name if name in names and name not in run_names[:i] else "" for i, name in enumerate(run_names))
@@ -277,7 +275,7 @@ def change_training(view: TrainingView, names: list[str], data: object) -> Train
     """The view after an event of the page, ``{"set": …, "value": …}``. Raises GraceError for an invalid event."""
     data = data if isinstance(data, dict) else {}
     what, value = data.get("set"), data.get("value")
-    if not isinstance(value, str) or what not in ("run", "of", "probe", "from", "step"):
+    if not isinstance(value, str) or what not in PARAMETERS["training"]:
         raise GraceError("the page sent an event that does not fit; reload the page")
     if what in ("run", "of"):
         if value not in names:

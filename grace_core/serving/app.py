@@ -44,9 +44,15 @@ from grace_core.serving.texts import positions_of
 
 
 def create_app(
-    model: GraceModel, *, index: GraceIndex | None = None, keys: Sequence[str] = (), limits: Limits = Limits()
+    model: GraceModel,
+    *,
+    index: GraceIndex | None = None,
+    keys: Sequence[str] = (),
+    limits: Limits = Limits(),
+    keep_queries: bool = False,
 ) -> FastAPI:
     """An ASGI app around ``model``, which belongs to it from now on; ``index`` must be of the same model.
+    ``keep_queries``: what ``/search`` is asked is kept in the collection (:mod:`grace_core.asked`).
 
     Raises GraceError if it is not.
     """
@@ -74,7 +80,7 @@ def create_app(
     app.state.served, app.state.columns = served, columns
     _handle_errors(app)
     _add_openai(app, served)
-    add_retrieval(app, served, columns)
+    add_retrieval(app, served, columns, keep_queries=keep_queries)
     _add_state(app, served)
     return app
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
+from grace_core.asked import keep_query
 from grace_core.columns.column import Column
 from grace_core.columns.documents import explain, is_split
 from grace_core.columns.names import Single
@@ -19,7 +20,7 @@ from grace_core.serving.schemas import EmbeddingsRequest, ExplainRequest, Rerank
 from grace_core.serving.served import Served, usage
 
 
-def add_retrieval(app: FastAPI, served: Served, columns: ServedColumns | None) -> None:
+def add_retrieval(app: FastAPI, served: Served, columns: ServedColumns | None, *, keep_queries: bool = False) -> None:
     @app.post("/search")
     async def search(asked: SearchRequest, request: Request) -> Response:
         column = await chosen(asked)
@@ -31,6 +32,8 @@ def add_retrieval(app: FastAPI, served: Served, columns: ServedColumns | None) -
             raise ApiError(400, str(error), param="filter") from None
         read = await columns.read(request, column, asked.query, truncate=asked.truncate)
         hits = await columns.run(lambda: column.hits(asked.query, asked.k, where=asked.filter, by=asked.by))
+        if keep_queries:
+            await columns.run(keep_query, columns.collection.folder, asked.query)
         return json_response(
             named(asked, column)
             | read.as_dict()

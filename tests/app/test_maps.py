@@ -24,7 +24,8 @@ from grace_app.map.colours import KINDS, MISSING, code_kinds, code_numbers, code
 from grace_app.map.jobs import MapJob, MapJobs
 from grace_app.map.maps import Maps, array, squared, turned
 from grace_app.map.tab import MapServer, explored
-from grace_app.map.view import KEYS, MapView, read_map, read_rows
+from grace_app.map.view import MapView, read_map, read_rows
+from grace_app.page.address import PARAMETERS
 from grace_app.workspace.jobs import run
 from grace_app.workspace.state import Workspace
 from grace_app.workspace.view import Column
@@ -94,7 +95,7 @@ RUBBISH = st.one_of(
 
 
 @FIXTURE
-@given(st.one_of(RUBBISH, st.dictionaries(st.sampled_from([*KEYS, "x"]), RUBBISH)))
+@given(st.one_of(RUBBISH, st.dictionaries(st.sampled_from([*PARAMETERS["map"], "x"]), RUBBISH)))
 def test_rubbish_never_breaks_the_page(workspace, params):
     view, problems = read_map(workspace, params)
     assert view.left in workspace.columns(view.corpus)

@@ -100,3 +100,14 @@ def test_nothing_overflows_and_words_can_be_read(page, mending, contrast, theme,
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     for selector in (".g-mend-figure", ".g-mend-text", ".g-mend textarea", ".g-mend section p", ".g-mend-causes p"):
         assert contrast(selector, "color") >= 4.5, selector
+
+
+def test_the_address_is_that_of_the_tab_that_is_looked_at(page, mending):
+    page.goto(mending + VIEW + "&query=q3&document=d09")
+    expect(page.get_by_label("Rationale of tiny-a")).to_be_visible()
+    page.get_by_role("tab", name="Reasons").click()
+    expect_address(page, "query", "document", "judged", tab="reasons", model="tiny-a")
+    page.get_by_role("tab", name="Mend").click()
+    expect_address(page, tab="mend", query="q3", document="d09", judged="all")
+    page.get_by_role("tab", name="Explore").click()
+    expect_address(page, "tab", "corpus", "query", "document")

@@ -16,7 +16,7 @@ FORBIDDEN_CALLS = {"torch.load", "np.load", "numpy.load", "eval", "exec", "yaml.
 # Every module there is, lowest first: it imports from the lines above its own, and from none of its own line.
 # So there is no circle.
 LAYERS = """
-grace_core: adapters columns console engines engines.attention errors evaluation evaluation.bootstrap layout notebook precision
+grace_core: adapters asked columns console engines engines.attention errors evaluation evaluation.bootstrap layout notebook precision
 grace_core: pooling ranking rewards serving text_stream training
 grace_cli: options
 grace_study: .
@@ -42,7 +42,7 @@ grace_core: columns.column living map_source
 grace_core: columns.documents columns.fusion columns.kinds projection
 grace_core: columns.opened
 grace_core: evaluation.faithfulness evaluation.fusion evaluation.geometry evaluation.harness evaluation.stored evaluation.stored_worth
-grace_core: evaluation.headroom mending evaluation.worth reasons.comparison reasons.faithfulness
+grace_core: evaluation.headroom evaluation.prompts mending evaluation.worth reasons.comparison reasons.faithfulness
 grace_core: adapters.sentence
 grace_core: adapters.langchain adapters.mteb
 grace_core: serving.failures serving.limits serving.metrics serving.schemas
@@ -69,13 +69,13 @@ grace_study: abilities check pretrain probes reason_names ship
 grace_study: study
 grace_study: figures report
 grace_study: tables
-grace_cli: eval_fusion eval_geometry eval_headroom eval_mteb eval_retention eval_worth
+grace_cli: eval_fusion eval_geometry eval_headroom eval_mteb eval_prompts eval_retention eval_worth
 grace_cli: demo encode eval explain index map mend models reasons search serve train
 grace_benchmarks: . rounds table
 grace_benchmarks: encode explain living llama map memory search server start text train vllm
 grace_benchmarks: build filter
 grace_cli: bench
-grace_app: . corpus evaluate explore export map mending page reasons training workspace
+grace_app: . corpus evaluate explore export map mending page page.address reasons training workspace
 grace_app: corpus.uploads explore.facets gate map.colours page.head page.html page.scripts theme
 grace_app: explore.explanations explore.within mending.links training.runs workspace.messages workspace.view
 grace_app: explore.others explore.render_facets map.view page.words workspace.answers workspace.jobs workspace.shared

@@ -92,10 +92,19 @@ class Kind(Strict):
     things: list[Thing] = Field(min_length=1)
 
 
+def _read(text: str) -> object:
+    """As ``yaml.safe_load``, by libyaml where PyYAML has it, which takes a tenth of the time."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
 def load_kind(path: Path) -> Kind:
     """Reads one fact file. Raises ValueError, with file and place, if it is not as described above."""
     try:
-        return Kind.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return Kind.model_validate(_read(path.read_text(encoding="utf-8")))
     except yaml.YAMLError as error:
         raise ValueError(f"{path.name}: not valid YAML: {error}") from error
     except ValidationError as error:

@@ -50,6 +50,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from grace_core.files import write_json
 from grace_core.model import SETTINGS_FILE, Settings
+from grace_core.precision import multiplies_bfloat16
 from grace_core.prompt import REPRESENTATION_PROMPT, PromptBuilder
 from grace_study import text
 from grace_study.corpus import Entry, entries
@@ -340,7 +341,7 @@ def pretrain(
                 for optimizer in optimizers:
                     for group in optimizer.param_groups:
                         group["lr"] = rate
-                with torch.autocast("cpu", torch.bfloat16):
+                with torch.autocast("cpu", torch.bfloat16, enabled=multiplies_bfloat16()):
                     loss = batch_loss(model, prefix, ids, mask)
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

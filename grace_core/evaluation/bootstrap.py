@@ -63,7 +63,8 @@ def of_seeds(arrays: Sequence[np.ndarray], *, seed: int = 0) -> list[np.ndarray]
     """Draws of the mean of each array ``(seeds, n)``, seeds and items resampled; all arrays share the draws
     of items, so that the difference of two is paired."""
     rng, n = np.random.default_rng(seed), arrays[0].shape[1]
-    weights = np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(RESAMPLES)]) / n
+    cells = rng.integers(0, n, (RESAMPLES, n)) + n * np.arange(RESAMPLES)[:, None]
+    weights = np.bincount(cells.ravel(), minlength=RESAMPLES * n).reshape(RESAMPLES, n) / n
     draws = []
     for array in arrays:
         rows = rng.integers(0, len(array), (RESAMPLES, len(array)))

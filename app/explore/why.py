@@ -98,12 +98,6 @@ def read_side(workspace, data: object) -> tuple[View, str, dict]:
     return view, data["side"], data
 
 
-def read_case(workspace, data: object) -> tuple[ExplainedHit, dict]:
-    """The case of a model's column that an event of the page names, and the event."""
-    view, side, data = read_side(workspace, data)
-    return case(workspace, view, side), data
-
-
 def answer_why(workspace, data: object, *, against: str) -> dict:
     """What :func:`why` tells of the column that an event names, whatever kind it is of."""
     view, side, _ = read_side(workspace, data)

@@ -100,15 +100,6 @@ class Column:
         """
         return None
 
-    @property
-    def without_vectors(self) -> str:
-        """Why it has no vectors, for people; "" if it has."""
-        return (
-            ""
-            if self.vectors is not None
-            else f"{self.id} has no vectors of documents, so they have no places on a map"
-        )
-
     def __len__(self) -> int:
         return len(self.rows)
 

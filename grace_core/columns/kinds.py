@@ -87,10 +87,6 @@ class GraceColumn(VectorColumn):
     def vectors(self) -> np.ndarray:
         return self.index.vectors(self.pooling)
 
-    @property
-    def without_vectors(self) -> str:
-        return ""  # without reading them
-
     def represent(self, queries: Sequence[str], **options) -> Representations:
         return self.explainer.model.represent(list(queries), rationale=self.reads_rationale, **options)
 

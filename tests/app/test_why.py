@@ -13,7 +13,7 @@ from gradio_client.exceptions import AppError
 from grace_app.explore import why as module
 from grace_app.explore.detail import render_detail
 from grace_app.explore.search import BLOCKS, open_document
-from grace_app.explore.why import case, read_case, why
+from grace_app.explore.why import answer_why, case, why
 from grace_app.workspace.view import Column, View
 from grace_core.errors import GraceError
 
@@ -114,16 +114,15 @@ def test_the_opened_document_shows_the_blocks_at_once(workspace):
 )
 def test_events_that_do_not_fit_are_refused(workspace, data):
     with pytest.raises(GraceError, match="reload the page"):
-        read_case(workspace, data)
+        answer_why(workspace, data, against="")
 
 
 def test_documents_that_are_not_there_are_said(workspace):
     event = {"view": view().json(), "side": "a"}
     with pytest.raises(GraceError, match="world has no document '<b>'"):
-        read_case(workspace, event | {"doc": "<b>"})
-    found, _ = read_case(workspace, event | {"doc": "d05"})
+        answer_why(workspace, event | {"doc": "<b>"}, against="")
     with pytest.raises(GraceError, match="world has no document 'nope'"):
-        why(found, against="nope")
+        answer_why(workspace, event | {"doc": "d05"}, against="nope")
 
 
 @pytest.fixture(scope="module")

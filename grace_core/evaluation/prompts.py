@@ -65,44 +65,45 @@ def measure(
         )
     rows, first = [], {}
     for one in prompts:
-        samples, statistics, written = [], [], {"queries": [], "documents": []}
-        for collection in collections:
-            read = {
-                role: model.represent(list(texts), system=system, batch_size=batch_size, progress=progress)
-                for role, texts, system in (
-                    ("documents", collection.judged.documents.values(), one.documents),
-                    ("queries", collection.judged.queries.values(), one.queries),
-                    ("unlabelled", collection.unlabelled, one.queries),
-                )
-            }
-            sums = {role: (batch.sums, batch.counts) for role, batch in read.items()}
-            ids, qrels = list(collection.judged.documents), collection.judged.qrels
-            samples.append(Sample(collection.name, sums["documents"], sums["queries"], ids, qrels))
-            statistics.append(Statistics.of(sums["documents"], sums["unlabelled"], system=one.documents))
-            for role, batches in written.items():
-                batches.append(read[role])
-        scores = {}
-        for i, sample in enumerate(samples):
-            others = Statistics.average(statistics[:i] + statistics[i + 1 :])
-            geometry = fit(kind, sample.documents, model=others)
-            scores[sample.name] = {pooling.value: score(sample, geometry, pooling) for pooling in POOLINGS}
+        read = [_read(model, collection, one, batch_size=batch_size, progress=progress) for collection in collections]
+        scores = _scores(collections, read, one, kind)
         first = first or scores
-        rows.append(
-            {
-                "documents": one.documents,
-                "queries": one.queries,
-                "collections": {
-                    name: {pooling: interval([values]) for pooling, values in by_pooling.items()}
-                    for name, by_pooling in scores.items()
-                },
-                "mean": _over(scores),
-                "against_first": _over(
-                    {name: {p: scores[name][p] - first[name][p] for p in scores[name]} for name in scores}
-                ),
-                **{name: {role: of(batches) for role, batches in written.items()} for name, of in _LENGTHS.items()},
-            }
-        )
-    return {"prompts": rows, "queries": {sample.name: len(sample) for sample in samples}}
+        apart = {name: {p: values - first[name][p] for p, values in by.items()} for name, by in scores.items()}
+        row = {"documents": one.documents, "queries": one.queries, "mean": _over(scores), "against_first": _over(apart)}
+        row["collections"] = {
+            name: {pooling: interval([values]) for pooling, values in by.items()} for name, by in scores.items()
+        }
+        batches = {role: [by_role[role] for by_role in read] for role in ("queries", "documents")}
+        row["tokens"] = {role: _mean([batch.counts[:, RATIONALE] for batch in some]) for role, some in batches.items()}
+        row["cut"] = {role: _mean([batch.truncated for batch in some]) for role, some in batches.items()}
+        rows.append(row)
+    return {"prompts": rows, "queries": {one.name: len(one.judged.queries) for one in collections}}
+
+
+def _read(model: GraceModel, collection: Sampled, prompts: Prompts, **options) -> dict[str, Representations]:
+    """A collection's documents, queries and unlabelled queries under their prompts."""
+    judged = collection.judged
+    return {
+        "documents": model.represent(list(judged.documents.values()), system=prompts.documents, **options),
+        "queries": model.represent(list(judged.queries.values()), system=prompts.queries, **options),
+        "unlabelled": model.represent(list(collection.unlabelled), system=prompts.queries, **options),
+    }
+
+
+def _scores(
+    collections: Sequence[Sampled], read: Sequence[dict[str, Representations]], prompts: Prompts, kind: str
+) -> dict[str, dict[str, np.ndarray]]:
+    """nDCG@10 of every query, by collection and pooling."""
+    sums = [{role: (batch.sums, batch.counts) for role, batch in by_role.items()} for by_role in read]
+    statistics = [Statistics.of(one["documents"], one["unlabelled"], system=prompts.documents) for one in sums]
+    scores = {}
+    for i, (collection, one) in enumerate(zip(collections, sums, strict=True)):
+        others = Statistics.average(statistics[:i] + statistics[i + 1 :])
+        geometry = fit(kind, one["documents"], model=others)
+        ids, qrels = list(collection.judged.documents), collection.judged.qrels
+        sample = Sample(collection.name, one["documents"], one["queries"], ids, qrels)
+        scores[collection.name] = {pooling.value: score(sample, geometry, pooling) for pooling in POOLINGS}
+    return scores
 
 
 def _over(scores: dict[str, dict[str, np.ndarray]]) -> dict[str, dict]:
@@ -110,12 +111,6 @@ def _over(scores: dict[str, dict[str, np.ndarray]]) -> dict[str, dict]:
     return {p.value: interval([by_pooling[p.value] for by_pooling in scores.values()]) for p in POOLINGS}
 
 
-def _tokens(batches: Sequence[Representations]) -> float:
-    return round(float(np.mean([batch.counts[:, RATIONALE].mean() for batch in batches])), 2)
-
-
-def _cut(batches: Sequence[Representations]) -> float:
-    return round(float(np.mean([batch.truncated.mean() for batch in batches])), 4)
-
-
-_LENGTHS = {"tokens": _tokens, "cut": _cut}
+def _mean(values: Sequence[np.ndarray]) -> float:
+    """The mean over collections of their means."""
+    return round(float(np.mean([one.mean() for one in values])), 4)

@@ -22,6 +22,7 @@ from grace_app.training.runs import Runs
 from grace_app.workspace.messages import message_of
 from grace_app.workspace.state import Workspace
 from grace_app.workspace.view import Column, OtherColumn, View, check_by, check_query
+from grace_core.columns.names import Single, parse
 from grace_core.errors import GraceError
 from grace_core.geometry import Role
 
@@ -307,7 +308,7 @@ def _view(
     names = workspace.collections()
     if _name("collection", collection) not in names:
         raise GraceError(f"there is no collection {collection[:100]!r}; there are: {', '.join(names) or 'none'}")
-    if column not in workspace.columns(collection) and (model == "bm25" or set(model) & set(":+(")):
+    if column not in workspace.columns(collection) and not _is_plain(model):
         column = workspace.column(collection, model)
     elif column not in workspace.columns(collection):
         there = ", ".join(f"{c.model} (rationale={c.rationale})" for c in workspace.columns(collection))
@@ -315,6 +316,14 @@ def _view(
             f"{collection} has no {column.model[:100]!r} with rationale={column.rationale}; there are: {there}"
         )
     return View(collection, column, column, k, query, "" if document is None else _name("document", document))
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name can only be a model's, without what of it ranks."""
+    try:
+        return parse(name) == Single("grace", name)
+    except GraceError:
+        return False
 
 
 def encode_api(

@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from grace_core.errors import GraceError
-from grace_core.evaluation.retrieval import METRICS
 from grace_core.files import write_atomically
-from grace_study.report import LAST_STEP
+from grace_study.report import LAST_STEP, REPORTED
 from grace_study.study import ABLATIONS
 
 # the ways in the tables of results; the others are in the tables of ablations and of the trade-off
@@ -83,7 +82,7 @@ def _main(report: dict) -> str:
             row["way"],
             row["decoding"],
             str(row["seeds"]),
-            *(_cell(row[m], row["ci95"][m]) for m in METRICS),
+            *(_cell(row[m], row["ci95"][m]) for m in REPORTED),
             f"{row['query_tokens']:.0f}",
         ]
         for row in _rows(report, "rows")

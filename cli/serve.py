@@ -127,7 +127,16 @@ def serve_command(
         bound.close()
 
 
-def _app(name: str, *, collection: Path | None, no_cache: bool, keys, limits, keep_queries: bool, **options):
+def _app(
+    name: str,
+    *,
+    collection: Path | None,
+    no_cache: bool,
+    keys: list[str],
+    limits: Limits,
+    keep_queries: bool,
+    **options,
+):
     from grace_core.cache import RepresentationCache
     from grace_core.index import GraceIndex
     from grace_core.model import GraceModel

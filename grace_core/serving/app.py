@@ -54,7 +54,7 @@ def create_app(
     """An ASGI app around ``model``, which belongs to it from now on; ``index`` must be of the same model.
     ``keep_queries``: what ``/search`` is asked is kept in the collection (:mod:`grace_core.asked`).
 
-    Raises GraceError if it is not.
+    Raises GraceError for an index of another model.
     """
     if index is not None and (index.manifest["model"]["sha256"], index.settings) != (model.fingerprint, model.settings):
         raise GraceError(

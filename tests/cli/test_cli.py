@@ -237,12 +237,12 @@ def test_demo_corpus_writes_a_corpus(grace, tmp_path):
 
 @pytest.mark.slow
 def test_demo_pretrain_writes_a_model(grace, monkeypatch, tmp_path):
-    monkeypatch.setattr("grace_study.pretrain.POOL", 4)
+    monkeypatch.setattr("grace_study.pretrain.POOL", 32)
     status, out, err = grace(
-        "demo", "pretrain", "--work", tmp_path / "work", "--out", tmp_path / "model", "--tokens", 1000, "--json"
+        "demo", "pretrain", "--work", tmp_path / "work", "--out", tmp_path / "model", "--tokens", 4000, "--json"
     )
     assert status == 0, err
-    assert json.loads(out) == {"out": str(tmp_path / "model"), "tokens": 1050}  # the habit is a twentieth on top
+    assert json.loads(out) == {"out": str(tmp_path / "model"), "tokens": 4200}  # the habit is a twentieth on top
     assert "wrote" in err
     assert GraceModel.from_pretrained(tmp_path / "model").dim == 192
 
